@@ -1,0 +1,1 @@
+"""embedd: a local model server for embeddings."""

@@ -1,0 +1,110 @@
+"""What an engine is: the protocol that every implementation keeps, and its facts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from embedd.types import Pooling, TokenIds, Vectors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """What to load and how: everything that makes two loaded models different.
+
+    Args:
+        name: Shortest display name, for messages only.
+        digest: ``sha256:<64 hex>`` of the GGUF.
+        context_length: Tokens of the longest sequence that the model was trained for.
+        gpu_layers: Layers placed on the GPU; None leaves it to the engine, 0 is the CPU.
+        threads: Cores that one encode may use; None leaves it to the server.
+    """
+
+    name: str
+    digest: str
+    path: Path
+    pooling: Pooling
+    context_length: int
+    engine: str = "llama"
+    gpu_layers: int | None = None
+    main_gpu: int | None = None
+    threads: int | None = None
+    use_mmap: bool = True
+
+    @property
+    def key(self) -> tuple[str, Pooling, str, int | None, int | None]:
+        """Identity in memory: names that agree in these share one loaded model."""
+        return (self.digest, self.pooling, self.engine, self.gpu_layers, self.main_gpu)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """The special tokens that the tokenizer puts before and after every text."""
+
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prefix) + len(self.suffix)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What a loaded model says of itself.
+
+    Args:
+        width: Numbers in one vector.
+        limit: Tokens of the longest sequence that `Engine.encode` accepts.
+        vocabulary: Number of token ids; valid ids are ``0 … vocabulary - 1``.
+        max_batch_tokens: Tokens in a batch that this engine computes best; a longer
+            sequence is encoded alone.
+        max_sequences: Sequences that one batch may hold.
+        rung: Step of the ladder of safe settings that the model runs on (``cpu1`` …).
+        gpu_bytes: Memory taken on a GPU.
+    """
+
+    width: int
+    limit: int
+    pooling: Pooling
+    frame: Frame
+    vocabulary: int
+    max_batch_tokens: int
+    max_sequences: int
+    engine: str
+    rung: str
+    gpu_bytes: int = 0
+
+
+class Engine(Protocol):
+    """Loaded weights that compute. All calls block; one thread calls `encode` at a time.
+
+    `tokenize` may run beside `encode`, in another thread.
+    """
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts that do not change while the model is loaded."""
+        ...
+
+    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Token ids of each text, special tokens included, never cut."""
+        ...
+
+    def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Vectors:
+        """Vectors as the model gives them, not normalised.
+
+        With the model's own pooling (None) or another of `Pooling` but ``none``: shape
+        (sequences, width). With ``Pooling.NONE``: one row per token, sequence after
+        sequence. A row that is not finite or has norm 0 is returned as it is: the
+        worker decides what becomes of it.
+
+        Raises:
+            EngineError: A sequence is empty, too long, or has an id outside the
+                vocabulary; the batch is larger than the engine takes; or computing
+                failed. The next call is not affected.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give everything back. No call may follow."""
+        ...
