@@ -1,0 +1,124 @@
+"""Ollama's wire: the structs that both the server and the client speak.
+
+Fields that a reply may leave out are ``UNSET`` then; everything else is always sent, and
+has a default only so that replies of other versions can be read.
+"""
+
+from datetime import datetime
+
+from msgspec import UNSET, Struct, UnsetType
+
+
+class Details(Struct, frozen=True, kw_only=True):
+    """What kind of model it is, for people; the lengths are sent by ``/api/tags`` only."""
+
+    parent_model: str = ""
+    format: str = ""
+    family: str = ""
+    families: list[str] | None = None
+    parameter_size: str = ""
+    quantization_level: str = ""
+    context_length: int | UnsetType = UNSET
+    embedding_length: int | UnsetType = UNSET
+
+
+class StoredModel(Struct, frozen=True, kw_only=True):
+    """A row of ``/api/tags``: *size* in bytes, *digest* 64 hex digits without ``sha256:``."""
+
+    name: str
+    model: str
+    modified_at: datetime
+    size: int
+    digest: str
+    details: Details = Details()
+    capabilities: list[str] | UnsetType = UNSET
+
+
+class TagsReply(Struct, frozen=True, kw_only=True):
+    """``GET /api/tags``: what is in the store, newest first."""
+
+    models: list[StoredModel]
+
+
+class RunningModel(Struct, frozen=True, kw_only=True):
+    """A row of ``/api/ps``: *size* is RAM and VRAM, *size_vram* the part on the GPU, in bytes.
+
+    *state* is ``loading`` while the model is being loaded.
+    """
+
+    name: str
+    model: str
+    size: int
+    digest: str
+    details: Details = Details()
+    expires_at: datetime
+    size_vram: int = 0
+    context_length: int = 0
+    state: str | UnsetType = UNSET
+
+
+class PsReply(Struct, frozen=True, kw_only=True):
+    """``GET /api/ps``: what is in memory, furthest expiry first."""
+
+    models: list[RunningModel]
+
+
+class VersionReply(Struct, frozen=True, kw_only=True):
+    """``GET /api/version``."""
+
+    version: str
+
+
+class GenerateBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``POST /api/generate`` without a prompt: load or, with *keep_alive* 0, unload."""
+
+    model: str
+    keep_alive: float | str | None = None
+
+
+class GenerateReply(Struct, frozen=True, kw_only=True):
+    """``POST /api/generate``: *done_reason* is ``load`` or ``unload``."""
+
+    model: str
+    created_at: datetime
+    response: str = ""
+    done: bool = True
+    done_reason: str = ""
+
+
+class EmbedBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``POST /api/embed``, as the client sends it."""
+
+    model: str
+    input: list[str]
+    truncate: bool | None = None
+    dimensions: int | None = None
+    keep_alive: float | str | None = None
+
+
+class TruncatedInput(Struct, frozen=True, kw_only=True):
+    """An input that was cut: both counts in tokens, special tokens included."""
+
+    index: int
+    tokens: int
+    kept: int
+
+
+class EmbedReply(Struct, frozen=True, kw_only=True):
+    """``POST /api/embed``, as the client reads it; durations in nanoseconds."""
+
+    model: str
+    embeddings: list[list[float]]
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    truncated: list[TruncatedInput] = []
+
+
+class ErrorReply(Struct, frozen=True, kw_only=True):
+    """Every 4xx and 5xx; the siblings say which input is at fault, and by how much."""
+
+    error: str
+    index: int | UnsetType = UNSET
+    tokens: int | UnsetType = UNSET
+    limit: int | UnsetType = UNSET

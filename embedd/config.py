@@ -1,0 +1,362 @@
+"""`Settings`, and the only reader of the environment."""
+
+import ipaddress
+import logging
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, Self
+from urllib.parse import quote
+
+import psutil
+
+from embedd.durations import parse_keep_alive
+from embedd.errors import ConfigError, RequestError
+
+MIB = 1 << 20
+DEFAULT_PORT = 11434
+DEFAULT_KEEP_ALIVE = 300.0  # seconds, as Ollama's
+MEMORY_SHARE = 0.8  # of what there is; the rest is for the server itself and its neighbours
+
+_log = logging.getLogger(__name__)
+
+
+class Setting(NamedTuple):
+    """One environment variable, ``EMBEDD_<name>``; with a *twin*, ``OLLAMA_<name>`` counts too."""
+
+    name: str
+    default: str
+    meaning: str
+    twin: bool = True
+
+
+SETTINGS = (
+    Setting("HOST", "127.0.0.1:11434", "address to bind and to talk to, also `unix:<path>`"),
+    Setting("MODELS", "~/.embedd/models", "folder of the model store"),
+    Setting("KEEP_ALIVE", "5m", "how long an idle model stays in memory; negative = for ever"),
+    Setting("MAX_LOADED_MODELS", "0", "models in memory at once; 0 = 3 per GPU, 3 without one"),
+    Setting("MAX_QUEUE", "512", "requests that may wait for models that are not loaded"),
+    Setting("LOAD_TIMEOUT", "5m", "how long a load may stand still; 0 or negative = for ever"),
+    Setting("CONTEXT_LENGTH", "0", "default `num_ctx`; 0 = what the model was trained for"),
+    Setting("ORIGINS", "", "more origins that browsers may call from, by comma"),
+    Setting("FLASH_ATTENTION", "auto", "true = on, false = off"),
+    Setting("DEBUG", "0", "1 = debug messages, 2 = trace messages"),
+    Setting("NOPRUNE", "false", "keep blobs that no model names"),
+    Setting("MAX_BODY", "67108864", "bytes of a request body, decompressed", twin=False),
+    Setting("MAX_BODY_IN_FLIGHT", "8 × MAX_BODY", "bytes of all bodies in work", twin=False),
+    Setting("ALLOWED_HOSTS", "", "more names that `Host` may hold, by comma", twin=False),
+    Setting("THREADS", "affinity and cgroup quota", "cores that embedd may use", twin=False),
+    Setting("MEMORY", "80 % of cgroup or machine", "bytes for loaded models", twin=False),
+    Setting("STATE", "~/.embedd/state", "folder of what embedd learns here", twin=False),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where the server is: a TCP endpoint, or a Unix *socket* (the rest is then unused).
+
+    ``host`` is an IP address without brackets or a host name; ``path`` is empty or starts
+    with a slash and does not end in one.
+    """
+
+    scheme: str = "http"
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    path: str = ""
+    socket: Path | None = None
+
+    @property
+    def url(self) -> str:
+        """URL without a trailing slash; a Unix socket is shown as ``unix:<path>``."""
+        if self.socket is not None:
+            return f"unix:{self.socket}"
+        host = f"[{self.host.replace('%', '%25')}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}{self.path}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine is meant: loopback, unspecified, or a Unix socket."""
+        if self.socket is not None or self.host == "localhost":
+            return True
+        ip = _parse_ip(self.host)
+        return ip is not None and (ip.is_loopback or ip.is_unspecified)
+
+    def to_client(self) -> Self:
+        """Where a client reaches a server that binds this: unspecified becomes loopback."""
+        loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (not bound, replaced)
+        return replace(self, host=loopback.get(self.host, self.host))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the operator decided, defaults filled in.
+
+    Durations are seconds (``math.inf`` = for ever), sizes bytes. ``max_loaded_models`` and
+    ``context_length`` are 0 where embedd decides; ``flash_attention`` is None for automatic.
+    """
+
+    host: Address
+    models: Path
+    keep_alive: float
+    max_loaded_models: int
+    max_queue: int
+    load_timeout: float
+    context_length: int
+    origins: tuple[str, ...]
+    flash_attention: bool | None
+    debug: int
+    noprune: bool
+    max_body: int
+    max_body_in_flight: int
+    allowed_hosts: tuple[str, ...]
+    threads: int
+    memory: int
+    state: Path
+
+
+def read_settings(
+    environ: Mapping[str, str] = os.environ, warn: Callable[[str], None] = _log.warning
+) -> Settings:
+    """Settings of the environment; *warn* hears of each value that could not be read.
+
+    Raises:
+        ConfigError: HOST is not an address.
+    """
+    read = _Reader(environ, warn)
+    limits = read_limits()
+    max_body = read.unsigned("MAX_BODY", 64 * MIB, least=1)
+    return Settings(
+        host=parse_host(read.text("HOST"), warn),
+        models=read.folder("MODELS"),
+        keep_alive=read.duration("KEEP_ALIVE", DEFAULT_KEEP_ALIVE),
+        max_loaded_models=read.unsigned("MAX_LOADED_MODELS", 0),
+        max_queue=read.unsigned("MAX_QUEUE", 512),
+        load_timeout=read.duration("LOAD_TIMEOUT", 300.0) or math.inf,
+        context_length=read.unsigned("CONTEXT_LENGTH", 0),
+        origins=read.several("ORIGINS"),
+        flash_attention=read.switch("FLASH_ATTENTION"),
+        debug=read.level("DEBUG"),
+        noprune=read.switch("NOPRUNE") or False,
+        max_body=max_body,
+        max_body_in_flight=read.unsigned("MAX_BODY_IN_FLIGHT", 8 * max_body, least=1),
+        allowed_hosts=read.several("ALLOWED_HOSTS"),
+        threads=read.unsigned("THREADS", limits.cores, least=1),
+        memory=read.unsigned("MEMORY", int(limits.memory * MEMORY_SHARE), least=1),
+        state=read.folder("STATE"),
+    )
+
+
+class _Reader:
+    """Values of the settings in an environment, one method per kind of value."""
+
+    def __init__(self, environ: Mapping[str, str], warn: Callable[[str], None]) -> None:
+        self._environ = environ
+        self._warn = warn
+        self._settings = {setting.name: setting for setting in SETTINGS}
+
+    def text(self, name: str) -> str:
+        """The value without blanks and quotes around it, "" if nobody set it."""
+        prefixes = ("EMBEDD_", "OLLAMA_") if self._settings[name].twin else ("EMBEDD_",)
+        values = (_strip(self._environ.get(prefix + name, "")) for prefix in prefixes)
+        return next(filter(None, values), "")
+
+    def several(self, name: str) -> tuple[str, ...]:
+        return tuple(filter(None, map(str.strip, self.text(name).split(","))))
+
+    def folder(self, name: str) -> Path:
+        return Path(self.text(name) or self._settings[name].default).expanduser()
+
+    def unsigned(self, name: str, default: int, least: int = 0) -> int:
+        text = self.text(name)
+        if not text:
+            return default
+        if re.fullmatch(r"[0-9]{1,18}", text) and int(text) >= least:
+            return int(text)
+        self._refuse(name, text, str(default))
+        return default
+
+    def duration(self, name: str, default: float) -> float:
+        text = self.text(name)
+        if not text:
+            return default
+        try:
+            return parse_keep_alive(text)
+        except RequestError:
+            self._refuse(name, text, self._settings[name].default)
+            return default
+
+    def switch(self, name: str) -> bool | None:
+        """None if unset or "auto"; what is neither true nor false is true, as Ollama has it."""
+        text = self.text(name).lower()
+        return None if text in {"", "auto"} else text not in {"0", "f", "false"}
+
+    def level(self, name: str) -> int:
+        words = {"t": "1", "true": "1", "f": "0", "false": "0"}
+        text = self.text(name).lower()
+        if text in words:
+            return int(words[text])
+        return min(self.unsigned(name, 0), 2)
+
+    def _refuse(self, name: str, text: str, default: str) -> None:
+        self._warn(f"EMBEDD_{name}: cannot use {text!r}, using {default}")
+
+
+def parse_host(text: str, warn: Callable[[str], None] = _log.warning) -> Address:
+    """Address of a HOST value; "" is the default, a bad port the default port of its scheme.
+
+    Raises:
+        ConfigError: Another scheme than http and https, or no host name or IP address.
+    """
+    text = _strip(text)
+    if text.startswith("unix:"):
+        return Address(socket=_parse_socket(text.removeprefix("unix:")))
+    scheme, separator, rest = text.rpartition("://")
+    scheme = scheme.lower() or "http"
+    default_port = {"http": 80, "https": 443}.get(scheme) if separator else DEFAULT_PORT
+    if default_port is None:
+        raise ConfigError(f"cannot use the address {text!r}: use http://, https:// or unix:")
+    authority, _, path = rest.partition("/")
+    host, port = _split_port(authority)
+    if not re.fullmatch(r"[\w.-]*", host) and _parse_ip(host) is None:
+        raise ConfigError(f"cannot use the address {text!r}: {host!r} is no host name")
+    return Address(
+        scheme=scheme,
+        host=host or "127.0.0.1",
+        port=default_port if port is None else _parse_port(port, default_port, warn),
+        path=f"/{quote(path.strip('/'), safe='/%')}".rstrip("/"),
+    )
+
+
+def _parse_socket(text: str) -> Path:
+    if not text:
+        raise ConfigError("cannot use the address 'unix:': give the path of a socket")
+    return Path(text).expanduser()
+
+
+def _split_port(authority: str) -> tuple[str, str | None]:
+    """Host without brackets, and the text of the port if there is one."""
+    bracketed = re.fullmatch(r"\[([^\[\]]*)\](?::(.*))?", authority)
+    if bracketed:
+        return bracketed[1], bracketed[2]
+    if _parse_ip(authority) is not None:  # an IPv6 address without brackets has no port
+        return authority, None
+    host, colon, port = authority.rpartition(":")
+    return (host, port) if colon else (port, None)
+
+
+def _parse_port(text: str, default: int, warn: Callable[[str], None]) -> int:
+    if re.fullmatch(r"[0-9]{1,5}", text) and int(text) <= 65535:
+        return int(text)
+    warn(f"EMBEDD_HOST: cannot use the port {text!r}, using {default}")
+    return default
+
+
+def _parse_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _strip(text: str) -> str:
+    return text.strip().strip("\"'").strip()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What this process may use of the machine: whole *cores*, bytes of *memory*."""
+
+    cores: int
+    memory: int
+
+
+def read_limits(
+    cgroups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> Limits:
+    """Limits of the affinity mask, of the cgroups (version 1 or 2) and of the machine."""
+    folders = list(_cgroup_folders(cgroups, membership))
+    quotas = [q for folder in folders for q in (_cpu_quota(folder),) if q is not None]
+    sizes = [
+        size
+        for folder in folders
+        for name in ("memory.max", "memory.limit_in_bytes")
+        for size in _read_numbers(folder / name)
+    ]
+    # A share of a core is left unused: threads that share one stall each other at barriers.
+    return Limits(
+        cores=max(1, math.floor(min([_affinity(), *quotas]))),
+        memory=min([psutil.virtual_memory().total, *sizes]),
+    )
+
+
+def _affinity() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _cgroup_folders(root: Path, membership: Path) -> list[Path]:
+    """Folders that may hold a limit of this process: its own, and those above it.
+
+    In a container the path may be that of the host, which does not exist here; then the
+    container's own limits lie at the root.
+    """
+    folders: dict[Path, None] = {}
+    lines = membership.read_text().splitlines() if membership.exists() else []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        for base in [root / name for name in controllers.split(",")]:
+            own = base / path.strip("/")
+            folders |= dict.fromkeys([own, *(p for p in own.parents if p.is_relative_to(base))])
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _cpu_quota(folder: Path) -> float | None:
+    """Cores that a cgroup may use at a time; None if it does not say."""
+    numbers = _read_numbers(folder / "cpu.max") or [
+        *_read_numbers(folder / "cpu.cfs_quota_us"),
+        *_read_numbers(folder / "cpu.cfs_period_us"),
+    ]
+    match numbers:
+        case [quota, period] if quota > 0 and period > 0:
+            return quota / period
+        case _:
+            return None
+
+
+def _read_numbers(path: Path) -> list[int]:
+    """Whole numbers in a file of the kernel: none if it is missing; "max" and -1 do not count."""
+    try:
+        return [int(word) for word in path.read_text().split() if word.isdecimal()]
+    except OSError:
+        return []
+
+
+_WORKER_NAMES = frozenset(
+    {
+        "PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "LLAMA_CPP_LIB_PATH",
+        "CUDA_VISIBLE_DEVICES",
+        "CUDA_DEVICE_ORDER",  # says which device a number above means
+    }
+)  # fmt: skip
+_WORKER_PREFIXES = ("LC_", "DYLD_", "PYTHON", "COVERAGE_", "COV_")
+_WORKER_VALUES = {
+    "GGML_NO_BACKTRACE": "1",  # an abort would start a debugger first
+    "KMP_BLOCKTIME": "1",  # ms that threads spin after a batch; 0 makes batches slower
+    "OPENBLAS_NUM_THREADS": "1",  # numpy's threads would compete with the engine's
+}
+
+
+def worker_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Environment that a worker process starts with.
+
+    Everything else stays out: OpenMP's settings would pin all replicas to the same cores,
+    and llama.cpp reads settings of its own.
+    """
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if name in _WORKER_NAMES or name.startswith(_WORKER_PREFIXES)
+    }
+    return kept | _WORKER_VALUES
