@@ -1,0 +1,135 @@
+"""Names of models: ``[scheme://][host/][namespace/]model[:tag]``, as Ollama reads them."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from embedd.errors import InvalidModelNameError
+
+DEFAULT_HOST: Final = "registry.ollama.ai"
+DEFAULT_NAMESPACE: Final = "library"
+DEFAULT_TAG: Final = "latest"
+DEFAULT_SCHEME: Final = "https"
+
+# No part can be empty, start with a dot or hold a slash: that is why no name can leave
+# the folder of the store.
+_HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
+_NAMESPACE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
+_MODEL: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
+_SCHEMES: Final = ("http", "https")
+_LOCAL: Final = "local"
+_CLOUD: Final = "cloud"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelName:
+    """A complete name. Every instance is valid and has exactly one place in a store.
+
+    Letter case is kept; two names mean the same model if their `key` is equal.
+
+    Args:
+        scheme: How to reach the host; no part of the identity in the store.
+
+    Raises:
+        InvalidModelNameError: A part breaks the grammar.
+    """
+
+    host: str = DEFAULT_HOST
+    namespace: str = DEFAULT_NAMESPACE
+    model: str
+    tag: str = DEFAULT_TAG
+    scheme: str = DEFAULT_SCHEME
+
+    def __post_init__(self) -> None:
+        parts_are_valid = (
+            _HOST.fullmatch(self.host)
+            and _NAMESPACE.fullmatch(self.namespace)
+            and _MODEL.fullmatch(self.model)
+            and _MODEL.fullmatch(self.tag)
+            # The tag "local" could be written but never read back: the suffix is stripped.
+            and self.tag.lower() != _LOCAL
+            and self.scheme in _SCHEMES
+        )
+        if not parts_are_valid:
+            raise InvalidModelNameError(self.display)
+
+    def __str__(self) -> str:
+        """The shortest text that `parse_model_name` reads as this very name."""
+        if self.scheme == DEFAULT_SCHEME:
+            return self.display
+        return f"{self.scheme}://{self.host}/{self.namespace}/{self.model}:{self.tag}"
+
+    @property
+    def display(self) -> str:
+        """What people see: defaults left out, the tag always shown, no scheme."""
+        short = f"{self.model}:{self.tag}"
+        if self.host != DEFAULT_HOST:
+            return f"{self.host}/{self.namespace}/{short}"
+        if self.namespace != DEFAULT_NAMESPACE:
+            return f"{self.namespace}/{short}"
+        return short
+
+    @property
+    def path(self) -> tuple[str, str, str, str]:
+        """Parts of the manifest's path under ``manifests``."""
+        return (self.host, self.namespace, self.model, self.tag)
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Identity without letter case."""
+        return tuple(part.lower() for part in self.path)
+
+
+def parse_model_name(text: str) -> ModelName:
+    """Read a name from the right: tag, model, namespace; what is left is the host.
+
+    A suffix ``:local`` is dropped: all models are local here.
+
+    Raises:
+        InvalidModelNameError: *text* breaks the grammar.
+    """
+    bare = text.strip()
+    rest, tag = _cut_tag(_drop_local(bare))
+    scheme, host, namespace, model = _split_path(rest)
+    # The defaults are recognised in any letter case, so that one model has one display name.
+    if host.lower() == DEFAULT_HOST:
+        host = DEFAULT_HOST
+        if namespace.lower() == DEFAULT_NAMESPACE:
+            namespace = DEFAULT_NAMESPACE
+    try:
+        return ModelName(host=host, namespace=namespace, model=model, tag=tag, scheme=scheme)
+    except InvalidModelNameError:
+        raise InvalidModelNameError(text) from None
+
+
+def _drop_local(text: str) -> str:
+    rest, colon, source = text.rpartition(":")
+    if not colon or source.lower() not in (_LOCAL, _CLOUD):
+        return text
+    inner = rest.rpartition(":")[2].lower() if ":" in rest else ""
+    names_source_too = inner in (_LOCAL, _CLOUD) or (
+        inner.endswith(f"-{_CLOUD}") and "/" not in inner
+    )
+    if names_source_too:
+        reason = f'use either :local or :cloud, not both: "{text}"'
+        raise InvalidModelNameError(text, reason)
+    return rest if source.lower() == _LOCAL else text
+
+
+def _cut_tag(text: str) -> tuple[str, str]:
+    if text.rfind(":") <= text.rfind("/"):
+        return text, DEFAULT_TAG
+    rest, _, tag = text.rpartition(":")
+    return rest, tag
+
+
+def _split_path(text: str) -> tuple[str, str, str, str]:
+    """Scheme, host, namespace and model, not yet checked."""
+    rest, slash, model = text.rpartition("/")
+    if not slash:
+        return DEFAULT_SCHEME, DEFAULT_HOST, DEFAULT_NAMESPACE, model
+    rest, slash, namespace = rest.rpartition("/")
+    if not slash:
+        return DEFAULT_SCHEME, DEFAULT_HOST, namespace, model
+    scheme, separator, host = rest.rpartition("://")
+    return (scheme.lower() if separator else DEFAULT_SCHEME), host, namespace, model
