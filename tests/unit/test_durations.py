@@ -16,7 +16,8 @@ from embedd.errors import InvalidInputError
     [
         (300, 300), (0.5, 0.5), (300.0, 300), (0, 0), (0.0, 0), (-0.0, 0), (42.5, 42.5),
         (-1, math.inf), (-1.0, math.inf), (-3.14, math.inf), (math.inf, math.inf),
-        (-math.inf, math.inf), (math.nan, math.inf), (10**400, math.inf), (-(10**400), math.inf), (1e300, math.inf),
+        (-math.inf, math.inf), (math.nan, math.inf), (1e300, math.inf),
+        (10**400, math.inf), (-(10**400), math.inf),
         ("10m", 600), ("1h30m", 5400), ("500ms", 0.5), ("1.5h", 5400), ("0", 0), ("0s", 0),
         ("-0s", 0), ("2us", 2e-6), ("2µs", 2e-6), ("2μs", 2e-6), ("7ns", 7e-9),
         ("1d", 86400), ("1d12h", 129600), ("+5s", 5), (".5s", 0.5), ("1.s", 1), ("1m.5s", 60.5),
