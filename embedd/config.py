@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import NamedTuple, Self
 from urllib.parse import quote
 
-import psutil
-
 from embedd.durations import parse_keep_alive
 from embedd.errors import ConfigError, RequestError
 
@@ -288,7 +286,7 @@ def read_limits(
     # A share of a core is left unused: threads that share one stall each other at barriers.
     return Limits(
         cores=max(1, math.floor(min([_affinity(), *quotas]))),
-        memory=min([psutil.virtual_memory().total, *sizes]),
+        memory=min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *sizes]),
     )
 
 

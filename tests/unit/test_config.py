@@ -1,0 +1,335 @@
+"""Settings: every row of the table, every form of HOST, and what a worker may see."""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedd.config import (
+    SETTINGS,
+    Address,
+    Settings,
+    parse_host,
+    read_limits,
+    read_settings,
+    worker_environment,
+)
+from embedd.errors import ConfigError
+
+MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of memory
+HOSTS = {
+    "": "http://127.0.0.1:11434",
+    "1.2.3.4": "http://1.2.3.4:11434",
+    "example.com": "http://example.com:11434",
+    "example.com:8080": "http://example.com:8080",
+    ":1234": "http://127.0.0.1:1234",
+    "::1": "http://[::1]:11434",
+    "[::1]": "http://[::1]:11434",
+    "[::1]:99": "http://[::1]:99",
+    "fe80::1%eth0": "http://[fe80::1%25eth0]:11434",
+    "http://x": "http://x:80",
+    "https://x": "https://x:443",
+    "HTTPS://x": "https://x:443",
+    "http://x:11434": "http://x:11434",
+    "https://example.com/ollama": "https://example.com:443/ollama",
+    "https://example.com/a/b/": "https://example.com:443/a/b",
+    "example.com/ollama": "http://example.com:11434/ollama",
+    "unix:/run/embedd.sock": "unix:/run/embedd.sock",
+    " '0.0.0.0:0' ": "http://0.0.0.0:0",
+}
+BAD_PORTS = {
+    "1.2.3.4:abc": 11434,
+    "1.2.3.4:": 11434,
+    "1.2.3.4:65536": 11434,
+    "1.2.3.4:-1": 11434,
+    "[::1]:x": 11434,
+    "http://x:y": 80,
+    "https://x:y": 443,
+}
+
+
+def read(environ: Mapping[str, str]) -> Settings:
+    """Settings of *environ*, of which nothing may be wrong."""
+    return read_settings(environ, warn=pytest.fail)
+
+
+@pytest.mark.parametrize("text", HOSTS)
+def test_every_form_of_host_is_an_address(text: str) -> None:
+    assert parse_host(text, warn=pytest.fail).url == HOSTS[text]
+
+
+@pytest.mark.parametrize("text", BAD_PORTS)
+def test_a_bad_port_becomes_the_default_port_of_its_scheme(text: str) -> None:
+    warnings: list[str] = []
+    assert parse_host(text, warnings.append).port == BAD_PORTS[text]
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("text", ["ftp://x", "a b", "1:2:3", "x]", "[x", "[x y]:1", "unix:"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="cannot use the address"):
+        parse_host(text)
+
+
+@given(st.ip_addresses(), st.integers(0, 65535))
+def test_the_url_of_an_address_is_that_address(ip: object, port: int) -> None:
+    address = Address(host=str(ip), port=port)
+    assert parse_host(address.url, warn=pytest.fail) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "local"),
+    [
+        ("", True),
+        ("localhost", True),
+        ("127.3.2.1", True),
+        ("::1", True),
+        ("0.0.0.0", True),
+        ("::", True),
+        ("unix:/x", True),
+        ("10.0.0.1", False),
+        ("example.com", False),
+        ("https://localhost.example.com", False),
+    ],
+)
+def test_local_is_what_only_this_machine_means(text: str, *, local: bool) -> None:
+    assert parse_host(text).is_local is local
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("0.0.0.0:5", "http://127.0.0.1:5"),
+        ("[::]:5", "http://[::1]:5"),
+        ("10.0.0.1:5", "http://10.0.0.1:5"),
+        ("unix:/x", "unix:/x"),
+    ],
+)
+def test_a_client_reaches_an_unspecified_address_on_loopback(text: str, url: str) -> None:
+    assert parse_host(text).to_client().url == url
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    settings = read({})
+    limits = read_limits()
+    assert settings == Settings(
+        host=Address(),
+        models=Path.home() / ".embedd/models",
+        keep_alive=300.0,
+        max_loaded_models=0,
+        max_queue=512,
+        load_timeout=300.0,
+        context_length=0,
+        origins=(),
+        flash_attention=None,
+        debug=0,
+        noprune=False,
+        max_body=67108864,
+        max_body_in_flight=8 * 67108864,
+        allowed_hosts=(),
+        threads=limits.cores,
+        memory=int(limits.memory * 0.8),
+        state=Path.home() / ".embedd/state",
+    )
+
+
+def test_the_table_names_each_field_once() -> None:
+    assert [setting.name.lower() for setting in SETTINGS] == [f.name for f in fields(Settings)]
+
+
+VALUES: list[tuple[str, str, object]] = [
+    ("HOST", "10.0.0.1:5", Address(host="10.0.0.1", port=5)),
+    ("MODELS", "/m", Path("/m")),
+    ("MODELS", "~/m", Path.home() / "m"),
+    ("KEEP_ALIVE", "10m", 600.0),
+    ("KEEP_ALIVE", "42", 42.0),
+    ("KEEP_ALIVE", "0", 0.0),
+    ("KEEP_ALIVE", "-1", math.inf),
+    ("KEEP_ALIVE", "-1m", math.inf),
+    ("MAX_LOADED_MODELS", "2", 2),
+    ("MAX_QUEUE", "0", 0),
+    ("LOAD_TIMEOUT", "90s", 90.0),
+    ("LOAD_TIMEOUT", "0", math.inf),
+    ("LOAD_TIMEOUT", "-5m", math.inf),
+    ("CONTEXT_LENGTH", "256", 256),
+    ("ORIGINS", "http://a, ,http://b,", ("http://a", "http://b")),
+    ("FLASH_ATTENTION", "1", True),
+    ("FLASH_ATTENTION", "FALSE", False),
+    ("FLASH_ATTENTION", "auto", None),
+    ("FLASH_ATTENTION", "whatever", True),
+    ("DEBUG", "1", 1),
+    ("DEBUG", "true", 1),
+    ("DEBUG", "f", 0),
+    ("DEBUG", "2", 2),
+    ("DEBUG", "7", 2),
+    ("NOPRUNE", "t", True),
+    ("NOPRUNE", "0", False),
+    ("NOPRUNE", "yes", True),
+    ("MAX_BODY", "1000", 1000),
+    ("MAX_BODY_IN_FLIGHT", "1000", 1000),
+    ("ALLOWED_HOSTS", "a.example,b.example", ("a.example", "b.example")),
+    ("THREADS", "3", 3),
+    ("MEMORY", "1000000000", 1000000000),
+    ("STATE", "/s", Path("/s")),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "value"), VALUES)
+@pytest.mark.parametrize("around", ["{}", " {} ", '"{}"', " '{}' "])
+def test_a_value_is_read_without_blanks_and_quotes(
+    name: str, text: str, value: object, around: str
+) -> None:
+    settings = read({f"EMBEDD_{name}": around.format(text)})
+    assert getattr(settings, name.lower()) == value
+
+
+@pytest.mark.parametrize(("name", "text", "value"), VALUES)
+def test_only_settings_with_a_twin_fall_back_to_ollamas(
+    name: str, text: str, value: object
+) -> None:
+    twin = next(setting.twin for setting in SETTINGS if setting.name == name)
+    settings = read({f"EMBEDD_{name}": ' "" ', f"OLLAMA_{name}": text})
+    assert getattr(settings, name.lower()) == (value if twin else getattr(read({}), name.lower()))
+
+
+def test_the_settings_after_noprune_have_no_twin() -> None:
+    names = [setting.name for setting in SETTINGS]
+    twins = [setting.name for setting in SETTINGS if setting.twin]
+    assert twins == names[: names.index("NOPRUNE") + 1]
+
+
+def test_embedds_own_value_goes_before_ollamas() -> None:
+    assert read({"EMBEDD_MAX_QUEUE": "7", "OLLAMA_MAX_QUEUE": "8"}).max_queue == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("KEEP_ALIVE", "abc"),
+        ("KEEP_ALIVE", "1w"),
+        ("LOAD_TIMEOUT", "soon"),
+        ("MAX_LOADED_MODELS", "-1"),
+        ("MAX_QUEUE", "many"),
+        ("MAX_QUEUE", "1_000"),
+        ("MAX_QUEUE", "٣"),
+        ("CONTEXT_LENGTH", "1.5"),
+        ("DEBUG", "loud"),
+        ("MAX_BODY", "0"),
+        ("MAX_BODY_IN_FLIGHT", "64MiB"),
+        ("THREADS", "0"),
+        ("MEMORY", "9" * 30),
+    ],
+)
+def test_what_cannot_be_read_is_the_default_with_a_warning(name: str, text: str) -> None:
+    warnings: list[str] = []
+    settings = read_settings({f"EMBEDD_{name}": text}, warnings.append)
+    assert getattr(settings, name.lower()) == getattr(read({}), name.lower())
+    (warning,) = warnings
+    assert warning.startswith(f"EMBEDD_{name}: cannot use {text!r}, using ")
+
+
+def test_bodies_in_flight_follow_the_limit_of_one() -> None:
+    assert read({"EMBEDD_MAX_BODY": "10"}).max_body_in_flight == 80
+
+
+def write(root: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.fixture
+def _eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedd.config._affinity", lambda: 8)
+
+
+@pytest.mark.usefixtures("_eight_cores")
+@pytest.mark.parametrize(
+    ("membership", "files", "cores", "memory"),
+    [
+        pytest.param("0::/\n", {"cpu.max": "max 100000", "memory.max": "max"}, 8, None, id="none"),
+        pytest.param(
+            "0::/a/b\n",
+            {"a/b/cpu.max": "250000 100000", "a/cpu.max": "600000 100000", "a/memory.max": "4096"},
+            2,
+            4096,
+            id="version 2, limits at two levels",
+        ),
+        pytest.param(
+            "0::/docker/abc\n", {"cpu.max": "50000 100000", "memory.max": "1000"}, 1, 1000,
+            id="version 2, path of the host: less than a core is one core",
+        ),
+        pytest.param(
+            "4:memory:/x\n3:cpu,cpuacct:/x\n1:name=systemd:/\n",
+            {
+                "cpu/x/cpu.cfs_quota_us": "300000",
+                "cpu/x/cpu.cfs_period_us": "100000",
+                "memory/x/memory.limit_in_bytes": "2048",
+                "memory/memory.limit_in_bytes": "9223372036854771712",
+            },
+            3,
+            2048,
+            id="version 1",
+        ),
+        pytest.param(
+            "3:cpu:/\n",
+            {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+            8,
+            None,
+            id="version 1, no quota",
+        ),
+    ],
+)  # fmt: skip
+def test_limits_are_the_smallest_of_cgroups_and_machine(
+    tmp_path: Path, membership: str, files: dict[str, str], cores: int, memory: int | None
+) -> None:
+    write(tmp_path / "cgroup", files)
+    write(tmp_path, {"self": membership})
+    limits = read_limits(tmp_path / "cgroup", tmp_path / "self")
+    assert limits.cores == cores
+    assert limits.memory == (memory or MACHINE)
+
+
+def test_without_cgroups_the_limits_are_the_machines(tmp_path: Path) -> None:
+    limits = read_limits(tmp_path / "none", tmp_path / "none")
+    assert 1 <= limits.cores <= (os.cpu_count() or 1)
+    assert limits.memory == MACHINE
+
+
+def test_without_an_affinity_mask_all_cores_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 5)
+    assert read_limits(tmp_path, tmp_path / "none").cores == 5
+
+
+def test_a_worker_sees_only_what_it_needs() -> None:
+    kept = {
+        "PATH": "/bin",
+        "HOME": "/h",
+        "LC_ALL": "C",
+        "DYLD_LIBRARY_PATH": "/d",
+        "PYTHONPATH": "/p",
+        "COVERAGE_PROCESS_START": "x",
+        "LLAMA_CPP_LIB_PATH": "/l",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    dropped = {
+        "OMP_NUM_THREADS": "1",
+        "OMP_PROC_BIND": "true",
+        "GOMP_CPU_AFFINITY": "0",
+        "LLAMA_ARG_THREADS": "1",
+        "GGML_SCHED_DEBUG": "1",
+        "HF_TOKEN": "secret",
+        "EMBEDD_HOST": "x",
+    }
+    fixed = {"GGML_NO_BACKTRACE": "1", "KMP_BLOCKTIME": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environ = kept | dropped | dict.fromkeys(fixed, "7")
+    assert worker_environment(environ) == kept | fixed
