@@ -94,6 +94,7 @@ class EmbedBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
     truncate: bool | None = None
     dimensions: int | None = None
     keep_alive: float | str | None = None
+    input_type: str | None = None
 
 
 class TruncatedInput(Struct, frozen=True, kw_only=True):
@@ -115,10 +116,36 @@ class EmbedReply(Struct, frozen=True, kw_only=True):
     truncated: list[TruncatedInput] = []
 
 
-class ErrorReply(Struct, frozen=True, kw_only=True):
+class PullBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``POST /api/pull``, streamed."""
+
+    model: str
+    insecure: bool = False
+
+
+class DeleteBody(Struct, frozen=True, kw_only=True):
+    """``DELETE /api/delete``."""
+
+    model: str
+
+
+class ProgressLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A line of a streamed pull or create: what is done, how many bytes of how many.
+
+    The last line has the status ``success``, or an *error* and nothing else.
+    """
+
+    status: str = ""
+    digest: str | None = None
+    total: int | None = None
+    completed: int | None = None
+    error: str | None = None
+
+
+class ErrorReply(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Every 4xx and 5xx; the siblings say which input is at fault, and by how much."""
 
     error: str
-    index: int | UnsetType = UNSET
-    tokens: int | UnsetType = UNSET
-    limit: int | UnsetType = UNSET
+    index: int | None = None
+    tokens: int | None = None
+    limit: int | None = None

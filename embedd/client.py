@@ -1,0 +1,208 @@
+"""`Client`: what a running server can be asked, typed, asynchronous."""
+
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Self, TypeVar
+
+import aiohttp
+import msgspec
+
+from embedd import api
+from embedd.config import Address, parse_host
+from embedd.errors import (
+    EmbeddError,
+    InvalidInputError,
+    ModelNotFoundError,
+    OverloadedError,
+    PullError,
+    RequestError,
+    ServiceError,
+    TooLargeError,
+    UnauthorizedError,
+    UnavailableError,
+    UnsupportedError,
+)
+
+T = TypeVar("T")
+NOBODY_THERE = "could not connect to embedd server, run 'embedd serve' to start it"
+
+# Computing takes as long as it takes; only a server that is not there is given up on.
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
+_ERRORS: Mapping[int, type[EmbeddError]] = {
+    400: InvalidInputError,
+    401: UnauthorizedError,
+    403: UnauthorizedError,
+    413: TooLargeError,
+    501: UnsupportedError,
+}
+
+
+class Client:
+    """A session with one server, over TCP, TLS or a Unix socket; use it with ``async with``.
+
+    Every method but `is_up` raises `UnavailableError` if nobody answers or the connection
+    breaks, the error that belongs to the status, with the server's text, if the server
+    refuses, and `ServiceError` if the reply is not one of ours.
+    """
+
+    def __init__(self, address: Address | str) -> None:
+        if isinstance(address, str):
+            address = parse_host(address)
+        self._address = address.to_client()
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Self:
+        socket = self._address.socket
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(str(socket)) if socket else aiohttp.TCPConnector(),
+            timeout=_TIMEOUT,
+            trust_env=not self._address.is_local,  # a proxy cannot reach this machine's loopback
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def is_up(self) -> bool:
+        """Whether anybody answers there."""
+        try:
+            async with self._exchange("HEAD", "/"):
+                return True
+        except UnavailableError:
+            return False
+
+    async def version(self) -> str:
+        """Version of the server."""
+        return (await self._ask("GET", "/api/version", api.VersionReply)).version
+
+    async def tags(self) -> list[api.StoredModel]:
+        """Models in the server's store, newest first."""
+        return (await self._ask("GET", "/api/tags", api.TagsReply)).models
+
+    async def ps(self) -> list[api.RunningModel]:
+        """Models in the server's memory, furthest expiry first."""
+        return (await self._ask("GET", "/api/ps", api.PsReply)).models
+
+    async def embed(
+        self,
+        model: str,
+        inputs: Sequence[str],
+        *,
+        truncate: bool | None = None,
+        dimensions: int | None = None,
+        keep_alive: float | None = None,
+        input_type: str | None = None,
+    ) -> api.EmbedReply:
+        """One vector per input, in order; *keep_alive* in seconds, ``math.inf`` for ever."""
+        body = api.EmbedBody(
+            model=model,
+            input=list(inputs),
+            truncate=truncate,
+            dimensions=dimensions,
+            keep_alive=-1.0 if keep_alive == math.inf else keep_alive,
+            input_type=input_type,
+        )
+        reply = await self._ask("POST", "/api/embed", api.EmbedReply, body, model=model)
+        if len(reply.embeddings) != len(inputs):
+            raise ServiceError(f"{len(reply.embeddings)} vectors came for {len(inputs)} inputs")
+        return reply
+
+    async def unload(self, model: str) -> None:
+        """Let go of *model* as soon as its running requests end."""
+        body = api.GenerateBody(model=model, keep_alive=0.0)
+        await self._ask("POST", "/api/generate", api.GenerateReply, body, model=model)
+
+    async def delete(self, name: str) -> None:
+        """Delete *name* from the server's store."""
+        body = api.DeleteBody(model=name)
+        async with self._exchange("DELETE", "/api/delete", body) as response:
+            await _check(response, name)
+
+    async def pull(self, name: str, *, insecure: bool = False) -> AsyncIterator[api.ProgressLine]:
+        """Have the server fetch *name*: what it reports, to the line ``success``.
+
+        Raises:
+            PullError: The server reports that it failed, or stops without a result.
+        """
+        body = api.PullBody(model=name, insecure=insecure)
+        async with self._exchange("POST", "/api/pull", body) as response:
+            await _check(response, name)
+            async for text in response.content:
+                line = _decode(text, api.ProgressLine)
+                if line.error is not None:
+                    raise PullError(line.error)
+                yield line
+                if line.status == "success":
+                    return
+        raise PullError("the server ended the pull without a result")
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        reply: type[T],
+        body: msgspec.Struct | None = None,
+        *,
+        model: str = "",
+    ) -> T:
+        async with self._exchange(method, path, body) as response:
+            await _check(response, model)
+            return _decode(await response.read(), reply)
+
+    @asynccontextmanager
+    async def _exchange(
+        self, method: str, path: str, body: msgspec.Struct | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        base = "http://localhost" if self._address.socket else self._address.url
+        data = None if body is None else msgspec.json.encode(body)
+        headers = {} if data is None else {"Content-Type": "application/json"}
+        try:
+            async with self._session.request(
+                method, base + path, data=data, headers=headers
+            ) as response:
+                yield response
+        except aiohttp.ClientSSLError as error:
+            raise ServiceError(f"no safe connection to {self._address.url}: {error}") from error
+        except (aiohttp.ClientConnectorError, TimeoutError) as error:
+            raise UnavailableError(NOBODY_THERE) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UnavailableError(f"lost {self._address.url}: {error or 'no answer'}") from error
+
+
+async def _check(response: aiohttp.ClientResponse, model: str) -> None:
+    """Raise the error that the server sent, if it did; *model* is the one asked for."""
+    if response.status < 400:
+        return
+    is_ours = response.content_type == "application/json"
+    body = await response.read()
+    if is_ours:
+        reply = _decode(body, api.ErrorReply)
+    else:
+        text = body.decode(errors="replace").strip()
+        reply = api.ErrorReply(error=text or f"{response.status} {response.reason}")
+    if response.status == 404 and is_ours:
+        raise _not_found(model, reply.error)
+    if response.status in {429, 503}:
+        raise OverloadedError(reply.error, retry_after=_retry_after(response))
+    default = RequestError if response.status < 500 else ServiceError
+    kind = _ERRORS.get(response.status, default)
+    raise kind(reply.error, index=reply.index, tokens=reply.tokens, limit=reply.limit)
+
+
+def _not_found(model: str, text: str) -> ModelNotFoundError:
+    error = ModelNotFoundError(model)
+    error.args = (text,)  # the routes word it differently
+    return error
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> int:
+    text = response.headers.get("Retry-After", "")
+    return int(text) if text.isdecimal() else 1
+
+
+def _decode(data: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise ServiceError(f"the server's reply is not understood: {error}") from error

@@ -1,0 +1,133 @@
+"""A loopback server that speaks enough of Ollama's API for the client and the commands.
+
+It has a set of models and remembers what it was asked; `refusals` are answered instead.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, TypeAlias
+
+from aiohttp import web
+
+Json: TypeAlias = dict[str, Any]
+RUNNING: Json = {
+    "name": "all-minilm:latest",
+    "model": "all-minilm:latest",
+    "size": 58195968,
+    "digest": "1b226e2802db" + "0" * 52,
+    "details": {"family": "bert", "families": ["bert"]},
+    "expires_at": "2318-01-01T00:00:00Z",
+    "size_vram": 0,
+    "context_length": 256,
+}
+STORED: Json = {
+    "name": "all-minilm:latest",
+    "model": "all-minilm:latest",
+    "modified_at": "2020-08-21T08:06:48.639712123-07:00",
+    "size": 45960996,
+    "digest": "1b226e2802db" + "0" * 52,
+    "details": {"families": None},
+    "capabilities": ["embedding"],
+}
+
+
+@dataclass
+class FakeServer:
+    """Vectors are [length of the text, place in the request, 0.1]."""
+
+    models: set[str] = field(default_factory=lambda: {"all-minilm"})
+    version: str = "0.0.1"
+    pull_lines: tuple[Json, ...] = ({"status": "pulling manifest"}, {"status": "success"})
+    refusals: dict[str, web.Response] = field(default_factory=dict)
+    asked: list[tuple[str, str, Json]] = field(default_factory=list)
+    url: str = ""
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        body = json.loads(await request.text() or "{}")
+        self.asked.append((request.method, request.path, body))
+        refusal = self.refusals.get(request.path)
+        if refusal is not None:
+            return refusal
+        fixed = {
+            "/api/version": {"version": self.version},
+            "/api/tags": {"models": [STORED]},
+            "/api/ps": {"models": [RUNNING]},
+        }
+        if request.path == "/":
+            return web.Response(text="Ollama is running")
+        if request.path in fixed:
+            return web.json_response(fixed[request.path])
+        if request.path == "/api/pull":
+            return await self._pull(request, body["model"])
+        return self._about_a_model(request.path, body)
+
+    def _about_a_model(self, path: str, body: Json) -> web.Response:
+        name = body.get("model", "")
+        if name not in self.models:
+            text = f'model "{name}" not found, try pulling it first'
+            return web.json_response({"error": text}, status=404)
+        match path:
+            case "/api/embed":
+                vectors = [[len(text), place, 0.1] for place, text in enumerate(body["input"])]
+                cut = [
+                    {"index": place, "tokens": len(text), "kept": 9}
+                    for place, text in enumerate(body["input"])
+                    if len(text) > 9
+                ]
+                reply = {"model": name, "embeddings": vectors, "prompt_eval_count": 3}
+                return web.json_response(reply | ({"truncated": cut} if cut else {}))
+            case "/api/generate":
+                return web.json_response(
+                    {"model": name, "created_at": "2026-08-21T15:06:48Z", "done_reason": "unload"}
+                )
+            case "/api/delete":
+                self.models.remove(name)
+                return web.Response()
+        return web.Response(status=404, text="404 page not found")
+
+    async def _pull(self, request: web.Request, name: str) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for line in self.pull_lines:
+            await response.write(json.dumps(line).encode() + b"\n")
+        self.models.add(name)
+        return response
+
+    @asynccontextmanager
+    async def listening(self, socket: Path | None = None) -> AsyncIterator["FakeServer"]:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self.answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.UnixSite(runner, str(socket)) if socket else web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"unix:{socket}" if socket else "http://{}:{}".format(*runner.addresses[0][:2])
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+
+@contextmanager
+def in_background(server: FakeServer) -> Iterator[FakeServer]:
+    """The server in a thread of its own, for commands that run an event loop themselves."""
+    ready, done = Event(), Event()
+
+    async def serve() -> None:
+        async with server.listening():
+            ready.set()
+            await asyncio.to_thread(done.wait)
+
+    thread = Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield server
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,244 @@
+"""The client against a small server on loopback: replies, errors, transports."""
+
+import asyncio
+import math
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from embedd import api
+from embedd.client import NOBODY_THERE, Client
+from embedd.errors import (
+    EmbeddError,
+    InvalidInputError,
+    ModelNotFoundError,
+    OverloadedError,
+    PullError,
+    RequestError,
+    ServiceError,
+    TooLargeError,
+    UnauthorizedError,
+    UnavailableError,
+    UnsupportedError,
+)
+from tests.unit.cli.fake_server import FakeServer
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeServer]:
+    async with FakeServer().listening() as server:
+        yield server
+
+
+@pytest.fixture
+async def client(server: FakeServer) -> AsyncIterator[Client]:
+    async with Client(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def nowhere() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def test_a_server_that_answers_is_up(client: Client, server: FakeServer) -> None:
+    assert await client.is_up()
+    assert server.asked == [("HEAD", "/", {})]
+
+
+async def test_a_server_that_refuses_is_up_all_the_same(client: Client, server: FakeServer) -> None:
+    server.refusals["/"] = web.Response(status=403)
+    assert await client.is_up()
+
+
+async def test_nobody_there_is_not_up_and_says_what_to_do(nowhere: str) -> None:
+    async with Client(nowhere) as client:
+        assert not await client.is_up()
+        with pytest.raises(UnavailableError) as caught:
+            await client.ps()
+    assert str(caught.value) == NOBODY_THERE
+
+
+async def test_a_unix_socket_is_spoken_to(tmp_path: Path) -> None:
+    async with FakeServer().listening(tmp_path / "s") as server, Client(server.url) as client:
+        assert await client.version() == "0.0.1"
+
+
+async def test_a_missing_unix_socket_is_nobody_there(tmp_path: Path) -> None:
+    async with Client(f"unix:{tmp_path / 's'}") as client:
+        assert not await client.is_up()
+
+
+async def test_a_failed_handshake_is_not_mistaken_for_nobody(server: FakeServer) -> None:
+    async with Client(server.url.replace("http:", "https:")) as client:
+        with pytest.raises(ServiceError, match="no safe connection to https://"):
+            await client.is_up()
+
+
+async def test_lists_come_typed(client: Client) -> None:
+    (stored,) = await client.tags()
+    (running,) = await client.ps()
+    assert stored.modified_at.microsecond == 639712
+    assert running.expires_at.year == 2318
+    assert running.size == 58195968
+
+
+async def test_embed_sends_only_what_is_given(client: Client, server: FakeServer) -> None:
+    reply = await client.embed("all-minilm", ["a", "bc"])
+    assert reply.embeddings == [[1.0, 0.0, 0.1], [2.0, 1.0, 0.1]]
+    assert server.asked[-1] == (
+        "POST",
+        "/api/embed",
+        {"model": "all-minilm", "input": ["a", "bc"]},
+    )
+
+
+async def test_embed_sends_every_option(client: Client, server: FakeServer) -> None:
+    await client.embed(
+        "all-minilm",
+        ["a"],
+        truncate=False,
+        dimensions=3,
+        keep_alive=math.inf,
+        input_type="query",
+    )
+    assert server.asked[-1][2] == {
+        "model": "all-minilm",
+        "input": ["a"],
+        "truncate": False,
+        "dimensions": 3,
+        "keep_alive": -1.0,
+        "input_type": "query",
+    }
+
+
+async def test_embed_reports_what_was_cut(client: Client) -> None:
+    reply = await client.embed("all-minilm", ["a", "long enough to cut"])
+    assert reply.truncated == [api.TruncatedInput(index=1, tokens=18, kept=9)]
+
+
+async def test_too_few_vectors_are_an_error(client: Client, server: FakeServer) -> None:
+    server.refusals["/api/embed"] = web.json_response({"model": "m", "embeddings": []})
+    with pytest.raises(ServiceError, match="0 vectors came for 1 inputs"):
+        await client.embed("all-minilm", ["a"])
+
+
+async def test_unload_is_a_generate_without_keep_alive(client: Client, server: FakeServer) -> None:
+    await client.unload("all-minilm")
+    assert server.asked == [("POST", "/api/generate", {"model": "all-minilm", "keep_alive": 0.0})]
+
+
+async def test_delete_names_the_model(client: Client, server: FakeServer) -> None:
+    await client.delete("all-minilm")
+    assert server.models == set()
+    with pytest.raises(ModelNotFoundError):
+        await client.delete("all-minilm")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, InvalidInputError),
+        (401, UnauthorizedError),
+        (403, UnauthorizedError),
+        (404, ModelNotFoundError),
+        (409, RequestError),
+        (413, TooLargeError),
+        (429, OverloadedError),
+        (500, ServiceError),
+        (501, UnsupportedError),
+        (503, OverloadedError),
+    ],
+)
+async def test_the_status_decides_the_error_and_the_server_its_text(
+    client: Client, server: FakeServer, status: int, kind: type[EmbeddError]
+) -> None:
+    server.refusals["/api/ps"] = web.json_response({"error": "the text"}, status=status)
+    with pytest.raises(EmbeddError) as caught:
+        await client.ps()
+    assert type(caught.value) is kind
+    assert str(caught.value) == "the text"
+
+
+async def test_the_facts_of_an_error_arrive(client: Client, server: FakeServer) -> None:
+    server.refusals["/api/embed"] = web.json_response(
+        {"error": "too long", "index": 0, "tokens": 8, "limit": 3}, status=400
+    )
+    with pytest.raises(InvalidInputError) as caught:
+        await client.embed("all-minilm", ["a"])
+    assert (caught.value.index, caught.value.tokens, caught.value.limit) == (0, 8, 3)
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("7", 7), ("soon", 1)])
+async def test_a_full_server_says_when_to_come_back(
+    client: Client, server: FakeServer, header: str, seconds: int
+) -> None:
+    server.refusals["/api/ps"] = web.json_response(
+        {"error": "busy"}, status=503, headers={"Retry-After": header}
+    )
+    with pytest.raises(OverloadedError) as caught:
+        await client.ps()
+    assert caught.value.retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("response", "text"),
+    [
+        (web.Response(status=404, text="404 page not found\n"), "404 page not found"),
+        (web.Response(status=403), "403 Forbidden"),
+    ],
+)
+async def test_an_error_that_is_not_json_is_no_missing_model(
+    client: Client, server: FakeServer, response: web.Response, text: str
+) -> None:
+    server.refusals["/api/ps"] = response
+    with pytest.raises(RequestError) as caught:
+        await client.ps()
+    assert not isinstance(caught.value, ModelNotFoundError)
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("text", ["hello", '{"models":[{"name":1}]}', ""])
+async def test_a_reply_of_another_kind_is_an_error(
+    client: Client, server: FakeServer, text: str
+) -> None:
+    server.refusals["/api/ps"] = web.Response(text=text)
+    with pytest.raises(ServiceError, match="reply is not understood"):
+        await client.ps()
+
+
+async def test_a_connection_that_breaks_is_an_error() -> None:
+    async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(begin, "127.0.0.1", 0) as listener:
+        url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        async with Client(url) as client:
+            with pytest.raises(UnavailableError, match=f"lost {url}"):
+                await client.ps()
+
+
+async def test_a_pull_ends_with_success(client: Client) -> None:
+    statuses = [line.status async for line in client.pull("x", insecure=True)]
+    assert statuses == ["pulling manifest", "success"]
+
+
+@pytest.mark.parametrize(
+    ("last", "text"),
+    [({"error": "no such file"}, "no such file"), ({"status": "x"}, "without a result")],
+)
+async def test_a_pull_that_fails_is_an_error(
+    server: FakeServer, client: Client, last: dict[str, str], text: str
+) -> None:
+    server.pull_lines = ({"status": "pulling manifest"}, last)
+    with pytest.raises(PullError, match=text):
+        async for _ in client.pull("x"):
+            pass
