@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from embedd.tokens import Frame
 from embedd.types import Pooling, TokenIds, Vectors
 
 
@@ -16,6 +17,9 @@ class ModelSpec:
         name: Shortest display name, for messages only.
         digest: ``sha256:<64 hex>`` of the GGUF.
         context_length: Tokens of the longest sequence that the model was trained for.
+        vocabulary: Number of token ids.
+        width: Numbers in one vector.
+        weights: Bytes of the GGUF.
         gpu_layers: Layers placed on the GPU; None leaves it to the engine, 0 is the CPU.
         threads: Cores that one encode may use; None leaves it to the server.
     """
@@ -25,6 +29,9 @@ class ModelSpec:
     path: Path
     pooling: Pooling
     context_length: int
+    vocabulary: int
+    width: int
+    weights: int
     engine: str = "llama"
     gpu_layers: int | None = None
     main_gpu: int | None = None
@@ -38,14 +45,22 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
-    """The special tokens that the tokenizer puts before and after every text."""
+class Rung:
+    """One step of the ladder of settings, fastest first; the last is the safest.
 
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...]
+    ``extra_buffers`` lets llama.cpp repack weights for AMX and its kin.
+    """
 
-    def __len__(self) -> int:
-        return len(self.prefix) + len(self.suffix)
+    name: str
+    extra_buffers: bool
+    flash_attention: bool
+
+
+CPU_LADDER = (
+    Rung(name="cpu1", extra_buffers=True, flash_attention=True),
+    Rung(name="cpu2", extra_buffers=False, flash_attention=True),
+    Rung(name="cpu3", extra_buffers=False, flash_attention=False),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

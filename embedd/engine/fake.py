@@ -1,0 +1,112 @@
+"""A test double that keeps the `Engine` protocol without weights.
+
+Token ids are characters, vectors depend on the ids and on nothing else, and a text can
+ask for a fault: what a poisoned model does to its process, this engine does on demand.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from embedd.engine.base import ModelInfo, ModelSpec, Rung
+from embedd.errors import EngineError, ModelLoadError
+from embedd.tokens import Frame
+from embedd.types import Pooling, TokenIds, Vectors
+
+WIDTH = 8
+VOCABULARY = 1 << 16
+FIRST, LAST = 1, 2
+MAX_BATCH_TOKENS = 64
+MAX_SEQUENCES = 16
+
+# Characters of the private use area, so that no text has them by chance.
+KILL = "\ue000"  # ends the process while computing
+NOT_A_NUMBER = "\ue001"  # gives a vector with NaN
+ZERO = "\ue002"  # gives a vector of norm 0
+SLOW = "\ue003"  # takes `SLOW_SECONDS` more
+KILL_FIRST_RUNG = "\ue004"  # ends the process on the first rung only
+SLOW_SECONDS = 0.2
+
+
+class FakeEngine:
+    """See the module. A spec whose path does not exist cannot be loaded."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        rung: Rung,
+        *,
+        threads: int,
+        report: Callable[[float], None] = lambda _share: None,
+    ) -> None:
+        if not spec.path.exists():
+            raise ModelLoadError(f"no such file: {spec.path.name}")
+        report(1.0)
+        self._rung = rung
+        self._table = np.random.default_rng(7).standard_normal((VOCABULARY, WIDTH), np.float32)
+        self._info = ModelInfo(
+            width=WIDTH,
+            limit=spec.context_length,
+            pooling=spec.pooling,
+            frame=Frame(prefix=(FIRST,), suffix=(LAST,)),
+            vocabulary=VOCABULARY,
+            max_batch_tokens=MAX_BATCH_TOKENS,
+            max_sequences=MAX_SEQUENCES,
+            engine="fake",
+            rung=rung.name,
+        )
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts that do not change while the model is loaded."""
+        return self._info
+
+    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        """See `Engine.tokenize`."""
+        return [
+            np.array([FIRST, *(ord(c) % VOCABULARY for c in text), LAST], np.int32)
+            for text in texts
+        ]
+
+    def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Vectors:
+        """See `Engine.encode`."""
+        if not 0 < len(sequences) <= MAX_SEQUENCES:
+            raise EngineError(f"a batch of {len(sequences)} sequences; 1 to {MAX_SEQUENCES} fit")
+        for index, ids in enumerate(sequences):
+            if len(ids) == 0:
+                raise EngineError("input has no tokens", index=index)
+            if len(ids) > self._info.limit:
+                raise EngineError(f"a sequence of {len(ids)} tokens", index=index)
+            if ids.min() < 0 or ids.max() >= VOCABULARY:
+                raise EngineError(f"a token id is outside 0 … {VOCABULARY - 1}", index=index)
+        self._fail_on_demand(np.concatenate(sequences))
+        if (pooling or self._info.pooling) is Pooling.NONE:
+            return np.concatenate([self._table[ids] for ids in sequences])
+        return np.stack([self._pool(ids, pooling or self._info.pooling) for ids in sequences])
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def _fail_on_demand(self, ids: TokenIds) -> None:
+        if ord(KILL) in ids or (ord(KILL_FIRST_RUNG) in ids and self._rung.name == "cpu1"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if ord(SLOW) in ids:
+            time.sleep(SLOW_SECONDS)
+
+    def _pool(self, ids: TokenIds, pooling: Pooling) -> Vectors:
+        rows: Vectors = self._table[ids]
+        if ord(NOT_A_NUMBER) in ids:
+            return np.full(WIDTH, np.nan, np.float32)
+        if ord(ZERO) in ids:
+            return np.zeros(WIDTH, np.float32)
+        if pooling is Pooling.CLS:
+            return np.asarray(rows[0])
+        if pooling is Pooling.LAST:
+            return np.asarray(rows[-1])
+        # Positions count, as in a real encoder: permuted tokens are another text.
+        weights = np.arange(1, len(ids) + 1, dtype=np.float32)[:, np.newaxis]
+        pooled: Vectors = (rows * weights).sum(axis=0) / weights.sum()
+        return pooled

@@ -1,0 +1,1 @@
+"""The reference engine: GGUF models computed by llama.cpp."""

@@ -1,0 +1,82 @@
+"""The boundary to llama.cpp: checks that library and binding match, keeps its log.
+
+ctypes checks little: a misspelt parameter is accepted and changes nothing, memory is
+not kept alive, and a library of another version reads shifted structures. All of it is
+guarded here and in `context`; nothing above this package sees a pointer.
+"""
+
+import ctypes
+from collections import deque
+from functools import cache
+
+from llama_cpp import llama_cpp as lib
+
+from embedd.errors import EngineError
+
+ERROR_LEVEL = 4
+WARNING_LEVEL = 3
+CONTINUATION_LEVEL = 5
+KEPT_LINES = 50
+
+# What `llama_context_default_params` of the pinned release returns. Any other value
+# means that the structures of library and binding differ.
+EXPECTED_DEFAULTS = {
+    "n_ctx": 512,
+    "n_batch": 2048,
+    "n_ubatch": 512,
+    "n_threads": 4,
+    "flash_attn_type": -1,
+}
+
+_lines: deque[str] = deque(maxlen=KEPT_LINES)
+
+
+def _keep_line(level: int, text: bytes, _: object) -> None:
+    # An exception in a callback leaves C with an undefined result: nothing here raises.
+    line = text.decode("utf-8", "replace").strip()
+    if line and WARNING_LEVEL <= level <= CONTINUATION_LEVEL:
+        _lines.append(line)
+
+
+# Module-level, because llama.cpp holds the address for the life of the process.
+_keep_line_callback = lib.llama_log_callback(_keep_line)
+
+
+@cache
+def open_library() -> None:
+    """Start llama.cpp in this process, once.
+
+    Raises:
+        EngineError: The library does not match the binding.
+    """
+    defaults = lib.llama_context_default_params()
+    for name, expected in EXPECTED_DEFAULTS.items():
+        found = getattr(defaults, name, None)
+        if found != expected:
+            raise EngineError(
+                f"the llama.cpp library does not match llama-cpp-python: {name} is {found}, "
+                f"expected {expected}; reinstall llama-cpp-python and unset LLAMA_CPP_LIB_PATH"
+            )
+    lib.llama_log_set(_keep_line_callback, None)
+    lib.llama_backend_init()
+
+
+def take_log_lines() -> list[str]:
+    """The last warnings and errors of llama.cpp: the only explanation of a NULL."""
+    lines = list(_lines)
+    _lines.clear()
+    return lines
+
+
+def fill_params(params: ctypes.Structure, **values: object) -> ctypes.Structure:
+    """Set fields of a parameter structure.
+
+    Raises:
+        TypeError: No such field; ctypes itself would silently create an attribute.
+    """
+    known = {field[0] for field in params._fields_}
+    for name, value in values.items():
+        if name not in known:
+            raise TypeError(f"{type(params).__name__} has no field {name!r}")
+        setattr(params, name, value)
+    return params

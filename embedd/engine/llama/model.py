@@ -1,0 +1,87 @@
+"""Weights in memory."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llama_cpp import llama_cpp as lib
+
+from embedd.engine.llama.library import fill_params, open_library, take_log_lines
+from embedd.errors import ModelLoadError
+
+NO_LAYERS_ON_GPU = 0
+LOAD_WITHOUT_MMAP = 0
+LOAD_MODE_AUTO = -1
+ONE_GPU = 0
+
+Report = Callable[[float], None]
+
+
+class LlamaModel:
+    """A loaded GGUF; contexts compute with it.
+
+    Attributes:
+        handle: llama.cpp's pointer; of use only inside this package.
+        vocab: llama.cpp's pointer to the vocabulary.
+
+    Args:
+        report: Called with the share loaded so far, 0 … 1.
+
+    Raises:
+        ModelLoadError: llama.cpp refused the file; the message holds its last lines.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        extra_buffers: bool,
+        gpu_layers: int | None = None,
+        main_gpu: int | None = None,
+        use_mmap: bool = True,
+        check_tensors: bool = False,
+        report: Report = lambda _share: None,
+    ) -> None:
+        open_library()
+        take_log_lines()
+        # Kept as an attribute: llama.cpp calls it until the load returns.
+        self._callback = lib.llama_progress_callback(_careful(report))
+        params = fill_params(
+            lib.llama_model_default_params(),
+            n_gpu_layers=-1 if gpu_layers is None else gpu_layers,
+            use_extra_bufts=extra_buffers,
+            load_mode=LOAD_MODE_AUTO if use_mmap else LOAD_WITHOUT_MMAP,
+            check_tensors=check_tensors,
+            progress_callback=self._callback,
+        )
+        if main_gpu is not None:
+            fill_params(params, split_mode=ONE_GPU, main_gpu=main_gpu)
+        self.handle: Any = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not self.handle:
+            raise ModelLoadError(f"llama.cpp cannot load the model: {_explain()}")
+        self.vocab: Any = lib.llama_model_get_vocab(self.handle)
+        self.width: int = lib.llama_model_n_embd_out(self.handle)
+        self.context_length: int = lib.llama_model_n_ctx_train(self.handle)
+        self.vocabulary: int = lib.llama_vocab_n_tokens(self.vocab)
+        self.scores: int = lib.llama_model_n_cls_out(self.handle)
+        self.has_encoder = bool(lib.llama_model_has_encoder(self.handle))
+
+    def close(self) -> None:
+        """Free the weights; every context of the model must be closed before."""
+        lib.llama_model_free(self.handle)
+
+
+def _careful(report: Report) -> Callable[[float, object], bool]:
+    def call(share: float, _: object) -> bool:
+        try:
+            report(share)
+        except OSError:
+            return False  # nobody listens any more: llama.cpp stops loading
+        return True
+
+    return call
+
+
+def _explain() -> str:
+    lines = take_log_lines()
+    return "; ".join(lines[-5:]) if lines else "no reason given"

@@ -1,0 +1,322 @@
+"""The server's handle on one worker process."""
+
+import asyncio
+import contextlib
+import itertools
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from embedd.engine import wire
+from embedd.engine.base import ModelInfo, ModelSpec
+from embedd.errors import (
+    EngineError,
+    InsufficientMemoryError,
+    LoadTimeoutError,
+    ModelLoadError,
+)
+from embedd.tokens import Frame
+from embedd.types import Pooling, TokenIds, Vectors
+
+KEPT_STDERR = 8192  # bytes: an abort's assertion is at the end
+GRACE = 2.0  # seconds between the end of the socket and SIGKILL
+
+
+class WorkerDiedError(EngineError):
+    """The process ended; ``started``: it was computing the batch that was waited for."""
+
+    def __init__(self, reason: str, *, started: bool = False) -> None:
+        super().__init__(reason)
+        self.started = started
+
+
+class SelfTestError(EngineError):
+    """The worker computes wrong vectors: another rung may do better."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """Vectors of one batch, shape (rows, width), and the seconds it took to compute them."""
+
+    vectors: Vectors
+    seconds: float
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A request that the worker has not answered."""
+
+    future: asyncio.Future[tuple[wire.FromWorker, bytes]]
+    started: bool = False
+
+
+@dataclass(slots=True)
+class _Loading:
+    """What `WorkerProcess.load` waits for."""
+
+    future: asyncio.Future[wire.Ready]
+    report: Callable[[float], None]
+
+
+class WorkerProcess:
+    """A worker from its start to its end. Made by `start`.
+
+    Every waiting call is answered, or fails with `WorkerDiedError`, whatever becomes
+    of the process.
+    """
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._ids = itertools.count()
+        self._calls: dict[int, _Call] = {}
+        self._loading: _Loading | None = None
+        self._death: str | None = None
+        self._stderr = b""
+        self._engine = ""
+        self._rung = ""
+        self._errors = asyncio.create_task(self._keep_stderr())
+        self._reading = asyncio.create_task(self._read())
+
+    @classmethod
+    async def start(cls, environment: Mapping[str, str]) -> Self:
+        """Start an interpreter of its own, never a fork: threads and locks do not survive one."""
+        ours, theirs = socket.socketpair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # the user's folder must not provide modules
+                "-m",
+                "embedd.engine.worker",
+                str(theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        finally:
+            theirs.close()
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        return cls(process, reader, writer)
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    async def load(
+        self,
+        spec: ModelSpec,
+        *,
+        rung: str,
+        threads: int,
+        timeout: float | None = None,
+        report: Callable[[float], None] = lambda _share: None,
+    ) -> ModelInfo:
+        """Load the model; *timeout* is in seconds without progress.
+
+        Raises:
+            ModelLoadError: The file cannot be used (`InsufficientMemoryError`: not now).
+            SelfTestError: It loads, and computes rubbish.
+            WorkerDiedError: The process ended.
+            LoadTimeoutError: No progress for *timeout* seconds.
+        """
+        loop = asyncio.get_running_loop()
+        self._engine, self._rung = spec.engine, rung
+        try:
+            async with asyncio.timeout(timeout) as deadline:
+
+                def on_progress(share: float) -> None:
+                    if timeout is not None and not deadline.expired():
+                        deadline.reschedule(loop.time() + timeout)
+                    report(share)
+
+                loading = self._loading = _Loading(loop.create_future(), on_progress)
+                await self._send(
+                    wire.Load(
+                        engine=spec.engine,
+                        path=str(spec.path),
+                        pooling=spec.pooling,
+                        context_length=spec.context_length,
+                        gpu_layers=spec.gpu_layers,
+                        main_gpu=spec.main_gpu,
+                        use_mmap=spec.use_mmap,
+                        rung=rung,
+                        threads=spec.threads or threads,
+                    )
+                )
+                return self._to_info(await loading.future)
+        except TimeoutError:
+            raise LoadTimeoutError(f'timed out loading model "{spec.name}"') from None
+        finally:
+            self._loading = None
+
+    async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Ids of each text, special tokens included.
+
+        Raises:
+            WorkerDiedError: The process ended.
+        """
+        reply, array = await self._call(lambda id_: wire.Tokenize(id_, list(texts)))
+        if not isinstance(reply, wire.Tokens):
+            raise _unexpected(reply)
+        ids = np.frombuffer(array, np.int32)
+        return np.split(ids, np.cumsum(reply.lengths)[:-1])
+
+    async def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Encoded:
+        """Vectors of one batch; see `Engine.encode`.
+
+        Raises:
+            WorkerDiedError: The process ended.
+            EngineError: The engine refused the batch or gave bad vectors; ``index`` is
+                the sequence at fault where it is known.
+        """
+        lengths = [len(ids) for ids in sequences]
+        reply, array = await self._call(
+            lambda id_: wire.Encode(id_, pooling, lengths), np.concatenate(sequences)
+        )
+        if not isinstance(reply, wire.Computed):
+            raise _unexpected(reply)
+        vectors = np.frombuffer(array, np.float32).reshape(reply.rows, -1)
+        return Encoded(vectors=vectors, seconds=reply.seconds)
+
+    async def close(self) -> None:
+        """End the process and wait until it is gone."""
+        self._writer.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE):
+                await asyncio.shield(self._reading)
+                return
+        self._kill()
+        await self._reading
+
+    async def _call(
+        self,
+        make_message: Callable[[int], wire.Tokenize | wire.Encode],
+        array: TokenIds | None = None,
+    ) -> tuple[wire.FromWorker, bytes]:
+        if self._death is not None:
+            raise WorkerDiedError(self._death)
+        id_ = next(self._ids)
+        call = _Call(asyncio.get_running_loop().create_future())
+        self._calls[id_] = call
+        try:
+            await self._send(make_message(id_), array)
+            return await call.future
+        finally:
+            self._calls.pop(id_, None)
+
+    async def _send(self, message: wire.ToWorker, array: TokenIds | None = None) -> None:
+        # A write to a dead worker is not an error of its own: `_read` sees the end and
+        # fails every waiting call with the reason.
+        with contextlib.suppress(ConnectionError):
+            self._writer.writelines(wire.make_frame(message, array))
+            await self._writer.drain()
+
+    async def _read(self) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                prefix = await self._reader.readexactly(wire.PREFIX.size)
+                header, array = wire.parse_prefix(prefix)
+                message = wire.parse_from_worker(await self._reader.readexactly(header))
+                self._dispatch(message, await self._reader.readexactly(array))
+        self._writer.close()
+        self._bury(await self._wait_for_end())
+
+    def _dispatch(self, message: wire.FromWorker, array: bytes) -> None:
+        match message:
+            case wire.Progress() | wire.Ready() | wire.Failed():
+                if self._loading is not None and not self._loading.future.done():
+                    self._advance_load(self._loading, message)
+            case wire.Started():
+                if message.id in self._calls:
+                    self._calls[message.id].started = True
+            case _:
+                # The caller may have left: nobody waits for this answer.
+                if (call := self._calls.get(message.id)) and not call.future.done():
+                    call.future.set_result((message, array))
+
+    def _advance_load(
+        self, loading: _Loading, message: wire.Progress | wire.Ready | wire.Failed
+    ) -> None:
+        match message:
+            case wire.Progress():
+                loading.report(message.share)
+            case wire.Ready():
+                loading.future.set_result(message)
+            case wire.Failed(fault=wire.Fault.MEMORY):
+                loading.future.set_exception(InsufficientMemoryError(message.message))
+            case wire.Failed(fault=wire.Fault.WRONG):
+                loading.future.set_exception(SelfTestError(message.message))
+            case wire.Failed():
+                loading.future.set_exception(ModelLoadError(message.message))
+
+    async def _wait_for_end(self) -> str:
+        """The process has closed its socket: how it ended, in words."""
+        try:
+            async with asyncio.timeout(GRACE):
+                await self._process.wait()
+        except TimeoutError:
+            self._kill()
+            await self._process.wait()
+        await self._errors
+        return self._describe_end()
+
+    def _describe_end(self) -> str:
+        code = self._process.returncode or 0
+        how = f"exit status {code}"
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                how = signal.Signals(-code).name
+        lines = self._stderr.decode("utf-8", "replace").strip().splitlines()
+        last = f": {lines[-1]}" if lines else ""
+        return f"the worker process ended with {how}{last}"
+
+    def _bury(self, reason: str) -> None:
+        self._death = reason
+        if self._loading is not None and not self._loading.future.done():
+            self._loading.future.set_exception(WorkerDiedError(reason))
+        for call in self._calls.values():
+            if not call.future.done():
+                call.future.set_exception(WorkerDiedError(reason, started=call.started))
+
+    async def _keep_stderr(self) -> None:
+        stderr = self._process.stderr
+        while stderr is not None and (chunk := await stderr.read(4096)):
+            self._stderr = (self._stderr + chunk)[-KEPT_STDERR:]
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    def _to_info(self, ready: wire.Ready) -> ModelInfo:
+        return ModelInfo(
+            width=ready.width,
+            limit=ready.limit,
+            pooling=ready.pooling,
+            frame=Frame(prefix=ready.prefix, suffix=ready.suffix),
+            vocabulary=ready.vocabulary,
+            max_batch_tokens=ready.max_batch_tokens,
+            max_sequences=ready.max_sequences,
+            engine=self._engine,
+            rung=self._rung,
+            gpu_bytes=ready.gpu_bytes,
+        )
+
+
+def _unexpected(reply: wire.FromWorker) -> EngineError:
+    if isinstance(reply, wire.Refused):
+        return EngineError(reply.message, index=reply.index)
+    return EngineError(f"the worker answered with {type(reply).__name__}")

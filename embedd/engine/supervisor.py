@@ -1,0 +1,160 @@
+"""Keeps one worker alive for one model: the ladder of rungs, restarts, giving up."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+
+from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
+from embedd.engine.process import SelfTestError, WorkerDiedError, WorkerProcess
+from embedd.errors import EmbeddError, ModelLoadError, ShuttingDownError
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds before a restart
+MAX_DEATHS, DEATH_WINDOW = 5, 60.0  # without a computed batch between them; seconds
+
+
+class Supervisor:
+    """A model's worker, replaced when it dies. `load` first.
+
+    Attributes:
+        worker: The present process; it may be dead until `revive` returns.
+        info: Facts of the loaded model, from the rung that it runs on.
+        broken: Why no worker can be had any more, or None.
+    """
+
+    worker: WorkerProcess
+    info: ModelInfo
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        start: Callable[[], Awaitable[WorkerProcess]],
+        threads: int,
+        load_timeout: float | None = None,
+        report: Callable[[float], None] = lambda _share: None,
+        ladder: Sequence[Rung] = CPU_LADDER,
+    ) -> None:
+        self._spec = spec
+        self._start = start
+        self._threads = threads
+        self._load_timeout = load_timeout
+        self._report = report
+        self._ladder = list(ladder)
+        # False until a batch of a request was computed, or one step down was made for
+        # want of it: a killing input must not cost more than one rung.
+        self._proven = False
+        self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
+        self._reviving: asyncio.Task[None] | None = None
+        self._closed = False
+        self.broken: str | None = None
+
+    async def load(self) -> None:
+        """Start a worker on the first rung that computes.
+
+        Raises:
+            ModelLoadError: The file is at fault, or no rung computes: the reasons of all.
+            LoadTimeoutError: No progress for the time allowed.
+        """
+        reasons = []
+        while self._ladder:
+            rung = self._ladder[0]
+            try:
+                await self._load_on(rung)
+            except (WorkerDiedError, SelfTestError) as error:
+                log.warning(
+                    "model fails on this rung",
+                    extra={"model": self._spec.name, "rung": rung.name, "reason": str(error)},
+                )
+                reasons.append(f"{rung.name}: {error}")
+                self._ladder.pop(0)
+            else:
+                return
+        raise ModelLoadError(f'cannot load model "{self._spec.name}": ' + "; ".join(reasons))
+
+    def prove(self) -> None:
+        """A batch of a request was computed: deaths before it are forgiven."""
+        self._proven = True
+        self._deaths.clear()
+
+    async def revive(self, dead: WorkerProcess, *, suspect: bool, counts: bool = True) -> None:
+        """Replace *dead*, unless somebody did; all who wait share one restart.
+
+        Args:
+            suspect: The worker died while it computed a batch. If it never computed one
+                before, the next rung is tried.
+            counts: Whether the death counts towards giving up; it does not while a
+                killing input is searched for.
+
+        Raises:
+            ModelLoadError: The model cannot be loaded again, or died too often.
+        ShuttingDownError: `close` was called.
+        """
+        if self._closed:
+            raise ShuttingDownError
+        if self.broken is not None:
+            raise ModelLoadError(self.broken)
+        if self.worker is not dead:
+            return
+        if self._reviving is None:
+            self._reviving = asyncio.create_task(self._replace(suspect=suspect, counts=counts))
+            self._reviving.add_done_callback(self._forget_task)
+        await asyncio.shield(self._reviving)
+
+    async def close(self) -> None:
+        """End the worker, or the attempt to get one."""
+        self._closed = True
+        if self._reviving is not None:
+            self._reviving.cancel()
+            await asyncio.wait([self._reviving])
+        if hasattr(self, "worker"):
+            await self.worker.close()
+
+    async def _load_on(self, rung: Rung) -> None:
+        worker = await self._start()
+        try:
+            self.info = await worker.load(
+                self._spec,
+                rung=rung.name,
+                threads=self._threads,
+                timeout=self._load_timeout,
+                report=self._report,
+            )
+        except BaseException:
+            await worker.close()
+            raise
+        self.worker = worker
+
+    async def _replace(self, *, suspect: bool, counts: bool) -> None:
+        if suspect and not self._proven and len(self._ladder) > 1:
+            self._ladder.pop(0)
+            self._proven = True
+        elif counts:
+            await self._back_off()
+        try:
+            await self.load()
+        except EmbeddError as error:
+            self.broken = str(error)
+            raise
+        log.warning(
+            "worker restarted",
+            extra={"model": self._spec.name, "rung": self.info.rung, "pid": self.worker.pid},
+        )
+
+    async def _back_off(self) -> None:
+        now = asyncio.get_running_loop().time()
+        self._deaths.append(now)
+        if len(self._deaths) == MAX_DEATHS and now - self._deaths[0] < DEATH_WINDOW:
+            self.broken = (
+                f'the worker of model "{self._spec.name}" died {MAX_DEATHS} times '
+                "without computing a batch"
+            )
+            raise ModelLoadError(self.broken)
+        await asyncio.sleep(min(LONGEST_DELAY, FIRST_DELAY * 2 ** (len(self._deaths) - 1)))
+
+    def _forget_task(self, task: asyncio.Task[None]) -> None:
+        self._reviving = None
+        if not task.cancelled():
+            task.exception()  # whoever waited has it

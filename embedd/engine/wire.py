@@ -1,0 +1,159 @@
+"""Frames between the server and a worker.
+
+A frame is ``length: u32 | header length: u32 | msgpack header | raw array``, both
+lengths in native byte order (the two ends share a machine); ``length`` counts what
+follows it. Every message has at most one array: token ids as int32 or vectors as
+float32.
+"""
+
+import struct
+from enum import StrEnum
+from typing import TypeAlias
+
+import msgspec
+import numpy as np
+
+from embedd.errors import EngineError
+from embedd.types import Pooling, TokenIds, Vectors
+
+MAX_FRAME = 1 << 30
+PREFIX = struct.Struct("=II")
+
+
+class Load(msgspec.Struct, tag="load", frozen=True):
+    """Load this model; the first message to every worker."""
+
+    engine: str
+    path: str
+    pooling: Pooling
+    context_length: int
+    gpu_layers: int | None
+    main_gpu: int | None
+    use_mmap: bool
+    rung: str
+    threads: int
+
+
+class Tokenize(msgspec.Struct, tag="tokenize", frozen=True):
+    """Tokenize these texts."""
+
+    id: int
+    texts: list[str]
+
+
+class Encode(msgspec.Struct, tag="encode", frozen=True):
+    """Encode sequences of these lengths; the array holds their ids, end to end."""
+
+    id: int
+    pooling: Pooling | None
+    lengths: list[int]
+
+
+class Progress(msgspec.Struct, tag="progress", frozen=True):
+    """A share (0 … 1) of the weights is loaded."""
+
+    share: float
+
+
+class Ready(msgspec.Struct, tag="ready", frozen=True):
+    """The model is loaded and has passed its self-test."""
+
+    width: int
+    limit: int
+    pooling: Pooling
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    vocabulary: int
+    max_batch_tokens: int
+    max_sequences: int
+    gpu_bytes: int
+
+
+class Fault(StrEnum):
+    """Why a model could not be loaded, by what may help."""
+
+    REFUSED = "refused"  # nothing: the file is at fault
+    WRONG = "wrong"  # another rung: the self-test failed
+    MEMORY = "memory"  # more memory
+
+
+class Failed(msgspec.Struct, tag="failed", frozen=True):
+    """The model cannot be loaded."""
+
+    message: str
+    fault: Fault
+
+
+class Tokens(msgspec.Struct, tag="tokens", frozen=True):
+    """Answer to `Tokenize`: lengths of the sequences; the array holds their ids."""
+
+    id: int
+    lengths: list[int]
+
+
+class Started(msgspec.Struct, tag="started", frozen=True):
+    """A replica begins to compute this batch: if the worker dies now, it is suspect."""
+
+    id: int
+
+
+class Computed(msgspec.Struct, tag="computed", frozen=True):
+    """Answer to `Encode`: the array has shape (rows, width), in ``seconds`` of compute."""
+
+    id: int
+    rows: int
+    seconds: float
+
+
+class Refused(msgspec.Struct, tag="refused", frozen=True):
+    """A request failed, the worker did not; ``index`` is the sequence at fault."""
+
+    id: int
+    message: str
+    index: int | None = None
+
+
+ToWorker: TypeAlias = Load | Tokenize | Encode
+FromWorker: TypeAlias = Progress | Ready | Failed | Tokens | Started | Computed | Refused
+
+_encoder = msgspec.msgpack.Encoder()
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
+
+
+def make_frame(
+    message: ToWorker | FromWorker, array: TokenIds | Vectors | None = None
+) -> list[bytes | memoryview]:
+    """The pieces of a frame, to be written one after the other.
+
+    Raises:
+        EngineError: The frame would be longer than `MAX_FRAME`.
+    """
+    header = _encoder.encode(message)
+    payload = memoryview(b"") if array is None else np.ascontiguousarray(array).data.cast("B")
+    length = 4 + len(header) + payload.nbytes
+    if length > MAX_FRAME:
+        raise EngineError(f"a message to a worker has {length} bytes, the limit is {MAX_FRAME}")
+    return [PREFIX.pack(length, len(header)), header, payload]
+
+
+def parse_prefix(prefix: bytes) -> tuple[int, int]:
+    """(header length, array length) of the frame that starts with these 8 bytes.
+
+    Raises:
+        EngineError: The lengths contradict each other or `MAX_FRAME`.
+    """
+    length, header = PREFIX.unpack(prefix)
+    if length > MAX_FRAME or header + 4 > length:
+        raise EngineError(f"broken frame: length {length}, header length {header}")
+    return header, length - 4 - header
+
+
+def parse_to_worker(header: bytes) -> ToWorker:
+    """The message of a frame that the server sent."""
+    return _to_worker.decode(header)
+
+
+def parse_from_worker(header: bytes) -> FromWorker:
+    """The message of a frame that a worker sent."""
+    return _from_worker.decode(header)

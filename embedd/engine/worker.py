@@ -1,0 +1,259 @@
+"""The process that owns a loaded model: ``python -m embedd.engine.worker <fd>``.
+
+It speaks the frames of `wire` over the socket with that file descriptor. One thread
+reads, one tokenizes, one loads and encodes; it ends when the socket does. Whatever a
+poisoned model does to this process, the server only sees the end of the socket.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import os
+import queue
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from embedd.engine import wire
+from embedd.engine.base import CPU_LADDER, Engine, ModelInfo, ModelSpec
+from embedd.errors import EmbeddError, EngineError, InsufficientMemoryError, ModelLoadError
+from embedd.types import Pooling, TokenIds, Vectors
+
+ENGINES = {
+    "llama": "embedd.engine.llama.engine:LlamaEngine",
+    "fake": "embedd.engine.fake:FakeEngine",
+}
+# llama.cpp's fall-back for regular expressions recurses once per letter of a word:
+# 80,000 letters overflow the default 8 MiB.
+TOKENIZER_STACK = 256 << 20
+OOM_SCORE = 500  # the kernel takes a worker before it takes the server
+PR_SET_PDEATHSIG = 1
+SELF_TEST = "Every worker proves on one ordinary sentence that it can count to eight."
+
+Send: TypeAlias = Callable[..., None]
+
+
+class Connection:
+    """The worker's end of the socket: one thread receives, any thread sends."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._file = sock.makefile("rb")
+        self._sock = sock
+        self._sending = threading.Lock()
+
+    def send(self, message: wire.FromWorker, array: TokenIds | Vectors | None = None) -> None:
+        """Write one frame whole."""
+        frame = wire.make_frame(message, array)
+        with self._sending:
+            for piece in frame:
+                self._sock.sendall(piece)
+
+    def receive(self) -> tuple[wire.ToWorker, bytes] | None:
+        """The next message with its array; None when the server has left."""
+        prefix = self._file.read(wire.PREFIX.size)
+        if len(prefix) < wire.PREFIX.size:
+            return None
+        header, array = wire.parse_prefix(prefix)
+        body = self._file.read(header + array)
+        if len(body) < header + array:
+            return None
+        return wire.parse_to_worker(body[:header]), body[header:]
+
+
+class Worker:
+    """Joins the threads: queues between them, one engine."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._encodes: queue.SimpleQueue[tuple[wire.Encode, bytes]] = queue.SimpleQueue()
+        self._texts: queue.SimpleQueue[wire.Tokenize] = queue.SimpleQueue()
+        self._engine: Engine
+
+    def run(self) -> None:
+        """Serve until the server closes the socket."""
+        while (received := self._connection.receive()) is not None:
+            message, array = received
+            match message:
+                case wire.Load():
+                    _start_thread(self._replica, message)
+                case wire.Tokenize():
+                    self._texts.put(message)
+                case wire.Encode():
+                    self._encodes.put((message, array))
+
+    def _replica(self, message: wire.Load) -> None:
+        # Loading, self-test and encoding share one thread: OpenMP keeps a team of
+        # threads for every thread that ever computed.
+        try:
+            engine = open_engine(message, lambda share: self._connection.send(wire.Progress(share)))
+            test_engine(engine)
+        except (EmbeddError, MemoryError) as error:
+            self._connection.send(wire.Failed(str(error), _fault(error)))
+            return
+        self._engine = engine
+        threading.stack_size(TOKENIZER_STACK)
+        _start_thread(self._tokenizer)
+        threading.stack_size(0)
+        self._connection.send(_describe(engine.info))
+        while True:
+            self._encode(*self._encodes.get())
+
+    def _tokenizer(self) -> None:
+        while True:
+            message = self._texts.get()
+            try:
+                ids = self._engine.tokenize(message.texts)
+            except EmbeddError as error:
+                self._connection.send(wire.Refused(message.id, str(error), error.index))
+                continue
+            lengths = [len(one) for one in ids]
+            array = np.concatenate(ids) if ids else np.empty(0, np.int32)
+            self._connection.send(wire.Tokens(message.id, lengths), array)
+
+    def _encode(self, message: wire.Encode, array: bytes) -> None:
+        self._connection.send(wire.Started(message.id))
+        start = time.perf_counter()
+        ids = np.frombuffer(array, np.int32)
+        sequences = np.split(ids, np.cumsum(message.lengths)[:-1])
+        try:
+            vectors = encode_checked(self._engine, sequences, message.pooling)
+        except EmbeddError as error:
+            self._connection.send(wire.Refused(message.id, str(error), error.index))
+            return
+        seconds = time.perf_counter() - start
+        self._connection.send(wire.Computed(message.id, len(vectors), seconds), vectors)
+
+
+def open_engine(message: wire.Load, report: Callable[[float], None]) -> Engine:
+    """Load the model that *message* names, on the engine and the rung that it names."""
+    module, name = ENGINES[message.engine].split(":")
+    factory = getattr(importlib.import_module(module), name)
+    spec = ModelSpec(
+        name="",
+        digest="",
+        path=Path(message.path),
+        pooling=message.pooling,
+        context_length=message.context_length,
+        vocabulary=0,
+        width=0,
+        weights=0,
+        engine=message.engine,
+        gpu_layers=message.gpu_layers,
+        main_gpu=message.main_gpu,
+        use_mmap=message.use_mmap,
+    )
+    rung = next(rung for rung in CPU_LADDER if rung.name == message.rung)
+    engine: Engine = factory(spec, rung, threads=message.threads, report=report)
+    return engine
+
+
+def test_engine(engine: Engine) -> None:
+    """One sentence, then a packed batch as large as they get.
+
+    A build that is wrong for this CPU survives one token and dies with two: so the
+    batch that kills the worker is this one, before the model is announced.
+
+    Raises:
+        EngineError: A vector is not finite or has norm 0.
+    """
+    info = engine.info
+    [sentence] = engine.tokenize([SELF_TEST])
+    sentence = sentence[: info.limit]
+    count = max(1, min(info.max_batch_tokens // len(sentence), info.max_sequences))
+    for batch in ([sentence], [sentence] * count):
+        encode_checked(engine, batch, None)
+
+
+def encode_checked(engine: Engine, sequences: list[TokenIds], pooling: Pooling | None) -> Vectors:
+    """`Engine.encode`, with every row proved finite and, but for scores, of norm > 0.
+
+    A bad row is computed again alone before it counts as an error of its input.
+
+    Raises:
+        EngineError: Of the engine, or naming the sequence whose row stays bad.
+    """
+    vectors = engine.encode(sequences, pooling)
+    kind = pooling or engine.info.pooling
+    if kind is Pooling.NONE:
+        if not np.isfinite(vectors).all():
+            raise EngineError("embedding contains NaN or Inf values")
+        return vectors
+    for row in np.flatnonzero(_bad_rows(vectors, kind)):
+        again = engine.encode([sequences[row]], pooling)
+        if _bad_rows(again, kind).any():
+            finite = np.isfinite(again).all()
+            fault = "has zero norm" if finite else "contains NaN or Inf values"
+            raise EngineError(f"embedding {fault}", index=int(row))
+        vectors[row] = again[0]
+    return vectors
+
+
+def _bad_rows(vectors: Vectors, pooling: Pooling) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    finite = np.isfinite(vectors).all(axis=1)
+    if pooling is Pooling.RANK:
+        return np.asarray(~finite)
+    return np.asarray(~finite | ~vectors.any(axis=1))
+
+
+def _describe(info: ModelInfo) -> wire.Ready:
+    return wire.Ready(
+        width=info.width,
+        limit=info.limit,
+        pooling=info.pooling,
+        prefix=info.frame.prefix,
+        suffix=info.frame.suffix,
+        vocabulary=info.vocabulary,
+        max_batch_tokens=info.max_batch_tokens,
+        max_sequences=info.max_sequences,
+        gpu_bytes=info.gpu_bytes,
+    )
+
+
+def _fault(error: Exception) -> wire.Fault:
+    if isinstance(error, InsufficientMemoryError | MemoryError):
+        return wire.Fault.MEMORY
+    return wire.Fault.REFUSED if isinstance(error, ModelLoadError) else wire.Fault.WRONG
+
+
+def _start_thread(target: Callable[..., None], *args: object) -> None:
+    def run() -> None:
+        # The server has closed the socket: the reader is about to end the process.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            target(*args)
+
+    threading.Thread(target=run, daemon=True).start()
+
+
+def settle() -> None:
+    """Make this process one that may die: no core file, first choice of the kernel."""
+    # Ctrl-C and a service manager's SIGTERM reach the whole process group; the server
+    # decides when a worker ends, so that running requests can finish.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+
+
+def main() -> None:
+    """Entry point of the process."""
+    settle()
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    Worker(Connection(sock)).run()
+    # No interpreter shutdown: llama.cpp's callbacks and threads do not survive one.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Records of the scheduler: a model in memory, and a model that requests wait for."""
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from embedd.engine.base import ModelInfo, ModelSpec
+from embedd.engine.queue import Outcome
+from embedd.types import Pooling, TokenIds
+
+
+class Loaded(Protocol):
+    """A model that serves; `ServedModel` is one."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts of the loaded model."""
+        ...
+
+    @property
+    def pid(self) -> int:
+        """Process id of its worker."""
+        ...
+
+    @property
+    def broken(self) -> str | None:
+        """Why it can compute no more, or None."""
+        ...
+
+    async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Ids of each text."""
+        ...
+
+    async def embed(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Outcome:
+        """Vectors of each sequence."""
+        ...
+
+    async def close(self) -> None:
+        """Give the memory back."""
+        ...
+
+
+class Handle(Protocol):
+    """A timer that can be stopped."""
+
+    def cancel(self) -> None:
+        """Do not fire."""
+        ...
+
+
+class Clock(Protocol):
+    """Time in seconds and timers; an event loop is one."""
+
+    def time(self) -> float:
+        """Now."""
+        ...
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: object) -> Handle:
+        """Call after *delay* seconds."""
+        ...
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Resident:
+    """A model in memory. ``users`` leases are open; ``leaving`` takes no new ones."""
+
+    spec: ModelSpec
+    model: Loaded
+    size: int
+    keep_alive: float
+    users: int
+    leaving: bool = False
+    unloading: asyncio.Task[None] | None = None
+    timer: Handle | None = None
+    idle_since: float = 0.0
+
+    def stop_timer(self) -> None:
+        """It is in use, or about to go."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def expires_in(self, now: float) -> float:
+        """Seconds until it is unloaded, if no request comes; negative while it leaves."""
+        if self.leaving:
+            return -1.0
+        if self.users or math.isinf(self.keep_alive):
+            return self.keep_alive
+        return self.idle_since + self.keep_alive - now
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Wanted:
+    """A model that requests wait for. ``task`` is its load, once that has begun."""
+
+    spec: ModelSpec
+    size: int
+    keep_alive: float
+    ready: asyncio.Future[Resident]
+    waiters: int = 0
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def queued(self) -> int:
+        """Requests that count towards the limit: not the one whose load is running."""
+        return self.waiters - (1 if self.task is not None and self.waiters else 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResidentStatus:
+    """A line of ``ps``: ``size`` in bytes, ``expires_in`` in seconds. No model: it loads."""
+
+    spec: ModelSpec
+    size: int
+    expires_in: float
+    model: Loaded | None

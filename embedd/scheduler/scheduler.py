@@ -1,0 +1,310 @@
+"""Leases on models: who may compute, what is loaded for it, and what must go.
+
+Everything that decides is synchronous and runs between two awaits, so that nothing
+changes between a check and its effect. A load belongs to the scheduler, not to the
+request that asked first: that client may leave, the others still wait.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager
+
+from embedd.engine.base import ModelSpec
+from embedd.errors import (
+    EmbeddError,
+    InsufficientMemoryError,
+    OverloadedError,
+    ShuttingDownError,
+)
+from embedd.scheduler.eviction import Candidate, Need, choose_victims
+from embedd.scheduler.residents import Clock, Loaded, Resident, ResidentStatus, Wanted
+
+log = logging.getLogger(__name__)
+
+
+class Scheduler:
+    """Decides which models are in memory.
+
+    Args:
+        load: Starts a model; may take long, and fail.
+        estimate: Bytes that a model will take.
+        memory: Budget in bytes for all models together.
+        max_models: Models in memory at a time.
+        max_queue: Requests that may wait for models which are not loaded.
+        keep_alive: Seconds that an idle model stays, unless a request says otherwise.
+    """
+
+    def __init__(
+        self,
+        *,
+        load: Callable[[ModelSpec], Awaitable[Loaded]],
+        estimate: Callable[[ModelSpec], int],
+        memory: int,
+        max_models: int,
+        max_queue: int,
+        keep_alive: float,
+        clock: Clock | None = None,
+    ) -> None:
+        self._load_model = load
+        self._estimate = estimate
+        self._memory = memory
+        self._max_models = max_models
+        self._max_queue = max_queue
+        self._keep_alive = keep_alive
+        self._clock = clock
+        self._residents: dict[Hashable, Resident] = {}
+        self._wanted: dict[Hashable, Wanted] = {}  # in order of arrival
+        self._closed = False
+
+    @asynccontextmanager
+    async def lease(
+        self, spec: ModelSpec, keep_alive: float | None = None
+    ) -> AsyncIterator[Loaded]:
+        """The model, loaded, and kept until the block ends.
+
+        Args:
+            keep_alive: Seconds to stay loaded afterwards, ``math.inf`` for ever; None
+                leaves what the model has.
+
+        Raises:
+            OverloadedError: Too many requests wait for models to load.
+            ModelLoadError: It cannot be loaded.
+            ShuttingDownError: `close` was called.
+        """
+        resident = await self._acquire(spec, keep_alive)
+        try:
+            yield resident.model
+        finally:
+            self._release(resident)
+
+    async def unload(self, spec: ModelSpec) -> None:
+        """Let the model go once its requests end; returns when an idle one is gone."""
+        resident = self._residents.get(spec.key)
+        if resident is None:
+            return
+        resident.keep_alive = 0.0
+        if not resident.users:
+            self._retire(resident)
+        if resident.unloading is not None:
+            await asyncio.shield(resident.unloading)
+
+    def residents(self) -> list[ResidentStatus]:
+        """Models in memory and models that load; never waits."""
+        now = self._now().time()
+        loaded = [
+            ResidentStatus(
+                spec=one.spec, size=one.size, expires_in=one.expires_in(now), model=one.model
+            )
+            for one in self._residents.values()
+        ]
+        loading = [
+            ResidentStatus(spec=one.spec, size=one.size, expires_in=one.keep_alive, model=None)
+            for one in self._wanted.values()
+            if one.task is not None
+        ]
+        return loaded + loading
+
+    async def close(self) -> None:
+        """Unload everything and refuse what comes."""
+        self._closed = True
+        tasks = []
+        for wanted in list(self._wanted.values()):
+            if wanted.task is not None:
+                wanted.task.cancel()
+                tasks.append(wanted.task)
+            self._fail(wanted, ShuttingDownError())
+        for resident in list(self._residents.values()):
+            resident.stop_timer()
+            resident.leaving = True
+            tasks.append(self._start_unloading(resident))
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _acquire(self, spec: ModelSpec, keep_alive: float | None) -> Resident:
+        if self._closed:
+            raise ShuttingDownError
+        resident = self._residents.get(spec.key)
+        if resident is not None and resident.model.broken is not None:
+            self._retire(resident)
+        if resident is None or resident.leaving:
+            return await self._wait(self._want(spec, keep_alive))
+        resident.stop_timer()
+        resident.users += 1
+        if keep_alive is not None:
+            resident.keep_alive = keep_alive
+        return resident
+
+    def _want(self, spec: ModelSpec, keep_alive: float | None) -> Wanted:
+        """Join those who wait for the model, or be the first."""
+        size = self._estimate(spec)
+        if size > self._memory:
+            raise InsufficientMemoryError(
+                f'model "{spec.name}" needs about {size} bytes, the budget is {self._memory} '
+                "(EMBEDD_MEMORY): raise it or use a smaller quantisation"
+            )
+        wanted = self._wanted.get(spec.key)
+        starts = wanted is None and not self._wanted and self._need(size).met
+        if not starts and sum(one.queued for one in self._wanted.values()) >= self._max_queue:
+            raise OverloadedError(f"{self._max_queue} requests already wait for models to load")
+        if wanted is None:
+            wanted = self._wanted[spec.key] = Wanted(
+                spec=spec,
+                size=size,
+                keep_alive=self._keep_alive,
+                ready=asyncio.get_running_loop().create_future(),
+            )
+        if keep_alive is not None:
+            wanted.keep_alive = keep_alive
+        wanted.waiters += 1
+        self._advance()
+        return wanted
+
+    async def _wait(self, wanted: Wanted) -> Resident:
+        try:
+            return await asyncio.shield(wanted.ready)
+        except asyncio.CancelledError:
+            self._leave(wanted)
+            raise
+
+    def _leave(self, wanted: Wanted) -> None:
+        """The client left. A load that has begun goes on: others may want the model."""
+        if wanted.ready.done() and wanted.ready.exception() is None:
+            self._release(wanted.ready.result())
+            return
+        wanted.waiters -= 1
+        if not wanted.waiters and wanted.task is None:
+            self._wanted.pop(wanted.spec.key, None)
+            self._advance()
+
+    def _release(self, resident: Resident) -> None:
+        resident.users -= 1
+        if resident.users:
+            return
+        now = self._now()
+        resident.idle_since = now.time()
+        if resident.leaving:
+            self._start_unloading(resident)
+        elif resident.keep_alive <= 0:
+            self._retire(resident)
+        else:
+            self._start_timer(resident)
+            if self._wanted:
+                self._advance()
+
+    def _start_timer(self, resident: Resident) -> None:
+        if resident.keep_alive < float("inf"):
+            resident.timer = self._now().call_later(resident.keep_alive, self._retire, resident)
+
+    def _advance(self) -> None:
+        """Start what can be started, make room for the first that cannot."""
+        for key, wanted in list(self._wanted.items()):
+            if wanted.task is not None:
+                continue
+            if key not in self._residents and self._need(wanted.size).met:
+                wanted.task = asyncio.create_task(self._load(wanted))
+                continue
+            self._make_room(wanted)
+            # First come, first served: nobody overtakes a model that waits for room.
+            return
+
+    def _make_room(self, wanted: Wanted) -> None:
+        staying = [one for one in self._residents.values() if not one.leaving]
+        leaving = [one for one in self._residents.values() if one.leaving]
+        need = self._need(wanted.size)
+        need = Need(
+            places=need.places - len(leaving), size=need.size - sum(one.size for one in leaving)
+        )
+        candidates = [
+            Candidate(
+                key=one.spec.key,
+                keep_alive=one.keep_alive,
+                order=str(one.spec.path),
+                size=one.size,
+                idle=not one.users,
+            )
+            for one in staying
+        ]
+        for victim in choose_victims(candidates, need):
+            log.info("model evicted", extra={"model": self._residents[victim.key].spec.name})
+            self._retire(self._residents[victim.key])
+
+    def _need(self, size: int) -> Need:
+        """What must become free for one more model of *size* bytes."""
+        loading = [one for one in self._wanted.values() if one.task is not None]
+        used = sum(one.size for one in self._residents.values()) + sum(one.size for one in loading)
+        places = len(self._residents) + len(loading) + 1 - self._max_models
+        return Need(places=places, size=used + size - self._memory)
+
+    def _retire(self, resident: Resident) -> None:
+        """No new leases; unload now, or when the last lease ends."""
+        if resident.leaving:
+            return
+        resident.stop_timer()
+        resident.leaving = True
+        if not resident.users:
+            self._start_unloading(resident)
+
+    def _start_unloading(self, resident: Resident) -> asyncio.Task[None]:
+        if resident.unloading is None:
+            resident.unloading = asyncio.create_task(self._unload(resident))
+        return resident.unloading
+
+    async def _unload(self, resident: Resident) -> None:
+        await resident.model.close()
+        del self._residents[resident.spec.key]
+        log.info("model unloaded", extra={"model": resident.spec.name})
+        self._advance()
+
+    async def _load(self, wanted: Wanted) -> None:
+        try:
+            try:
+                model = await self._load_model(wanted.spec)
+            except InsufficientMemoryError:
+                if not await self._unload_idle():
+                    raise
+                model = await self._load_model(wanted.spec)
+        except EmbeddError as error:
+            log.warning(
+                "model failed to load", extra={"model": wanted.spec.name, "reason": str(error)}
+            )
+            self._fail(wanted, error)
+        except Exception:
+            log.exception("model failed to load", extra={"model": wanted.spec.name})
+            self._fail(wanted, EmbeddError("internal error"))
+            raise
+        else:
+            self._settle(wanted, model)
+        self._advance()
+
+    async def _unload_idle(self) -> bool:
+        idle = [one for one in self._residents.values() if not one.users]
+        for resident in idle:
+            self._retire(resident)
+        if idle:
+            await asyncio.wait([self._start_unloading(one) for one in idle])
+        return bool(idle)
+
+    def _settle(self, wanted: Wanted, model: Loaded) -> None:
+        # Every waiter becomes a user here, before any of them runs: between the load
+        # and the first of them nothing may evict the model.
+        resident = Resident(
+            spec=wanted.spec,
+            model=model,
+            size=wanted.size,
+            keep_alive=wanted.keep_alive,
+            users=wanted.waiters + 1,
+        )
+        del self._wanted[wanted.spec.key]
+        self._residents[wanted.spec.key] = resident
+        wanted.ready.set_result(resident)
+        self._release(resident)
+
+    def _fail(self, wanted: Wanted, error: EmbeddError) -> None:
+        self._wanted.pop(wanted.spec.key, None)
+        if not wanted.ready.done():
+            wanted.ready.set_exception(error)
+            wanted.ready.exception()  # perhaps nobody waits any more
+
+    def _now(self) -> Clock:
+        return self._clock if self._clock is not None else asyncio.get_running_loop()
