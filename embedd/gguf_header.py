@@ -292,15 +292,15 @@ class _Source:
         return self.take(_check_limit(self.u64(), limit, what)).decode(errors="replace")
 
     def skip_strings(self, count: int) -> None:
-        for _ in range(count):
+        while count:
             self._need(8)
-            (length,) = _U64.unpack_from(self._buffer, self._at)
-            self._at += 8
-            # The common case without a call: vocabularies have 500,000 strings and more.
-            if length <= len(self._buffer) - self._at:
-                self._at += length
-            else:
-                self.skip(length)
+            buffer, at, last = self._buffer, self._at, len(self._buffer) - 8
+            # Without calls: a vocabulary and its merges are up to 800,000 strings.
+            while count and at <= last:
+                at += 8 + _U64.unpack_from(buffer, at)[0]
+                count -= 1
+            self._at = min(at, len(buffer))
+            self.skip(at - self._at)
 
     def _need(self, count: int) -> None:
         left = len(self._buffer) - self._at
