@@ -84,7 +84,7 @@ class FakeEngine:
                 raise EngineError(f"a token id is outside 0 … {VOCABULARY - 1}", index=index)
         self._fail_on_demand(np.concatenate(sequences))
         if (pooling or self._info.pooling) is Pooling.NONE:
-            return np.concatenate([self._table[ids] for ids in sequences])
+            return np.concatenate([self._attend(ids) for ids in sequences])
         return np.stack([self._pool(ids, pooling or self._info.pooling) for ids in sequences])
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class FakeEngine:
             time.sleep(SLOW_SECONDS)
 
     def _pool(self, ids: TokenIds, pooling: Pooling) -> Vectors:
-        rows: Vectors = self._table[ids]
+        rows = self._attend(ids)
         if ord(NOT_A_NUMBER) in ids:
             return np.full(WIDTH, np.nan, np.float32)
         if ord(ZERO) in ids:
@@ -106,7 +106,10 @@ class FakeEngine:
             return np.asarray(rows[0])
         if pooling is Pooling.LAST:
             return np.asarray(rows[-1])
-        # Positions count, as in a real encoder: permuted tokens are another text.
-        weights = np.arange(1, len(ids) + 1, dtype=np.float32)[:, np.newaxis]
-        pooled: Vectors = (rows * weights).sum(axis=0) / weights.sum()
-        return pooled
+        return np.asarray(rows.mean(axis=0))
+
+    def _attend(self, ids: TokenIds) -> Vectors:
+        """Every token's vector knows all tokens and their positions, as in an encoder."""
+        rows: Vectors = self._table[ids]
+        positions = np.arange(1, len(ids) + 1, dtype=np.float32)[:, np.newaxis]
+        return rows + (rows * positions).sum(axis=0) / positions.sum()

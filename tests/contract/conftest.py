@@ -1,0 +1,51 @@
+"""The engines that must keep the contract: the fake one, and llama.cpp on tiny models."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from embedd.engine.base import CPU_LADDER, Engine, ModelSpec
+from embedd.engine.fake import FakeEngine
+from embedd.engine.llama.engine import LlamaEngine
+from embedd.types import Pooling
+from tests.tiny_models import write_tiny_bert, write_tiny_decoder
+
+CONTEXT = 64
+
+
+def make_spec(path: Path, pooling: Pooling, *, context: int = CONTEXT) -> ModelSpec:
+    return ModelSpec(
+        name="tiny",
+        digest="sha256:" + "0" * 64,
+        path=path,
+        pooling=pooling,
+        context_length=context,
+        vocabulary=0,
+        width=0,
+        weights=0,
+    )
+
+
+OpenEngine = Callable[[Pooling], Engine]
+
+
+@pytest.fixture(params=["fake", "bert", "decoder"])
+def open_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenEngine]:
+    """Opens the engine with a pooling; closes all at the end."""
+    opened: list[Engine] = []
+    kind = request.param
+
+    def open_one(pooling: Pooling) -> Engine:
+        path = tmp_path / "tiny.gguf"
+        if kind == "decoder":
+            write_tiny_decoder(path, pooling="last", context=CONTEXT, add_eos=True)
+        else:
+            write_tiny_bert(path, context=CONTEXT)
+        factory = FakeEngine if kind == "fake" else LlamaEngine
+        opened.append(factory(make_spec(path, pooling), CPU_LADDER[0], threads=1))
+        return opened[-1]
+
+    yield open_one
+    for engine in opened:
+        engine.close()
