@@ -89,9 +89,11 @@ class Context:
     ) -> None:
         self._model = model
         self._pooling = pooling
-        self.capacity = capacity
         self.sequences = min(sequences, capacity)
-        self._columns = Columns(capacity)
+        # llama.cpp plans its graph for a multiple of the sequences, and aborts with mean
+        # pooling when that is more than the batch it was promised.
+        self.capacity = -(-capacity // self.sequences) * self.sequences
+        self._columns = Columns(self.capacity)
         self._handle: Any = self._open(threads=threads, flash_attention=flash_attention, outputs=0)
         self._memory: Any = lib.llama_get_memory(self._handle)
         self._two_passes = bool(self._memory) and pooling is Pooling.LAST
