@@ -1,0 +1,193 @@
+"""The catalogue: what a recipe may say, and who wins a name."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from embedd.catalog.catalog import Catalog, read_catalog, read_recipes
+from embedd.catalog.recipe import HubSource, PackageSource, Recipe
+from embedd.errors import ConfigError
+from embedd.names import parse_model_name
+from embedd.types import Pooling
+
+SHIPPED = Path(__file__).parents[3] / "models"
+PACKAGE = {
+    "source": "package", "package": "some_package", "distribution": "some-package",
+    "folder": "model", "weights": "f16", "sha256": "0" * 64,
+}  # fmt: skip
+HUB = {"source": "hub", "repository": "acme/tiny-GGUF", "file": "q/tiny-Q8_0.gguf"}
+
+
+def content(**changes: object) -> dict[str, object]:
+    base: dict[str, object] = {
+        "name": "tiny", "description": "Tiny", "license": "MIT", "pooling": "cls",
+        "context_length": 512, "dimensions": 384, "tags": {"latest": HUB},
+    }  # fmt: skip
+    return {key: value for key, value in (base | changes).items() if value is not None}
+
+
+def to_toml(table: Mapping[str, object]) -> str:
+    return "".join(f"{key} = {to_toml_value(value)}\n" for key, value in table.items())
+
+
+def to_toml_value(value: object) -> str:
+    if isinstance(value, Mapping):
+        pairs = [f"{json.dumps(key)} = {to_toml_value(item)}" for key, item in value.items()]
+        return "{" + ", ".join(pairs) + "}"
+    return json.dumps(value)
+
+
+def make_recipe(**changes: object) -> Recipe:
+    return msgspec.convert(content(**changes), Recipe)
+
+
+def test_every_shipped_recipe_can_be_read_and_its_names_be_found() -> None:
+    catalog = Catalog(read_recipes(SHIPPED))
+    assert {recipe.name for recipe in catalog.recipes} == {
+        path.stem for path in SHIPPED.glob("*.toml")
+    }
+    for recipe in catalog.recipes:
+        for tag, source in recipe.tags.items():
+            offer = catalog.find(parse_model_name(f"{recipe.name}:{tag}"))
+            assert offer is not None
+            assert (offer.recipe, offer.source) == (recipe, source)
+        for alias in recipe.aliases:
+            assert catalog.find(parse_model_name(alias)) is not None
+
+
+def test_the_shipped_recipes_are_found_as_package_data() -> None:
+    pytest.importorskip("embedd.models", reason="embedd is not installed")
+    assert read_catalog().find(parse_model_name("all-minilm"))
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("all-minilm", "f16"),
+        ("All-MiniLM:F32", "f32"),
+        ("all-minilm:q8_0", "q8_0"),
+        ("registry.ollama.ai/library/all-minilm:latest", "f16"),
+        ("chroma/all-minilm-l6-v2-f32", "f32"),
+        ("all-minilm:f8", None),
+        ("other/all-minilm", None),
+        ("hf.co/library/all-minilm", None),
+    ],
+)
+def test_all_minilm_is_offered_under_its_names(name: str, weights: str | None) -> None:
+    offer = Catalog(read_recipes(SHIPPED)).find(parse_model_name(name))
+    source = offer.source if offer else None
+    assert (source.weights if isinstance(source, PackageSource) else None) == weights
+
+
+def test_a_recipe_says_how_a_model_is_used() -> None:
+    recipe = make_recipe(
+        num_ctx=256,
+        matryoshka=[64, 128],
+        prompts={"query": "q: ", "clustering": "c: "},
+        tags={"latest": PACKAGE, "small": {**HUB, "num_ctx": 128, "dimensions": 64}},
+    )
+    assert recipe.pooling is Pooling.CLS
+    assert recipe.normalize
+    assert recipe.matryoshka == (64, 128)
+    assert [recipe.num_ctx_of(source) for source in recipe.tags.values()] == [256, 128]
+    assert isinstance(recipe.tags["latest"], PackageSource)
+    assert isinstance(recipe.tags["small"], HubSource)
+    assert make_recipe().num_ctx_of(make_recipe().tags["latest"]) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"surprise": 1}, "unknown field"),
+        ({"license": None}, "license"),
+        ({"pooling": "max"}, "pooling"),
+        ({"pooling": "none"}, "pooling other than none"),
+        ({"context_length": 0}, "context_length"),
+        ({"name": "../x"}, "model name"),
+        ({"name": "a:b", "tags": {"latest": {**HUB, "surprise": 1}}}, "unknown field"),
+        ({"tags": {"q8_0": HUB}}, "tag latest"),
+        ({"tags": {"latest": HUB, "a/b": HUB}}, "model name"),
+        ({"tags": {"latest": {**HUB, "source": "web"}}}, "web"),
+        ({"tags": {"latest": {**HUB, "file": "../../x.gguf"}}}, "file"),
+        ({"tags": {"latest": {**HUB, "file": "/x.gguf"}}}, "file"),
+        ({"tags": {"latest": {**HUB, "repository": "acme"}}}, "repository"),
+        ({"tags": {"latest": {**PACKAGE, "package": "a.b"}}}, "package"),
+        ({"tags": {"latest": {**PACKAGE, "folder": ".."}}}, "folder"),
+        ({"tags": {"latest": {**PACKAGE, "sha256": "0"}}}, "sha256"),
+        ({"tags": {"latest": {**PACKAGE, "weights": "q4_K_M"}}}, "weights"),
+        ({"aliases": {"x": "q8_0"}}, "unknown tag: q8_0"),
+        ({"aliases": {"bad name!": "latest"}}, "model name"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_its_file(
+    tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    file = tmp_path / "tiny.toml"
+    file.write_text(to_toml(content(**changes)))
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_recipes(tmp_path)
+    assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"name = ", b"\xff"])
+def test_what_is_no_toml_is_refused_with_its_file(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "tiny.toml").write_bytes(data)
+    with pytest.raises(ConfigError, match=r"tiny\.toml cannot be read"):
+        read_recipes(tmp_path)
+
+
+def test_other_files_are_no_recipes(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("x")
+    assert read_recipes(tmp_path) == []
+
+
+def test_the_later_recipe_wins_and_no_alias_hides_a_recipe() -> None:
+    shipped, users = make_recipe(), make_recipe(name="TINY", license="mine")
+    other = make_recipe(name="other", aliases={"tiny": "latest", "short": "latest"})
+    catalog = Catalog([shipped, users, other])
+    assert catalog.recipes == (users, other)
+    for name, recipe in [("tiny", users), ("other", other), ("short", other)]:
+        offer = catalog.find(parse_model_name(name))
+        assert offer is not None
+        assert offer.recipe == recipe
+
+
+def test_users_recipes_win_over_the_shipped_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped, mine = tmp_path / "shipped_recipes", tmp_path / "mine"
+    for folder, text in [(shipped, "theirs"), (mine, "mine")]:
+        folder.mkdir()
+        (folder / "tiny.toml").write_text(to_toml(content(license=text)))
+    (shipped / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("embedd.catalog.catalog.SHIPPED", "shipped_recipes")
+    assert [recipe.license for recipe in read_catalog().recipes] == ["theirs"]
+    assert [recipe.license for recipe in read_catalog(tmp_path / "none").recipes] == ["theirs"]
+    assert [recipe.license for recipe in read_catalog(mine).recipes] == ["mine"]
+
+
+def test_a_package_is_located_without_importing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = msgspec.convert(PACKAGE, PackageSource)
+    assert source.locate() is None
+    (tmp_path / "some_package").mkdir()
+    (tmp_path / "some_package" / "__init__.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert source.locate() is None
+    (tmp_path / "some_package" / "model").mkdir()
+    assert source.locate() == tmp_path / "some_package" / "model"
+    assert "some_package" not in sys.modules
+
+
+def test_a_single_module_holds_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "some_package.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert msgspec.convert(PACKAGE, PackageSource).locate() is None
