@@ -1,0 +1,114 @@
+"""The command line: ``embedd <command>``. A command is imported when it runs.
+
+Exit status: 0 done, 1 an error, 2 wrong usage, 130 interrupted.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Final, NamedTuple
+
+import click
+
+from embedd.errors import EmbeddError
+
+INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
+
+
+class Entry(NamedTuple):
+    """Where a command lies, and its line in the help; told here to keep ``--help`` instant."""
+
+    module: str
+    function: str
+    summary: str
+
+
+COMMANDS: Final[Mapping[str, Entry]] = {
+    "serve": Entry("serve", "serve", "Run the server."),
+    "create": Entry("models", "create", "Make a model from a checkpoint folder or a GGUF file."),
+    "pull": Entry("models", "pull", "Fetch a model into the store."),
+    "list": Entry("models", "list_", "Show the models in the store."),
+    "ps": Entry("running", "ps", "Show the models in memory."),
+    "stop": Entry("running", "stop", "Unload a model."),
+    "rm": Entry("models", "rm", "Delete models from the store."),
+    "run": Entry("embed", "run", "Print the vector of one text."),
+    "embed": Entry("embed", "embed", "Print the vectors of texts, or of the lines of stdin."),
+}
+ALIASES: Final[Mapping[str, str]] = {"start": "serve", "ls": "list"}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by the table above and imports the one that is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names without aliases, in the order of the help."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, its module imported; None if there is none."""
+        del ctx
+        entry = COMMANDS.get(ALIASES.get(cmd_name, cmd_name))
+        if entry is None:
+            return None
+        command = getattr(import_module(f"embedd.cli.{entry.module}"), entry.function)
+        assert isinstance(command, click.Command)  # noqa: S101 (a wrong table, found by its test)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help from the table, importing nothing."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, value: object) -> None:
+    if value and not ctx.resilient_parsing:
+        from embedd.cli.version import show_version
+
+        show_version()
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-v",
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version of the server and of this command.",
+)
+def root() -> None:
+    """Serve embeddings from local models."""
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run one command, errors told on stderr; returns the exit status."""
+    try:
+        status = root.main(args, prog_name="embedd", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except Exception as error:  # nobody is shown a traceback
+        click.echo(f"Error: {_explain(error)}", err=True)
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def _explain(error: Exception) -> str:
+    match error:
+        case EmbeddError() | OSError():
+            return str(error)
+        case UnicodeEncodeError():
+            return "the text is not UTF-8"
+        case _:
+            return f"internal error: {type(error).__name__}: {error}"
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run())

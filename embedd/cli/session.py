@@ -1,0 +1,46 @@
+"""What commands share: the settings, a connection to the server, durations as options."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import click
+
+from embedd.client import NOBODY_THERE, Client
+from embedd.config import Address, Settings, read_settings
+from embedd.durations import parse_keep_alive
+from embedd.errors import RequestError, UnavailableError
+
+
+def warn(text: str) -> None:
+    """Tell the user on stderr, and go on."""
+    click.echo(f"Warning: {text}", err=True)
+
+
+def load_settings() -> Settings:
+    """Settings of the environment; what cannot be read is warned about."""
+    return read_settings(warn=warn)
+
+
+@asynccontextmanager
+async def connect(address: Address) -> AsyncIterator[Client]:
+    """A client of a server that answers.
+
+    Raises:
+        UnavailableError: None does; the message says how to start one.
+    """
+    async with Client(address) as client:
+        if not await client.is_up():
+            raise UnavailableError(NOBODY_THERE)
+        yield client
+
+
+def duration(text: str) -> float:
+    """Type of an option like ``10m``, ``300`` or ``-1``: seconds, ``math.inf`` for ever.
+
+    Raises:
+        click.BadParameter: It is no duration.
+    """
+    try:
+        return parse_keep_alive(text)
+    except RequestError as error:
+        raise click.BadParameter(str(error)) from error

@@ -1,0 +1,30 @@
+"""``embedd --version``: of the server that answers, and of this command."""
+
+import asyncio
+from importlib.metadata import version
+
+import click
+
+from embedd.cli.session import load_settings, warn
+from embedd.client import Client
+from embedd.config import Address
+from embedd.errors import EmbeddError
+
+
+def show_version() -> None:
+    """Print the server's version, or this command's if no server answers."""
+    own = version("embedd")
+    server = asyncio.run(_ask(load_settings().host))
+    if server is None:
+        warn("could not connect to a running embedd instance")
+    click.echo(f"embedd version is {server or own}")
+    if server not in {None, own}:
+        warn(f"client version is {own}")
+
+
+async def _ask(address: Address) -> str | None:
+    try:
+        async with Client(address) as client:
+            return await client.version()
+    except EmbeddError:
+        return None
