@@ -1,0 +1,59 @@
+"""``embedd ps`` and ``embedd stop``: the models in memory."""
+
+import asyncio
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import click
+
+from embedd import api
+from embedd.cli.session import connect, load_settings
+from embedd.cli.tables import format_processor, format_size, format_table, format_until
+from embedd.config import Address
+from embedd.errors import ModelNotFoundError, RequestError
+
+PS_COLUMNS = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL")
+
+
+@click.command
+@click.argument("prefix", default="")
+def ps(*, prefix: str) -> None:
+    """Show the models in memory."""
+    models = asyncio.run(_ask(load_settings().host))
+    click.echo(format_ps((m for m in models if m.name.startswith(prefix)), datetime.now(UTC)))
+
+
+async def _ask(address: Address) -> list[api.RunningModel]:
+    async with connect(address) as client:
+        return await client.ps()
+
+
+def format_ps(models: Iterable[api.RunningModel], now: datetime) -> str:
+    """The table of ``embedd ps``."""
+    rows = (
+        (
+            model.name,
+            model.digest[:12],
+            format_size(model.size),
+            format_processor(model.size, model.size_vram),
+            str(model.context_length),
+            format_until(model.expires_at, now),
+        )
+        for model in models
+    )
+    return format_table(PS_COLUMNS, rows)
+
+
+@click.command
+@click.argument("model")
+def stop(*, model: str) -> None:
+    """Unload a model."""
+    asyncio.run(_unload(load_settings().host, model))
+
+
+async def _unload(address: Address, model: str) -> None:
+    async with connect(address) as client:
+        try:
+            await client.unload(model)
+        except ModelNotFoundError as error:
+            raise RequestError(f'couldn\'t find model "{model}" to stop') from error

@@ -1,0 +1,41 @@
+"""``embedd serve``."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from embedd.cli.session import duration, load_settings, warn
+from embedd.config import parse_host
+
+
+@click.command
+@click.option("--host", help="Address to bind: host, host:port or unix:PATH  [EMBEDD_HOST]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to bind  [EMBEDD_HOST]")
+@click.option(
+    "--models",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the model store  [EMBEDD_MODELS]",
+)
+@click.option(
+    "--keep-alive",
+    type=duration,
+    help="How long an idle model stays in memory, -1 for ever  [EMBEDD_KEEP_ALIVE]",
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Cores that may be used  [EMBEDD_THREADS]"
+)
+@click.option("--load", "preload", metavar="MODEL", multiple=True, help="Load MODEL at the start.")
+def serve(
+    *, host: str | None, port: int | None, preload: tuple[str, ...], **overrides: Any
+) -> None:
+    """Run the server."""
+    from embedd.server.serve import run
+
+    settings = load_settings()
+    address = settings.host if host is None else parse_host(host, warn)
+    if port is not None:
+        address = replace(address, port=port)
+    given = {name: value for name, value in overrides.items() if value is not None}
+    run(replace(settings, host=address, **given), preload)

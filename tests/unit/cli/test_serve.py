@@ -1,0 +1,75 @@
+"""serve: options go before the environment."""
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from embedd.config import Settings
+from embedd.errors import ConfigError
+from tests.unit.cli.conftest import Run
+
+Calls = list[tuple[Settings, Sequence[str]]]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    calls: Calls = []
+
+    def run(settings: Settings, preload: Sequence[str]) -> None:
+        if settings.host.port == 1:
+            raise ConfigError("port 1 is taken by Ollama")
+        calls.append((settings, preload))
+
+    monkeypatch.setitem(sys.modules, "embedd.server.serve", SimpleNamespace(run=run))
+    return calls
+
+
+@pytest.mark.parametrize("command", ["serve", "start"])
+def test_serve_takes_the_environment(
+    embedd: Run, calls: Calls, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("EMBEDD_THREADS", "3")
+    assert embedd(command).status == 0
+    ((settings, preload),) = calls
+    assert (settings.host.url, settings.threads, preload) == ("http://127.0.0.1:11434", 3, ())
+
+
+def test_options_go_before_the_environment(
+    embedd: Run, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOST", "MODELS", "KEEP_ALIVE", "THREADS"):
+        monkeypatch.setenv(f"EMBEDD_{name}", "7")
+    options = "--host 0.0.0.0 --port 5 --models /m --keep-alive -1 --threads 2 --load a --load b"
+    assert embedd("serve", *options.split()).status == 0
+    ((settings, preload),) = calls
+    assert settings.host.url == "http://0.0.0.0:5"
+    assert settings.models == Path("/m")
+    assert settings.keep_alive == math.inf
+    assert settings.threads == 2
+    assert preload == ("a", "b")
+
+
+def test_a_port_alone_keeps_the_host(
+    embedd: Run, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDD_HOST", "10.0.0.1:5")
+    embedd("serve", "--port", "6")
+    assert calls[0][0].host.url == "http://10.0.0.1:6"
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize(
+    "option", ["--port=70000", "--threads=0", "--keep-alive=abc", f"--models={__file__}"]
+)
+def test_an_option_that_cannot_be_read_is_wrong_usage(embedd: Run, option: str) -> None:
+    assert embedd("serve", option).status == 2
+
+
+@pytest.mark.usefixtures("calls")
+def test_a_taken_port_is_one_line(embedd: Run) -> None:
+    outcome = embedd("serve", "--port", "1")
+    assert (outcome.status, outcome.err) == (1, "Error: port 1 is taken by Ollama\n")
