@@ -1,0 +1,192 @@
+"""``embedd run`` and ``embedd embed``: texts in, vectors out."""
+
+import asyncio
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+import click
+import msgspec
+
+from embedd import api
+from embedd.cli.session import connect, duration, load_settings, warn
+from embedd.client import Client
+from embedd.config import Address
+from embedd.errors import InvalidInputError, ModelNotFoundError
+
+CHUNK_TEXTS: Final = 256
+CHUNK_CHARACTERS: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is asked for each text; None leaves it to the server. *keep_alive* in seconds."""
+
+    truncate: bool | None = None
+    dimensions: int | None = None
+    keep_alive: float | None = None
+    input_type: str | None = None
+
+
+class _RunCommand(click.Command):
+    """Lets ``--truncate`` stand alone without taking the next word for its value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        options = ["--truncate=true" if arg == "--truncate" else arg for arg in args[:end]]
+        return super().parse_args(ctx, options + args[end:])
+
+
+_dimensions = click.option(
+    "--dimensions", type=int, help="Numbers to keep of each vector, for models made for that."
+)
+_keepalive = click.option(
+    "--keepalive", "keep_alive", type=duration, help="How long the model stays in memory."
+)
+
+
+@click.command(cls=_RunCommand)
+@click.argument("model")
+@click.argument("text", nargs=-1)
+@click.option("--truncate", type=bool, help="Whether a text that is too long may be cut.")
+@_dimensions
+@_keepalive
+def run(
+    *,
+    model: str,
+    text: tuple[str, ...],
+    truncate: bool | None,
+    dimensions: int | None,
+    keep_alive: float | None,
+) -> None:
+    """Print the vector of one text: stdin, if it is not a terminal, and the arguments."""
+    from embedd.cli.models import pull_model
+
+    piped = "" if sys.stdin.isatty() else _decode(sys.stdin.buffer.read(), "stdin")
+    whole = " ".join(filter(None, [piped.rstrip("\r\n"), *text]))
+    if not whole.strip():
+        raise InvalidInputError(
+            'embedding models require input text. Usage: embedd run NAME "your text here"'
+        )
+    settings = load_settings()
+    options = Options(truncate=truncate, dimensions=dimensions, keep_alive=keep_alive)
+    try:
+        reply = asyncio.run(_embed_one(settings.host, model, whole, options))
+    except ModelNotFoundError:
+        pull_model(settings, model)
+        reply = asyncio.run(_embed_one(settings.host, model, whole, options))
+    click.echo(msgspec.json.encode(reply.embeddings[0]))
+
+
+async def _embed_one(address: Address, model: str, text: str, options: Options) -> api.EmbedReply:
+    async with connect(address) as client:
+        return await _ask(client, model, [text], options)
+
+
+async def _ask(client: Client, model: str, texts: list[str], options: Options) -> api.EmbedReply:
+    return await client.embed(
+        model,
+        texts,
+        truncate=options.truncate,
+        dimensions=options.dimensions,
+        keep_alive=options.keep_alive,
+        input_type=options.input_type,
+    )
+
+
+@click.command
+@click.argument("model")
+@click.argument("texts", metavar="[TEXT]...", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print objects: index, text, embedding.")
+@click.option("--truncate/--no-truncate", default=None, help="Cut, or refuse, too long texts.")
+@click.option("--input-type", type=click.Choice(["query", "document"]), help="What they are for.")
+@_dimensions
+@_keepalive
+def embed(
+    *,
+    model: str,
+    texts: tuple[str, ...],
+    as_json: bool,
+    truncate: bool | None,
+    input_type: str | None,
+    dimensions: int | None,
+    keep_alive: float | None,
+) -> None:
+    """Print the vectors of texts, or of the lines of stdin: one JSON array a line."""
+    if not texts and sys.stdin.isatty():
+        raise click.UsageError("give texts as arguments, or one per line on stdin")
+    options = Options(
+        truncate=truncate, dimensions=dimensions, keep_alive=keep_alive, input_type=input_type
+    )
+    source = texts or read_lines(sys.stdin.buffer)
+    asyncio.run(_embed_all(load_settings().host, model, source, options, as_json=as_json))
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of ``embedd embed --json``."""
+
+    index: int
+    text: str
+    embedding: list[float]
+
+
+async def _embed_all(
+    address: Address, model: str, texts: Iterable[str], options: Options, *, as_json: bool
+) -> None:
+    done = cut = 0
+    async with connect(address) as client:
+        # Reading stdin blocks the loop, which has nothing else to do meanwhile.
+        for chunk in take_chunks(texts):
+            reply = await _ask(client, model, chunk, options)
+            click.echo(_format(chunk, reply, done, as_json=as_json))
+            done += len(chunk)
+            cut += len(reply.truncated)
+    if cut:
+        warn(f"{cut} of {done} texts were cut to the context length (--no-truncate refuses them)")
+
+
+def _format(chunk: list[str], reply: api.EmbedReply, first: int, *, as_json: bool) -> bytes:
+    if not as_json:
+        return b"\n".join(map(msgspec.json.encode, reply.embeddings))
+    return b"\n".join(
+        msgspec.json.encode(Row(index=index, text=text, embedding=vector))
+        for index, (text, vector) in enumerate(zip(chunk, reply.embeddings, strict=True), first)
+    )
+
+
+def read_lines(stream: BinaryIO) -> Iterator[str]:
+    """Lines without their ends; an empty line is a text too.
+
+    Raises:
+        InvalidInputError: A line is not UTF-8.
+    """
+    for number, line in enumerate(stream, 1):
+        yield _decode(line.rstrip(b"\r\n"), f"line {number} of stdin")
+
+
+def _decode(data: bytes, what: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{what} is not UTF-8: {error.reason}") from error
+
+
+def take_chunks(
+    texts: Iterable[str], most: int = CHUNK_TEXTS, characters: int = CHUNK_CHARACTERS
+) -> Iterator[list[str]]:
+    """The texts in order, in lists of at most *most* and about *characters*.
+
+    So memory stays bounded however much comes: only a text that is longer alone makes a
+    larger chunk.
+    """
+    chunk: list[str] = []
+    size = 0
+    for text in texts:
+        if chunk and (len(chunk) == most or size + len(text) > characters):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(text)
+        size += len(text)
+    if chunk:
+        yield chunk
