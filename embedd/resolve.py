@@ -1,0 +1,319 @@
+"""Name of a model → what to load and how: manifest, parameters, GGUF header."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, TypeAlias, TypeVar
+
+import msgspec
+
+from embedd.engine.base import ModelSpec
+from embedd.errors import InvalidInputError, ModelLoadError, ModelNotFoundError
+from embedd.gguf_header import GgufFacts, read_header_file
+from embedd.names import ModelName, parse_model_name
+from embedd.options import Options, parse_options
+from embedd.store.manifests import MODEL, PARAMS, StoredManifest
+from embedd.store.store import Store
+from embedd.types import Pooling
+
+_log = logging.getLogger(__name__)
+
+MAX_PARAMS_BYTES: Final = 1 << 20
+# Names come from clients, in any letter case: what is remembered of them is bounded.
+_MAX_REMEMBERED: Final = 1024
+
+_Value = TypeVar("_Value")
+
+# A manifest that is replaced has another inode; one that is written in place another time.
+_Stamp: TypeAlias = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """What is stored with a model, by a Modelfile or at pull.
+
+    Args:
+        raw: All parameters as they are stored.
+    """
+
+    options: Options = field(default_factory=Options)
+    pooling: Pooling | None = None
+    query_prefix: str = ""
+    document_prefix: str = ""
+    raw: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDetails:
+    """What kind of model it is, for people; lengths are None where they are not known."""
+
+    format: str = "gguf"
+    family: str = ""
+    families: tuple[str, ...] = ()
+    parameter_size: str = ""
+    quantization_level: str = ""
+    context_length: int | None = None
+    embedding_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedModel:
+    """A stored model: what to load, and what is known of it before loading.
+
+    Args:
+        manifest_digest: sha256 of the manifest, 64 hex digits.
+        size: Bytes of all layers and the config.
+        modified_at: Seconds since the epoch.
+        refusal: Why it cannot be loaded, if that is known beforehand.
+    """
+
+    name: ModelName
+    spec: ModelSpec
+    facts: GgufFacts
+    parameters: Parameters
+    supports_embedding: bool
+    manifest_digest: str
+    size: int
+    modified_at: float
+    refusal: str | None = None
+
+    @property
+    def is_reranker(self) -> bool:
+        """Whether it scores pairs of texts instead of embedding them."""
+        return self.spec.pooling is Pooling.RANK
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What it can do, in Ollama's words and ``rerank``."""
+        if self.supports_embedding:
+            return ("embedding",)
+        return ("rerank",) if self.is_reranker else ("completion",)
+
+    @property
+    def details(self) -> ModelDetails:
+        """What its GGUF says of it."""
+        return ModelDetails(
+            family=self.facts.architecture,
+            families=(self.facts.architecture,),
+            parameter_size=self.facts.parameter_size,
+            quantization_level=self.facts.quantization,
+            context_length=self.facts.context_length,
+            embedding_length=self.facts.embedding_length,
+        )
+
+    @property
+    def normalizes_legacy(self) -> bool:
+        """Whether Ollama's old route normalises this model's vectors."""
+        return self.facts.normalizes_legacy
+
+    def limit(self, options: Options, default_num_ctx: int = 0) -> int:
+        """Tokens that an input may have, special tokens included (contract §1.4).
+
+        The first of: the request's *options*, the model's parameter, *default_num_ctx*
+        (0 is unset), the trained context; never more than the last. May be 0 or less.
+        """
+        num_ctx = options.over(self.parameters.options).num_ctx
+        if num_ctx is None:
+            num_ctx = default_num_ctx or self.spec.context_length
+        return min(num_ctx, self.spec.context_length)
+
+    def spec_for(self, options: Options) -> ModelSpec:
+        """What to load for a request: its *options* over the model's parameters."""
+        merged = options.over(self.parameters.options)
+        return replace(
+            self.spec,
+            gpu_layers=_known(merged.num_gpu),
+            main_gpu=_known(merged.main_gpu),
+            threads=merged.num_thread if (merged.num_thread or 0) > 0 else None,
+            use_mmap=merged.use_mmap is not False,
+        )
+
+
+class Resolver:
+    """Finds models by name. A name asked for again costs one look at its manifest's stamp.
+
+    May be called from several threads; what they both find is the same.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._by_text: dict[str, tuple[Path, _Stamp, ResolvedModel]] = {}
+        self._facts: dict[str, GgufFacts] = {}
+
+    def resolve(self, text: str) -> ResolvedModel:
+        """The model that *text* names, ready to be loaded.
+
+        Raises:
+            InvalidModelNameError: *text* is no name.
+            ModelNotFoundError: There is no such model; with the name as sent.
+            ModelLoadError: The model cannot be loaded, as its metadata show.
+            StoreError: The store cannot be read.
+        """
+        model = self._remembered(text) or self._find(text)
+        if model.refusal is not None:
+            raise ModelLoadError(f'model "{text}" cannot be loaded: {model.refusal}')
+        return model
+
+    def describe(self, stored: StoredManifest) -> ResolvedModel:
+        """What is known of the model of a manifest, whether or not it can be loaded.
+
+        Raises:
+            ModelLoadError: It has no GGUF, or its metadata cannot be read.
+            StoreError: The store cannot be read.
+        """
+        layers = stored.manifest.of_type(MODEL)
+        if not layers:
+            raise ModelLoadError(f'model "{stored.name.display}" has no GGUF: it cannot be loaded')
+        layer = layers[0]
+        facts = self._read_facts(layer.digest)
+        parameters = self._read_parameters(stored)
+        pooling = choose_pooling(parameters.pooling, facts)
+        spec = ModelSpec(
+            name=stored.name.display,
+            digest=layer.digest,
+            path=self._store.blobs.path(layer.digest),
+            # Never used for a model without: nothing is embedded with it.
+            pooling=pooling or Pooling.LAST,
+            context_length=facts.context_length or 0,
+            vocabulary=facts.vocabulary_size or 0,
+            width=facts.embedding_length or 0,
+            weights=layer.size,
+        )
+        model = ResolvedModel(
+            name=stored.name,
+            spec=spec,
+            facts=facts,
+            parameters=parameters,
+            supports_embedding=pooling is not None and pooling is not Pooling.RANK,
+            manifest_digest=stored.digest,
+            size=stored.manifest.size,
+            modified_at=stored.modified_at,
+            refusal=_find_refusal(facts),
+        )
+        return replace(model, spec=model.spec_for(Options()))
+
+    def _remembered(self, text: str) -> ResolvedModel | None:
+        entry = self._by_text.get(text)
+        if entry is None:
+            return None
+        path, stamp, model = entry
+        return model if _stamp(path) == stamp else None
+
+    def _find(self, text: str) -> ResolvedModel:
+        found = self._store.manifests.find(parse_model_name(text))
+        if found is None:
+            raise ModelNotFoundError(text)
+        path = self._store.layout.manifest(found)
+        # The stamp comes first: a manifest replaced in between is read again next time.
+        stamp = _stamp(path)
+        stored = self._store.manifests.read(found)
+        if stored is None or stamp is None:
+            raise ModelNotFoundError(text)
+        model = self.describe(stored)
+        _remember(self._by_text, text, (path, stamp, model))
+        _warn_of_guess(model)
+        return model
+
+    def _read_facts(self, digest: str) -> GgufFacts:
+        facts = self._facts.get(digest)
+        if facts is None:
+            facts = read_header_file(self._store.blobs.path(digest))
+            _remember(self._facts, digest, facts)
+        return facts
+
+    def _read_parameters(self, stored: StoredManifest) -> Parameters:
+        """The parameters of all layers that hold some; later ones win."""
+        raw: dict[str, object] = {}
+        for layer in stored.manifest.of_type(PARAMS):
+            data = self._store.blobs.read(layer.digest, MAX_PARAMS_BYTES)
+            try:
+                raw |= msgspec.json.decode(data, type=dict[str, object])
+            except msgspec.DecodeError as error:
+                raise _bad_parameters(stored, str(error)) from error
+        try:
+            return parse_parameters(raw)
+        except InvalidInputError as error:
+            raise _bad_parameters(stored, str(error)) from error
+
+
+def parse_parameters(raw: Mapping[str, object]) -> Parameters:
+    """Check the parameters of a model.
+
+    Raises:
+        InvalidInputError: One has the wrong type or a value that it cannot have.
+    """
+    own = ("pooling", "query_prefix", "document_prefix")
+    pooling = raw.get("pooling")
+    allowed = [kind.value for kind in Pooling if kind is not Pooling.NONE]
+    if pooling is not None and pooling not in allowed:
+        raise InvalidInputError(f'parameter "pooling" must be one of {", ".join(allowed)}')
+    return Parameters(
+        options=parse_options({key: value for key, value in raw.items() if key not in own}),
+        pooling=None if pooling is None else Pooling(pooling),
+        query_prefix=_text(raw, "query_prefix"),
+        document_prefix=_text(raw, "document_prefix"),
+        raw=raw,
+    )
+
+
+def choose_pooling(parameter: Pooling | None, facts: GgufFacts) -> Pooling | None:
+    """The pooling of a model, before it is loaded.
+
+    The *parameter* (an override, or what a recipe said at pull), else what the file
+    says, else what its architecture is used with. None is a language model: a decoder
+    that says nothing of pooling.
+    """
+    if parameter is not None:
+        return parameter
+    if facts.is_reranker:
+        return Pooling.RANK
+    return facts.pooling or (Pooling.MEAN if facts.is_encoder else None)
+
+
+def _warn_of_guess(model: ResolvedModel) -> None:
+    facts = model.facts
+    is_guess = model.parameters.pooling is None and facts.pooling is None and facts.is_encoder
+    # gemma-embedding is always pooled by the mean; bge, mxbai and arctic are bert with cls.
+    if is_guess and not model.is_reranker and facts.architecture != "gemma-embedding":
+        _log.warning(
+            "pooling guessed: neither file nor parameters name one",
+            extra={"model": model.name.display, "pooling": model.spec.pooling.value},
+        )
+
+
+def _find_refusal(facts: GgufFacts) -> str | None:
+    if facts.foreign_package is not None:
+        return f"{facts.foreign_package}; delete it and pull it again with embedd"
+    if facts.context_length is None:
+        return f"its GGUF has no {facts.architecture}.context_length"
+    return None
+
+
+def _known(number: int | None) -> int | None:
+    return None if number is None or number < 0 else number
+
+
+def _text(raw: Mapping[str, object], name: str) -> str:
+    value = raw.get(name)
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise InvalidInputError(f'parameter "{name}" must be of type string')
+
+
+def _bad_parameters(stored: StoredManifest, cause: str) -> ModelLoadError:
+    return ModelLoadError(f'the parameters of model "{stored.name.display}" are wrong: {cause}')
+
+
+def _stamp(path: Path) -> _Stamp | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def _remember(memory: dict[str, _Value], key: str, value: _Value) -> None:
+    if len(memory) >= _MAX_REMEMBERED:
+        memory.clear()
+    memory[key] = value
