@@ -1,1 +1,3 @@
 """embedd: a local model server for embeddings."""
+
+__version__ = "0.1.0"

@@ -90,8 +90,8 @@ class InvalidModelNameError(RequestError):
 class ModelNotFoundError(RequestError):
     """No such model in the store."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f'model "{name}" not found, try pulling it first')
+    def __init__(self, name: str, message: str = "") -> None:
+        super().__init__(message or f'model "{name}" not found, try pulling it first')
         self.name = name
 
 

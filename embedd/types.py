@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 TokenIds: TypeAlias = npt.NDArray[np.int32]  # (tokens,)
+ClientIds: TypeAlias = npt.NDArray[np.int64]  # (tokens,), as sent: not yet known to be valid
 Vectors: TypeAlias = npt.NDArray[np.float32]  # (inputs, dimensions)
 
 
@@ -56,7 +57,7 @@ class EmbedRequest:
     """
 
     model: str
-    inputs: Sequence[str | TokenIds]
+    inputs: Sequence[str | ClientIds]
     truncate: Truncate = Truncate.END
     dimensions: int | None = None
     normalize: Normalize = Normalize.L2

@@ -39,9 +39,12 @@ class ModelSpec:
     use_mmap: bool = True
 
     @property
-    def key(self) -> tuple[str, Pooling, str, int | None, int | None]:
-        """Identity in memory: names that agree in these share one loaded model."""
-        return (self.digest, self.pooling, self.engine, self.gpu_layers, self.main_gpu)
+    def key(self) -> tuple[str, Pooling, str]:
+        """Identity in memory: names that agree in these share one loaded model.
+
+        Where it is placed takes effect at the next load.
+        """
+        return (self.digest, self.pooling, self.engine)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

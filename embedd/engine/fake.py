@@ -112,4 +112,5 @@ class FakeEngine:
         """Every token's vector knows all tokens and their positions, as in an encoder."""
         rows: Vectors = self._table[ids]
         positions = np.arange(1, len(ids) + 1, dtype=np.float32)[:, np.newaxis]
-        return rows + (rows * positions).sum(axis=0) / positions.sum()
+        context: Vectors = (rows * positions).sum(axis=0) / positions.sum()
+        return rows + context

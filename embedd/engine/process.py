@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import re
 import signal
 import socket
 import sys
@@ -13,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from embedd.engine import wire
-from embedd.engine.base import ModelInfo, ModelSpec
+from embedd.engine.base import ModelInfo, ModelSpec, Rung
 from embedd.errors import (
     EngineError,
     InsufficientMemoryError,
@@ -23,6 +24,7 @@ from embedd.errors import (
 from embedd.tokens import Frame
 from embedd.types import Pooling, TokenIds, Vectors
 
+FOLDERS = re.compile(r"(?:/[^\s/:]+)+/")
 KEPT_STDERR = 8192  # bytes: an abort's assertion is at the end
 GRACE = 2.0  # seconds between the end of the socket and SIGKILL
 
@@ -120,7 +122,7 @@ class WorkerProcess:
         self,
         spec: ModelSpec,
         *,
-        rung: str,
+        rung: Rung,
         threads: int,
         timeout: float | None = None,
         report: Callable[[float], None] = lambda _share: None,
@@ -134,7 +136,7 @@ class WorkerProcess:
             LoadTimeoutError: No progress for *timeout* seconds.
         """
         loop = asyncio.get_running_loop()
-        self._engine, self._rung = spec.engine, rung
+        self._engine, self._rung = spec.engine, rung.name
         try:
             async with asyncio.timeout(timeout) as deadline:
 
@@ -153,7 +155,9 @@ class WorkerProcess:
                         gpu_layers=spec.gpu_layers,
                         main_gpu=spec.main_gpu,
                         use_mmap=spec.use_mmap,
-                        rung=rung,
+                        rung=rung.name,
+                        extra_buffers=rung.extra_buffers,
+                        flash_attention=rung.flash_attention,
                         threads=spec.threads or threads,
                     )
                 )
@@ -281,7 +285,8 @@ class WorkerProcess:
             with contextlib.suppress(ValueError):
                 how = signal.Signals(-code).name
         lines = self._stderr.decode("utf-8", "replace").strip().splitlines()
-        last = f": {lines[-1]}" if lines else ""
+        # An assertion names the folder that the library was built in: of no use to anybody.
+        last = f": {FOLDERS.sub('', lines[-1])}" if lines else ""
         return f"the worker process ended with {how}{last}"
 
     def _bury(self, reason: str) -> None:

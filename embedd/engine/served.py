@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from embedd.engine.base import ModelInfo, ModelSpec
+from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
 from embedd.engine.process import WorkerDiedError, WorkerProcess
 from embedd.engine.queue import BatchQueue, Outcome
 from embedd.engine.supervisor import Supervisor
@@ -30,6 +30,7 @@ class ServedModel:
         threads: int,
         max_waiting_tokens: int,
         load_timeout: float | None = None,
+        ladder: Sequence[Rung] = CPU_LADDER,
     ) -> "ServedModel":
         """Start a worker for *spec*.
 
@@ -37,7 +38,9 @@ class ServedModel:
             ModelLoadError: It cannot be loaded.
             LoadTimeoutError: No progress for *load_timeout* seconds.
         """
-        supervisor = Supervisor(spec, start=start, threads=threads, load_timeout=load_timeout)
+        supervisor = Supervisor(
+            spec, start=start, threads=threads, load_timeout=load_timeout, ladder=ladder
+        )
         try:
             await supervisor.load()
         except BaseException:

@@ -117,7 +117,7 @@ class Supervisor:
         try:
             self.info = await worker.load(
                 self._spec,
-                rung=rung.name,
+                rung=rung,
                 threads=self._threads,
                 timeout=self._load_timeout,
                 report=self._report,

@@ -31,6 +31,8 @@ class Load(msgspec.Struct, tag="load", frozen=True):
     main_gpu: int | None
     use_mmap: bool
     rung: str
+    extra_buffers: bool
+    flash_attention: bool
     threads: int
 
 

@@ -23,7 +23,7 @@ from typing import TypeAlias
 import numpy as np
 
 from embedd.engine import wire
-from embedd.engine.base import CPU_LADDER, Engine, ModelInfo, ModelSpec
+from embedd.engine.base import Engine, ModelInfo, ModelSpec, Rung
 from embedd.errors import EmbeddError, EngineError, InsufficientMemoryError, ModelLoadError
 from embedd.types import Pooling, TokenIds, Vectors
 
@@ -150,7 +150,11 @@ def open_engine(message: wire.Load, report: Callable[[float], None]) -> Engine:
         main_gpu=message.main_gpu,
         use_mmap=message.use_mmap,
     )
-    rung = next(rung for rung in CPU_LADDER if rung.name == message.rung)
+    rung = Rung(
+        name=message.rung,
+        extra_buffers=message.extra_buffers,
+        flash_attention=message.flash_attention,
+    )
     engine: Engine = factory(spec, rung, threads=message.threads, report=report)
     return engine
 

@@ -1,5 +1,7 @@
 """What a model will cost in memory, before it is loaded."""
 
+import psutil
+
 from embedd.engine.base import ModelSpec
 
 INTERPRETER = 41 << 20  # resident bytes of a worker without a model, numpy included
@@ -17,3 +19,11 @@ def estimate_bytes(spec: ModelSpec) -> int:
     """
     outputs = 4 * (spec.vocabulary + spec.width) * min(BATCH_TOKENS, spec.context_length)
     return INTERPRETER + int(spec.weights * REPACKED) + outputs + COMPUTE
+
+
+def measure_bytes(pid: int) -> int:
+    """Resident bytes of a process, 0 when it is gone."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0

@@ -1,0 +1,1 @@
+"""HTTP: the app, its dialects, its doors and locks."""

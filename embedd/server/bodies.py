@@ -1,0 +1,166 @@
+"""Request bodies: read within bounds, decoded leniently.
+
+Two roads. The fast one is msgspec's typed decoder. What it refuses goes the slow road:
+the standard library's parser, which takes what clients really send (a byte order mark,
+bytes after the value, ``256.0`` for an integer, lone surrogates), and the same decoder
+again; only then is the body wrong, and the message says where, in Go's words, because
+Ollama's clients know them.
+"""
+
+import json
+import types
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import msgspec
+from aiohttp import web
+
+from embedd.errors import InvalidInputError, OverloadedError, TooLargeError
+
+Body = TypeVar("Body", bound=msgspec.Struct)
+
+KINDS = {
+    str: "string",
+    bool: "bool",
+    int: "number",
+    float: "number",
+    list: "array",
+    dict: "object",
+}
+GO_TYPES = {
+    str: "string",
+    bool: "bool",
+    int: "int",
+    float: "float64",
+    dict: "map[string]interface {}",
+    list: "[]interface {}",
+}
+DEEPEST = 200  # levels of nesting; the standard library's parser recurses
+
+
+class BodyLimits:
+    """Bounds on request bytes: of one body, and of all bodies in work.
+
+    Args:
+        one: Bytes of one body, decompressed.
+        all_: Bytes of all bodies together.
+    """
+
+    def __init__(self, *, one: int, all_: int) -> None:
+        self._one = one
+        self._all = all_
+        self._in_flight = 0
+
+    @asynccontextmanager
+    async def read(self, request: web.Request) -> AsyncIterator[bytes]:
+        """The whole body; its bytes count as in flight until the block ends.
+
+        Raises:
+            TooLargeError: Longer than one body may be.
+            OverloadedError: Too many bytes are in flight.
+        """
+        if (request.content_length or 0) > self._one:
+            raise self._too_large()
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async for chunk in request.content.iter_any():
+                size += len(chunk)
+                self._in_flight += len(chunk)
+                if size > self._one:
+                    raise self._too_large()
+                # A body that is alone always fits, whatever the limits are.
+                if self._in_flight > self._all and self._in_flight > size:
+                    raise OverloadedError("too many bytes of request bodies are in flight")
+                chunks.append(chunk)
+            yield b"".join(chunks)
+        finally:
+            self._in_flight -= size
+
+    def _too_large(self) -> TooLargeError:
+        return TooLargeError(
+            f"request body too large: the limit is {self._one} bytes (EMBEDD_MAX_BODY)",
+            limit=self._one,
+        )
+
+
+def decode(body: bytes, kind: type[Body]) -> Body:
+    """The body as *kind*, whose name is the one that messages use.
+
+    Raises:
+        InvalidInputError: No body, no JSON, or a field of the wrong type.
+    """
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    value = _parse_leniently(body)
+    if value is None:
+        value = {}
+    if not isinstance(value, dict):
+        raise InvalidInputError(_mismatch(value, kind.__name__, "", "object"))
+    hints = get_type_hints(kind)
+    fields = {name: _integral(field, hints.get(name)) for name, field in value.items()}
+    fields = {name: field for name, field in fields.items() if field is not None}
+    try:
+        return msgspec.json.decode(msgspec.json.encode(fields), type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidInputError(_explain(fields, hints, kind) or str(error)) from None
+
+
+def _parse_leniently(body: bytes) -> object:
+    text = body.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
+    if not text:
+        raise InvalidInputError("missing request body")
+    try:
+        value, _ = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"invalid JSON in request body: {error}") from None
+    return _scrub(value, DEEPEST)
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _scrub(value: object, depth: int) -> object:
+    """Lone surrogates become U+FFFD: no UTF-8 can hold them."""
+    if not depth:
+        raise InvalidInputError(f"invalid JSON in request body: more than {DEEPEST} levels")
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_scrub(one, depth - 1) for one in value]
+    if isinstance(value, dict):
+        return {_scrub(k, depth - 1): _scrub(v, depth - 1) for k, v in value.items()}
+    return value
+
+
+def _integral(value: object, hint: object) -> object:
+    """A float without fraction, where the field takes integers, is that integer."""
+    if isinstance(value, float) and value.is_integer() and int in _members(hint):
+        return int(value)
+    return value
+
+
+def _members(hint: object) -> tuple[object, ...]:
+    return get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _explain(fields: dict[str, object], hints: dict[str, Any], kind: type) -> str | None:
+    for name, value in fields.items():
+        members = [getattr(one, "__origin__", one) for one in _members(hints.get(name, object))]
+        known = [one for one in members if one in GO_TYPES]
+        if known and type(value) not in known:
+            return _mismatch(value, kind.__name__, f".{name}", GO_TYPES[known[0]])
+    return None
+
+
+def _mismatch(value: object, struct: str, field: str, wanted: str) -> str:
+    kind = KINDS[type(value)]
+    if isinstance(value, float):
+        kind = f"number {value}"
+    struct = struct.removesuffix("Body") + "Request"
+    place = f"Go struct field {struct}{field}" if field else "Go value"
+    return f"json: cannot unmarshal {kind} into {place} of type {wanted}"

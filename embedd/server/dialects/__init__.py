@@ -1,0 +1,1 @@
+"""Ways of speaking: each a table of routes with pure translations."""

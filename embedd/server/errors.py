@@ -1,0 +1,54 @@
+"""Errors to HTTP: one table of statuses, one place where they are logged."""
+
+import logging
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from embedd import errors
+
+log = logging.getLogger(__name__)
+
+STATUSES: Mapping[type[errors.EmbeddError], int] = {
+    errors.RequestError: 400,
+    errors.ModelNotFoundError: 404,
+    errors.UnauthorizedError: 401,
+    errors.TooLargeError: 413,
+    errors.UnavailableError: 503,
+    errors.ServiceError: 500,
+    errors.PullError: 502,
+    errors.EmbeddError: 500,
+}
+
+
+def choose_status(
+    error: errors.EmbeddError, overrides: Mapping[type[errors.EmbeddError], int]
+) -> int:
+    """The status of the nearest ancestor that *overrides* or the common table names."""
+    for kind in type(error).__mro__:
+        for table in (overrides, STATUSES):
+            if issubclass(kind, errors.EmbeddError) and kind in table:
+                return table[kind]
+    return 500
+
+
+def retry_headers(error: errors.EmbeddError) -> dict[str, str]:
+    """``Retry-After`` where a later try makes sense."""
+    if not isinstance(error, errors.UnavailableError):
+        return {}
+    return {"Retry-After": str(getattr(error, "retry_after", 1))}
+
+
+def log_error(request: web.Request, error: errors.EmbeddError, status: int) -> None:
+    """One line per refused or failed request, with the cause and never with its texts."""
+    level = logging.ERROR if status >= 500 and status != 503 else logging.INFO
+    log.log(
+        level,
+        "request failed",
+        extra={
+            "method": request.method,
+            "path": request.path,
+            "status": status,
+            "reason": str(error),
+        },
+    )
