@@ -192,7 +192,8 @@ def _added(
     decoder = config.get("added_tokens_decoder")
     for key, entry in decoder.items() if isinstance(decoder, dict) else []:
         if isinstance(entry, dict):
-            yield int(key) if key.isdecimal() else key, entry.get("content"), entry.get("special")
+            id_ = int(key) if key.isdecimal() and len(key) < 10 else key
+            yield id_, entry.get("content"), entry.get("special")
 
 
 def _spell(
