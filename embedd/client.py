@@ -3,7 +3,6 @@
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Self, TypeVar
 
 import aiohttp
@@ -54,8 +53,9 @@ class Client:
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
+        socket = self._address.socket
         self._session = aiohttp.ClientSession(
-            connector=_make_connector(self._address.socket),
+            connector=aiohttp.UnixConnector(str(socket)) if socket else aiohttp.TCPConnector(),
             timeout=_TIMEOUT,
             trust_env=not self._address.is_local,  # a proxy cannot reach this machine's loopback
         )
@@ -170,14 +170,6 @@ class Client:
             raise UnavailableError(NOBODY_THERE) from error
         except (aiohttp.ClientError, OSError) as error:
             raise UnavailableError(f"lost {self._address.url}: {error or 'no answer'}") from error
-
-
-def _make_connector(socket: Path | None) -> aiohttp.BaseConnector:
-    # Each request has its own connection: a command may block the loop between two (it reads
-    # stdin), and would not see that the server has closed an idle one.
-    if socket is not None:
-        return aiohttp.UnixConnector(str(socket), force_close=True)
-    return aiohttp.TCPConnector(force_close=True)
 
 
 async def _check(response: aiohttp.ClientResponse, model: str) -> None:

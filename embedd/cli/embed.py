@@ -11,7 +11,6 @@ import msgspec
 
 from embedd import api
 from embedd.cli.session import connect, duration, load_settings, warn
-from embedd.client import Client
 from embedd.config import Address
 from embedd.errors import InvalidInputError, ModelNotFoundError
 
@@ -63,8 +62,9 @@ def run(
     """Print the vector of one text: stdin, if it is not a terminal, and the arguments."""
     from embedd.cli.models import pull_model
 
-    piped = "" if sys.stdin.isatty() else _decode(sys.stdin.buffer.read(), "stdin")
-    whole = " ".join(filter(None, [piped.rstrip("\r\n"), *text]))
+    stdin = _open_stdin()
+    piped = _decode(stdin.read(), "stdin").rstrip("\r\n") if stdin else ""
+    whole = " ".join(filter(None, [piped, *text]))
     if not whole.strip():
         raise InvalidInputError(
             'embedding models require input text. Usage: embedd run NAME "your text here"'
@@ -72,27 +72,25 @@ def run(
     settings = load_settings()
     options = Options(truncate=truncate, dimensions=dimensions, keep_alive=keep_alive)
     try:
-        reply = asyncio.run(_embed_one(settings.host, model, whole, options))
+        reply = asyncio.run(_embed(settings.host, model, [whole], options))
     except ModelNotFoundError:
         pull_model(settings, model)
-        reply = asyncio.run(_embed_one(settings.host, model, whole, options))
+        reply = asyncio.run(_embed(settings.host, model, [whole], options))
     click.echo(msgspec.json.encode(reply.embeddings[0]))
 
 
-async def _embed_one(address: Address, model: str, text: str, options: Options) -> api.EmbedReply:
+async def _embed(
+    address: Address, model: str, texts: list[str], options: Options
+) -> api.EmbedReply:
     async with connect(address) as client:
-        return await _ask(client, model, [text], options)
-
-
-async def _ask(client: Client, model: str, texts: list[str], options: Options) -> api.EmbedReply:
-    return await client.embed(
-        model,
-        texts,
-        truncate=options.truncate,
-        dimensions=options.dimensions,
-        keep_alive=options.keep_alive,
-        input_type=options.input_type,
-    )
+        return await client.embed(
+            model,
+            texts,
+            truncate=options.truncate,
+            dimensions=options.dimensions,
+            keep_alive=options.keep_alive,
+            input_type=options.input_type,
+        )
 
 
 @click.command
@@ -114,13 +112,20 @@ def embed(
     keep_alive: float | None,
 ) -> None:
     """Print the vectors of texts, or of the lines of stdin: one JSON array a line."""
-    if not texts and sys.stdin.isatty():
-        raise click.UsageError("give texts as arguments, or one per line on stdin")
     options = Options(
         truncate=truncate, dimensions=dimensions, keep_alive=keep_alive, input_type=input_type
     )
-    source = texts or read_lines(sys.stdin.buffer)
-    asyncio.run(_embed_all(load_settings().host, model, source, options, as_json=as_json))
+    source = _choose_source(texts)
+    address = load_settings().host
+    done = cut = 0
+    # One event loop per chunk: none runs while stdin is read, so Ctrl-C ends that at once.
+    for chunk in take_chunks(source):
+        reply = asyncio.run(_embed(address, model, chunk, options))
+        click.echo(_format(chunk, reply, done, as_json=as_json))
+        done += len(chunk)
+        cut += len(reply.truncated)
+    if cut:
+        warn(f"{cut} of {done} texts were cut to the context length (--no-truncate refuses them)")
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,21 +136,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     embedding: list[float]
 
 
-async def _embed_all(
-    address: Address, model: str, texts: Iterable[str], options: Options, *, as_json: bool
-) -> None:
-    done = cut = 0
-    async with connect(address) as client:
-        # Reading stdin blocks the loop, which has nothing else to do meanwhile.
-        for chunk in take_chunks(texts):
-            reply = await _ask(client, model, chunk, options)
-            click.echo(_format(chunk, reply, done, as_json=as_json))
-            done += len(chunk)
-            cut += len(reply.truncated)
-    if cut:
-        warn(f"{cut} of {done} texts were cut to the context length (--no-truncate refuses them)")
-
-
 def _format(chunk: list[str], reply: api.EmbedReply, first: int, *, as_json: bool) -> bytes:
     if not as_json:
         return b"\n".join(map(msgspec.json.encode, reply.embeddings))
@@ -153,6 +143,20 @@ def _format(chunk: list[str], reply: api.EmbedReply, first: int, *, as_json: boo
         msgspec.json.encode(Row(index=index, text=text, embedding=vector))
         for index, (text, vector) in enumerate(zip(chunk, reply.embeddings, strict=True), first)
     )
+
+
+def _open_stdin() -> BinaryIO | None:
+    """Stdin, None if it is a terminal or closed."""
+    return None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer
+
+
+def _choose_source(arguments: tuple[str, ...]) -> Iterable[str]:
+    if arguments:
+        return arguments
+    stdin = _open_stdin()
+    if stdin is None:
+        raise click.UsageError("give texts as arguments, or one per line on stdin")
+    return read_lines(stdin)
 
 
 def read_lines(stream: BinaryIO) -> Iterator[str]:

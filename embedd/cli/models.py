@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -23,17 +24,30 @@ LIST_COLUMNS = ("NAME", "ID", "SIZE", "MODIFIED")
 @click.argument("prefix", default="")
 def list_(*, prefix: str) -> None:
     """Show the models in the store."""
-    models = _stored(load_settings())
-    chosen = (m for m in models if m.name.lower().startswith(prefix.lower()))
+    rows = _read_rows(load_settings())
+    chosen = (row for row in rows if row.name.lower().startswith(prefix.lower()))
     click.echo(format_list(chosen, datetime.now(UTC)))
 
 
-def _stored(settings: Settings) -> Sequence[api.StoredModel]:
+class Row(NamedTuple):
+    """What ``embedd list`` shows of a model; *size* in bytes."""
+
+    name: str
+    digest: str
+    size: int
+    modified_at: datetime
+
+
+def _read_rows(settings: Settings) -> Sequence[Row]:
     from embedd.runtime import open_library
 
-    if settings.host.is_local:
-        return open_library(settings).list()
-    return asyncio.run(_tags(settings.host))
+    if not settings.host.is_local:
+        tags = asyncio.run(_tags(settings.host))
+        return [Row(tag.name, tag.digest, tag.size, tag.modified_at) for tag in tags]
+    return [
+        Row(entry.name, entry.digest, entry.size, datetime.fromtimestamp(entry.modified_at, UTC))
+        for entry in open_library(settings).list()
+    ]
 
 
 async def _tags(address: Address) -> list[api.StoredModel]:
@@ -41,18 +55,13 @@ async def _tags(address: Address) -> list[api.StoredModel]:
         return await client.tags()
 
 
-def format_list(models: Iterable[api.StoredModel], now: datetime) -> str:
+def format_list(rows: Iterable[Row], now: datetime) -> str:
     """The table of ``embedd list``."""
-    rows = (
-        (
-            model.name,
-            model.digest[:12],
-            format_size(model.size),
-            format_moment(model.modified_at, now),
-        )
-        for model in models
+    lines = (
+        (row.name, row.digest[:12], format_size(row.size), format_moment(row.modified_at, now))
+        for row in rows
     )
-    return format_table(LIST_COLUMNS, rows)
+    return format_table(LIST_COLUMNS, lines)
 
 
 @click.command
@@ -105,7 +114,7 @@ def create(*, name: str, source: Path, quantize: str | None) -> None:
             "unset EMBEDD_HOST, or run it there"
         )
     with open_progress() as progress:
-        open_library(settings).create(name, source, quantize, progress.report)
+        open_library(settings).create(name, source, quantize=quantize, report=progress.report)
 
 
 @click.command

@@ -9,18 +9,36 @@ from typing import Final, Protocol
 
 import click
 
-from embedd.api import ProgressLine
 from embedd.cli.tables import format_size
 
 SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 TICK: Final = 0.1  # seconds, one step of the spinner
 
 
-class Progress(Protocol):
-    """Where steps are reported."""
+class Report(Protocol):
+    """What the library or the server tells: the same status means the same step, in bytes."""
 
-    def report(self, line: ProgressLine) -> None:
-        """A step began or went on; the same status means the same step."""
+    @property
+    def status(self) -> str:
+        """What is being done."""
+        ...
+
+    @property
+    def total(self) -> int | None:
+        """None or 0 if it is unknown."""
+        ...
+
+    @property
+    def completed(self) -> int | None:
+        """None is 0."""
+        ...
+
+
+class Progress(Protocol):
+    """Where reports are shown."""
+
+    def report(self, report: Report) -> None:
+        """A step began or went on."""
         ...
 
 
@@ -38,7 +56,8 @@ def open_progress() -> Iterator[Progress]:
     bars = Bars()
 
     def render() -> Text:
-        return Text("\n".join(bars.lines(console.width)), no_wrap=True, overflow="crop")
+        columns = console.width - 2  # room for the ^C of the terminal, or drawing slips a line
+        return Text("\n".join(bars.lines(columns)), no_wrap=True, overflow="crop")
 
     with Live(get_renderable=render, console=console, refresh_per_second=1 / TICK):
         try:
@@ -53,11 +72,11 @@ class Lines:
     def __init__(self) -> None:
         self._last = ""
 
-    def report(self, line: ProgressLine) -> None:
+    def report(self, report: Report) -> None:
         """Print the status if it is a new one."""
-        if line.status != self._last:
-            click.echo(line.status, err=True)
-            self._last = line.status
+        if report.status != self._last:
+            click.echo(report.status, err=True)
+            self._last = report.status
 
 
 @dataclass(slots=True)
@@ -83,14 +102,14 @@ class Bars:
         self._clock = clock
         self._steps: list[_Step] = []
 
-    def report(self, line: ProgressLine) -> None:
+    def report(self, report: Report) -> None:
         """Begin a step, or bring the present one forward."""
-        completed = line.completed or 0
-        if not self._steps or self._steps[-1].status != line.status:
+        completed = report.completed or 0
+        if not self._steps or self._steps[-1].status != report.status:
             self.finish()
-            self._steps.append(_Step(line.status, started=self._clock(), first=completed))
+            self._steps.append(_Step(report.status, started=self._clock(), first=completed))
         step = self._steps[-1]
-        step.total = line.total or 0
+        step.total = report.total or 0
         step.completed = completed
 
     def finish(self) -> None:

@@ -36,6 +36,6 @@ def serve(
     settings = load_settings()
     address = settings.host if host is None else parse_host(host, warn)
     if port is not None:
-        address = replace(address, port=port)
+        address = replace(address, port=port, socket=None)
     given = {name: value for name, value in overrides.items() if value is not None}
     run(replace(settings, host=address, **given), preload)

@@ -1,5 +1,7 @@
 """What commands share: the settings, a connection to the server, durations as options."""
 
+import logging
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,6 +11,7 @@ from embedd.client import NOBODY_THERE, Client
 from embedd.config import Address, Settings, read_settings
 from embedd.durations import parse_keep_alive
 from embedd.errors import RequestError, UnavailableError
+from embedd.logs import set_up_logs
 
 
 def warn(text: str) -> None:
@@ -17,8 +20,15 @@ def warn(text: str) -> None:
 
 
 def load_settings() -> Settings:
-    """Settings of the environment; what cannot be read is warned about."""
-    return read_settings(warn=warn)
+    """Settings of the environment; what cannot be read is warned about.
+
+    From here on the diary tells of troubles only, or of everything if DEBUG asks for it.
+    """
+    settings = read_settings(warn=warn)
+    set_up_logs(settings.debug, sys.stderr)
+    if not settings.debug:
+        logging.getLogger("embedd").setLevel(logging.WARNING)
+    return settings
 
 
 @asynccontextmanager

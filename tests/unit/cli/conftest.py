@@ -1,19 +1,21 @@
 """What the tests of the commands share: a way to run one, a server, a library."""
 
 import io
+import logging
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from embedd import api, cli
+from embedd import cli
 from embedd.config import SETTINGS, Settings
 from embedd.errors import ModelNotFoundError, PullError
+from embedd.library import Entries, ModelEntry, Progress, ReportProgress
+from embedd.resolve import ModelDetails
 from tests.unit.cli.fake_server import FakeServer, in_background
 
 
@@ -37,6 +39,15 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for setting in SETTINGS:
         monkeypatch.delenv(f"EMBEDD_{setting.name}", raising=False)
         monkeypatch.delenv(f"OLLAMA_{setting.name}", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Commands set up the logs of the whole process."""
+    log = logging.getLogger("embedd")
+    before = log.handlers[:], log.level, log.propagate
+    yield
+    log.handlers[:], log.level, log.propagate = before
 
 
 @pytest.fixture
@@ -83,37 +94,41 @@ class FakeLibrary:
     asked: list[tuple[object, ...]] = field(default_factory=list)
     settings: Settings | None = None
 
-    def list(self) -> list[api.StoredModel]:
+    def list(self) -> Entries:
         return [
-            api.StoredModel(
+            ModelEntry(
                 name=name,
-                model=name,
-                modified_at=datetime(2020, 1, 1, tzinfo=UTC),
-                size=45_960_996,
                 digest="1b226e2802db" + "0" * 52,
+                size=45_960_996,
+                modified_at=1_577_836_800.0,
+                details=ModelDetails(),
+                capabilities=("embedding",),
             )
             for name in self.names
         ]
 
-    def pull(self, name: str, report: Callable[[api.ProgressLine], None]) -> None:
-        self.asked.append(("pull", name))
-        report(api.ProgressLine(status="pulling manifest"))
-        if name != "all-minilm":
+    def pull(self, text: str, report: ReportProgress) -> bool:
+        self.asked.append(("pull", text))
+        report(Progress(status="pulling manifest"))
+        if text != "all-minilm":
             raise PullError("pull model manifest: file does not exist")
         for completed in (None, 5, 10):
-            report(api.ProgressLine(status="pulling 797b", total=10, completed=completed))
-        report(api.ProgressLine(status="success"))
+            report(Progress(status="pulling 797b", total=10, completed=completed))
+        report(Progress(status="success"))
+        return True
 
     def create(
         self,
-        name: str,
+        text: str,
         source: Path,
+        *,
         quantize: str | None,
-        report: Callable[[api.ProgressLine], None],
-    ) -> None:
-        self.asked.append(("create", name, source, quantize))
-        report(api.ProgressLine(status="converting model"))
-        report(api.ProgressLine(status="success"))
+        report: ReportProgress,
+    ) -> bool:
+        self.asked.append(("create", text, source, quantize))
+        report(Progress(status="converting model"))
+        report(Progress(status="success"))
+        return True
 
     def delete(self, name: str) -> None:
         if f"{name}:latest" not in self.names:

@@ -78,9 +78,10 @@ def test_run_pulls_a_missing_model_and_goes_on(
 ) -> None:
     server.models.clear()
 
-    def pull(name: str, report: object) -> None:
+    def pull(name: str, report: object) -> bool:
         del report
         server.models.add(name)
+        return True
 
     monkeypatch.setattr(library, "pull", pull)
     assert embedd("run", "all-minilm", "x").out == "[1.0,0.0,0.1]\n"

@@ -61,6 +61,13 @@ def test_a_port_alone_keeps_the_host(
     assert calls[0][0].host.url == "http://10.0.0.1:6"
 
 
+def test_a_port_means_tcp(embedd: Run, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDD_HOST", "unix:/run/s")
+    embedd("serve")
+    embedd("serve", "--port", "6")
+    assert [settings.host.url for settings, _ in calls] == ["unix:/run/s", "http://127.0.0.1:6"]
+
+
 @pytest.mark.usefixtures("calls")
 @pytest.mark.parametrize(
     "option", ["--port=70000", "--threads=0", "--keep-alive=abc", f"--models={__file__}"]

@@ -1,5 +1,6 @@
 """The command itself: instant help, errors told in one line, exit status."""
 
+import logging
 import subprocess
 import sys
 
@@ -8,7 +9,8 @@ import pytest
 
 from embedd import cli
 from embedd.errors import InvalidInputError
-from tests.unit.cli.conftest import Run
+from embedd.library import Entries
+from tests.unit.cli.conftest import FakeLibrary, Run
 
 HEAVY = [
     "aiohttp",
@@ -107,6 +109,28 @@ def test_main_exits_with_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unreadable_setting_is_a_warning(embedd: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDD_MAX_QUEUE", "many")
     assert embedd("ps").err.startswith("Warning: EMBEDD_MAX_QUEUE: cannot use 'many', using 512\n")
+
+
+@pytest.mark.parametrize(
+    ("debug", "levels"),
+    [("0", ["WARNING"]), ("1", ["INFO", "WARNING"]), ("2", ["INFO", "WARNING"])],
+)
+def test_the_diary_tells_of_troubles_only_unless_debugging(
+    embedd: Run,
+    library: FakeLibrary,
+    monkeypatch: pytest.MonkeyPatch,
+    debug: str,
+    levels: list[str],
+) -> None:
+    def read_with_trouble() -> Entries:
+        log = logging.getLogger("embedd.library")
+        log.info("model stored", extra={"model": "x"})
+        log.warning("model left out", extra={"model": "x"})
+        return []
+
+    monkeypatch.setenv("EMBEDD_DEBUG", debug)
+    monkeypatch.setattr(library, "list", read_with_trouble)
+    assert [line.split()[2] for line in embedd("list").err.splitlines()] == levels
 
 
 def test_an_unusable_address_is_an_error(embedd: Run, monkeypatch: pytest.MonkeyPatch) -> None:
