@@ -150,7 +150,7 @@ def describe_listener(address: Address) -> str:
     with contextlib.suppress(psutil.Error, OSError):
         for one in psutil.net_connections("tcp"):
             listens = one.status == psutil.CONN_LISTEN and one.laddr
-            if listens and one.laddr[1] == address.port and one.pid:
+            if listens and one.laddr.port == address.port and one.pid:
                 return f"{psutil.Process(one.pid).name()} (process {one.pid})"
     return "another program"
 

@@ -69,7 +69,7 @@ def _server_timing(result: EmbedResult) -> str:
         "compute": timings.compute,
         "total": timings.total,
     }
-    return ", ".join(f"{name};dur={1000 * seconds:.3g}" for name, seconds in parts.items())
+    return ", ".join(f"{name};dur={round(1000 * seconds, 3)}" for name, seconds in parts.items())
 
 
 def _index_list(indices: list[int]) -> str:
