@@ -1,7 +1,7 @@
 """Door two: list, pull, create and delete the models of the store. All calls block."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -22,9 +22,9 @@ from embedd.errors import (
 )
 from embedd.gguf_header import GgufFacts, read_header_file
 from embedd.names import ModelName, parse_model_name
-from embedd.resolve import ModelDetails, Resolver
+from embedd.resolve import ModelDetails, Resolver, details_of_config
 from embedd.store.blobs import Blob, Report, hash_file
-from embedd.store.draft import Draft, Steps, read_manifest, store_draft
+from embedd.store.draft import Draft, Steps, make_config, read_manifest, store_draft
 from embedd.store.manifests import MODEL, ConfigBlob, Layer, Manifest, StoredManifest
 from embedd.store.store import Store
 
@@ -196,7 +196,7 @@ class Library:
             incoming.seal()
             draft = Draft(
                 name=name,
-                config=_config_of(read_header_file(incoming.path)),
+                config=make_config(read_header_file(incoming.path)),
                 parameters=_parameters_of_checkpoint(converted),
             )
             return self._store_model(draft, incoming.keep, report, _tell_created)
@@ -211,7 +211,7 @@ class Library:
             incoming.copy_from(source, _bytes_as(report, "copying file"))
             incoming.seal()
             # The copy's own header: the source may have changed meanwhile.
-            draft = Draft(name=name, config=_config_of(read_header_file(incoming.path)))
+            draft = Draft(name=name, config=make_config(read_header_file(incoming.path)))
             return self._store_model(draft, incoming.keep, report, _tell_created)
 
     def _convert(
@@ -282,7 +282,7 @@ class Library:
         except EmbeddError as error:
             extra = {"model": stored.name.display, "cause": str(error)}
             _log.warning("model cannot be read", extra=extra)
-            details = _details_of_config(self._read_config(stored.manifest))
+            details = details_of_config(self._read_config(stored.manifest))
         return ModelEntry(
             name=stored.name.display,
             digest=stored.digest,
@@ -312,23 +312,9 @@ def _draft_of_offer(name: ModelName, offer: Offer, facts: GgufFacts, made_from: 
     parameters |= _prefixes(recipe.prompts.get("query"), recipe.prompts.get("document"))
     return Draft(
         name=name,
-        config=_config_of(facts, made_from),
+        config=make_config(facts, made_from),
         parameters=parameters,
         license=recipe.license,
-    )
-
-
-def _config_of(facts: GgufFacts, made_from: str = "") -> ConfigBlob:
-    return ConfigBlob(
-        model_format="gguf",
-        model_family=facts.architecture,
-        model_families=[facts.architecture],
-        model_type=facts.parameter_size,
-        file_type=facts.quantization,
-        architecture="amd64",
-        os="linux",
-        rootfs={"type": "layers", "diff_ids": []},
-        made_from=made_from,
     )
 
 
@@ -382,16 +368,6 @@ def _parse_weights(text: str | None) -> WeightType | None:
         raise InvalidInputError(
             f"unsupported quantization type {text.upper()} - supported types are {supported}"
         ) from None
-
-
-def _details_of_config(config: ConfigBlob) -> ModelDetails:
-    return ModelDetails(
-        format=config.model_format,
-        family=config.model_family,
-        families=tuple(config.model_families or ()),
-        parameter_size=config.model_type,
-        quantization_level=config.file_type,
-    )
 
 
 def _pulling(digest: str) -> str:

@@ -13,7 +13,7 @@ from embedd.errors import InvalidInputError, ModelLoadError, ModelNotFoundError
 from embedd.gguf_header import GgufFacts, read_header_file
 from embedd.names import ModelName, parse_model_name
 from embedd.options import Options, parse_options
-from embedd.store.manifests import MODEL, PARAMS, StoredManifest
+from embedd.store.manifests import MODEL, PARAMS, ConfigBlob, StoredManifest
 from embedd.store.store import Store
 from embedd.types import Pooling
 
@@ -269,6 +269,17 @@ def choose_pooling(parameter: Pooling | None, facts: GgufFacts) -> Pooling | Non
     if facts.is_reranker:
         return Pooling.RANK
     return facts.pooling or (Pooling.MEAN if facts.is_encoder else None)
+
+
+def details_of_config(config: ConfigBlob) -> ModelDetails:
+    """What a config says of a model whose GGUF cannot be read."""
+    return ModelDetails(
+        format=config.model_format,
+        family=config.model_family,
+        families=tuple(config.model_families or ()),
+        parameter_size=config.model_type,
+        quantization_level=config.file_type,
+    )
 
 
 def _warn_of_guess(model: ResolvedModel) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from embedd.errors import StoreError
+from embedd.gguf_header import GgufFacts
 from embedd.names import ModelName
 from embedd.store.blobs import Blob
 from embedd.store.manifests import (
@@ -88,3 +89,18 @@ def read_manifest(store: Store, name: ModelName) -> Manifest | None:
     except StoreError:
         return None
     return stored.manifest if stored else None
+
+
+def make_config(facts: GgufFacts, made_from: str = "") -> ConfigBlob:
+    """The config of a model whose GGUF says *facts*."""
+    return ConfigBlob(
+        model_format="gguf",
+        model_family=facts.architecture,
+        model_families=[facts.architecture],
+        model_type=facts.parameter_size,
+        file_type=facts.quantization,
+        architecture="amd64",
+        os="linux",
+        rootfs={"type": "layers", "diff_ids": []},
+        made_from=made_from,
+    )

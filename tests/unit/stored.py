@@ -1,0 +1,44 @@
+"""Puts models into a store without the library."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from embedd.names import parse_model_name
+from embedd.store.manifests import (
+    CONFIG_TYPE,
+    MODEL,
+    PARAMS,
+    ConfigBlob,
+    Manifest,
+    StoredManifest,
+    make_layer,
+)
+from embedd.store.store import Store
+
+
+def store_model(
+    store: Store,
+    name: str,
+    gguf: Path | None,
+    parameters: Mapping[str, object] | bytes | None = None,
+    config: ConfigBlob | bytes = b"{}",
+) -> StoredManifest:
+    """Store *gguf* and *parameters* as *name*; bytes are stored as they are."""
+    with store.open_for_change():
+        layers = []
+        if gguf is not None:
+            layers.append(make_layer(MODEL, store.blobs.add_file(gguf)))
+        if parameters is not None:
+            layers.append(make_layer(PARAMS, store.blobs.add_bytes(_encode(parameters))))
+        blob = store.blobs.add_bytes(_encode(config))
+        manifest = Manifest(config=make_layer(CONFIG_TYPE, blob), layers=layers)
+        store.commit(parse_model_name(name), manifest)
+    stored = store.manifests.read(parse_model_name(name))
+    assert stored is not None
+    return stored
+
+
+def _encode(value: object) -> bytes:
+    return value if isinstance(value, bytes) else msgspec.json.encode(value)

@@ -1,0 +1,357 @@
+"""From a name to what to load: pooling, limits, refusals, and what is remembered."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from embedd import resolve
+from embedd.errors import (
+    InvalidInputError,
+    InvalidModelNameError,
+    ModelLoadError,
+    ModelNotFoundError,
+)
+from embedd.gguf_header import GgufFacts, TensorFacts, read_header_file
+from embedd.names import parse_model_name
+from embedd.options import Options
+from embedd.resolve import (
+    ModelDetails,
+    Parameters,
+    ResolvedModel,
+    Resolver,
+    choose_pooling,
+    parse_parameters,
+)
+from embedd.store.blobs import hash_file
+from embedd.store.store import Store
+from embedd.types import Pooling
+from tests.tiny_models import write_tiny_bert, write_tiny_decoder
+from tests.unit.stored import store_model
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """A store, a folder for GGUF files, and a resolver."""
+
+    root: Path
+    store: Store
+    resolver: Resolver
+
+    def bert(self, **changes: object) -> Path:
+        return write_tiny_bert(self.root / "bert.gguf", **changes)  # type: ignore[arg-type]
+
+    def add(
+        self, name: str, path: Path, parameters: Mapping[str, object] | bytes | None = None
+    ) -> None:
+        store_model(self.store, name, path, parameters)
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Models:
+    store = Store(tmp_path / "models")
+    return Models(tmp_path, store, Resolver(store))
+
+
+def make_facts(architecture: str = "bert", pooling: int | None = None, *tensors: str) -> GgufFacts:
+    metadata: dict[str, str | int | float | bool] = {"general.architecture": architecture}
+    if pooling is not None:
+        metadata[f"{architecture}.pooling_type"] = pooling
+    return GgufFacts(
+        version=3,
+        metadata=metadata,
+        arrays={},
+        array_types={},
+        tensors=tuple(TensorFacts(name=name, shape=(1,), type="F32") for name in tensors),
+    )
+
+
+@pytest.mark.parametrize(
+    ("parameter", "facts", "pooling"),
+    [
+        (None, make_facts("bert", 1), Pooling.MEAN),
+        (None, make_facts("bert", 2), Pooling.CLS),
+        (None, make_facts("qwen3", 3), Pooling.LAST),
+        (None, make_facts("bert", 4), Pooling.RANK),
+        (None, make_facts("bert", 0), Pooling.MEAN),
+        (None, make_facts("bert"), Pooling.MEAN),
+        (None, make_facts("gemma-embedding"), Pooling.MEAN),
+        (None, make_facts("bert", None, "cls.weight"), Pooling.RANK),
+        (None, make_facts("qwen3"), None),
+        (None, make_facts("qwen3", 0), None),
+        (Pooling.LAST, make_facts("qwen3"), Pooling.LAST),
+        (Pooling.CLS, make_facts("bert", 1), Pooling.CLS),
+        (Pooling.MEAN, make_facts("bert", 4), Pooling.MEAN),
+        (Pooling.RANK, make_facts("bert", 1), Pooling.RANK),
+    ],
+)
+def test_pooling_is_the_parameters_then_the_files_then_the_architectures(
+    parameter: Pooling | None, facts: GgufFacts, pooling: Pooling | None
+) -> None:
+    assert choose_pooling(parameter, facts) is pooling
+
+
+def test_a_name_becomes_what_to_load(models: Models) -> None:
+    path = models.bert(context=64, width=32, pooling="cls")
+    prompts = {"query_prefix": "q: ", "document_prefix": "d: "}
+    models.add("Tiny:q8_0", path, {"num_ctx": 16, **prompts, "stop": ["x"]})
+    model = models.resolver.resolve("tiny:Q8_0")
+    stored = models.store.manifests.read(parse_model_name("tiny:q8_0"))
+    assert stored is not None
+    assert model.name == parse_model_name("Tiny:q8_0")
+    assert (model.manifest_digest, model.modified_at) == (stored.digest, stored.modified_at)
+    assert model.size == stored.manifest.size
+    assert model.spec.name == "Tiny:q8_0"
+    assert model.spec.digest == hash_file(path)
+    assert model.spec.path.read_bytes() == path.read_bytes()
+    assert model.spec.weights == path.stat().st_size
+    assert (model.spec.pooling, model.spec.context_length) == (Pooling.CLS, 64)
+    assert (model.spec.width, model.spec.vocabulary) == (32, model.facts.vocabulary_size)
+    assert model.parameters == Parameters(
+        options=Options(num_ctx=16),
+        query_prefix="q: ",
+        document_prefix="d: ",
+        raw={"num_ctx": 16, **prompts, "stop": ["x"]},
+    )
+    assert model.normalizes_legacy
+    assert model.details == ModelDetails(
+        family="bert",
+        families=("bert",),
+        parameter_size=model.facts.parameter_size,
+        quantization_level="F32",
+        context_length=64,
+        embedding_length=32,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "pooling", "parameters", "capabilities"),
+    [
+        ("bert", "mean", None, ("embedding",)),
+        ("bert", None, None, ("embedding",)),
+        ("bert", "rank", None, ("rerank",)),
+        ("decoder", None, None, ("completion",)),
+        ("decoder", "none", None, ("completion",)),
+        ("decoder", "last", None, ("embedding",)),
+        ("decoder", None, {"pooling": "last"}, ("embedding",)),
+        ("bert", "mean", {"pooling": "rank"}, ("rerank",)),
+    ],
+)
+def test_a_model_embeds_if_something_says_how_to_pool(
+    models: Models,
+    kind: str,
+    pooling: str | None,
+    parameters: Mapping[str, object] | None,
+    capabilities: tuple[str, ...],
+) -> None:
+    path = models.root / "m.gguf"
+    if kind == "bert":
+        write_tiny_bert(path, pooling=pooling)
+    else:
+        write_tiny_decoder(path, pooling=pooling)
+    models.add("m", path, parameters)
+    model = models.resolver.resolve("m")
+    assert model.capabilities == capabilities
+    assert model.supports_embedding == ("embedding" in capabilities)
+    assert model.is_reranker == ("rerank" in capabilities)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "parameters", "warned"),
+    [(None, None, True), ("cls", None, False), (None, {"pooling": "cls"}, False)],
+)
+def test_a_guessed_pooling_is_warned_of_once(
+    models: Models,
+    caplog: pytest.LogCaptureFixture,
+    pooling: str | None,
+    parameters: Mapping[str, object] | None,
+    warned: bool,
+) -> None:
+    models.add("m", models.bert(pooling=pooling), parameters)
+    with caplog.at_level(logging.WARNING, "embedd.resolve"):
+        models.resolver.resolve("m")
+        models.resolver.resolve("m")
+    assert len(caplog.records) == int(warned)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "option", "default", "limit"),
+    [
+        (None, None, 0, 64),
+        (None, None, 32, 32),
+        (None, None, 4096, 64),
+        (16, None, 32, 16),
+        (16, 24, 32, 24),
+        (16, 100, 32, 64),
+        (100, None, 0, 64),
+        (16, 0, 32, 0),
+        (16, -7, 32, -7),
+        (0, None, 32, 0),
+        (None, 1, 0, 1),
+    ],
+)
+def test_the_limit_is_the_first_num_ctx_set_but_never_above_the_trained_context(
+    models: Models, parameter: int | None, option: int | None, default: int, limit: int
+) -> None:
+    models.add("m", models.bert(context=64), {"num_ctx": parameter})
+    model = models.resolver.resolve("m")
+    assert model.limit(Options(num_ctx=option), default) == limit
+
+
+def test_options_of_the_request_decide_how_it_is_loaded(models: Models) -> None:
+    models.add("m", models.bert(), {"num_thread": 3, "num_gpu": 5, "use_mmap": False})
+    model = models.resolver.resolve("m")
+    spec = model.spec
+    assert (spec.gpu_layers, spec.main_gpu, spec.threads, spec.use_mmap) == (5, None, 3, False)
+    changed = model.spec_for(Options(num_gpu=-1, main_gpu=1, num_thread=0, use_mmap=True))
+    assert changed.gpu_layers is None
+    assert (changed.main_gpu, changed.threads, changed.use_mmap) == (1, None, True)
+    assert model.spec_for(Options(num_gpu=0)).gpu_layers == 0
+    assert model.spec_for(Options()) == spec
+
+
+@pytest.mark.parametrize("text", ["nope", "m:other", "hf.co/u/m"])
+def test_a_missing_model_is_named_as_it_was_sent(models: Models, text: str) -> None:
+    models.add("m", models.bert())
+    with pytest.raises(ModelNotFoundError) as caught:
+        models.resolver.resolve(text)
+    assert str(caught.value) == f'model "{text}" not found, try pulling it first'
+
+
+def test_what_is_no_name_is_refused(models: Models) -> None:
+    with pytest.raises(InvalidModelNameError):
+        models.resolver.resolve("bad name!")
+
+
+def write_foreign(path: Path, kind: str) -> Path:
+    writer = gguf.GGUFWriter(path, "gemma3" if kind == "gemma" else "bert")
+    if kind != "no context":
+        writer.add_context_length(8192)
+    if kind == "arctic":
+        writer.add_array("tokenizer.ggml.precompiled_charsmap", ["A", "B"])
+    tensor = "dense.0.weight" if kind == "gemma" else "w"
+    writer.add_tensor(tensor, np.zeros(4, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("gemma", "dense.0.weight.*pull it again"),
+        ("arctic", "precompiled_charsmap.*pull it again"),
+        ("no context", r"no bert\.context_length"),
+    ],
+)
+def test_a_model_that_native_code_must_not_see_is_refused_but_described(
+    models: Models, kind: str, message: str
+) -> None:
+    models.add("m", write_foreign(models.root / "m.gguf", kind))
+    for _ in range(2):
+        with pytest.raises(ModelLoadError, match=rf'model "M" cannot be loaded: .*{message}'):
+            models.resolver.resolve("M")
+    stored = models.store.manifests.read(parse_model_name("m"))
+    assert stored is not None
+    assert models.resolver.describe(stored).refusal
+
+
+def test_a_model_without_a_gguf_cannot_be_loaded(models: Models) -> None:
+    store_model(models.store, "m", None)
+    with pytest.raises(ModelLoadError, match='model "m:latest" has no GGUF'):
+        models.resolver.resolve("m")
+
+
+def test_a_file_that_is_no_gguf_cannot_be_loaded(models: Models) -> None:
+    path = models.root / "zip.gguf"
+    path.write_bytes(b"PK\x03\x04" * 10)
+    models.add("m", path)
+    with pytest.raises(ModelLoadError, match="not a GGUF"):
+        models.resolver.resolve("m")
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [b"{", b"[]", {"num_ctx": "x"}, {"pooling": "max"}, {"pooling": 1}, {"pooling": "none"},
+     {"query_prefix": 5}],
+)  # fmt: skip
+def test_wrong_parameters_are_the_operators_fault_not_the_clients(
+    models: Models, parameters: Mapping[str, object] | bytes
+) -> None:
+    models.add("m", models.bert(), parameters)
+    with pytest.raises(ModelLoadError, match='the parameters of model "m:latest" are wrong'):
+        models.resolver.resolve("m")
+
+
+def test_parameters_of_null_are_absent() -> None:
+    raw = {"num_ctx": None, "pooling": None, "query_prefix": None}
+    assert parse_parameters(raw) == Parameters(raw=raw)
+    with pytest.raises(InvalidInputError, match="mean, cls, last, rank"):
+        parse_parameters({"pooling": "none"})
+
+
+def test_a_name_asked_for_again_is_remembered_until_its_manifest_changes(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+
+    def count(path: Path) -> GgufFacts:
+        reads.append(path)
+        return read_header_file(path)
+
+    monkeypatch.setattr(resolve, "read_header_file", count)
+    path = models.bert()
+    models.add("m", path)
+    first = models.resolver.resolve("m")
+    assert models.resolver.resolve("m") is first
+    assert models.resolver.resolve("M").spec == first.spec
+    assert len(reads) == 1
+
+    models.add("m", path, {"num_ctx": 5})
+    assert models.resolver.resolve("m").limit(Options()) == 5
+    assert len(reads) == 1  # the GGUF is the same
+    models.add("m", models.bert(seed=1), {"num_ctx": 5})
+    assert models.resolver.resolve("m").spec.digest != first.spec.digest
+    assert len(reads) == 2
+
+    models.store.delete(parse_model_name("m"))
+    with pytest.raises(ModelNotFoundError):
+        models.resolver.resolve("m")
+
+
+def test_what_clients_make_the_resolver_remember_is_bounded(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolve, "_MAX_REMEMBERED", 3)
+    models.add("name", models.bert())
+    for text in ("name", "Name", "nAme", "naMe", "namE"):
+        models.resolver.resolve(text)
+    assert len(models.resolver._by_text) <= 3
+
+
+def test_a_manifest_that_vanishes_while_it_is_read_is_not_found(models: Models) -> None:
+    models.add("m", models.bert())
+    manifests = models.store.manifests
+    find = manifests.find
+
+    def find_and_lose(name: object) -> object:
+        found = find(name)  # type: ignore[arg-type]
+        models.store.layout.manifest(parse_model_name("m")).unlink(missing_ok=True)
+        return found
+
+    manifests.find = find_and_lose  # type: ignore[method-assign, assignment]
+    with pytest.raises(ModelNotFoundError):
+        models.resolver.resolve("m")
+
+
+def test_a_resolved_model_is_a_value(models: Models) -> None:
+    models.add("m", models.bert())
+    model = models.resolver.resolve("m")
+    assert isinstance(model, ResolvedModel)
+    assert model == Resolver(models.store).resolve("m")
