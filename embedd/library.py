@@ -348,8 +348,10 @@ def _check_source(path: Path, sha256: str, report: ReportProgress) -> None:
     """Compare a checkpoint's weights with their recipe.
 
     Raises:
-        PullError: They have another digest.
+        PullError: They are missing or have another digest.
     """
+    if not path.is_file():
+        raise PullError(f"{path} does not exist: install its package again")
     want = f"sha256:{sha256}"
     got = hash_file(path, _bytes_as(report, _pulling(want), digest=want))
     if got != want:
