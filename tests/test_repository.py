@@ -1,0 +1,76 @@
+"""Documents and code agree; files and functions stay readable."""
+
+import ast
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from embedd.cli import main
+from embedd.config import SETTINGS
+from embedd.server.app import DIALECTS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+MODULES = sorted((ROOT / "embedd").rglob("*.py"))
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 40
+
+
+def tracked_files() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("setting", [setting.name for setting in SETTINGS])
+def test_every_setting_is_in_the_readme(setting: str) -> None:
+    assert f"| `EMBEDD_{setting}` |" in README
+
+
+def test_the_readme_names_no_setting_that_does_not_exist() -> None:
+    named = set(re.findall(r"EMBEDD_([A-Z_]+)", README))
+    assert named <= {setting.name for setting in SETTINGS}
+
+
+def test_every_route_is_in_the_readme_and_the_other_way_round() -> None:
+    routes = {f"{route.method} {route.path}" for dialect in DIALECTS for route in dialect.routes}
+    documented = set(re.findall(r"`((?:GET|POST|DELETE|HEAD) /[^`]*)`", README))
+    assert documented == routes
+
+
+def test_no_route_is_claimed_twice() -> None:
+    claims = Counter((one.method, one.path) for dialect in DIALECTS for one in dialect.routes)
+    assert [claim for claim, count in claims.items() if count > 1] == []
+
+
+def test_every_command_is_in_the_readme_and_the_other_way_round() -> None:
+    documented = set(re.findall(r"^\| `embedd ([a-z]+)", README, re.MULTILINE))
+    assert documented == set(main.list_commands(None))  # type: ignore[arg-type]
+
+
+def test_every_make_target_that_is_documented_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    documents = README + (ROOT / "CONTRIBUTING.md").read_text()
+    for target in set(re.findall(r"`?make ([a-z]+)[` \n]", documents)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_can_be_read_at_once(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= MAX_FILE_LINES
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            if body:
+                lines = (body[-1].end_lineno or 0) - body[0].lineno + 1
+                assert lines <= MAX_FUNCTION_LINES, f"{node.name} has {lines} lines"
+
+
+def test_no_file_names_where_packages_are_downloaded() -> None:
+    hosts = re.compile("|".join(["py" + r"pi\.org", "pythonhosted" + r"\.org", "npm" + r"js\.org"]))
+    for path in tracked_files():
+        text = path.read_text("utf-8", "replace")
+        assert not hosts.search(text), path
