@@ -142,9 +142,7 @@ def _read_lines(path: Path) -> dict[int, str]:
         raise ConversionError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ConversionError(f"{path} is not UTF-8: {error}") from error
-    pieces = dict(enumerate(text.removesuffix("\n").split("\n")))
-    _inverted(pieces)
-    return pieces
+    return dict(enumerate(text.removesuffix("\n").split("\n")))
 
 
 def _parse_model(model: Mapping[str, object]) -> dict[int, str]:

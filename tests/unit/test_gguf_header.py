@@ -130,6 +130,7 @@ def test_every_kind_of_value_is_read(tmp_path: Path) -> None:
         "yes": True,
         "word": "naïve",
     }
+    assert facts.metadata["yes"] is True
     assert facts.arrays == {"names": 2, "bytes": 3, "floats": 1}
     assert facts.array_types == {"names": "string", "bytes": "uint8", "floats": "float32"}
 

@@ -184,13 +184,15 @@ def test_a_cross_encoder_s_keys(tmp_path: Path) -> None:
     assert keys["bert.classifier.output_labels"] == ["no", "yes"]
 
 
-def test_a_cased_checkpoint_that_strips_accents_says_both(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strips", [True, False])
+def test_case_and_accents_are_both_said_where_they_differ(strips: bool, tmp_path: Path) -> None:
+    config = tmp_path / "source/tokenizer_config.json"
     write_tiny_checkpoint(tmp_path / "source")
-    change_json(tmp_path / "source/tokenizer_config.json", do_lower_case=False, strip_accents=True)
+    change_json(config, do_lower_case=not strips, strip_accents=strips)
     convert_checkpoint(tmp_path / "source", tmp_path / "out.gguf", weights=WeightType.F32)
     keys = keys_of(tmp_path / "out.gguf")
-    assert keys["tokenizer.ggml.normalizer.lowercase"] is False
-    assert keys["tokenizer.ggml.normalizer.strip_accents"] is True
+    assert keys["tokenizer.ggml.normalizer.lowercase"] is not strips
+    assert keys["tokenizer.ggml.normalizer.strip_accents"] is strips
     assert "general.name" not in keys
     assert "general.license" not in keys
 
