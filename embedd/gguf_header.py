@@ -19,48 +19,41 @@ Scalar: TypeAlias = str | int | float | bool
 MAX_HEADER_BYTES: Final = 128 << 20  # a vocabulary of 260,000 with merges takes 16 MB
 MAX_STRING_BYTES: Final = 4 << 20  # chat templates and licence texts
 MAX_KEY_BYTES: Final = 65_535  # the format's own limit
-MAX_PAIRS: Final = 65_536
-MAX_TENSORS: Final = 65_536
+MAX_ENTRIES: Final = 65_536  # keys, and tensors
 MAX_TENSOR_NAME_BYTES: Final = 64  # the format's own limit
 MAX_DIMENSIONS: Final = 4  # GGML_MAX_DIMS
 MAX_ELEMENTS: Final = (1 << 63) - 1  # ggml counts in int64
 MAX_ARRAY_LENGTH: Final = 1 << 24
-DEFAULT_ALIGNMENT: Final = 32
 
 _CHUNK: Final = 1 << 20
-_U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
-_STRING: Final = 8
-_ARRAY: Final = 9
+_STRING, _ARRAY = 8, 9
 # fmt: off
-_VALUES: Final[Mapping[int, tuple[str, struct.Struct]]] = {
-    0: ("uint8", struct.Struct("<B")), 1: ("int8", struct.Struct("<b")),
-    2: ("uint16", struct.Struct("<H")), 3: ("int16", struct.Struct("<h")),
-    4: ("uint32", _U32), 5: ("int32", struct.Struct("<i")),
-    6: ("float32", struct.Struct("<f")), 7: ("bool", struct.Struct("<?")),
-    10: ("uint64", _U64), 11: ("int64", struct.Struct("<q")), 12: ("float64", struct.Struct("<d")),
+_VALUES: Final[Mapping[int, tuple[str, str]]] = {
+    0: ("uint8", "<B"), 1: ("int8", "<b"), 2: ("uint16", "<H"), 3: ("int16", "<h"),
+    4: ("uint32", "<I"), 5: ("int32", "<i"), 6: ("float32", "<f"), 7: ("bool", "<?"),
+    10: ("uint64", "<Q"), 11: ("int64", "<q"), 12: ("float64", "<d"),
 }
-# ggml_type: number → name, elements per block, bytes per block
+# Number → name, elements per block, bytes per block
 TENSOR_TYPES: Final[Mapping[int, tuple[str, int, int]]] = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 28: ("F64", 1, 8), 30: ("BF16", 1, 2),
-    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8),
-    2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24),
-    8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
-    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210),
-    15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74),
-    18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18),
-    21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
-    29: ("IQ1_M", 256, 56), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
-    39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40),
+    10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110),
+    22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2),
+    26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56),
+    30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+    40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }
-# llama_ftype
 FILE_TYPES: Final[Mapping[int, str]] = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
     11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
     17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS",
     23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M",
-    30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE", 39: "NVFP4",
-    40: "Q1_0",
+    30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE",
+    39: "NVFP4", 40: "Q1_0",
 }
 ENCODERS: Final = frozenset({
     "bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "modern-bert",
@@ -77,11 +70,6 @@ class TensorFacts:
     name: str
     shape: tuple[int, ...]
     type: str
-
-    @property
-    def elements(self) -> int:
-        """Numbers in the tensor."""
-        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +127,7 @@ class GgufFacts:
     @property
     def parameter_count(self) -> int:
         """Numbers in all tensors of this file."""
-        return sum(tensor.elements for tensor in self.tensors)
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
     @property
     def parameter_size(self) -> str:
@@ -170,16 +158,12 @@ class GgufFacts:
 
     @property
     def has_score_head(self) -> bool:
-        """Whether the tensors that turn a hidden state into a score are there."""
-        names = {tensor.name for tensor in self.tensors}
-        return "cls.weight" in names or "cls.output.weight" in names
+        """Whether there are the tensors without which a reranker's scores mean nothing."""
+        return not {"cls.weight", "cls.output.weight"}.isdisjoint(self._tensor_names())
 
     @property
     def is_reranker(self) -> bool:
-        """Whether the file asks for rank pooling, or has a score head and asks for nothing.
-
-        Without `has_score_head` its scores mean nothing.
-        """
+        """Whether the file asks for rank pooling, or has a score head and asks for nothing."""
         return self.pooling is Pooling.RANK or (self.pooling is None and self.has_score_head)
 
     @property
@@ -195,12 +179,14 @@ class GgufFacts:
     @property
     def foreign_package(self) -> str | None:
         """Why only Ollama's own loader can use the file; None for all other files."""
-        names = {tensor.name for tensor in self.tensors}
-        if self.architecture == "gemma3" and "dense.0.weight" in names:
+        if self.architecture == "gemma3" and "dense.0.weight" in self._tensor_names():
             return "architecture gemma3 with tensor dense.0.weight: Ollama's own embeddinggemma"
         if self.array_types.get("tokenizer.ggml.precompiled_charsmap") == "string":
             return "precompiled_charsmap is an array of strings, which only Ollama reads"
         return None
+
+    def _tensor_names(self) -> set[str]:
+        return {tensor.name for tensor in self.tensors}
 
     def _own(self, key: str) -> Scalar | None:
         return self.metadata.get(f"{self.architecture}.{key}")
@@ -248,7 +234,7 @@ def read_header(stream: BinaryIO, *, size: int | None = None) -> GgufFacts:
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise ModelLoadError("the GGUF has two tensors of the same name")
     if size is not None:
-        alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        alignment = metadata.get("general.alignment", 32)
         _check_data(placed, header=source.position, alignment=alignment, size=size)
     return GgufFacts(
         version=version, metadata=metadata, arrays=lengths, array_types=types, tensors=tensors
@@ -283,10 +269,10 @@ class _Source:
         self._at += count
 
     def u32(self) -> int:
-        return int(_U32.unpack(self.take(4))[0])
+        return int.from_bytes(self.take(4), "little")
 
     def u64(self) -> int:
-        return int(_U64.unpack(self.take(8))[0])
+        return int.from_bytes(self.take(8), "little")
 
     def text(self, limit: int, what: str) -> str:
         return self.take(_check_limit(self.u64(), limit, what)).decode(errors="replace")
@@ -337,8 +323,8 @@ def _read_preamble(source: _Source) -> tuple[int, int, int]:
         raise ModelLoadError("the GGUF is big-endian: only little-endian files are supported")
     if version not in {2, 3}:
         raise ModelLoadError(f"the GGUF has version {version}: only 2 and 3 are supported")
-    tensor_count = _check_limit(source.u64(), MAX_TENSORS, "tensors")
-    return version, tensor_count, _check_limit(source.u64(), MAX_PAIRS, "keys")
+    tensor_count = _check_limit(source.u64(), MAX_ENTRIES, "tensors")
+    return version, tensor_count, _check_limit(source.u64(), MAX_ENTRIES, "keys")
 
 
 def _read_pairs(
@@ -359,7 +345,7 @@ def _read_pairs(
             metadata[key] = source.text(MAX_STRING_BYTES, f"bytes in the value of {key!r}")
         else:
             packing = _value_type(kind, key)[1]
-            metadata[key] = packing.unpack(source.take(packing.size))[0]
+            metadata[key] = struct.unpack(packing, source.take(struct.calcsize(packing)))[0]
     return metadata, lengths, types
 
 
@@ -370,11 +356,11 @@ def _skip_array(source: _Source, key: str) -> tuple[str, int]:
         source.skip_strings(length)
         return "string", length
     name, packing = _value_type(kind, key)
-    source.skip(length * packing.size)
+    source.skip(length * struct.calcsize(packing))
     return name, length
 
 
-def _value_type(kind: int, key: str) -> tuple[str, struct.Struct]:
+def _value_type(kind: int, key: str) -> tuple[str, str]:
     if kind not in _VALUES:
         raise ModelLoadError(f"the GGUF's key {key!r} has the unsupported value type {kind}")
     return _VALUES[kind]
