@@ -1,10 +1,17 @@
 """What is done to pooled vectors before they leave: check, cut, normalise."""
 
+from typing import TypeAlias
+
 import numpy as np
 import numpy.typing as npt
 
 from embedd.errors import EngineError
 from embedd.types import Vectors
+
+Norms: TypeAlias = npt.NDArray[np.float32]  # (inputs,)
+
+# Below, and where a norm overflows, squares in float32 have lost their digits.
+SAFE_NORM = 1e-15
 
 
 def finish(vectors: Vectors, *, dimensions: int | None, normalize: bool) -> Vectors:
@@ -19,21 +26,31 @@ def finish(vectors: Vectors, *, dimensions: int | None, normalize: bool) -> Vect
     """
     check_finite(vectors)
     norms = row_norms(vectors)
-    check_norms(norms)
+    check_not_zero(vectors, norms)
     if dimensions is not None and 0 < dimensions < vectors.shape[1]:
         vectors = vectors[:, :dimensions]
         norms = row_norms(vectors)
-        check_norms(norms)
+        check_not_zero(vectors, norms)
     if not normalize:
         return np.ascontiguousarray(vectors)
-    return vectors / norms[:, np.newaxis]
+    return scale_to_unit_length(vectors, norms)
 
 
-def row_norms(vectors: Vectors) -> npt.NDArray[np.float32]:
-    """Euclidean length of each row, shape (inputs,)."""
+def row_norms(vectors: Vectors) -> Norms:
+    """Euclidean length of each row, shape (inputs,); see `SAFE_NORM` for its limits."""
     # einsum sums in float32 without a temporary the size of the matrix.
-    squares: npt.NDArray[np.float32] = np.einsum("ij,ij->i", vectors, vectors)
+    squares: Norms = np.einsum("ij,ij->i", vectors, vectors)
     return np.sqrt(squares)
+
+
+def scale_to_unit_length(vectors: Vectors, norms: Norms) -> Vectors:
+    """Each row divided by its norm, also where float32 cannot hold the squares."""
+    odd = ~((norms > SAFE_NORM) & np.isfinite(norms))
+    if odd.any():
+        vectors = vectors.copy()
+        vectors[odd] /= np.abs(vectors[odd]).max(axis=1, keepdims=True)
+        norms = row_norms(vectors)
+    return vectors / norms[:, np.newaxis]
 
 
 def check_finite(vectors: Vectors) -> None:
@@ -50,9 +67,9 @@ def check_finite(vectors: Vectors) -> None:
         raise EngineError(f"embedding contains NaN or Inf values (input {index})", index=index)
 
 
-def check_norms(norms: npt.NDArray[np.float32]) -> None:
-    """Raise `EngineError` naming the first row whose norm is 0 or not finite."""
-    bad = ~(norms > 0)
-    if bad.any():
-        index = int(bad.argmax())
-        raise EngineError(f"embedding has zero norm (input {index})", index=index)
+def check_not_zero(vectors: Vectors, norms: Norms) -> None:
+    """Raise `EngineError` naming the first row of zeros."""
+    # The norm of very small numbers is 0 in float32: only the row itself is proof.
+    for index in np.flatnonzero(norms == 0).tolist():
+        if not vectors[index].any():
+            raise EngineError(f"embedding has zero norm (input {index})", index=index)

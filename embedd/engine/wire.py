@@ -132,7 +132,7 @@ def make_frame(
         EngineError: The frame would be longer than `MAX_FRAME`.
     """
     header = _encoder.encode(message)
-    payload = memoryview(b"") if array is None else np.ascontiguousarray(array).data.cast("B")
+    payload = memoryview(b"") if array is None else np.ravel(array).data.cast("B")
     length = 4 + len(header) + payload.nbytes
     if length > MAX_FRAME:
         raise EngineError(f"a message to a worker has {length} bytes, the limit is {MAX_FRAME}")

@@ -1,0 +1,133 @@
+"""Frames: what one end sends the other reads, and broken frames are refused."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from embedd.engine import wire
+from embedd.errors import EngineError
+from embedd.types import Pooling, TokenIds
+
+IDS = st.integers(0, 2**31)
+LENGTHS = st.lists(st.integers(0, 2**20))
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+TOKENS = st.lists(st.integers(0, 2**31)).map(tuple)
+SHARES = st.floats(0, 1)
+
+TO_WORKER = st.one_of(
+    st.builds(
+        wire.Load,
+        engine=TEXT,
+        path=TEXT,
+        pooling=st.sampled_from(Pooling),
+        context_length=IDS,
+        gpu_layers=st.none() | st.integers(-1, 99),
+        main_gpu=st.none() | st.integers(0, 7),
+        use_mmap=st.booleans(),
+        rung=TEXT,
+        extra_buffers=st.booleans(),
+        flash_attention=st.booleans(),
+        threads=st.integers(1, 99),
+    ),
+    st.builds(wire.Tokenize, id=IDS, texts=st.lists(TEXT)),
+    st.builds(wire.Encode, id=IDS, pooling=st.none() | st.sampled_from(Pooling), lengths=LENGTHS),
+)
+FROM_WORKER = st.one_of(
+    st.builds(wire.Progress, share=SHARES),
+    st.builds(
+        wire.Ready,
+        width=IDS,
+        limit=IDS,
+        pooling=st.sampled_from(Pooling),
+        prefix=TOKENS,
+        suffix=TOKENS,
+        vocabulary=IDS,
+        max_batch_tokens=IDS,
+        max_sequences=IDS,
+        gpu_bytes=st.integers(0, 2**40),
+    ),
+    st.builds(wire.Failed, message=TEXT, fault=st.sampled_from(wire.Fault)),
+    st.builds(wire.Tokens, id=IDS, lengths=LENGTHS),
+    st.builds(wire.Started, id=IDS),
+    st.builds(wire.Computed, id=IDS, rows=IDS, seconds=SHARES),
+    st.builds(wire.Refused, id=IDS, message=TEXT, index=st.none() | IDS),
+)
+TOKEN_ARRAYS = st.none() | st.lists(st.integers(-(2**31), 2**31 - 1)).map(
+    lambda ids: np.array(ids, np.int32)
+)
+VECTOR_ARRAYS = st.none() | arrays(
+    np.float32,
+    array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=5),
+    elements=st.floats(width=32),
+)
+
+
+def split(frame: bytes) -> tuple[bytes, bytes]:
+    """Header and array, as a reader sees them."""
+    header, array = wire.parse_prefix(frame[: wire.PREFIX.size])
+    body = frame[wire.PREFIX.size :]
+    assert len(body) == header + array
+    return body[:header], body[header:]
+
+
+@given(message=TO_WORKER, array=TOKEN_ARRAYS)
+def test_what_the_server_sends_the_worker_reads(
+    message: wire.ToWorker, array: TokenIds | None
+) -> None:
+    header, payload = split(b"".join(wire.make_frame(message, array)))
+    assert wire.parse_to_worker(header) == message
+    assert payload == (b"" if array is None else array.tobytes())
+
+
+@given(message=FROM_WORKER, array=VECTOR_ARRAYS)
+def test_what_the_worker_sends_the_server_reads(
+    message: wire.FromWorker, array: np.ndarray[tuple[int, int], np.dtype[np.float32]] | None
+) -> None:
+    header, payload = split(b"".join(wire.make_frame(message, array)))
+    assert wire.parse_from_worker(header) == message
+    assert payload == (b"" if array is None else array.tobytes())
+
+
+def test_a_view_that_is_not_contiguous_arrives_in_order() -> None:
+    ids = np.arange(10, dtype=np.int32)[::2]
+    _, payload = split(b"".join(wire.make_frame(wire.Tokens(1, [5]), ids)))
+    assert np.frombuffer(payload, np.int32).tolist() == [0, 2, 4, 6, 8]
+
+
+def test_a_frame_beyond_the_limit_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    message, ids = wire.Tokens(1, [8]), np.zeros(8, np.int32)
+    length = len(b"".join(wire.make_frame(message, ids))) - 4
+    monkeypatch.setattr(wire, "MAX_FRAME", length)
+    wire.make_frame(message, ids)
+    monkeypatch.setattr(wire, "MAX_FRAME", length - 1)
+    with pytest.raises(EngineError, match=str(length)):
+        wire.make_frame(message, ids)
+
+
+@given(prefix=st.binary(min_size=8, max_size=8))
+def test_no_prefix_makes_a_reader_wait_for_more_than_a_frame(prefix: bytes) -> None:
+    try:
+        header, array = wire.parse_prefix(prefix)
+    except EngineError:
+        return
+    assert 0 <= header <= wire.MAX_FRAME
+    assert 0 <= array <= wire.MAX_FRAME
+    assert header + array <= wire.MAX_FRAME
+
+
+@pytest.mark.parametrize(
+    ("length", "header"),
+    [(wire.MAX_FRAME + 1, 1), (2**32 - 1, 2**32 - 1), (10, 7), (3, 0), (0, 0)],
+    ids=["too long", "both absurd", "header longer than the frame", "shorter than itself", "zero"],
+)
+def test_contradicting_lengths_are_refused(length: int, header: int) -> None:
+    with pytest.raises(EngineError, match="broken frame"):
+        wire.parse_prefix(wire.PREFIX.pack(length, header))
+
+
+def test_the_largest_frame_is_accepted() -> None:
+    header, array = wire.parse_prefix(wire.PREFIX.pack(wire.MAX_FRAME, 100))
+    assert header == 100
+    assert header + array + 4 == wire.MAX_FRAME
