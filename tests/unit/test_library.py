@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from embedd import library
 from embedd.catalog.catalog import Catalog
 from embedd.catalog.recipe import Recipe
 from embedd.errors import (
@@ -27,7 +26,8 @@ from embedd.errors import (
     StoreError,
     UnsupportedError,
 )
-from embedd.library import Library, ModelEntry, Progress
+from embedd.library import Library, ModelEntry, Progress, pulling
+from embedd.library.storing import Verify
 from embedd.options import Options
 from embedd.resolve import ModelDetails, Resolver
 from embedd.store.blobs import hash_file
@@ -80,7 +80,7 @@ class Place:
     def resolver(self) -> Resolver:
         return Resolver(self.store)
 
-    def library(self, disk: Disk | None = None, verify: library.Verify | None = None) -> Library:
+    def library(self, disk: Disk | None = None, verify: Verify | None = None) -> Library:
         store = Store(self.models, disk=disk)
         return Library(store, Resolver(store), Catalog([self.recipe]), verify=verify)
 
@@ -208,7 +208,7 @@ def test_a_damaged_model_is_made_again(
     elif damage == "no model layer":
         store_model(place.store, "tiny", None)
     else:
-        monkeypatch.setattr(library, "CONVERTER_VERSION", 2)
+        monkeypatch.setattr(pulling, "CONVERTER_VERSION", 2)
     place.pull()
     assert "converting model" in place.statuses
     assert place.resolver.resolve("tiny").limit(Options()) == 32

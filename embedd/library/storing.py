@@ -1,0 +1,84 @@
+"""What pulling and creating share: convert, store, read what is stored."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import msgspec
+
+from embedd.convert import Converted, WeightType, convert_checkpoint
+from embedd.errors import StoreError
+from embedd.library.progress import Progress, ReportProgress, bytes_as
+from embedd.store.blobs import Blob
+from embedd.store.draft import Draft, Steps, store_draft
+from embedd.store.manifests import ConfigBlob, Layer, Manifest
+from embedd.store.store import Store
+
+_log = logging.getLogger(__name__)
+
+MAX_CONFIG_BYTES: Final = 1 << 20
+
+Verify: TypeAlias = Callable[[Path], None]
+
+
+def convert(
+    source: Path,
+    target: Path,
+    weights: WeightType,
+    *,
+    license: str | None,  # noqa: A002 - as in the converter
+    verify: Verify | None,
+    report: ReportProgress,
+) -> Converted:
+    """Convert the checkpoint *source* to the GGUF *target*, and *verify* that."""
+    report(Progress(status="converting model"))
+    converted = convert_checkpoint(
+        source,
+        target,
+        weights=weights,
+        license=license,
+        report=bytes_as(report, "converting model"),
+    )
+    if verify is not None:
+        verify(target)
+    return converted
+
+
+def store_model(
+    store: Store,
+    draft: Draft,
+    keep: Callable[[], Blob],
+    report: ReportProgress,
+    tell: Callable[[Layer, bool], Progress],
+) -> bool:
+    """Store *draft* and tell its steps, down to ``success``; False if nothing changed.
+
+    Args:
+        tell: Makes the line of a layer, given whether it was there before.
+    """
+    steps = Steps(
+        layer=lambda layer, existed: report(tell(layer, existed)),
+        writing=lambda: report(Progress(status="writing manifest")),
+        removed=lambda: report(Progress(status="removing unused layers")),
+    )
+    changed = store_draft(store, draft, keep, steps)
+    report(Progress(status="success"))
+    if changed:
+        _log.info("model stored", extra={"model": draft.name.display})
+    return changed
+
+
+def read_config(store: Store, manifest: Manifest) -> ConfigBlob:
+    """The config of a model; an empty one if it cannot be read."""
+    try:
+        data = store.blobs.read(manifest.config.digest, MAX_CONFIG_BYTES)
+        return msgspec.json.decode(data, type=ConfigBlob)
+    except (StoreError, msgspec.DecodeError):
+        return ConfigBlob()
+
+
+def prefixes(query: str | None, document: str | None) -> dict[str, object]:
+    """The parameters that hold these prefixes."""
+    given = {"query_prefix": query, "document_prefix": document}
+    return {name: text for name, text in given.items() if text}
