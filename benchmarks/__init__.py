@@ -1,0 +1,1 @@
+"""Measurements of embedd against others on the same GGUF and the same texts."""

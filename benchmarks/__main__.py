@@ -1,0 +1,96 @@
+"""``python -m benchmarks``: all contenders, all workloads, in one interleaved run.
+
+Ratios within a run count, figures do not: machines are noisy.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from benchmarks.contenders import (
+    Contender,
+    open_embedd,
+    open_llama_class,
+    open_llama_server,
+)
+from benchmarks.measure import measure
+from benchmarks.report import to_markdown, to_svg
+from benchmarks.texts import Workload, make_ingest, make_workloads
+from embedd.config import read_settings
+from embedd.resolve import Resolver
+from embedd.runtime import open_library, open_store
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Run what the arguments ask for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--model", default="all-minilm:q8_0", help="model of the catalogue")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the requests")
+    parser.add_argument("--llama-server", type=Path, help="binary; build_llama_server.sh makes one")
+    parser.add_argument("--only", default="", help="workloads whose name contains this")
+    parser.add_argument("--ingest", action="store_true", help="20,000 texts in one request as well")
+    parser.add_argument("--save", metavar="NAME", help="write benchmarks/results/NAME.{md,svg}")
+    asyncio.run(run(parser.parse_args()))
+
+
+async def run(options: argparse.Namespace) -> None:
+    """Open the contenders, measure, print the table."""
+    settings = read_settings()
+    gguf = await asyncio.to_thread(prepare, options.model)
+    exact = await asyncio.to_thread(prepare, "all-minilm:f32")
+    workloads = [one for one in make_workloads(scale=options.scale) if options.only in one.name]
+    workloads += [make_ingest()] if options.ingest else []
+    cores = settings.threads
+    async with AsyncExitStack() as stack:
+        reference = await stack.enter_async_context(open_llama_class(exact, cores))
+        contenders: list[Contender] = [await stack.enter_async_context(open_embedd(gguf, cores))]
+        if options.llama_server:
+            server = open_llama_server(options.llama_server, gguf, cores)
+            contenders.append(await stack.enter_async_context(server))
+        contenders.append(await stack.enter_async_context(open_llama_class(gguf, cores)))
+        results = await measure(
+            contenders,
+            workloads,
+            rounds=options.rounds,
+            tokens=count_tokens(workloads, exact),
+            reference=reference,
+        )
+    baseline = contenders[1].name
+    command = "python -m benchmarks " + " ".join(sys.argv[1:])
+    table = to_markdown(results, baseline=baseline, command=command.strip(), cores=cores)
+    print(table)
+    if options.save:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{options.save}.md").write_text(table)
+        (RESULTS / f"{options.save}.svg").write_text(to_svg(results, baseline=baseline))
+
+
+def prepare(name: str) -> Path:
+    """The GGUF of *name*, pulled into the store if need be."""
+    settings = read_settings()
+    open_library(settings).pull(name)
+    return Resolver(open_store(settings)).resolve(name).spec.path
+
+
+def count_tokens(workloads: list[Workload], gguf: Path) -> dict[str, int]:
+    """Tokens of every workload, special tokens included, by llama.cpp's tokenizer."""
+    from llama_cpp import Llama
+
+    model = Llama(str(gguf), vocab_only=True, verbose=False)
+    return {
+        one.name: sum(
+            len(model.tokenize(text.encode())) for texts in one.requests for text in texts
+        )
+        for one in workloads
+    }
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+    main()

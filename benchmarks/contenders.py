@@ -1,0 +1,168 @@
+"""Those who are measured: each embeds a request's texts; servers run as processes."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import numpy.typing as npt
+import orjson
+import psutil
+
+START = 60.0  # seconds
+NUM_CTX = 512
+
+Matrix = npt.NDArray[np.float32]
+Embed = Callable[[Sequence[str]], Awaitable[bytes | Matrix]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """``embed`` answers as fast as it can; ``parse`` reads an answer, outside the clock."""
+
+    name: str
+    embed: Embed
+    parse: Callable[[bytes | Matrix], Matrix]
+    pid: int | None
+
+    def peak_bytes(self) -> int:
+        """Resident bytes now, children included; 0 for what runs in this process."""
+        if self.pid is None:
+            return 0
+        process = psutil.Process(self.pid)
+        family = [process, *process.children(recursive=True)]
+        return sum(one.memory_info().rss for one in family)
+
+
+@asynccontextmanager
+async def open_embedd(gguf: Path, cores: int) -> AsyncIterator[Contender]:
+    """``embedd serve`` on a store of its own, its cache off."""
+    with tempfile.TemporaryDirectory() as folder:
+        port = _free_port()
+        environment = {
+            **os.environ,
+            "EMBEDD_MODELS": f"{folder}/models",
+            "EMBEDD_STATE": os.environ.get("EMBEDD_BENCH_STATE", f"{folder}/state"),
+            "EMBEDD_THREADS": str(cores),
+            "EMBEDD_CACHE_BYTES": "0",
+        }
+        command = [sys.executable, "-m", "embedd"]
+        subprocess.run(
+            [*command, "create", "bench", "--from", str(gguf)],
+            env=environment,
+            check=True,
+            capture_output=True,
+        )
+        serve = [*command, "serve", "--port", str(port)]
+        async with _process(serve, port, "/", environment) as pid, _session() as session:
+            url = f"http://127.0.0.1:{port}/api/embed"
+
+            async def embed(texts: Sequence[str]) -> bytes:
+                body = {"model": "bench", "input": texts, "options": {"num_ctx": NUM_CTX}}
+                return await _post(session, url, body)
+
+            yield Contender(name="embedd", embed=embed, parse=_parse_ollama, pid=pid)
+
+
+@asynccontextmanager
+async def open_llama_server(binary: Path, gguf: Path, cores: int) -> AsyncIterator[Contender]:
+    """llama.cpp's own server with the settings that serve embeddings best."""
+    port = _free_port()
+    command = [str(binary), "-m", str(gguf), "--embeddings", "--port", str(port)]
+    command += ["-np", "8", "-ub", str(NUM_CTX), "-b", str(NUM_CTX * 8), "-c", str(NUM_CTX * 8)]
+    command += ["-fa", "on", "-t", str(cores), "-tb", str(cores), "--no-webui"]
+    async with _process(command, port, "/health", dict(os.environ)) as pid, _session() as session:
+        url = f"http://127.0.0.1:{port}/v1/embeddings"
+
+        async def embed(texts: Sequence[str]) -> bytes:
+            return await _post(session, url, {"model": "bench", "input": texts})
+
+        yield Contender(name="llama-server", embed=embed, parse=_parse_openai, pid=pid)
+
+
+@asynccontextmanager
+async def open_llama_class(gguf: Path, cores: int) -> AsyncIterator[Contender]:
+    """``llama_cpp.Llama.embed`` in this process with its defaults."""
+    from llama_cpp import Llama
+
+    model = Llama(str(gguf), embedding=True, verbose=False, n_threads=cores, n_ctx=NUM_CTX)
+    lock = asyncio.Lock()
+
+    async def embed(texts: Sequence[str]) -> Matrix:
+        async with lock:
+            rows = await asyncio.to_thread(model.embed, list(texts), normalize=True)
+        return np.array(rows, np.float32)
+
+    yield Contender(name="Llama.embed", embed=embed, parse=_as_is, pid=None)
+    model.close()
+
+
+@asynccontextmanager
+async def _process(
+    command: Sequence[str], port: int, path: str, environment: dict[str, str]
+) -> AsyncIterator[int]:
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        await _wait_until_up(f"http://127.0.0.1:{port}{path}", process)
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(START)
+
+
+async def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START
+    async with aiohttp.ClientSession() as session:
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.get(url) as reply:
+                    if reply.status == 200:
+                        return
+            await asyncio.sleep(0.05)
+    raise RuntimeError(f"{process.args!r} does not answer")
+
+
+def _session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=600)
+    )
+
+
+async def _post(session: aiohttp.ClientSession, url: str, body: object) -> bytes:
+    async with session.post(url, data=orjson.dumps(body)) as reply:
+        data = await reply.read()
+        if reply.status != 200:
+            raise RuntimeError(data[:500])
+        return data
+
+
+def _parse_ollama(data: bytes | Matrix) -> Matrix:
+    return np.array(json.loads(bytes(data))["embeddings"], np.float32)
+
+
+def _parse_openai(data: bytes | Matrix) -> Matrix:
+    items = sorted(json.loads(bytes(data))["data"], key=lambda item: int(item["index"]))
+    return np.array([item["embedding"] for item in items], np.float32)
+
+
+def _as_is(data: bytes | Matrix) -> Matrix:
+    return np.asarray(data, np.float32)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
