@@ -45,6 +45,9 @@ SETTINGS = (
     Setting("NOPRUNE", "false", "keep blobs that no model names"),
     Setting("MAX_BODY", "67108864", "bytes of a request body, decompressed", twin=False),
     Setting("MAX_BODY_IN_FLIGHT", "8 × MAX_BODY", "bytes of all bodies in work", twin=False),
+    Setting("MAX_INPUTS", "2048", "inputs of a request, Ollama's routes excepted", twin=False),
+    Setting("DEFAULT_MODEL", "the only one", "model of requests that name none", twin=False),
+    Setting("TOKEN_IDS", "own", "token arrays: `own` ids or `reject`", twin=False),
     Setting("ALLOWED_HOSTS", "", "more names that `Host` may hold, by comma", twin=False),
     Setting("THREADS", "affinity and cgroup quota", "cores that embedd may use", twin=False),
     Setting("MEMORY", "80 % of cgroup or machine", "bytes for loaded models", twin=False),
@@ -109,6 +112,9 @@ class Settings:
     noprune: bool
     max_body: int
     max_body_in_flight: int
+    max_inputs: int
+    default_model: str | None
+    token_ids: str
     allowed_hosts: tuple[str, ...]
     threads: int
     memory: int
@@ -140,6 +146,9 @@ def read_settings(
         noprune=read.switch("NOPRUNE") or False,
         max_body=max_body,
         max_body_in_flight=read.unsigned("MAX_BODY_IN_FLIGHT", 8 * max_body, least=1),
+        max_inputs=read.unsigned("MAX_INPUTS", 2048, least=1),
+        default_model=read.text("DEFAULT_MODEL") or None,
+        token_ids=read.choice("TOKEN_IDS", ("own", "reject")),
         allowed_hosts=read.several("ALLOWED_HOSTS"),
         threads=read.unsigned("THREADS", limits.cores, least=1),
         memory=read.unsigned("MEMORY", int(limits.memory * MEMORY_SHARE), least=1),
@@ -190,6 +199,14 @@ class _Reader:
         """None if unset or "auto"; what is neither true nor false is true, as Ollama has it."""
         text = self.text(name).lower()
         return None if text in {"", "auto"} else text not in {"0", "f", "false"}
+
+    def choice(self, name: str, words: tuple[str, ...]) -> str:
+        """One of *words*, in any letter case; the first is the default."""
+        text = self.text(name).lower()
+        if text in {"", *words}:
+            return text or words[0]
+        self._refuse(name, text, words[0])
+        return words[0]
 
     def level(self, name: str) -> int:
         words = {"t": "1", "true": "1", "f": "0", "false": "0"}

@@ -3,12 +3,19 @@
 EmbeddError
 ├── RequestError             the caller must change the request
 │   ├── InvalidInputError
+│   │   ├── MalformedBodyError
+│   │   ├── EmptyInputError
+│   │   ├── InvalidTokenIdError
+│   │   └── UnsupportedValueError
 │   ├── InputTooLongError
 │   ├── InvalidModelNameError
 │   ├── ModelNotFoundError
+│   ├── UnknownRouteError
+│   ├── WrongVerbError
 │   ├── UnauthorizedError
 │   ├── TooLargeError
 │   └── UnsupportedError
+│       └── WrongModelError
 ├── UnavailableError         the same request may succeed later
 │   ├── OverloadedError
 │   ├── LoadTimeoutError
@@ -36,6 +43,7 @@ class EmbeddError(Exception):
         index: 0-based number of the input at fault, if one is.
         tokens: Length of that input in tokens, special tokens included.
         limit: The limit that was passed, in the unit of the message.
+        field: Name of the request's field at fault, if one is.
     """
 
     def __init__(
@@ -45,11 +53,13 @@ class EmbeddError(Exception):
         index: int | None = None,
         tokens: int | None = None,
         limit: int | None = None,
+        field: str | None = None,
     ) -> None:
         super().__init__(message)
         self.index = index
         self.tokens = tokens
         self.limit = limit
+        self.field = field
 
 
 class RequestError(EmbeddError):
@@ -58,6 +68,42 @@ class RequestError(EmbeddError):
 
 class InvalidInputError(RequestError):
     """A field is missing, of the wrong type, or has a value nobody can serve."""
+
+
+class MalformedBodyError(InvalidInputError):
+    """The request body is missing, no JSON, or no JSON object."""
+
+
+class EmptyInputError(InvalidInputError):
+    """There is nothing to embed."""
+
+
+class InvalidTokenIdError(InvalidInputError):
+    """A token id is none of the model's, or token ids are not wanted at all.
+
+    Args:
+        position: 0-based place of the id in its sequence; None if all are refused.
+        value: The id, as text.
+        vocabulary: How many ids the model has; None if it was not even looked at.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        index: int | None = None,
+        position: int | None = None,
+        value: str = "",
+        vocabulary: int | None = None,
+    ) -> None:
+        super().__init__(message, index=index, field="input")
+        self.position = position
+        self.value = value
+        self.vocabulary = vocabulary
+
+
+class UnsupportedValueError(InvalidInputError):
+    """A value is well known, but not here."""
 
 
 class InputTooLongError(RequestError):
@@ -95,6 +141,22 @@ class ModelNotFoundError(RequestError):
         self.name = name
 
 
+class UnknownRouteError(RequestError):
+    """No such path."""
+
+
+class WrongVerbError(RequestError):
+    """The path has other verbs.
+
+    Args:
+        allowed: Verbs that it has.
+    """
+
+    def __init__(self, message: str, *, allowed: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
 class UnauthorizedError(RequestError):
     """The API key is missing or wrong."""
 
@@ -105,6 +167,18 @@ class TooLargeError(RequestError):
 
 class UnsupportedError(RequestError):
     """The request asks for what this model or this server cannot do."""
+
+
+class WrongModelError(UnsupportedError):
+    """The model is of another kind.
+
+    Args:
+        is_reranker: It scores pairs of texts.
+    """
+
+    def __init__(self, message: str, *, is_reranker: bool) -> None:
+        super().__init__(message)
+        self.is_reranker = is_reranker
 
 
 class UnavailableError(EmbeddError):

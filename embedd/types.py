@@ -11,6 +11,7 @@ import numpy.typing as npt
 TokenIds: TypeAlias = npt.NDArray[np.int32]  # (tokens,)
 ClientIds: TypeAlias = npt.NDArray[np.int64]  # (tokens,), as sent: not yet known to be valid
 Vectors: TypeAlias = npt.NDArray[np.float32]  # (inputs, dimensions)
+Quantized: TypeAlias = npt.NDArray[np.int8] | npt.NDArray[np.uint8]  # (inputs, numbers or bytes)
 
 
 class Pooling(StrEnum):
@@ -39,6 +40,31 @@ class Normalize(StrEnum):
     LEGACY = "legacy"  # as Ollama's old route does for this kind of model
 
 
+class DType(StrEnum):
+    """What the numbers of a vector become."""
+
+    FLOAT = "float"
+    INT8 = "int8"
+    UINT8 = "uint8"
+    BINARY = "binary"
+    UBINARY = "ubinary"
+
+
+class Wire(StrEnum):
+    """How a vector is written."""
+
+    LIST = "list"
+    BASE64 = "base64"
+
+
+class DimensionRule(StrEnum):
+    """What is done with more `dimensions` than the model has, or a length it was not made for."""
+
+    LENIENT = "lenient"  # ignored, as in Ollama
+    STRICT = "strict"  # refused; another length than the model's own gets a warning
+    MATRYOSHKA = "matryoshka"  # as strict, and only for models that were made to be cut
+
+
 class Role(StrEnum):
     """What a text is used for: decides the prefix that the model was trained with."""
 
@@ -48,20 +74,45 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NamedPrompt:
+    """A prompt of the model's own besides those of `Role`.
+
+    Args:
+        is_optional: A model that has none of this name does without.
+    """
+
+    name: str
+    is_optional: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """One form in which every vector is sent; *key* is what the client calls it."""
+
+    key: str = "float"
+    dtype: DType = DType.FLOAT
+    wire: Wire = Wire.LIST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedRequest:
     """Texts or token sequences to embed, in the words of no dialect.
 
     ``options`` are runner options as the client sent them; they are checked after
     the model is known. ``keep_alive`` is in seconds, ``math.inf`` for ever, None to
-    keep what the model has.
+    keep what the model has. ``max_tokens`` caps every input below the model's own limit.
     """
 
     model: str
     inputs: Sequence[str | ClientIds]
     truncate: Truncate = Truncate.END
+    max_tokens: int | None = None
     dimensions: int | None = None
+    dimension_rule: DimensionRule = DimensionRule.LENIENT
     normalize: Normalize = Normalize.L2
+    outputs: Sequence[Output] = (Output(),)
     role: Role = Role.NONE
+    prompt: NamedPrompt | None = None
     per_token: bool = False
     keep_alive: float | None = None
     options: Mapping[str, object] = field(default_factory=dict)
@@ -103,11 +154,16 @@ class EmbedResult:
     ``vectors`` has shape (inputs, dimensions); asked for ``per_token`` it has
     (tokens of all inputs, dimensions) and ``tokens`` tells where each input ends.
     ``tokens`` counts after truncation, special tokens included. ``served_by`` is
-    None when nothing was computed.
+    None when nothing was computed. ``quantized`` has what `outputs` asked for besides
+    float; ``int8_range`` is the model's constant for that, None where each vector has
+    its own.
     """
 
     vectors: Vectors
+    quantized: Mapping[DType, Quantized] = field(default_factory=dict)
+    int8_range: float | None = None
     tokens: Sequence[int]
+    warnings: Sequence[str] = ()
     truncated: Sequence[Truncated] = ()
     timings: Timings
     served_by: ServedBy | None = None

@@ -1,4 +1,4 @@
-"""What is done to pooled vectors before they leave: check, cut, normalise."""
+"""What is done to pooled vectors before they leave: check, cut, normalise, quantise."""
 
 from typing import TypeAlias
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedd.errors import EngineError
-from embedd.types import Vectors
+from embedd.types import DType, Quantized, Vectors
 
 Norms: TypeAlias = npt.NDArray[np.float32]  # (inputs,)
 
@@ -73,3 +73,34 @@ def check_not_zero(vectors: Vectors, norms: Norms) -> None:
     for index in np.flatnonzero(norms == 0).tolist():
         if not vectors[index].any():
             raise EngineError(f"embedding has zero norm (input {index})", index=index)
+
+
+def quantize(vectors: Vectors, dtype: DType, int8_range: float | None = None) -> Quantized:
+    """The rows as *dtype*, which is not float; shape (inputs, dimensions) or, in bits, its eighth.
+
+    ``int8`` is the nearest of -127 … 127 steps, ``uint8`` that plus 128; a bit is 1 where
+    the number is above 0, the first number the highest bit, the last byte filled up with
+    zeros; ``binary`` is the byte of ``ubinary`` less 128.
+
+    Args:
+        int8_range: What becomes 127, larger numbers too; None is each row's largest.
+    """
+    if dtype in (DType.BINARY, DType.UBINARY):
+        packed = np.packbits(vectors > 0, axis=1)
+        # Offset binary: in two's complement that is the highest bit turned over.
+        return packed if dtype is DType.UBINARY else (packed ^ 0x80).view(np.int8)
+    steps = _to_steps(vectors, int8_range)
+    return steps if dtype is DType.INT8 else (steps.view(np.uint8) ^ 0x80)
+
+
+def _to_steps(vectors: Vectors, int8_range: float | None) -> npt.NDArray[np.int8]:
+    if int8_range is None:
+        largest = np.abs(vectors).max(axis=1, keepdims=True)
+        # A row of zeros stays one; of numbers below 1e-36 the scale would overflow.
+        scale = np.float32(127) / np.maximum(largest, np.finfo(np.float32).tiny * 128)
+    else:
+        scale = np.float32(127) / np.float32(int8_range)
+    with np.errstate(over="ignore"):  # infinite is beyond the range like any other
+        steps: Vectors = np.rint(vectors * scale)
+    np.clip(steps, -127, 127, out=steps)
+    return steps.astype(np.int8)

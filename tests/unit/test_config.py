@@ -131,6 +131,9 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         noprune=False,
         max_body=67108864,
         max_body_in_flight=8 * 67108864,
+        max_inputs=2048,
+        default_model=None,
+        token_ids="own",
         allowed_hosts=(),
         threads=limits.cores,
         memory=int(limits.memory * 0.8),
@@ -333,3 +336,10 @@ def test_a_worker_sees_only_what_it_needs() -> None:
     fixed = {"GGML_NO_BACKTRACE": "1", "KMP_BLOCKTIME": "1", "OPENBLAS_NUM_THREADS": "1"}
     environ = kept | dropped | dict.fromkeys(fixed, "7")
     assert worker_environment(environ) == kept | fixed
+
+
+def test_a_choice_is_read_in_any_letter_case_and_nonsense_is_the_default() -> None:
+    warnings: list[str] = []
+    assert read_settings({"EMBEDD_TOKEN_IDS": "Reject"}).token_ids == "reject"
+    assert read_settings({"EMBEDD_TOKEN_IDS": "mine"}, warnings.append).token_ids == "own"
+    assert warnings == ["EMBEDD_TOKEN_IDS: cannot use 'mine', using own"]
