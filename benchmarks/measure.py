@@ -59,9 +59,8 @@ async def measure(
             cosine = await least_cosine(contender, reference, workload)
             result = _summarize(workload, contender.name, samples[contender.name], tokens, cosine)
             results.append(result)
-            print(
-                f"  {result.workload:32} {result.contender:14} {result.texts_per_second:9.1f} texts/s"
-            )
+            rate = f"{result.texts_per_second:9.1f} texts/s"
+            print(f"  {result.workload:32} {result.contender:14} {rate}", flush=True)
     return results
 
 
@@ -117,4 +116,5 @@ def _summarize(
 
 def _cosines(a: Matrix, b: Matrix) -> Matrix:
     product: Matrix = (a * b).sum(axis=1)
-    return product / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    norms: Matrix = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return product / norms

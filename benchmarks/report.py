@@ -15,13 +15,13 @@ MIB = 1 << 20
 def to_markdown(results: Sequence[Result], *, baseline: str, command: str, cores: int) -> str:
     """A table with a row for each workload and contender; ratios are to *baseline*."""
     base = {one.workload: one for one in results if one.contender == baseline}
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    llama = f"llama-cpp-python {version('llama-cpp-python')}"
+    columns = f"texts/s | × {baseline} | tokens/s | p50 ms | p99 ms | resident MiB | cosine to f32"
     lines = [
-        f"{_cpu()}, {cores} cores, {platform.python_implementation()} "
-        f"{platform.python_version()}, llama-cpp-python {version('llama-cpp-python')}. "
-        f"Made by `{command}`.",
+        f"{_cpu()}, {cores} cores, {python}, {llama}. Made by `{command}`.",
         "",
-        f"| workload | contender | texts/s | × {baseline} | tokens/s | p50 ms | p99 ms "
-        "| resident MiB | cosine to f32 |",
+        f"| workload | contender | {columns} |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for one in results:
