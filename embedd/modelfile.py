@@ -1,0 +1,279 @@
+"""Modelfiles: Ollama's text form of a model, read and written.
+
+The grammar: https://github.com/ollama/ollama/blob/main/docs/modelfile.mdx. What only
+makes sense for language models is read and told about, and has no effect.
+"""
+
+import codecs
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from embedd.errors import InvalidInputError
+
+DEFAULT_TEMPLATE: Final = "{{ .Prompt }}"
+INTEGERS: Final = frozenset(
+    {
+        "draft_num_predict",
+        "main_gpu",
+        "num_batch",
+        "num_ctx",
+        "num_gpu",
+        "num_keep",
+        "num_predict",
+        "num_thread",
+        "repeat_last_n",
+        "seed",
+        "top_k",
+    }
+)
+FLOATS: Final = frozenset(
+    {
+        "frequency_penalty",
+        "min_p",
+        "presence_penalty",
+        "repeat_penalty",
+        "temperature",
+        "top_p",
+        "typical_p",
+    }
+)
+BOOLEANS: Final = frozenset({"use_mmap"})
+TEXTS: Final = frozenset({"document_prefix", "pooling", "query_prefix"})
+LISTS: Final = frozenset({"stop"})  # may repeat: all count
+PARAMETERS: Final = INTEGERS | FLOATS | BOOLEANS | TEXTS | LISTS
+DROPPED: Final = frozenset(
+    {
+        "f16_kv",
+        "logits_all",
+        "low_vram",
+        "mirostat",
+        "mirostat_eta",
+        "mirostat_tau",
+        "penalize_newline",
+        "use_mlock",
+        "vocab_only",
+    }
+)
+POOLINGS: Final = ("mean", "cls", "last", "rank")
+
+_WITHOUT_EFFECT: Final = frozenset(
+    {"template", "system", "message", "renderer", "parser", "requires"}
+)
+_REFUSED: Final = frozenset({"adapter", "draft"})
+_COMMANDS: Final = frozenset({"from", "parameter", "license"}) | _WITHOUT_EFFECT | _REFUSED
+_BAD_COMMAND: Final = (
+    'command must be one of "from", "license", "template", "system", "adapter", "draft", '
+    '"renderer", "parser", "parameter", "message", or "requires"'
+)
+# As Go's strconv.ParseBool.
+_TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+_QUOTE: Final = '"'
+_LONG_QUOTE: Final = '"""'
+_HEAD: Final = re.compile(r"\s*(?P<command>[A-Za-z]+)(?P<rest>\s.*|)")
+_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,19}")
+_BOMS: Final = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Modelfile:
+    """What a Modelfile says.
+
+    Args:
+        source: Path of a GGUF or a checkpoint folder, or name of a model.
+        parameters: Name → number, boolean, text, or list of texts.
+        template: Without effect here; None where there is none.
+        warnings: One sentence for each instruction that was read in vain.
+    """
+
+    source: str
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    licenses: tuple[str, ...] = ()
+    template: str | None = None
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Instruction:
+    line: int
+    command: str
+    parameter: str
+    value: str
+
+
+def decode_modelfile(data: bytes) -> str:
+    """The text of a Modelfile: UTF-8, with or without byte order mark, or UTF-16.
+
+    Raises:
+        InvalidInputError: It is neither.
+    """
+    encoding = next((name for bom, name in _BOMS if data.startswith(bom)), "utf-8")
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"the Modelfile is not {encoding.upper()}: {error}") from error
+
+
+def parse_modelfile(text: str) -> Modelfile:
+    """Read a Modelfile.
+
+    Raises:
+        InvalidInputError: It breaks the grammar; names the line where one is at fault.
+    """
+    source: str | None = None
+    template: str | None = None
+    parameters: dict[str, object] = {}
+    licenses: list[str] = []
+    warnings: list[str] = []
+    for one in _read_instructions(text):
+        match one.command:
+            case "from" if source is not None:
+                raise _at(one.line, "there is a second FROM")
+            case "from":
+                source = one.value
+            case "license":
+                licenses.append(one.value)
+            case "parameter":
+                _add_parameter(one, parameters, warnings)
+            case command if command in _REFUSED:
+                raise _at(one.line, f'"{command}" is not supported')
+            case command:
+                template = one.value if command == "template" else template
+                if one.value != DEFAULT_TEMPLATE:
+                    warnings.append(f"line {one.line}: {command.upper()} has no effect")
+    if source is None:
+        raise InvalidInputError("no FROM line")
+    return Modelfile(
+        source=source,
+        parameters=parameters,
+        licenses=tuple(licenses),
+        template=template,
+        warnings=tuple(warnings),
+    )
+
+
+def format_modelfile(modelfile: Modelfile) -> str:
+    """The text that `parse_modelfile` reads as *modelfile*.
+
+    Only a value that has a line ending in three quotes before its last is beyond the
+    grammar.
+    """
+    lines = [f"FROM {_quote(modelfile.source)}"]
+    if modelfile.template is not None:
+        lines.append(f"TEMPLATE {_quote(modelfile.template)}")
+    for name, value in modelfile.parameters.items():
+        each = value if isinstance(value, list) else [value]
+        lines += [f"PARAMETER {name} {_quote(format_value(one))}" for one in each]
+    lines += [f"LICENSE {_quote(text)}" for text in modelfile.licenses]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def parse_parameter(name: str, text: str) -> object:
+    """The value of the parameter *name* that *text* stands for.
+
+    Raises:
+        InvalidInputError: There is no such parameter, or it has other values.
+    """
+    if name in INTEGERS:
+        if _INTEGER.fullmatch(text) is None:
+            raise InvalidInputError(f"invalid int value [{text}]")
+        return int(text)
+    if name in FLOATS:
+        return _parse_float(text)
+    if name in BOOLEANS:
+        if text not in _TRUE | _FALSE:
+            raise InvalidInputError(f"invalid bool value [{text}]")
+        return text in _TRUE
+    if name not in PARAMETERS:
+        raise InvalidInputError(f"unknown parameter '{name}'")
+    if name == "pooling" and text not in POOLINGS:
+        raise InvalidInputError(f'parameter "pooling" must be one of {", ".join(POOLINGS)}')
+    return [text] if name in LISTS else text
+
+
+def format_value(value: object) -> str:
+    """A parameter's value as a Modelfile writes it, not yet quoted."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _add_parameter(one: _Instruction, parameters: dict[str, object], warnings: list[str]) -> None:
+    if one.parameter in DROPPED:
+        warnings.append(f"line {one.line}: parameter {one.parameter} is no longer used")
+        return
+    try:
+        value = parse_parameter(one.parameter, one.value)
+    except InvalidInputError as error:
+        raise _at(one.line, str(error)) from None
+    older = parameters.get(one.parameter)
+    if isinstance(older, list) and isinstance(value, list):
+        value = [*older, *value]
+    parameters[one.parameter] = value
+
+
+def _read_instructions(text: str) -> Iterator[_Instruction]:
+    lines = iter(enumerate(text.replace("\r\n", "\n").split("\n"), start=1))
+    for number, line in lines:
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = _HEAD.fullmatch(line)
+        command = match["command"].lower() if match else ""
+        if match is None or command not in _COMMANDS:
+            raise _at(number, _BAD_COMMAND)
+        parameter, rest = "", match["rest"]
+        if command == "parameter":
+            parameter, rest = (*rest.split(maxsplit=1), "", "")[:2]
+        if not rest.strip():
+            raise _at(number, f'"{parameter or command}" needs a value')
+        value = _read_value(rest, lines)
+        if value is None:
+            raise _at(number, "unexpected EOF: the quote that begins here does not end")
+        yield _Instruction(line=number, command=command, parameter=parameter, value=value)
+
+
+def _read_value(first: str, more: Iterator[tuple[int, str]]) -> str | None:
+    """The value that begins with *first*, and goes on until its quote ends; None if never."""
+    whole = first.lstrip()
+    while (value := _unquote(whole.rstrip())) is None:
+        following = next(more, None)
+        if following is None:
+            return None
+        whole = f"{whole}\n{following[1]}"
+    return value
+
+
+def _unquote(text: str) -> str | None:
+    """*text* without its quotes, if it has any; None if they are still open."""
+    for quote in (_LONG_QUOTE, _QUOTE):
+        if text.startswith(quote):
+            closed = len(text) >= 2 * len(quote) and text.endswith(quote)
+            return text[len(quote) : -len(quote)] if closed else None
+    return text
+
+
+def _quote(text: str) -> str:
+    is_plain = text and text == text.strip() and "\n" not in text and not text.startswith(_QUOTE)
+    if is_plain:
+        return text
+    quote = _LONG_QUOTE if _QUOTE in text else _QUOTE
+    return f"{quote}{text}{quote}"
+
+
+def _parse_float(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InvalidInputError(f"invalid float value [{text}]")
+    return value
+
+
+def _at(line: int, text: str) -> InvalidInputError:
+    return InvalidInputError(f"(line {line}): {text}")
