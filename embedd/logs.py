@@ -36,4 +36,6 @@ def set_up_logs(debug: int, stream: TextIO = sys.stderr) -> None:
 
 def _quote(value: object) -> str:
     text = str(value)
-    return repr(text) if not text or any(c.isspace() or c == '"' for c in text) else text
+    # Whatever a client sent may stand here: no control character reaches the terminal.
+    plain = text.isprintable() and " " not in text and '"' not in text
+    return text if text and plain else repr(text)

@@ -1,0 +1,70 @@
+"""The diary: a constant message, facts as ``key=value``, nothing that a terminal obeys."""
+
+import io
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from embedd.logs import TRACE, set_up_logs
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    """What the diary says; the loggers are left as they were."""
+    root = logging.getLogger("embedd")
+    before = root.handlers[:], root.level, root.propagate
+    yield io.StringIO()
+    root.handlers[:], root.level, root.propagate = before[0], before[1], before[2]
+
+
+def test_a_line_holds_time_level_message_and_facts(stream: io.StringIO) -> None:
+    set_up_logs(0, stream)
+    logging.getLogger("embedd.x").info("model loaded", extra={"model": "tiny", "pid": 7})
+    date, clock, level, rest = stream.getvalue().split(maxsplit=3)
+    assert (len(date), len(clock), level) == (10, 8, "INFO")
+    assert rest == "model loaded model=tiny pid=7\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("plain", "plain"),
+        ("", "''"),
+        ("two words", "'two words'"),
+        ('a"b', "'a\"b'"),
+        ("a\nb", r"'a\nb'"),
+        ("\x1b[31m", r"'\x1b[31m'"),
+        ("\u2028", r"'\u2028'"),
+        (None, "None"),
+    ],
+)
+def test_a_fact_is_one_word_without_control_characters(
+    value: object, shown: str, stream: io.StringIO
+) -> None:
+    set_up_logs(0, stream)
+    logging.getLogger("embedd").info("m", extra={"fact": value})
+    assert stream.getvalue().endswith(f" m fact={shown}\n")
+
+
+def test_a_logged_exception_is_followed_by_its_traceback(stream: io.StringIO) -> None:
+    set_up_logs(0, stream)
+    try:
+        int("boom")
+    except ValueError:
+        logging.getLogger("embedd").exception("request crashed")
+    first, *rest = stream.getvalue().splitlines()
+    assert first.endswith("ERROR   request crashed")
+    assert rest[0].startswith("Traceback")
+    assert rest[-1].startswith("ValueError: ")
+
+
+@pytest.mark.parametrize(
+    ("debug", "told"),
+    [(0, ["INFO"]), (1, ["DEBUG", "INFO"]), (2, ["TRACE", "DEBUG", "INFO"])],
+)
+def test_debug_chooses_how_much_is_told(debug: int, told: list[str], stream: io.StringIO) -> None:
+    set_up_logs(debug, stream)
+    for level in (TRACE, logging.DEBUG, logging.INFO):
+        logging.getLogger("embedd.x").log(level, "m")
+    assert [line.split()[2] for line in stream.getvalue().splitlines()] == told
