@@ -1,5 +1,6 @@
 """Builds the aiohttp application: routes of all dialects, one way to answer errors."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -13,7 +14,7 @@ from embedd.library import Library
 from embedd.server.bodies import BodyLimits
 from embedd.server.dialects import ollama
 from embedd.server.dialects.base import BODIES, EMBEDDER, LIBRARY, Dialect, Endpoint
-from embedd.server.errors import choose_status, log_error, retry_headers
+from embedd.server.errors import choose_status, log_error, log_refusal, retry_headers
 from embedd.server.replies import JSON
 from embedd.server.security import Doors, add_cors_headers, make_guard
 
@@ -54,7 +55,10 @@ def _speak(
             return await endpoint(request)
         except EmbeddError as error:
             return _refuse(dialect, request, error)
-        except (ConnectionError, web.HTTPException):
+        except (asyncio.CancelledError, ConnectionError):
+            log_refusal(request, 499, "the client went away")
+            raise
+        except web.HTTPException:
             raise
         except Exception:
             log.exception("request crashed", extra={"path": request.path})
@@ -69,7 +73,7 @@ def _refuse(dialect: Dialect, request: web.Request, error: EmbeddError) -> web.R
     return web.Response(
         body=dialect.to_error(error),
         status=status,
-        headers={**retry_headers(error), "Content-Type": JSON},
+        headers={**retry_headers(error, status), "Content-Type": JSON},
     )
 
 
@@ -78,8 +82,10 @@ async def _answer_unknown_paths(request: web.Request, handler: Handler) -> web.S
     try:
         return await handler(request)
     except web.HTTPNotFound:
+        log_refusal(request, 404, "no such path")
         return web.Response(text="404 page not found", status=404)
     except web.HTTPMethodNotAllowed as error:
+        log_refusal(request, 405, "no such verb")
         allowed = {"Allow": ",".join(sorted(error.allowed_methods))}
         return web.Response(text="405 method not allowed", status=405, headers=allowed)
 

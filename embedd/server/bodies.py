@@ -8,6 +8,7 @@ Ollama's clients know them.
 """
 
 import json
+import math
 import types
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -57,6 +58,7 @@ class BodyLimits:
         """The whole body; its bytes count as in flight until the block ends.
 
         Raises:
+            InvalidInputError: It is not encoded as its headers say.
             TooLargeError: Longer than one body may be.
             OverloadedError: Too many bytes are in flight.
         """
@@ -75,6 +77,8 @@ class BodyLimits:
                     raise OverloadedError("too many bytes of request bodies are in flight")
                 chunks.append(chunk)
             yield b"".join(chunks)
+        except web.RequestPayloadError as error:
+            raise InvalidInputError(f"cannot read the request body: {error}") from error
         finally:
             self._in_flight -= size
 
@@ -93,13 +97,13 @@ def decode(body: bytes, kind: type[Body]) -> Body:
     """
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    value = _parse_leniently(body)
+    value = parse_leniently(body)
     if value is None:
         value = {}
     if not isinstance(value, dict):
-        raise InvalidInputError(_mismatch(value, kind.__name__, "", "object"))
+        raise InvalidInputError(_mismatch(value, "value", f"api.{_to_go_name(kind)}"))
     hints = get_type_hints(kind)
     fields = {name: _integral(field, hints.get(name)) for name, field in value.items()}
     fields = {name: field for name, field in fields.items() if field is not None}
@@ -109,25 +113,48 @@ def decode(body: bytes, kind: type[Body]) -> Body:
         raise InvalidInputError(_explain(fields, hints, kind) or str(error)) from None
 
 
-def _parse_leniently(body: bytes) -> object:
+def parse_leniently(body: bytes) -> object:
+    """The first JSON value in *body*, as the standard library reads it.
+
+    What is not UTF-8 becomes U+FFFD, lone surrogates too.
+
+    Raises:
+        InvalidInputError: No body or no JSON.
+    """
     text = body.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     if not text:
         raise InvalidInputError("missing request body")
     try:
-        value, _ = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(text)
-    except (ValueError, RecursionError) as error:
+        value, _ = _DECODER.raw_decode(text)
+    except ValueError as error:
         raise InvalidInputError(f"invalid JSON in request body: {error}") from None
+    except RecursionError:
+        raise _too_deep() from None
     return _scrub(value, DEEPEST)
+
+
+def _too_deep() -> InvalidInputError:
+    return InvalidInputError(f"invalid JSON in request body: more than {DEEPEST} levels")
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError("a number is out of range")
+    return value
 
 
 def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
+_DECODER = json.JSONDecoder(parse_float=_parse_float, parse_constant=_refuse_constant)
+
+
 def _scrub(value: object, depth: int) -> object:
     """Lone surrogates become U+FFFD: no UTF-8 can hold them."""
     if not depth:
-        raise InvalidInputError(f"invalid JSON in request body: more than {DEEPEST} levels")
+        raise _too_deep()
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
@@ -153,14 +180,18 @@ def _explain(fields: dict[str, object], hints: dict[str, Any], kind: type) -> st
         members = [getattr(one, "__origin__", one) for one in _members(hints.get(name, object))]
         known = [one for one in members if one in GO_TYPES]
         if known and type(value) not in known:
-            return _mismatch(value, kind.__name__, f".{name}", GO_TYPES[known[0]])
+            place = f"{_to_go_name(kind)}.{name}"
+            return _mismatch(value, f"struct field {place}", GO_TYPES[known[0]])
     return None
 
 
-def _mismatch(value: object, struct: str, field: str, wanted: str) -> str:
+def _mismatch(value: object, place: str, wanted: str) -> str:
     kind = KINDS[type(value)]
-    if isinstance(value, float):
+    if isinstance(value, float) and wanted == GO_TYPES[int]:
         kind = f"number {value}"
-    struct = struct.removesuffix("Body") + "Request"
-    place = f"Go struct field {struct}{field}" if field else "Go value"
-    return f"json: cannot unmarshal {kind} into {place} of type {wanted}"
+    return f"json: cannot unmarshal {kind} into Go {place} of type {wanted}"
+
+
+def _to_go_name(kind: type) -> str:
+    """What Ollama calls the body: ``EmbedBody`` is its ``EmbedRequest``."""
+    return kind.__name__.removesuffix("Body") + "Request"

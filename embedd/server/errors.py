@@ -9,6 +9,8 @@ from embedd import errors
 
 log = logging.getLogger(__name__)
 
+LONGEST_REASON = 500  # characters in the log
+
 STATUSES: Mapping[type[errors.EmbeddError], int] = {
     errors.RequestError: 400,
     errors.ModelNotFoundError: 404,
@@ -32,23 +34,24 @@ def choose_status(
     return 500
 
 
-def retry_headers(error: errors.EmbeddError) -> dict[str, str]:
-    """``Retry-After`` where a later try makes sense."""
-    if not isinstance(error, errors.UnavailableError):
+def retry_headers(error: errors.EmbeddError, status: int) -> dict[str, str]:
+    """``Retry-After`` where a later try makes sense and *status* says so too."""
+    if status not in (429, 503):
         return {}
     return {"Retry-After": str(getattr(error, "retry_after", 1))}
 
 
 def log_error(request: web.Request, error: errors.EmbeddError, status: int) -> None:
     """One line per refused or failed request, with the cause and never with its texts."""
-    level = logging.ERROR if status >= 500 and status != 503 else logging.INFO
-    log.log(
-        level,
-        "request failed",
-        extra={
-            "method": request.method,
-            "path": request.path,
-            "status": status,
-            "reason": str(error),
-        },
-    )
+    callers = isinstance(error, errors.RequestError | errors.UnavailableError)
+    # Names and durations are quoted as sent, however long.
+    reason = str(error)[:LONGEST_REASON]
+    log_refusal(request, status, reason, level=logging.INFO if callers else logging.ERROR)
+
+
+def log_refusal(
+    request: web.Request, status: int, reason: str, *, level: int = logging.INFO
+) -> None:
+    """One line for a request that got *status*, 499 being none at all."""
+    facts = {"method": request.method, "path": request.path, "status": status, "reason": reason}
+    log.log(level, "request failed", extra=facts)

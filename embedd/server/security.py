@@ -1,7 +1,7 @@
 """Who may call: the host check against DNS rebinding, and origins of browsers."""
 
-import fnmatch
 import ipaddress
+import logging
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 import psutil
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+
+log = logging.getLogger(__name__)
 
 LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 LOCAL_ORIGIN_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104 - compared, not bound
@@ -23,7 +25,10 @@ ALLOWED_HEADERS = (
     "x-stainless-poll-helper,x-stainless-retry-count,x-stainless-runtime,"
     "x-stainless-runtime-version,x-stainless-timeout"
 )
-EXPOSED_HEADERS = "Server-Timing,X-Embedd-Model,X-Embedd-Truncated,Retry-After"
+EXPOSED_HEADERS = (
+    "Retry-After,Server-Timing,X-Embedd-Model,X-Embedd-Quantization,X-Embedd-Truncated,"
+    "X-Embedd-Warning,X-Request-Id,x-should-retry"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +49,16 @@ class Doors:
 
     def admits_origin(self, origin: str, host: str) -> bool:
         """Whether a page from *origin* may call the server that it calls *host*."""
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            return False
         if parts.scheme in LOCAL_SCHEMES:
             return True
         known = parts.netloc == host or parts.hostname in LOCAL_ORIGIN_HOSTS
         if parts.scheme in ("http", "https") and known:
             return True
-        return any(fnmatch.fnmatchcase(origin, pattern) for pattern in self.origins)
+        return any(_matches(origin, pattern) for pattern in self.origins)
 
     def _listed(self, header: str) -> bool:
         return _host_of(header) in {host.lower() for host in self.hosts}
@@ -62,9 +70,10 @@ def make_guard(doors: Doors) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         host = request.headers.get("Host", "")
-        origin = request.headers.get("Origin")
+        origin = request.headers.get("Origin") or None
         foreign = origin is not None and not doors.admits_origin(origin, host)
         if foreign or not doors.admits_host(host):
+            log.info("caller kept out", extra={"host": host, "origin": origin, "status": 403})
             return web.Response(status=403)
         if request.method == "OPTIONS":
             return web.Response(status=204, headers=_preflight_headers(doors, origin))
@@ -95,6 +104,15 @@ def is_local_host(host: str) -> bool:
     return host in {
         one.address for interface in psutil.net_if_addrs().values() for one in interface
     }
+
+
+def _matches(origin: str, pattern: str) -> bool:
+    """Whether *origin* is *pattern*, in which one ``*`` stands for anything."""
+    head, star, tail = pattern.partition("*")
+    if not star:
+        return origin == pattern
+    long_enough = len(origin) >= len(head) + len(tail)
+    return long_enough and origin.startswith(head) and origin.endswith(tail)
 
 
 def _host_of(header: str) -> str:

@@ -63,12 +63,13 @@ def computed_headers(result: EmbedResult) -> dict[str, str]:
 def _server_timing(result: EmbedResult) -> str:
     timings = result.timings
     parts = {
-        "load": timings.load,
         "tokenize": timings.tokenize,
         "queue": timings.queue,
         "compute": timings.compute,
         "total": timings.total,
     }
+    if timings.load:
+        parts = {"load": timings.load, **parts}
     return ", ".join(f"{name};dur={round(1000 * seconds, 3)}" for name, seconds in parts.items())
 
 

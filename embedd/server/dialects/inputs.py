@@ -6,13 +6,13 @@ import msgspec
 import numpy as np
 
 from embedd.errors import InvalidInputError
+from embedd.server.bodies import parse_leniently
 from embedd.types import ClientIds
 
 _text = msgspec.json.Decoder(str)
 _texts = msgspec.json.Decoder(list[str])
 _ids = msgspec.json.Decoder(list[int])
 _id_lists = msgspec.json.Decoder(list[list[int]])
-_anything = msgspec.json.Decoder()
 
 
 def parse_inputs(raw: bytes) -> Sequence[str | ClientIds]:
@@ -21,37 +21,49 @@ def parse_inputs(raw: bytes) -> Sequence[str | ClientIds]:
     Raises:
         InvalidInputError: ``invalid input type``.
     """
-    compact = raw.lstrip()
     try:
-        if compact[:1] == b'"':
-            text = _text.decode(raw)
-            return [text] if text else []
-        second = compact[1:].lstrip()[:1]
-        if compact[:1] != b"[":
-            raise InvalidInputError("invalid input type")
-        if second == b"]":
+        return _parse_strictly(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _to_inputs(parse_leniently(raw))
+
+
+def _parse_strictly(raw: bytes) -> Sequence[str | ClientIds]:
+    # The first two characters decide which of the typed decoders it is: a union of list
+    # types they do not have.
+    start = raw.lstrip()
+    if start[:1] == b'"':
+        return _to_inputs(_text.decode(raw))
+    if start[:1] != b"[":
+        raise InvalidInputError("invalid input type")
+    match start[1:].lstrip()[:1]:
+        case b"]":
             return []
-        if second == b'"':
+        case b'"':
             return _texts.decode(raw)
-        if second == b"[":
+        case b"[":
             return [_to_ids(ids) for ids in _id_lists.decode(raw)]
-        return [_to_ids(_ids.decode(raw))]
-    except msgspec.DecodeError:
-        return _parse_floats(raw)
+        case _:
+            return [_to_ids(_ids.decode(raw))]
 
 
-def _parse_floats(raw: bytes) -> Sequence[ClientIds]:
-    """Ids that a client wrote as floats without fraction."""
-    value = _anything.decode(raw)
+def _to_inputs(value: object) -> Sequence[str | ClientIds]:
+    """What the typed decoders refuse and clients send: ids as floats without fraction."""
+    if isinstance(value, str):
+        return [value] if value else []
+    if not isinstance(value, list):
+        raise InvalidInputError("invalid input type")
+    if all(isinstance(one, str) for one in value):
+        return value
     rows = value if isinstance(value[0], list) else [value]
     return [_to_ids([_to_id(one) for one in row] if isinstance(row, list) else []) for row in rows]
 
 
 def _to_id(value: object) -> int:
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not isinstance(value, int | float) or not whole:
-        raise InvalidInputError("invalid input type")
-    return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise InvalidInputError("invalid input type")
 
 
 def _to_ids(ids: list[int]) -> ClientIds:

@@ -21,12 +21,14 @@ from embedd.api import (
     VersionReply,
 )
 from embedd.durations import parse_keep_alive
+from embedd.embedder import Embedder
 from embedd.embedder import RunningModel as Running
 from embedd.errors import (
     EmbeddError,
     InputTooLongError,
     InvalidInputError,
     InvalidModelNameError,
+    LoadTimeoutError,
     ModelNotFoundError,
     OverloadedError,
     UnsupportedError,
@@ -75,10 +77,18 @@ class EmbeddingBody(msgspec.Struct):
 
 
 class GenerateBody(msgspec.Struct):
-    """Body of ``POST /api/generate`` and, with ``messages``, of ``POST /api/chat``."""
+    """Body of ``POST /api/generate``."""
 
     model: str | None = None
     prompt: str | None = None
+    keep_alive: Any = None
+    options: dict[str, Any] | None = None
+
+
+class ChatBody(msgspec.Struct):
+    """Body of ``POST /api/chat``."""
+
+    model: str | None = None
     messages: list[Any] | None = None
     keep_alive: Any = None
     options: dict[str, Any] | None = None
@@ -115,14 +125,19 @@ def to_legacy_request(body: EmbeddingBody) -> EmbedRequest:
     )
 
 
-def to_reply_ends(model: str, result: EmbedResult) -> tuple[bytes, bytes]:
-    """What stands before and after the rows of an ``/api/embed`` answer."""
+def to_reply_ends(model: str, result: EmbedResult, *, parsing: float) -> tuple[bytes, bytes]:
+    """What stands before and after the rows of an ``/api/embed`` answer.
+
+    Args:
+        parsing: Seconds from the request's arrival until it was understood: all that
+            ``load_duration`` has to tell where the model was there.
+    """
     head = b'{"model":' + dump(model) + b',"embeddings":['
     if not result.tokens:
         return head, b"]}"
     tail: dict[str, object] = {
         "total_duration": _nanoseconds(result.timings.total),
-        "load_duration": _nanoseconds(result.timings.load),
+        "load_duration": _nanoseconds(result.timings.load or parsing),
         "prompt_eval_count": sum(result.tokens),
     }
     if result.truncated:
@@ -146,7 +161,7 @@ def _phrase(error: EmbeddError) -> str:
             return "input after truncation exceeds maximum context length"
         case InputTooLongError():
             return "the input length exceeds the context length"
-        case InvalidModelNameError():
+        case InvalidModelNameError() if not str(error).startswith("use either "):
             return "invalid model name"
         case OverloadedError():
             return "server busy, please try again.  maximum pending requests exceeded"
@@ -159,16 +174,19 @@ async def embed(request: web.Request) -> web.StreamResponse:
     arrived = time.perf_counter()
     async with request.app[BODIES].read(request) as data:
         body = decode(data, EmbedBody)
-        result = await request.app[EMBEDDER].embed(to_request(body), arrived=arrived)
-    head, tail = to_reply_ends(body.model or "", result)
+        asked = to_request(body)
+        parsing = time.perf_counter() - arrived
+        result = await request.app[EMBEDDER].embed(asked, arrived=arrived)
+    head, tail = to_reply_ends(asked.model, result, parsing=parsing)
     return await rows_response(request, head, result.vectors, tail, computed_headers(result))
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """``POST /api/embeddings``."""
+    arrived = time.perf_counter()
     async with request.app[BODIES].read(request) as data:
         asked = to_legacy_request(decode(data, EmbeddingBody))
-        result = await request.app[EMBEDDER].embed(asked)
+        result = await request.app[EMBEDDER].embed(asked, arrived=arrived)
     row = dump_rows(result.vectors) or b"[]"
     return await rows_response(
         request, b'{"embedding":' + row, result.vectors[:0], b"}", computed_headers(result)
@@ -177,15 +195,20 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
 
 async def generate(request: web.Request) -> web.StreamResponse:
     """``POST /api/generate`` without a prompt: load or unload."""
-    reply = await _load_or_unload(request, "generate")
+    async with request.app[BODIES].read(request) as data:
+        body = decode(data, GenerateBody)
+    reply = await _load_or_unload(request.app[EMBEDDER], body, "generate" if body.prompt else "")
     return json_response(reply)
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
     """``POST /api/chat`` without messages: load or unload."""
-    reply = msgspec.to_builtins(await _load_or_unload(request, "chat"), builtin_types=[datetime])
-    del reply["response"]
-    return json_response({**reply, "message": {"role": "assistant", "content": ""}})
+    async with request.app[BODIES].read(request) as data:
+        body = decode(data, ChatBody)
+    reply = await _load_or_unload(request.app[EMBEDDER], body, "chat" if body.messages else "")
+    fields = msgspec.to_builtins(reply, builtin_types=[datetime])
+    del fields["response"]
+    return json_response({**fields, "message": {"role": "assistant", "content": ""}})
 
 
 async def version(_: web.Request) -> web.StreamResponse:
@@ -211,16 +234,17 @@ async def ps(request: web.Request) -> web.StreamResponse:
     return json_response(PsReply(models=[to_running_model(one, now) for one in running]))
 
 
-async def _load_or_unload(request: web.Request, verb: str) -> GenerateReply:
-    async with request.app[BODIES].read(request) as data:
-        body = decode(data, GenerateBody)
+async def _load_or_unload(
+    embedder: Embedder, body: GenerateBody | ChatBody, verb: str
+) -> GenerateReply:
+    """What both routes do; *verb* is what no embedding model can, if that was asked for."""
     keep_alive = _keep_alive(body.keep_alive)
     _check_name(body.model)
     name = body.model or ""
-    if body.prompt or body.messages:
-        raise InvalidInputError(f'"{name}" does not support {verb}')
-    embedder = request.app[EMBEDDER]
     try:
+        if verb:
+            embedder.find(name)
+            raise InvalidInputError(f'"{name}" does not support {verb}')
         if keep_alive == 0:
             await embedder.unload(name)
         else:
@@ -259,7 +283,7 @@ def to_running_model(running: Running, now: datetime) -> RunningModel:
         model=running.name,
         size=running.size,
         digest=model.manifest_digest if model else "",
-        details=to_details(model.details, lengths=False) if model else Details(),
+        details=to_details(model.details, lengths=False) if model else Details(families=[]),
         expires_at=now + ahead,
         size_vram=running.gpu_size,
         context_length=running.limit,
@@ -323,5 +347,5 @@ DIALECT = Dialect(
         Route(method="POST", path="/api/chat", endpoint=chat),
     ),
     to_error=to_error,
-    statuses={UnsupportedError: 501},
+    statuses={LoadTimeoutError: 500, UnsupportedError: 501},
 )

@@ -1,0 +1,43 @@
+"""What many tests share: the default model, pulled once."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from embedd.config import Settings, read_settings
+from embedd.runtime import open_library
+
+DEFAULT_TAGS = ("latest", "f32", "q8_0")
+
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture
+def make_settings(tmp_path: Path) -> MakeSettings:
+    """Settings of a server on a free port, with nothing of this machine's own in them."""
+
+    def make(**changes: object) -> Settings:
+        settings = read_settings(
+            {
+                "EMBEDD_HOST": "127.0.0.1:0",
+                "EMBEDD_MODELS": str(tmp_path / "models"),
+                "EMBEDD_STATE": str(tmp_path / "state"),
+                "EMBEDD_THREADS": "1",
+            }
+        )
+        return replace(settings, **changes)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def default_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that holds all-minilm with every tag; read it, change nothing in it."""
+    root = tmp_path_factory.mktemp("default")
+    settings = read_settings({"EMBEDD_MODELS": str(root), "EMBEDD_STATE": str(root / "state")})
+    library = open_library(settings)
+    for tag in DEFAULT_TAGS:
+        library.pull(f"all-minilm:{tag}")
+    return root

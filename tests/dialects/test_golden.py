@@ -1,0 +1,98 @@
+"""Conversations that a dialect promises, one file each: requests and what they are answered.
+
+An answer names every field of the JSON. In place of a value that differs from run to run
+stands what it must be: ``<positive>``, ``<vector>``, ``<vector 3>``, ``<time>`` … of `KINDS`.
+"""
+
+import json
+import math
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedd.engine.fake import WIDTH
+from tests.server.serving import Reply, Served
+
+GOLDEN = Path(__file__).parent / "golden"
+PATTERNS = {
+    "<any>": r"[^\0]+",
+    "<hex12>": r"[0-9a-f]{12}",
+    "<hex64>": r"[0-9a-f]{64}",
+    "<number>": r"[0-9]+",
+    "<version>": r"[0-9]+\.[0-9]+\.[0-9]+",
+    "<time>": r"[0-9-]{10}T[0-9:]{8}(\.[0-9]{1,6})?(Z|[+-][0-9:]{5})",
+}
+PLACEHOLDER = re.compile("|".join(map(re.escape, PATTERNS)))
+
+
+def read_cases(dialect: str) -> dict[str, Any]:
+    return {path.stem: json.loads(path.read_text()) for path in (GOLDEN / dialect).glob("*.json")}
+
+
+OLLAMA = read_cases("ollama")
+
+
+@pytest.mark.parametrize("name", sorted(OLLAMA))
+async def test_ollama(name: str, served: Served) -> None:
+    for number, exchange in enumerate(OLLAMA[name]["exchanges"]):
+        request, answer = exchange["request"], exchange["answer"]
+        reply = await send(served, request)
+        where = f"{name} #{number}: {request} answered {reply.body[:200]!r}"
+        assert reply.status == answer["status"], where
+        if "text" in answer:
+            assert reply.body.decode() == answer["text"], where
+        else:
+            assert fits(reply.json, answer["json"]), where
+        for header, value in answer.get("headers", {}).items():
+            assert fits(reply.headers.get(header), value), f"{where}, {header}"
+
+
+async def send(served: Served, request: dict[str, Any]) -> Reply:
+    arguments: dict[str, Any] = {"headers": request.get("headers", {})}
+    if "json" in request:
+        arguments["json"] = request["json"]
+    if "body" in request:
+        arguments["data"] = request["body"].encode()
+    return await served.send(request["method"], request["path"], **arguments)
+
+
+def fits(value: object, wanted: object) -> bool:
+    """Whether *value* is *wanted*, or of the kind that it names; objects have no more fields."""
+    if isinstance(wanted, dict):
+        same_names = isinstance(value, dict) and value.keys() == wanted.keys()
+        return same_names and all(fits(value[name], wanted[name]) for name in wanted)  # type: ignore[index]
+    if isinstance(wanted, list):
+        same_length = isinstance(value, list) and len(value) == len(wanted)
+        return same_length and all(map(fits, value, wanted))  # type: ignore[call-overload]
+    if isinstance(wanted, str):
+        return word_fits(value, wanted)
+    return type(value) is type(wanted) and value == wanted
+
+
+def word_fits(value: object, wanted: str) -> bool:
+    if wanted == "<positive>":
+        return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if wanted.startswith("<vector"):
+        return is_unit_vector(value, int(wanted[7:-1] or WIDTH))
+    return isinstance(value, str) and text_fits(value, wanted)
+
+
+def text_fits(value: str, wanted: str) -> bool:
+    if wanted == "<time>":
+        datetime.fromisoformat(value)
+    parts = PLACEHOLDER.split(wanted)
+    kinds = PLACEHOLDER.findall(wanted)
+    pattern = "".join(
+        re.escape(part) + (PATTERNS[kind] if kind else "")
+        for part, kind in zip(parts, [*kinds, ""], strict=True)
+    )
+    return re.fullmatch(pattern, value) is not None
+
+
+def is_unit_vector(value: object, length: int) -> bool:
+    if not isinstance(value, list) or len(value) != length:
+        return False
+    return math.isclose(math.hypot(*value), 1, abs_tol=1e-5)

@@ -1,0 +1,5 @@
+"""The server that these tests speak to."""
+
+from tests.server.serving import open_server, served, tiny_store
+
+__all__ = ["open_server", "served", "tiny_store"]

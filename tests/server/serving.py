@@ -1,0 +1,244 @@
+"""A server without workers: real HTTP, scheduler, resolver and store; models in this process."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from embedd.catalog.catalog import read_catalog
+from embedd.embedder import Embedder
+from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec
+from embedd.engine.fake import MAX_SEQUENCES, FakeEngine
+from embedd.engine.queue import Outcome
+from embedd.engine.worker import encode_checked
+from embedd.errors import EngineError
+from embedd.library import Library
+from embedd.resolve import Resolver
+from embedd.scheduler.scheduler import Scheduler
+from embedd.server.app import make_app
+from embedd.server.bodies import BodyLimits
+from embedd.server.security import Doors
+from embedd.store.store import Store
+from embedd.types import Pooling, TokenIds
+from tests.fakes import Clock
+from tests.tiny_models import write_tiny_bert, write_tiny_decoder
+from tests.unit.stored import store_model
+
+CONTEXT = 64
+MIB = 1 << 20
+
+
+class LocalModel:
+    """A `Loaded` over a `FakeEngine` in this process.
+
+    Attributes:
+        gate: Where every batch waits; open at first.
+        batches: How many were computed.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._engine = FakeEngine(spec, CPU_LADDER[0], threads=1)
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.batches = 0
+        self.closed = False
+
+    @property
+    def info(self) -> ModelInfo:
+        return self._engine.info
+
+    @property
+    def pid(self) -> int:
+        return os.getpid()
+
+    @property
+    def broken(self) -> str | None:
+        return None
+
+    async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        return self._engine.tokenize(texts)
+
+    async def embed(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Outcome:
+        rows = []
+        for start in range(0, len(sequences), MAX_SEQUENCES):
+            await asyncio.sleep(0)
+            await self.gate.wait()
+            self.batches += 1
+            batch = list(sequences[start : start + MAX_SEQUENCES])
+            try:
+                rows.append(encode_checked(self._engine, batch, pooling))
+            except EngineError as error:
+                index = start + (error.index or 0)
+                raise EngineError(f"{error} (input {index})", index=index) from error
+        return Outcome(vectors=np.concatenate(rows), queue=0.0, compute=0.001)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class Loads:
+    """Loads `LocalModel`s; counts and can hold them back.
+
+    Attributes:
+        names: Of every model that was loaded, in order.
+        gate: Where every load waits; open at first.
+        error: Raised by the next loads, if set.
+    """
+
+    names: list[str] = field(default_factory=list)
+    models: list[LocalModel] = field(default_factory=list)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    async def load(self, spec: ModelSpec) -> LocalModel:
+        self.names.append(spec.name)
+        await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+        self.models.append(LocalModel(spec))
+        return self.models[-1]
+
+
+@dataclass(kw_only=True)
+class Reply:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    json: Any
+
+
+@dataclass(kw_only=True)
+class Served:
+    """A running server, and what moves behind it."""
+
+    client: TestClient[web.Request, web.Application]
+    clock: Clock
+    loads: Loads
+    store: Store
+    scheduler: Scheduler
+
+    async def send(self, method: str, path: str, **arguments: Any) -> Reply:
+        """A request as the arguments of aiohttp's client have it."""
+        async with self.client.request(method, path, **arguments) as response:
+            body = await response.read()
+            is_json = response.content_type == "application/json"
+            return Reply(
+                status=response.status,
+                headers=response.headers,
+                body=body,
+                json=await response.json() if is_json and body else None,
+            )
+
+    async def post(self, path: str, body: object) -> Reply:
+        """JSON, or bytes as they are."""
+        if isinstance(body, bytes):
+            return await self.send("POST", path, data=body)
+        return await self.send("POST", path, json=body)
+
+    async def embed(self, **body: object) -> Reply:
+        return await self.post("/api/embed", {"model": "tiny", **body})
+
+    async def ps(self) -> list[Any]:
+        models: list[Any] = (await self.send("GET", "/api/ps")).json["models"]
+        return models
+
+    async def loaded(self) -> list[str]:
+        return [model["name"] for model in await self.ps()]
+
+
+OpenServer = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store to copy.
+
+    ``tiny`` has 64 tokens of context; ``short`` stores a limit of 8; ``prefixed`` has
+    prefixes; these three share their weights. ``other`` and ``third`` have their own;
+    ``talker`` is a language model without pooling, ``ranker`` a reranker.
+    """
+    folder = tmp_path_factory.mktemp("tiny")
+    store = Store(folder / "models")
+    tiny = write_tiny_bert(folder / "tiny.gguf", context=CONTEXT)
+    store_model(store, "tiny", tiny)
+    store_model(store, "short", tiny, {"num_ctx": 8})
+    prefixes = {"query_prefix": "ask: ", "document_prefix": "doc: "}
+    store_model(store, "prefixed", tiny, prefixes)
+    for seed, name in enumerate(("other", "third"), start=1):
+        path = write_tiny_bert(folder / f"{name}.gguf", context=CONTEXT, seed=seed)
+        store_model(store, name, path)
+    store_model(store, "talker", write_tiny_decoder(folder / "talker.gguf"))
+    ranker = write_tiny_bert(folder / "rank.gguf", pooling="rank", head=["yes"])
+    store_model(store, "ranker", ranker)
+    return folder / "models"
+
+
+@pytest.fixture
+async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenServer]:
+    """Opens servers with limits; they have the models of `tiny_store`, or none."""
+    store = Store(tmp_path / "models")
+    clients: list[TestClient[web.Request, web.Application]] = []
+    schedulers: list[Scheduler] = []
+
+    async def open_one(
+        *,
+        models: bool = True,
+        max_models: int = 3,
+        max_queue: int = 512,
+        context_length: int = 0,
+        bodies: BodyLimits | None = None,
+        doors: Doors | None = None,
+    ) -> Served:
+        if models:
+            shutil.copytree(tiny_store, store.layout.root, dirs_exist_ok=True)
+        clock, loads, resolver = Clock(), Loads(), Resolver(store)
+        scheduler = Scheduler(
+            load=loads.load,
+            estimate=lambda spec: spec.weights,
+            memory=1 << 30,
+            max_models=max_models,
+            max_queue=max_queue,
+            keep_alive=300.0,
+            clock=clock,
+        )
+        app = make_app(
+            embedder=Embedder(
+                resolver=resolver, scheduler=scheduler, context_length=context_length
+            ),
+            library=Library(store, resolver, read_catalog(tmp_path / "recipes")),
+            bodies=bodies or BodyLimits(one=64 * MIB, all_=512 * MIB),
+            doors=doors or Doors(check_host=True),
+        )
+        client = TestClient(TestServer(app), timeout=aiohttp.ClientTimeout(total=20))
+        await client.start_server()
+        clients.append(client)
+        schedulers.append(scheduler)
+        return Served(client=client, clock=clock, loads=loads, store=store, scheduler=scheduler)
+
+    yield open_one
+    for client in clients:
+        await client.close()
+    for scheduler in schedulers:
+        await scheduler.close()
+
+
+@pytest.fixture
+async def served(open_server: OpenServer) -> Served:
+    """A server with generous limits."""
+    server: Served = await open_server()
+    return server

@@ -1,0 +1,71 @@
+"""One table from errors to statuses; what the log says of them."""
+
+import logging
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+
+from embedd import errors
+from embedd.server.errors import LONGEST_REASON, choose_status, log_error, retry_headers
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.InvalidInputError("x"), 400),
+        (errors.InputTooLongError(index=0, tokens=2, limit=1, special=0), 400),
+        (errors.InvalidModelNameError("x"), 400),
+        (errors.UnsupportedError("x"), 400),
+        (errors.UnauthorizedError("x"), 401),
+        (errors.ModelNotFoundError("x"), 404),
+        (errors.TooLargeError("x"), 413),
+        (errors.OverloadedError("x"), 503),
+        (errors.LoadTimeoutError("x"), 503),
+        (errors.ShuttingDownError(), 503),
+        (errors.EngineError("x"), 500),
+        (errors.InsufficientMemoryError("x"), 500),
+        (errors.CorruptBlobError("x"), 500),
+        (errors.PullError("x"), 502),
+        (errors.EmbeddError("x"), 500),
+    ],
+)
+def test_an_error_has_the_status_of_its_nearest_ancestor(
+    error: errors.EmbeddError, status: int
+) -> None:
+    assert choose_status(error, {}) == status
+
+
+def test_a_dialect_may_say_otherwise_of_a_kind_and_of_those_below_it() -> None:
+    table = {errors.UnsupportedError: 501, errors.StoreError: 507}
+    assert choose_status(errors.UnsupportedError("x"), table) == 501
+    assert choose_status(errors.CorruptBlobError("x"), table) == 507
+    assert choose_status(errors.PullError("x"), table) == 502, "the nearer one counts"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_only_a_status_that_invites_a_retry_says_when(status: int) -> None:
+    error = errors.OverloadedError("x", retry_after=7)
+    assert retry_headers(error, status) == {"Retry-After": "7"}
+    assert retry_headers(errors.ShuttingDownError(), status) == {"Retry-After": "1"}
+    assert retry_headers(error, 500) == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [
+        (errors.InvalidInputError("x" * 9999), logging.INFO),
+        (errors.UnsupportedError("x"), logging.INFO),
+        (errors.OverloadedError("x"), logging.INFO),
+        (errors.EngineError("x"), logging.ERROR),
+        (errors.EmbeddError("x"), logging.ERROR),
+    ],
+)
+def test_the_operators_errors_stand_out_in_the_log(
+    error: errors.EmbeddError, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "embedd")
+    log_error(make_mocked_request("POST", "/api/embed"), error, 418)
+    [record] = caplog.records
+    assert (record.levelno, record.getMessage()) == (level, "request failed")
+    assert record.__dict__["status"] == 418
+    assert record.__dict__["reason"] == str(error)[:LONGEST_REASON]
