@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -23,6 +23,13 @@ MAX_PARAMS_BYTES: Final = 1 << 20
 # Names come from clients, in any letter case: what is remembered of them is bounded.
 _MAX_REMEMBERED: Final = 1024
 
+# Parameters that are no options of a request.
+OWN: Final = frozenset(
+    {"pooling", "query_prefix", "document_prefix", "prompts", "matryoshka", "int8_range"}
+)
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
+Range: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
+
 _Value = TypeVar("_Value")
 
 # A manifest that is replaced has another inode; one that is written in place another time.
@@ -34,6 +41,9 @@ class Parameters:
     """What is stored with a model, by a Modelfile or at pull.
 
     Args:
+        prompts: Name → text put before an input, besides the two prefixes.
+        matryoshka: Lengths to which its vectors may be cut and stay good.
+        int8_range: What becomes 127 in int8; None leaves that to each vector.
         raw: All parameters as they are stored.
     """
 
@@ -41,6 +51,9 @@ class Parameters:
     pooling: Pooling | None = None
     query_prefix: str = ""
     document_prefix: str = ""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    matryoshka: tuple[int, ...] = ()
+    int8_range: float | None = None
     raw: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -243,16 +256,18 @@ def parse_parameters(raw: Mapping[str, object]) -> Parameters:
     Raises:
         InvalidInputError: One has the wrong type or a value that it cannot have.
     """
-    own = ("pooling", "query_prefix", "document_prefix")
     pooling = raw.get("pooling")
     allowed = [kind.value for kind in Pooling if kind is not Pooling.NONE]
     if pooling is not None and pooling not in allowed:
         raise InvalidInputError(f'parameter "pooling" must be one of {", ".join(allowed)}')
     return Parameters(
-        options=parse_options({key: value for key, value in raw.items() if key not in own}),
+        options=parse_options({key: value for key, value in raw.items() if key not in OWN}),
         pooling=None if pooling is None else Pooling(pooling),
         query_prefix=_text(raw, "query_prefix"),
         document_prefix=_text(raw, "document_prefix"),
+        prompts=_typed(raw, "prompts", dict[str, str]) or {},
+        matryoshka=tuple(_typed(raw, "matryoshka", list[Count]) or ()),
+        int8_range=_typed(raw, "int8_range", Range),
         raw=raw,
     )
 
@@ -310,6 +325,14 @@ def _text(raw: Mapping[str, object], name: str) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     raise InvalidInputError(f'parameter "{name}" must be of type string')
+
+
+def _typed(raw: Mapping[str, object], name: str, kind: Any) -> Any:
+    value = raw.get(name)
+    try:
+        return None if value is None else msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidInputError(f'parameter "{name}" is wrong: {error}') from None
 
 
 def _bad_parameters(stored: StoredManifest, cause: str) -> ModelLoadError:

@@ -81,7 +81,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         num_ctx: Limit to store with the model; None is `context_length`.
         dimensions: Numbers in a vector.
         matryoshka: Lengths to which a vector may be cut and stay good.
-        prompts: Name → text put before an input; ``query`` and ``document`` are used.
+        prompts: Name → text put before an input; ``query`` and ``document`` are Ollama's too.
+        int8_range: What becomes 127 when its vectors are sent as int8; None leaves that to
+            each vector.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dimensions: Count
     matryoshka: tuple[Count, ...] = ()
     prompts: dict[str, str] = {}
+    int8_range: Annotated[float, Meta(gt=0)] | None = None
     aliases: dict[str, str] = {}
     tags: dict[str, PackageSource | HubSource]
 

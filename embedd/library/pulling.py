@@ -18,6 +18,7 @@ from embedd.store.store import Store
 
 # What a conversion writes belongs to its version: raised, the next pull converts again.
 CONVERTER_VERSION: Final = 1
+PREFIXES: Final = ("query", "document")  # prompts that are parameters of their own
 WEIGHTS_FILE: Final = "model.safetensors"
 
 
@@ -100,6 +101,13 @@ def _draft_of_offer(name: ModelName, offer: Offer, facts: GgufFacts, made_from: 
     if facts.pooling is not recipe.pooling:
         parameters["pooling"] = recipe.pooling.value
     parameters |= prefixes(recipe.prompts.get("query"), recipe.prompts.get("document"))
+    others = {key: text for key, text in recipe.prompts.items() if key not in PREFIXES}
+    facts_of_use = {
+        "prompts": others,
+        "matryoshka": list(recipe.matryoshka),
+        "int8_range": recipe.int8_range,
+    }
+    parameters |= {key: value for key, value in facts_of_use.items() if value}
     return Draft(
         name=name,
         config=make_config(facts, made_from),

@@ -221,14 +221,16 @@ def test_a_recipe_that_changed_rewrites_the_parameters_without_converting(place:
     prompts = {"query": "q: ", "document": "d: ", "clustering": "c: "}
     latest = msgspec.to_builtins(place.recipe.tags["latest"])
     place.recipe = make_recipe(
-        latest["sha256"], pooling="cls", num_ctx=None, prompts=prompts, tags={"latest": latest}
-    )
+        latest["sha256"], pooling="cls", num_ctx=None, prompts=prompts, matryoshka=(16, 8),
+        int8_range=0.25, tags={"latest": latest}
+    )  # fmt: skip
     assert place.pull()
     assert "converting model" not in place.statuses
     assert "removing unused layers" in place.statuses
     model = place.resolver.resolve("tiny")
     assert model.parameters.raw == {
-        "pooling": "cls", "query_prefix": "q: ", "document_prefix": "d: "
+        "pooling": "cls", "query_prefix": "q: ", "document_prefix": "d: ",
+        "prompts": {"clustering": "c: "}, "matryoshka": [16, 8], "int8_range": 0.25,
     }  # fmt: skip
     assert model.spec.pooling is Pooling.CLS
 

@@ -279,7 +279,8 @@ def test_a_file_that_is_no_gguf_cannot_be_loaded(models: Models) -> None:
 @pytest.mark.parametrize(
     "parameters",
     [b"{", b"[]", {"num_ctx": "x"}, {"pooling": "max"}, {"pooling": 1}, {"pooling": "none"},
-     {"query_prefix": 5}],
+     {"query_prefix": 5}, {"prompts": ["a"]}, {"prompts": {"a": 1}}, {"matryoshka": [0]},
+     {"matryoshka": 64}, {"int8_range": 0}, {"int8_range": "wide"}],
 )  # fmt: skip
 def test_wrong_parameters_are_the_operators_fault_not_the_clients(
     models: Models, parameters: Mapping[str, object] | bytes
@@ -287,6 +288,14 @@ def test_wrong_parameters_are_the_operators_fault_not_the_clients(
     models.add("m", models.bert(), parameters)
     with pytest.raises(ModelLoadError, match='the parameters of model "m:latest" are wrong'):
         models.resolver.resolve("m")
+
+
+def test_parameters_tell_how_vectors_may_be_cut_and_what_else_a_text_may_begin_with() -> None:
+    raw = {"prompts": {"clustering": "c: "}, "matryoshka": [64, 128], "int8_range": 0.25}
+    parameters = parse_parameters(raw)
+    assert parameters.prompts == {"clustering": "c: "}
+    assert parameters.matryoshka == (64, 128)
+    assert parameters.int8_range == 0.25
 
 
 def test_parameters_of_null_are_absent() -> None:
