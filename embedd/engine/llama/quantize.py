@@ -1,0 +1,70 @@
+"""A process that quantises one GGUF: ``python -m embedd.engine.llama.quantize``.
+
+Arguments: source, target, number of the file type, threads. On stdout it prints a line
+``<done> <all>`` per tensor; it ends with 0, or with 1 and the reason on stderr.
+"""
+
+import contextlib
+import ctypes
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from llama_cpp import llama_cpp as lib
+
+from embedd.engine.llama.library import (
+    WARNING_LEVEL,
+    fill_params,
+    open_library,
+)
+from embedd.engine.worker import settle
+
+# llama.cpp tells of each tensor: "[   3/  21]  blk.0.attn_k.weight - [ 32, 32 ...".
+_TENSOR: Final = re.compile(rb"\[ *(\d+)/ *(\d+)\]")
+
+
+def _tell(level: int, text: bytes, _: object) -> None:
+    # An exception in a callback leaves C with an undefined result: nothing here raises.
+    match = _TENSOR.match(text)
+    if match:
+        _write(sys.stdout.fileno(), b"%s %s\n" % match.groups())
+    elif level >= WARNING_LEVEL:
+        _write(sys.stderr.fileno(), text)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    # Where nobody listens any more, the kernel ends this process soon.
+    with contextlib.suppress(OSError):
+        os.write(descriptor, data)
+
+
+# Module-level, because llama.cpp holds the address for the life of the process.
+_tell_callback = lib.llama_log_callback(_tell)
+
+
+def quantize(source: Path, target: Path, *, file_type: int, threads: int) -> bool:
+    """Write *source* with other weights to *target*; False if llama.cpp refuses."""
+    open_library()
+    lib.llama_log_set(_tell_callback, None)
+    params = fill_params(
+        lib.llama_model_quantize_default_params(), ftype=file_type, nthread=threads
+    )
+    status: int = lib.llama_model_quantize(
+        str(source).encode(), str(target).encode(), ctypes.byref(params)
+    )
+    return status == 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Quantise as *arguments* say; gives the exit status."""
+    source, target, file_type, threads = arguments
+    settle()
+    done = quantize(Path(source), Path(target), file_type=int(file_type), threads=int(threads))
+    return 0 if done else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
