@@ -14,6 +14,8 @@ from aiohttp.typedefs import Handler, Middleware
 
 log = logging.getLogger(__name__)
 
+CORS = web.RequestKey("cors", dict[str, str])
+
 LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 LOCAL_ORIGIN_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104 - compared, not bound
 LOCAL_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
@@ -79,7 +81,7 @@ def make_guard(doors: Doors) -> Middleware:
             return web.Response(status=204, headers=_preflight_headers(doors, origin))
         if origin is not None:
             # On the request, because a streamed answer sends its headers before it returns.
-            request["cors"] = _origin_headers(doors, origin)
+            request[CORS] = _origin_headers(doors, origin)
         return await handler(request)
 
     return guard
@@ -87,7 +89,7 @@ def make_guard(doors: Doors) -> Middleware:
 
 async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Signal ``on_response_prepare``: an allowed page may read the answer."""
-    response.headers.update(request.get("cors", {}))
+    response.headers.update(request.get(CORS, {}))
 
 
 @lru_cache(maxsize=256)

@@ -42,6 +42,7 @@ class LocalModel:
 
     Attributes:
         gate: Where every batch waits; open at first.
+        waiting: Batches that wait there.
         batches: How many were computed.
     """
 
@@ -49,6 +50,7 @@ class LocalModel:
         self._engine = FakeEngine(spec, CPU_LADDER[0], threads=1)
         self.gate = asyncio.Event()
         self.gate.set()
+        self.waiting = 0
         self.batches = 0
         self.closed = False
 
@@ -71,7 +73,11 @@ class LocalModel:
         rows = []
         for start in range(0, len(sequences), MAX_SEQUENCES):
             await asyncio.sleep(0)
-            await self.gate.wait()
+            self.waiting += 1
+            try:
+                await self.gate.wait()
+            finally:
+                self.waiting -= 1
             self.batches += 1
             batch = list(sequences[start : start + MAX_SEQUENCES])
             try:
@@ -110,6 +116,13 @@ class Loads:
             raise self.error
         self.models.append(LocalModel(spec))
         return self.models[-1]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the sockets work until *condition* holds."""
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.001)
 
 
 @dataclass(kw_only=True)

@@ -1,0 +1,155 @@
+"""Bodies within bounds, clients that leave, faults of our own."""
+
+import asyncio
+import gzip
+import io
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+
+from embedd.server.app import SERVER_NAME
+from embedd.server.bodies import BodyLimits
+from tests.server.serving import MIB, OpenServer, Served, until
+
+TOO_LARGE = {
+    "error": "request body too large: the limit is 1000 bytes (EMBEDD_MAX_BODY)",
+    "limit": 1000,
+}
+BUSY = {"error": "server busy, please try again.  maximum pending requests exceeded"}
+
+
+def padded(size: int) -> bytes:
+    body = b'{"model":"tiny","input":"x"}'
+    return body + b" " * (size - len(body))
+
+
+async def in_chunks(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), 300):
+        yield data[start : start + 300]
+
+
+async def test_a_body_over_the_limit_is_413_however_it_comes(open_server: OpenServer) -> None:
+    served: Served = await open_server(bodies=BodyLimits(one=1000, all_=8000))
+    for path in ("/api/embed", "/api/embeddings", "/api/generate", "/api/chat"):
+        assert (await served.post(path, padded(1000))).status == 200
+        for data in (padded(1001), in_chunks(padded(1001))):
+            reply = await served.send("POST", path, data=data)
+            assert (reply.status, reply.json) == (413, TOO_LARGE)
+
+
+async def test_the_limit_counts_what_a_compressed_body_unpacks_to(open_server: OpenServer) -> None:
+    served: Served = await open_server(bodies=BodyLimits(one=1000, all_=8000))
+    headers = {"Content-Encoding": "gzip"}
+    for size, status in ((1000, 200), (1001, 413), (5 * MIB, 413)):
+        data = gzip.compress(padded(size))
+        reply = await served.send("POST", "/api/embed", data=data, headers=headers)
+        assert reply.status == status
+
+
+async def test_the_usual_limit_is_64_mib(served: Served) -> None:
+    reply = await served.send("POST", "/api/embed", data=io.BytesIO(b" " * (70 * MIB)))
+    assert reply.status == 413
+    assert reply.json["limit"] == 67108864
+    assert "67108864 bytes (EMBEDD_MAX_BODY)" in reply.json["error"]
+
+
+async def test_a_body_that_is_not_encoded_as_it_says_is_the_callers_error(served: Served) -> None:
+    headers = {"Content-Encoding": "gzip"}
+    reply = await served.send("POST", "/api/embed", data=b"junk", headers=headers)
+    assert reply.status == 400
+    assert reply.json["error"].startswith("cannot read the request body: ")
+
+
+async def test_chunked_bodies_are_bodies(served: Served) -> None:
+    reply = await served.send("POST", "/api/embed", data=in_chunks(padded(900)))
+    assert reply.json["prompt_eval_count"] == 3
+
+
+async def test_the_bytes_of_all_bodies_in_work_are_bounded(open_server: OpenServer) -> None:
+    served: Served = await open_server(bodies=BodyLimits(one=1000, all_=1500))
+    served.loads.gate.clear()
+    first = asyncio.create_task(served.post("/api/embed", padded(1000)))
+    await until(lambda: served.loads.names != [])
+    refused = await served.post("/api/embed", padded(1000))
+    assert (refused.status, refused.json) == (503, BUSY)
+    assert "Retry-After" in refused.headers
+    small = asyncio.create_task(served.post("/api/embed", padded(400)))
+    served.loads.gate.set()
+    assert [(await one).status for one in (first, small)] == [200, 200]
+    assert (await served.post("/api/embed", padded(1000))).status == 200
+
+
+async def test_a_body_that_is_alone_always_fits(open_server: OpenServer) -> None:
+    served: Served = await open_server(bodies=BodyLimits(one=1000, all_=10))
+    assert (await served.post("/api/embed", padded(1000))).status == 200
+
+
+async def test_a_client_that_leaves_stops_its_request_and_no_other(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "embedd")
+    await served.embed(input="x")
+    [model] = served.loads.models
+    model.gate.clear()
+    leaving = asyncio.create_task(served.embed(input=["x"] * 10_000))
+    await until(lambda: model.waiting == 1)
+    staying = asyncio.create_task(served.embed(input="x"))
+    await until(lambda: model.waiting == 2)
+    leaving.cancel()
+    await until(lambda: model.waiting == 1)
+    before = model.batches
+    model.gate.set()
+    assert (await staying).status == 200
+    assert model.batches == before + 1
+    assert [record.__dict__.get("status") for record in caplog.records].count(499) == 1
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_forgotten(
+    served: Served,
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", served.client.port)
+    writer.write(b"POST /api/embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{")
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    assert (await served.embed(input="x")).status == 200
+
+
+async def test_a_crash_is_an_internal_error_with_the_traceback_in_the_log_only(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await served.embed(input=[])
+
+    async def crash(_: object) -> None:
+        raise RuntimeError("a secret detail")
+
+    monkeypatch.setattr(served.loads.models[0], "tokenize", crash)
+    reply = await served.embed(input="the user's text")
+    assert (reply.status, reply.json) == (500, {"error": "internal error"})
+    assert "a secret detail" in caplog.text
+    assert "the user's text" not in caplog.text
+    monkeypatch.undo()
+    assert (await served.embed(input="x")).status == 200
+
+
+async def test_every_refusal_has_its_line_in_the_log(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "embedd")
+    await served.embed(input=5)
+    await served.embed(model="nope")
+    await served.send("GET", "/nope")
+    await served.send("GET", "/api/embed")
+    await served.send("GET", "/", headers={"Origin": "https://evil.example"})
+    assert [record.__dict__["status"] for record in caplog.records] == [400, 404, 404, 405, 403]
+
+
+async def test_every_answer_names_the_server(served: Served) -> None:
+    replies = [
+        await served.send("GET", "/"),
+        await served.send("GET", "/nope"),
+        await served.embed(input=["x"] * 100),
+        await served.embed(input=5),
+    ]
+    assert {reply.headers["Server"] for reply in replies} == {SERVER_NAME}
