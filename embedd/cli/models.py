@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -13,9 +13,11 @@ from embedd import api
 from embedd.cli.progress import Progress, open_progress
 from embedd.cli.session import connect, load_settings, warn
 from embedd.cli.tables import format_moment, format_size, format_table
-from embedd.client import Client
 from embedd.config import Address, Settings
 from embedd.errors import EmbeddError, ModelNotFoundError, UnsupportedError
+
+if TYPE_CHECKING:
+    from embedd.client import Client
 
 LIST_COLUMNS = ("NAME", "ID", "SIZE", "MODIFIED")
 
@@ -138,6 +140,8 @@ def _delete(settings: Settings, name: str) -> None:
 
 
 async def _unload_if_up(address: Address, name: str) -> None:
+    from embedd.client import Client
+
     async with Client(address) as client:
         if await client.is_up():
             await _unload(client, name)
@@ -149,7 +153,7 @@ async def _delete_there(address: Address, name: str) -> None:
         await client.delete(name)
 
 
-async def _unload(client: Client, name: str) -> None:
+async def _unload(client: "Client", name: str) -> None:
     """Unload *name*; what cannot be unloaded is deleted all the same."""
     try:
         await client.unload(name)

@@ -4,14 +4,17 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import click
 
-from embedd.client import NOBODY_THERE, Client
 from embedd.config import Address, Settings, read_settings
 from embedd.durations import parse_keep_alive
 from embedd.errors import RequestError, UnavailableError
 from embedd.logs import set_up_logs
+
+if TYPE_CHECKING:
+    from embedd.client import Client
 
 
 def warn(text: str) -> None:
@@ -32,12 +35,14 @@ def load_settings() -> Settings:
 
 
 @asynccontextmanager
-async def connect(address: Address) -> AsyncIterator[Client]:
+async def connect(address: Address) -> "AsyncIterator[Client]":
     """A client of a server that answers.
 
     Raises:
         UnavailableError: None does; the message says how to start one.
     """
+    from embedd.client import NOBODY_THERE, Client
+
     async with Client(address) as client:
         if not await client.is_up():
             raise UnavailableError(NOBODY_THERE)

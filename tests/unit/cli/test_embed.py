@@ -185,3 +185,9 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         timeout=60,
     )
     assert (done.stdout, done.stderr) == (b"[1.0,0.0,0.1]\n", b"")
+
+
+def test_a_closed_stdin_is_no_text(embedd: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.unit.cli.conftest.Terminal", lambda _: None)
+    assert embedd("embed", "all-minilm").status == 2
+    assert embedd("run", "all-minilm").err == EMPTY

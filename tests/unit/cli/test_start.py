@@ -37,6 +37,14 @@ def test_start_and_help_import_nothing_heavy(program: str) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_the_commands_of_the_store_load_no_http() -> None:
+    check = "import embedd.cli.models, sys; print('aiohttp' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "False\n"
+
+
 def test_the_module_is_the_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "embedd", "-h"],
@@ -59,6 +67,7 @@ def test_the_table_says_what_the_command_says(name: str) -> None:
 def test_the_help_lists_every_command_in_order(embedd: Run) -> None:
     lines = embedd("--help").out.split("Commands:\n")[1].splitlines()
     assert [line.split()[0] for line in lines] == list(cli.COMMANDS)
+    assert cli.root.list_commands(click.Context(cli.root)) == list(cli.COMMANDS)
 
 
 @pytest.mark.parametrize("args", [["nope"], ["ps", "--nope"], ["stop"], ["rm"], ["stop", "a", "b"]])
