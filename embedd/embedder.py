@@ -1,16 +1,15 @@
 """Door one: texts in, vectors out."""
 
 import asyncio
-import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from embedd.engine.base import ModelInfo, ModelSpec
-from embedd.errors import EmbeddError, InvalidInputError, UnsupportedError
+from embedd.errors import EmbeddError, InvalidInputError, InvalidTokenIdError, WrongModelError
 from embedd.options import Options, parse_options
 from embedd.resolve import ResolvedModel, Resolver
 from embedd.scheduler.memory import measure_bytes
@@ -19,10 +18,13 @@ from embedd.scheduler.scheduler import Scheduler
 from embedd.tokens import fit_ids, fit_text
 from embedd.types import (
     ClientIds,
+    DimensionRule,
+    DType,
     EmbedRequest,
     EmbedResult,
     Normalize,
     Pooling,
+    Quantized,
     Role,
     ServedBy,
     Timings,
@@ -30,7 +32,7 @@ from embedd.types import (
     Truncated,
     Vectors,
 )
-from embedd.vectors import finish
+from embedd.vectors import finish, quantize
 
 QUICK_NUMBERS = 1 << 17  # that are normalised in about 1 ms: more go to a thread
 
@@ -59,6 +61,22 @@ class _Fitted:
 
     sequences: Sequence[TokenIds]
     truncated: Sequence[Truncated]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Checked:
+    """A request that may be served, and what its model says to it."""
+
+    model: ResolvedModel
+    options: Options
+    prefix: str
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Finished:
+    vectors: Vectors
+    quantized: Mapping[DType, Quantized]
 
 
 class Embedder:
@@ -92,25 +110,27 @@ class Embedder:
             ServiceError: It cannot be loaded, or computing failed.
         """
         start = time.perf_counter() if arrived is None else arrived
-        model, options = self._check(request)
-        spec = model.spec_for(options)
+        checked = self._check(request)
+        model = checked.model
+        spec = model.spec_for(checked.options)
         was_ready = self._is_ready(spec)
         async with self._scheduler.lease(spec, request.keep_alive) as loaded:
             loaded_at = time.perf_counter()
             if not request.inputs:
                 return _nothing(total=loaded_at - start)
-            limit = model.limit(options, self._context_length)
-            fitted = await self._fit(loaded, model, request, limit)
+            limit = self.limit(model, checked.options)
+            fitted = await self._fit(loaded, checked.prefix, request, limit)
             fitted_at = time.perf_counter()
             pooling = Pooling.NONE if request.per_token else None
             outcome = await loaded.embed(fitted.sequences, pooling)
-            vectors = outcome.vectors
-            if not request.per_token:
-                vectors = await _finish(vectors, request, model)
+            finished = await _finish(outcome.vectors, request, model)
             return EmbedResult(
-                vectors=vectors,
+                vectors=finished.vectors,
+                quantized=finished.quantized,
+                int8_range=model.parameters.int8_range,
                 tokens=[len(ids) for ids in fitted.sequences],
                 truncated=fitted.truncated,
+                warnings=checked.warnings,
                 timings=Timings(
                     load=0.0 if was_ready else loaded_at - start,
                     tokenize=fitted_at - loaded_at,
@@ -129,6 +149,10 @@ class Embedder:
         """
         return self._resolver.resolve(name)
 
+    def limit(self, model: ResolvedModel, options: Options | None = None) -> int:
+        """Tokens that an input of *model* may have, special tokens included."""
+        return model.limit(options or Options(), self._context_length)
+
     async def unload(self, name: str) -> None:
         """Let the model go once its requests end; it need not be loaded.
 
@@ -142,13 +166,20 @@ class Embedder:
         models = [self._describe(status) for status in self._scheduler.residents()]
         return sorted(models, key=lambda one: -one.expires_in)
 
-    def _check(self, request: EmbedRequest) -> tuple[ResolvedModel, Options]:
+    def _check(self, request: EmbedRequest) -> _Checked:
         model = self.find(request.model)
         if not model.supports_embedding:
-            raise UnsupportedError("this model does not support embeddings")
+            raise WrongModelError(
+                "this model does not support embeddings", is_reranker=model.is_reranker
+            )
         options = parse_options(request.options)
+        warnings = _check_dimensions(request, model)
+        prefix = _prefix(request, model)
         _check_ids(request.inputs, model.spec.vocabulary)
-        return model, options
+        is_prompted = request.prompt is not None or request.role is not Role.NONE
+        if is_prompted and not all(isinstance(one, str) for one in request.inputs):
+            warnings.append("no prompt was put before token arrays")
+        return _Checked(model=model, options=options, prefix=prefix, warnings=warnings)
 
     def _is_ready(self, spec: ModelSpec) -> bool:
         """Whether a lease taken at once would not wait for a load."""
@@ -158,10 +189,8 @@ class Embedder:
             if one.spec.key == spec.key
         )
 
-    async def _fit(
-        self, loaded: Loaded, model: ResolvedModel, request: EmbedRequest, limit: int
-    ) -> _Fitted:
-        prefix = _prefix(request.role, model)
+    async def _fit(self, loaded: Loaded, prefix: str, request: EmbedRequest, limit: int) -> _Fitted:
+        limit = min(limit, request.max_tokens or limit)
         texts = [prefix + text for text in request.inputs if isinstance(text, str)]
         tokenized = iter(await loaded.tokenize(texts))
         sequences = []
@@ -186,7 +215,7 @@ class Embedder:
     def _describe(self, status: ResidentStatus) -> RunningModel:
         try:
             model = self._resolver.resolve(status.spec.name)
-            limit = model.limit(Options(), self._context_length)
+            limit = self.limit(model)
         except EmbeddError:
             model, limit = None, status.spec.context_length
         loaded = status.model
@@ -210,10 +239,14 @@ def _check_ids(inputs: Sequence[str | ClientIds], vocabulary: int) -> None:
     for index, ids in numbered:
         bad = _outside(ids, vocabulary)
         if bad.any():
-            raise InvalidInputError(
-                f"token id {ids[bad.argmax()]} is out of range (vocabulary size {vocabulary}): "
+            position = int(bad.argmax())
+            raise InvalidTokenIdError(
+                f"token id {ids[position]} is out of range (vocabulary size {vocabulary}): "
                 "token ids must be the model's own, send text instead",
                 index=index,
+                position=position,
+                value=str(ids[position]),
+                vocabulary=vocabulary,
             )
 
 
@@ -221,22 +254,57 @@ def _outside(ids: ClientIds, vocabulary: int) -> npt.NDArray[np.bool_]:
     return (ids < 0) | (ids >= vocabulary)
 
 
-async def _finish(vectors: Vectors, request: EmbedRequest, model: ResolvedModel) -> Vectors:
-    work = functools.partial(
-        finish,
-        vectors,
-        dimensions=request.dimensions,
-        normalize=_normalizes(request.normalize, model),
-    )
-    return work() if vectors.size <= QUICK_NUMBERS else await asyncio.to_thread(work)
+def _check_dimensions(request: EmbedRequest, model: ResolvedModel) -> list[str]:
+    """Refuse what the request's rule refuses; warnings of what it lets pass."""
+    asked, width = request.dimensions, model.spec.width
+    if asked is None or request.dimension_rule is DimensionRule.LENIENT:
+        return []
+    sizes = model.parameters.matryoshka
+    if request.dimension_rule is DimensionRule.MATRYOSHKA and not sizes:
+        raise InvalidInputError(
+            f'dimensions is only supported by matryoshka models, "{request.model}" is not one',
+            field="dimensions",
+        )
+    if not 1 <= asked <= width:
+        raise InvalidInputError(
+            f"dimensions must be between 1 and {width}, got {asked}", field="dimensions"
+        )
+    if asked in (*sizes, width):
+        return []
+    return [f'dimensions={asked} is not a matryoshka size of "{request.model}"']
 
 
-def _prefix(role: Role, model: ResolvedModel) -> str:
-    prefixes = {
-        Role.QUERY: model.parameters.query_prefix,
-        Role.DOCUMENT: model.parameters.document_prefix,
-    }
-    return prefixes.get(role) or ""
+async def _finish(vectors: Vectors, request: EmbedRequest, model: ResolvedModel) -> _Finished:
+    if request.per_token:
+        return _Finished(vectors=vectors, quantized={})
+    if vectors.size <= QUICK_NUMBERS:
+        return _finish_now(vectors, request, model)
+    return await asyncio.to_thread(_finish_now, vectors, request, model)
+
+
+def _finish_now(vectors: Vectors, request: EmbedRequest, model: ResolvedModel) -> _Finished:
+    normalize = _normalizes(request.normalize, model)
+    vectors = finish(vectors, dimensions=request.dimensions, normalize=normalize)
+    dtypes = {output.dtype for output in request.outputs} - {DType.FLOAT}
+    int8_range = model.parameters.int8_range
+    quantized = {dtype: quantize(vectors, dtype, int8_range) for dtype in dtypes}
+    return _Finished(vectors=vectors, quantized=quantized)
+
+
+def _prefix(request: EmbedRequest, model: ResolvedModel) -> str:
+    parameters = model.parameters
+    named = {"query": parameters.query_prefix, "document": parameters.document_prefix}
+    if request.prompt is None:
+        return named.get(request.role) or ""
+    prompts = {name.lower(): text for name, text in parameters.prompts.items()}
+    wanted = request.prompt.name.lower()
+    if wanted not in prompts and not request.prompt.is_optional and any((*named.values(), prompts)):
+        allowed = ", ".join([*named, "passage", *parameters.prompts])
+        raise InvalidInputError(
+            f'unknown prompt_name "{request.prompt.name}", allowed are: {allowed}',
+            field="prompt_name",
+        )
+    return prompts.get(wanted, "")
 
 
 def _normalizes(normalize: Normalize, model: ResolvedModel) -> bool:

@@ -2,47 +2,93 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from embedd import __version__
 from embedd.embedder import Embedder
-from embedd.errors import EmbeddError, ServiceError
+from embedd.errors import EmbeddError, ServiceError, UnknownRouteError, WrongVerbError
 from embedd.library import Library
-from embedd.server.bodies import BodyLimits
+from embedd.server.bodies import ALREADY_READ, BodyLimits, field_names
 from embedd.server.dialects import ollama
-from embedd.server.dialects.base import BODIES, EMBEDDER, LIBRARY, Dialect, Endpoint
-from embedd.server.errors import choose_status, log_error, log_refusal, retry_headers
+from embedd.server.dialects.base import (
+    BODIES,
+    EMBEDDER,
+    LIBRARY,
+    POLICY,
+    Dialect,
+    Endpoint,
+    Failure,
+    Policy,
+    Route,
+    Sharer,
+)
+from embedd.server.errors import choose_status, error_headers, log_error, log_refusal
 from embedd.server.replies import JSON
+from embedd.server.request_id import add_request_id, request_id
 from embedd.server.security import Doors, add_cors_headers, make_guard
 
 log = logging.getLogger(__name__)
 
 DIALECTS: Sequence[Dialect] = (ollama.DIALECT,)
+# Who else answers on a path, by what the body holds; the path's own dialect answers the
+# rest, and whatever goes wrong before the body is known.
+SHARED: Mapping[str, Sequence[Sharer]] = {}
+# Paths that nobody serves but whose clients want to be told so in their own shape.
+NOT_SERVED: Mapping[str, Dialect] = {}
 SERVER_NAME = f"embedd/{__version__}"
 
 
 def make_app(
-    *, embedder: Embedder, library: Library, bodies: BodyLimits, doors: Doors
+    *,
+    embedder: Embedder,
+    library: Library,
+    bodies: BodyLimits,
+    doors: Doors,
+    policy: Policy | None = None,
 ) -> web.Application:
     """The application over the two doors of the core."""
     app = web.Application(middlewares=[make_guard(doors), _answer_unknown_paths])
     app[EMBEDDER] = embedder
     app[LIBRARY] = library
     app[BODIES] = bodies
+    app[POLICY] = policy or Policy()
     app.on_response_prepare.append(add_cors_headers)
     app.on_response_prepare.append(_name_server)
+    app.on_response_prepare.append(add_request_id)
     for dialect in DIALECTS:
         for route in dialect.routes:
-            endpoint = _speak(dialect, route.endpoint)
-            # Redirects lose the body in many clients: a trailing slash is the same path.
-            for path in {route.path, route.path.rstrip("/") + "/"}:
-                app.router.add_route(route.method, path, endpoint)
-                if route.method == "GET":
-                    app.router.add_route("HEAD", path, endpoint)
+            _add_route(app, dialect, route)
     return app
+
+
+def _add_route(app: web.Application, dialect: Dialect, route: Route) -> None:
+    endpoint = _speak(dialect, route.endpoint)
+    if route.path in SHARED:
+        endpoint = _share(dialect, route.endpoint, SHARED[route.path])
+    # Redirects lose the body in many clients: a trailing slash is the same path.
+    for path in {route.path, route.path.rstrip("/") + "/"}:
+        pattern = path.replace("}", ":.+}")
+        app.router.add_route(route.method, pattern, endpoint)
+        if route.method == "GET":
+            app.router.add_route("HEAD", pattern, endpoint)
+
+
+def _share(dialect: Dialect, endpoint: Endpoint, sharers: Sequence[Sharer]) -> Endpoint:
+    """The body decides who answers: the first of *sharers* that wants it, else *dialect*."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        async with request.app[BODIES].read(request) as data:
+            request[ALREADY_READ] = data
+            names = field_names(data)
+            for sharer in sharers:
+                if sharer.wants(names):
+                    return await _speak(sharer.dialect, sharer.endpoint)(request)
+            return await endpoint(request)
+
+    return _speak(dialect, answer)
 
 
 def _speak(
@@ -61,7 +107,8 @@ def _speak(
         except web.HTTPException:
             raise
         except Exception:
-            log.exception("request crashed", extra={"path": request.path})
+            extra = {"path": request.path, "request_id": request_id(request)}
+            log.exception("request crashed", extra=extra)
             return _refuse(dialect, request, ServiceError("internal error"))
 
     return answer
@@ -70,10 +117,11 @@ def _speak(
 def _refuse(dialect: Dialect, request: web.Request, error: EmbeddError) -> web.Response:
     status = choose_status(error, dialect.statuses)
     log_error(request, error, status)
+    failure = Failure(error=error, status=status, request_id=request_id(request))
     return web.Response(
-        body=dialect.to_error(error),
+        body=dialect.to_error(failure),
         status=status,
-        headers={**retry_headers(error, status), "Content-Type": JSON},
+        headers={**error_headers(error, status), "Content-Type": JSON},
     )
 
 
@@ -82,12 +130,33 @@ async def _answer_unknown_paths(request: web.Request, handler: Handler) -> web.S
     try:
         return await handler(request)
     except web.HTTPNotFound:
+        speaker = find_speaker(request.path)
+        if speaker is not None:
+            unknown = UnknownRouteError(f"no such route: {request.method} {request.path}")
+            return _refuse(speaker, request, unknown)
         log_refusal(request, 404, "no such path")
         return web.Response(text="404 page not found", status=404)
     except web.HTTPMethodNotAllowed as error:
+        allowed = tuple(sorted(error.allowed_methods))
+        speaker = find_speaker(request.path)
+        if speaker is not None:
+            message = f"{request.path} does not take {request.method}, use {', '.join(allowed)}"
+            return _refuse(speaker, request, WrongVerbError(message, allowed=allowed))
         log_refusal(request, 405, "no such verb")
-        allowed = {"Allow": ",".join(sorted(error.allowed_methods))}
-        return web.Response(text="405 method not allowed", status=405, headers=allowed)
+        headers = {"Allow": ",".join(allowed)}
+        return web.Response(text="405 method not allowed", status=405, headers=headers)
+
+
+def find_speaker(path: str) -> Dialect | None:
+    """Whose shape an error has on *path* before any body is read; None is plain text."""
+    path = path.rstrip("/") or "/"
+    for dialect in DIALECTS:
+        if any(route.path == path for route in dialect.routes):
+            return dialect if dialect.tells_routes else None
+    for prefix, dialect in NOT_SERVED.items():
+        if path == prefix.rstrip("/") or (prefix.endswith("/") and path.startswith(prefix)):
+            return dialect
+    return None
 
 
 async def _name_server(_: web.Request, response: web.StreamResponse) -> None:

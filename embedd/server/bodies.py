@@ -3,21 +3,26 @@
 Two roads. The fast one is msgspec's typed decoder. What it refuses goes the slow road:
 the standard library's parser, which takes what clients really send (a byte order mark,
 bytes after the value, ``256.0`` for an integer, lone surrogates), and the same decoder
-again; only then is the body wrong, and the message says where, in Go's words, because
-Ollama's clients know them.
+again; only then is the body wrong, and the message says where: in Go's words, because
+Ollama's clients know them, or in plain ones.
 """
 
 import json
 import math
 import types
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, Final, TypeAlias, TypeVar, get_args, get_type_hints
 
 import msgspec
 from aiohttp import web
 
-from embedd.errors import InvalidInputError, OverloadedError, TooLargeError
+from embedd.errors import (
+    InvalidInputError,
+    MalformedBodyError,
+    OverloadedError,
+    TooLargeError,
+)
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 
@@ -37,7 +42,20 @@ GO_TYPES = {
     dict: "map[string]interface {}",
     list: "[]interface {}",
 }
+PLAIN_TYPES = {
+    str: "a string",
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    dict: "an object",
+    list: "a list",
+}
+# Of a request whose body was read to choose its dialect.
+ALREADY_READ: Final = web.RequestKey("body", bytes)
 DEEPEST = 200  # levels of nesting; the standard library's parser recurses
+
+# (body, value, field or None for the whole body, type it should have) → the error
+Refuse: TypeAlias = Callable[[type, object, str | None, type], InvalidInputError]
 
 
 class BodyLimits:
@@ -58,10 +76,13 @@ class BodyLimits:
         """The whole body; its bytes count as in flight until the block ends.
 
         Raises:
-            InvalidInputError: It is not encoded as its headers say.
+            MalformedBodyError: It is not encoded as its headers say.
             TooLargeError: Longer than one body may be.
             OverloadedError: Too many bytes are in flight.
         """
+        if ALREADY_READ in request:  # counted by who read it
+            yield request[ALREADY_READ]
+            return
         if (request.content_length or 0) > self._one:
             raise self._too_large()
         chunks: list[bytes] = []
@@ -78,7 +99,7 @@ class BodyLimits:
                 chunks.append(chunk)
             yield b"".join(chunks)
         except web.RequestPayloadError as error:
-            raise InvalidInputError(f"cannot read the request body: {error}") from error
+            raise MalformedBodyError(f"cannot read the request body: {error}") from error
         finally:
             self._in_flight -= size
 
@@ -90,11 +111,35 @@ class BodyLimits:
 
 
 def decode(body: bytes, kind: type[Body]) -> Body:
-    """The body as *kind*, whose name is the one that messages use.
+    """The body as *kind*, whose name is the one that messages use, in Go's words.
 
     Raises:
         InvalidInputError: No body, no JSON, or a field of the wrong type.
     """
+    return _decode(body, kind, _refuse_in_go)
+
+
+def decode_plainly(body: bytes, kind: type[Body]) -> Body:
+    """As `decode`, with messages that name the field in plain words."""
+    return _decode(body, kind, _refuse_plainly)
+
+
+def field_names(body: bytes) -> frozenset[str]:
+    """Fields of the JSON object *body* that are not null; none if it is no object.
+
+    Raises:
+        MalformedBodyError: No body or no JSON.
+    """
+    try:
+        raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        return frozenset(name for name, value in raw.items() if bytes(value) != b"null")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = parse_leniently(body)
+    fields = value if isinstance(value, dict) else {}
+    return frozenset(name for name, value in fields.items() if value is not None)
+
+
+def _decode(body: bytes, kind: type[Body], refuse: Refuse) -> Body:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -103,14 +148,15 @@ def decode(body: bytes, kind: type[Body]) -> Body:
     if value is None:
         value = {}
     if not isinstance(value, dict):
-        raise InvalidInputError(_mismatch(value, "value", f"api.{_to_go_name(kind)}"))
+        raise refuse(kind, value, None, dict)
     hints = get_type_hints(kind)
     fields = {name: _integral(field, hints.get(name)) for name, field in value.items()}
     fields = {name: field for name, field in fields.items() if field is not None}
     try:
         return msgspec.json.decode(msgspec.json.encode(fields), type=kind)
     except msgspec.ValidationError as error:
-        raise InvalidInputError(_explain(fields, hints, kind) or str(error)) from None
+        wrong = _find_wrong(fields, hints)
+        raise (refuse(kind, *wrong) if wrong else InvalidInputError(str(error))) from None
 
 
 def parse_leniently(body: bytes) -> object:
@@ -119,22 +165,22 @@ def parse_leniently(body: bytes) -> object:
     What is not UTF-8 becomes U+FFFD, lone surrogates too.
 
     Raises:
-        InvalidInputError: No body or no JSON.
+        MalformedBodyError: No body or no JSON.
     """
     text = body.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     if not text:
-        raise InvalidInputError("missing request body")
+        raise MalformedBodyError("missing request body")
     try:
         value, _ = _DECODER.raw_decode(text)
     except ValueError as error:
-        raise InvalidInputError(f"invalid JSON in request body: {error}") from None
+        raise MalformedBodyError(f"invalid JSON in request body: {error}") from None
     except RecursionError:
         raise _too_deep() from None
     return _scrub(value, DEEPEST)
 
 
-def _too_deep() -> InvalidInputError:
-    return InvalidInputError(f"invalid JSON in request body: more than {DEEPEST} levels")
+def _too_deep() -> MalformedBodyError:
+    return MalformedBodyError(f"invalid JSON in request body: more than {DEEPEST} levels")
 
 
 def _parse_float(text: str) -> float:
@@ -175,21 +221,33 @@ def _members(hint: object) -> tuple[object, ...]:
     return get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
-def _explain(fields: dict[str, object], hints: dict[str, Any], kind: type) -> str | None:
+def _find_wrong(
+    fields: dict[str, object], hints: dict[str, Any]
+) -> tuple[object, str, type] | None:
     for name, value in fields.items():
         members = [getattr(one, "__origin__", one) for one in _members(hints.get(name, object))]
         known = [one for one in members if one in GO_TYPES]
         if known and type(value) not in known:
-            place = f"{_to_go_name(kind)}.{name}"
-            return _mismatch(value, f"struct field {place}", GO_TYPES[known[0]])
+            return value, name, known[0]
     return None
 
 
-def _mismatch(value: object, place: str, wanted: str) -> str:
-    kind = KINDS[type(value)]
-    if isinstance(value, float) and wanted == GO_TYPES[int]:
-        kind = f"number {value}"
-    return f"json: cannot unmarshal {kind} into Go {place} of type {wanted}"
+def _refuse_plainly(_: type, value: object, field: str | None, wanted: type) -> InvalidInputError:
+    if field is None:
+        return MalformedBodyError("request body must be a JSON object")
+    given = PLAIN_TYPES[type(value)] if not isinstance(value, float) else str(value)
+    return InvalidInputError(f"{field} must be {PLAIN_TYPES[wanted]}, got {given}", field=field)
+
+
+def _refuse_in_go(kind: type, value: object, field: str | None, wanted: type) -> InvalidInputError:
+    given = KINDS[type(value)]
+    if isinstance(value, float) and wanted is int:
+        given = f"number {value}"
+    name = _to_go_name(kind)
+    place = "value of type api." + name
+    if field is not None:
+        place = f"struct field {name}.{field} of type {GO_TYPES[wanted]}"
+    return InvalidInputError(f"json: cannot unmarshal {given} into Go {place}")
 
 
 def _to_go_name(kind: type) -> str:

@@ -1,19 +1,23 @@
 """What a dialect is: routes, the shape of its errors, the statuses that differ."""
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 
 from embedd.embedder import Embedder
-from embedd.errors import EmbeddError
+from embedd.errors import EmbeddError, InvalidInputError, LoadTimeoutError
 from embedd.library import Library
-from embedd.server.bodies import BodyLimits
-from embedd.types import EmbedResult
+from embedd.server.bodies import Body, BodyLimits, decode_plainly
+from embedd.types import DType, EmbedRequest, EmbedResult
 
 EMBEDDER = web.AppKey("embedder", Embedder)
 LIBRARY = web.AppKey("library", Library)
 BODIES = web.AppKey("bodies", BodyLimits)
+
+POLICY: web.AppKey["Policy"] = web.AppKey("policy")
 
 LONGEST_INDEX_LIST = 1000  # bytes of `X-Embedd-Truncated`
 
@@ -21,8 +25,35 @@ Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """What the operator allows in all dialects but Ollama's.
+
+    Args:
+        max_inputs: Inputs of one request.
+        token_ids: Whether token arrays are accepted.
+        default_model: For requests that name none; None is the only model there is.
+    """
+
+    max_inputs: int = 2048
+    token_ids: bool = True
+    default_model: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A request that failed: why, with which status, and its name in the log."""
+
+    error: EmbeddError
+    status: int
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A verb and a path; ``GET`` serves ``HEAD`` too."""
+    """A verb and a path; ``GET`` serves ``HEAD`` too.
+
+    A part in braces at the end of the path may hold slashes.
+    """
 
     method: str
     path: str
@@ -36,12 +67,61 @@ class Dialect:
     Args:
         to_error: Body of an error, as JSON.
         statuses: Where they differ from the common table.
+        tells_routes: Whether a wrong verb on one of its paths is told in its own shape.
     """
 
     name: str
     routes: tuple[Route, ...]
-    to_error: Callable[[EmbeddError], bytes]
+    to_error: Callable[[Failure], bytes]
     statuses: Mapping[type[EmbeddError], int] = field(default_factory=dict)
+    tells_routes: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharer:
+    """A dialect that answers some of the bodies on a path of another dialect.
+
+    Args:
+        wants: Whether it is this one's, by the fields that are not null.
+    """
+
+    dialect: Dialect
+    endpoint: Endpoint
+    wants: Callable[[frozenset[str]], bool]
+
+
+async def embed_body(
+    request: web.Request, kind: type[Body], to_request: Callable[[Body, Policy], EmbedRequest]
+) -> tuple[EmbedRequest, EmbedResult]:
+    """Read, translate and compute: what was asked, with its model's name, and the result.
+
+    Raises:
+        EmbeddError: As `Embedder.embed`, and for a body that cannot be read or translated.
+    """
+    arrived = time.perf_counter()
+    async with request.app[BODIES].read(request) as data:
+        asked = to_request(decode_plainly(data, kind), request.app[POLICY])
+        if not asked.model:
+            asked = replace(asked, model=await choose_model(request.app, "embedding"))
+        try:
+            return asked, await request.app[EMBEDDER].embed(asked, arrived=arrived)
+        except LoadTimeoutError as error:
+            raise LoadTimeoutError(f'model "{asked.model}" is still loading') from error
+
+
+async def choose_model(app: web.Application, capability: str) -> str:
+    """The model of a request that names none: the default, or the only one that can do it.
+
+    Raises:
+        InvalidInputError: There is no such model, or more than one.
+    """
+    if (default := app[POLICY].default_model) is not None:
+        return default
+    entries = await asyncio.to_thread(app[LIBRARY].list)
+    names = [entry.name for entry in entries if capability in entry.capabilities]
+    if len(names) != 1:
+        raise InvalidInputError("no model given and default_model is not set", field="model")
+    return names[0]
 
 
 def computed_headers(result: EmbedResult) -> dict[str, str]:
@@ -57,7 +137,18 @@ def computed_headers(result: EmbedResult) -> dict[str, str]:
     }
     if result.truncated:
         headers["X-Embedd-Truncated"] = _index_list([one.index for one in result.truncated])
+    if result.warnings:
+        warnings = "; ".join(result.warnings)
+        headers["X-Embedd-Warning"] = warnings.encode("ascii", "backslashreplace").decode()
+    if result.quantized.keys() & {DType.INT8, DType.UINT8}:
+        headers["X-Embedd-Quantization"] = _quantization(result.int8_range)
     return headers
+
+
+def _quantization(int8_range: float | None) -> str:
+    if int8_range is None:
+        return "int8;scale=vector"
+    return f"int8;scale=fixed;range={int8_range:g}"
 
 
 def _server_timing(result: EmbedResult) -> str:

@@ -346,6 +346,7 @@ DIALECT = Dialect(
         Route(method="POST", path="/api/generate", endpoint=generate),
         Route(method="POST", path="/api/chat", endpoint=chat),
     ),
-    to_error=to_error,
+    to_error=lambda failure: to_error(failure.error),
     statuses={LoadTimeoutError: 500, UnsupportedError: 501},
+    tells_routes=False,
 )
