@@ -20,6 +20,7 @@ from embedd.library import Library
 from embedd.resolve import Resolver
 from embedd.scheduler.memory import estimate_bytes
 from embedd.scheduler.scheduler import Scheduler
+from embedd.store.remote import Source
 from embedd.store.store import Store
 from embedd.types import Pooling
 
@@ -74,7 +75,20 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
 
 def _make_library(settings: Settings, store: Store, resolver: Resolver) -> Library:
     verify = functools.partial(verify_gguf, settings=settings)
-    return Library(store, resolver, read_catalog(settings.state / RECIPES), verify=verify)
+    return Library(
+        store,
+        resolver,
+        read_catalog(settings.state / RECIPES),
+        verify=verify,
+        open_source=open_hub,
+    )
+
+
+def open_hub() -> Source:
+    """The Hugging Face hub; its library is imported when the first model is pulled from it."""
+    from embedd.store.hub import Hub  # noqa: PLC0415 - takes 0.4 s, which only a pull needs
+
+    return Hub()
 
 
 def verify_gguf(path: Path, *, settings: Settings) -> None:

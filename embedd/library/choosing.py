@@ -1,0 +1,84 @@
+"""Which file of a repository a tag means."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from embedd.names import DEFAULT_TAG
+from embedd.store.remote import RemoteFile
+
+_QUANTIZATION: Final = re.compile(
+    r"(?<![a-z0-9])(i?q\d_(?:k(?:_[a-z]+)?|[a-z]+|\d)|tq\d_\d|mxfp4|nvfp4|bf16|fp?16|fp?32)"
+    r"(?![a-z0-9_])"
+)
+_OTHER_NAMES: Final = {"fp16": "f16", "fp32": "f32"}
+# Encoders are small: fidelity first.
+_PREFERRED: Final = ("q8_0", "f16", "bf16", "f32")
+_AT_LEAST_Q4_K_M: Final = re.compile(r"q4_k_(?:m|l|xl)|q[56]_.*")
+_NO_MODELS: Final = ("mmproj", "imatrix")
+_PART: Final = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
+
+
+def choose_file(files: Iterable[RemoteFile], tag: str) -> RemoteFile | None:
+    """The GGUF that *tag* means: a file name, or a quantisation named in it; in any letter case.
+
+    ``latest`` is the only one, else Q8_0, F16, BF16 or F32, else the smallest that is not
+    below Q4_K_M, else the largest.
+    """
+    models = [file for file in files if _is_model(file.path)]
+    wanted = tag.lower()
+    named = [file for file in models if wanted in {file.path.lower(), _base(file.path)}]
+    if named:
+        return named[0]
+    if wanted == DEFAULT_TAG:
+        return _choose_latest(models)
+    return _first([file for file in models if _is_named(_base(file.path), wanted)])
+
+
+def count_parts(path: str) -> int:
+    """Into how many files the model is split that *path* belongs to; 1 if it is not."""
+    match = _PART.search(path)
+    return int(match[1]) if match else 1
+
+
+def _choose_latest(models: Sequence[RemoteFile]) -> RemoteFile | None:
+    if len(models) == 1:
+        return models[0]
+    by_kind: dict[str, list[RemoteFile]] = {}
+    for file in models:
+        by_kind.setdefault(_quantization(_base(file.path)), []).append(file)
+    for kind in _PREFERRED:
+        if kind in by_kind:
+            return _first(by_kind[kind])
+    good = [file for kind in by_kind if _AT_LEAST_Q4_K_M.fullmatch(kind) for file in by_kind[kind]]
+    if good:
+        return min(good, key=lambda file: (file.size or 0, file.path))
+    return max(models, key=lambda file: (file.size or 0, file.path), default=None)
+
+
+def _first(files: Sequence[RemoteFile]) -> RemoteFile | None:
+    """Of several that fit, the plainest: the least deep, the shortest, then by name."""
+    return min(
+        files, key=lambda file: (file.path.count("/"), len(file.path), file.path), default=None
+    )
+
+
+def _is_model(path: str) -> bool:
+    base = _base(path)
+    return base.endswith(".gguf") and not any(word in base for word in _NO_MODELS)
+
+
+def _is_named(base: str, wanted: str) -> bool:
+    if _quantization(base) == _OTHER_NAMES.get(wanted, wanted):
+        return True
+    return re.search(rf"(?<![a-z0-9]){re.escape(wanted)}(?![a-z0-9_])", base) is not None
+
+
+def _quantization(base: str) -> str:
+    """The last quantisation that a file name names; empty if none."""
+    found = _QUANTIZATION.findall(base)
+    return _OTHER_NAMES.get(found[-1], found[-1]) if found else ""
+
+
+def _base(path: str) -> str:
+    return path.rpartition("/")[2].lower()

@@ -1,0 +1,114 @@
+"""Downloads under way: all who want a blob at the same time share one transfer."""
+
+import threading
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from embedd.errors import EmbeddError, PullError
+from embedd.store.blobs import Blob, Report
+from embedd.store.partial import STOPPED
+from embedd.store.remote import Stop
+
+# How often a waiter looks; also the least time between two of its reports (contract 7.2).
+TICK: Final = 0.06
+
+Transfer: TypeAlias = Callable[[Stop, Report], Blob]
+
+
+class _Download:
+    """One transfer in a thread of its own, and how many wait for it.
+
+    Guarded by the condition of `Downloads`. The transfer belongs to all who wait: it goes
+    on when one leaves and stops when the last one does.
+    """
+
+    def __init__(self) -> None:
+        self.waiters = 0
+        self.abandoned = False
+        self.done, self.total = 0, 0
+        self.result: Blob | None = None
+        self.error: EmbeddError | None = None
+        self.ended = False
+
+
+class Downloads:
+    """The transfers of one process, by digest."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._under_way: dict[str, _Download] = {}
+
+    def fetch(self, digest: str, transfer: Transfer, *, stop: Stop, report: Report) -> Blob:
+        """What *transfer* returns, or the transfer of *digest* that is under way already.
+
+        Raises:
+            PullError: *stop* asked for it, or the transfer failed.
+            StoreError: As the transfer.
+        """
+        download = self._join(digest, transfer)
+        try:
+            return self._wait(download, stop, report)
+        finally:
+            self._leave(digest, download)
+
+    def _join(self, digest: str, transfer: Transfer) -> _Download:
+        with self._changed:
+            download = self._under_way.get(digest)
+            if download is None:
+                download = self._start(digest, transfer)
+            download.waiters += 1
+            return download
+
+    def _start(self, digest: str, transfer: Transfer) -> _Download:
+        download = self._under_way[digest] = _Download()
+        # A daemon: nobody who ends the process waits for a slow connection. What it wrote
+        # is taken up by the next pull.
+        thread = threading.Thread(
+            target=self._run, args=(digest, download, transfer), daemon=True, name="download"
+        )
+        thread.start()
+        return download
+
+    def _wait(self, download: _Download, stop: Stop, report: Report) -> Blob:
+        told = -1
+        while True:
+            with self._changed:
+                if not download.ended:
+                    self._changed.wait(TICK)
+                ended, done, total = download.ended, download.done, download.total
+            if done > told and total:
+                report(done, total)
+                told = done
+            if ended:
+                break
+            if stop():
+                raise PullError(STOPPED)
+        if download.result is None:
+            raise download.error or PullError("the download ended without a result")
+        return download.result
+
+    def _leave(self, digest: str, download: _Download) -> None:
+        with self._changed:
+            download.waiters -= 1
+            # Who comes now must not join a transfer that is about to stop.
+            download.abandoned = download.waiters == 0
+            if download.abandoned and self._under_way.get(digest) is download:
+                del self._under_way[digest]
+
+    def _run(self, digest: str, download: _Download, transfer: Transfer) -> None:
+        def tell(done: int, total: int) -> None:
+            with self._changed:
+                # Never less than before: a source that cannot resume starts again.
+                download.done, download.total = max(done, download.done), total
+
+        result, error = None, None
+        try:
+            result = transfer(lambda: download.abandoned, tell)
+        except EmbeddError as caught:
+            error = caught
+        finally:
+            with self._changed:
+                download.result, download.error, download.ended = result, error, True
+                if self._under_way.get(digest) is download:
+                    del self._under_way[digest]
+                self._changed.notify_all()
