@@ -1,8 +1,14 @@
 """Test doubles: small, readable, in the place of slow or real things."""
 
+import asyncio
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from embedd.engine.base import ModelInfo, ModelSpec
+from embedd.engine.queue import Outcome
+from embedd.tokens import Frame
+from embedd.types import Pooling, TokenIds
 
 
 class Timer:
@@ -40,3 +46,87 @@ class Clock:
             if not timer.cancelled:
                 callback()
         self.now = end
+
+
+async def settle() -> None:
+    """Let everything run that can run without time passing."""
+    for _ in range(30):
+        await asyncio.sleep(0)
+
+
+class FakeModel:
+    """A loaded model that computes nothing; keeps `embedd.scheduler.residents.Loaded`.
+
+    ``may_close`` holds `close` back until it is set.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.pid = 1
+        self.broken: str | None = None
+        self.closed = False
+        self.may_close = asyncio.Event()
+        self.may_close.set()
+
+    @property
+    def info(self) -> ModelInfo:
+        return ModelInfo(
+            width=2,
+            limit=512,
+            pooling=self.spec.pooling,
+            frame=Frame(prefix=(), suffix=()),
+            vocabulary=1000,
+            max_batch_tokens=256,
+            max_sequences=32,
+            engine="fake",
+            rung="cpu1",
+        )
+
+    async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        raise NotImplementedError
+
+    async def embed(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Outcome:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        await self.may_close.wait()
+        self.closed = True
+
+
+class FakeLoader:
+    """Loads models when the test says so.
+
+    Attributes:
+        started: Names of the models whose load has begun, in order.
+        models: Every model that was handed out.
+    """
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.models: list[FakeModel] = []
+        self._gates: dict[str, asyncio.Future[None]] = {}
+
+    async def load(self, spec: ModelSpec) -> FakeModel:
+        self.started.append(spec.name)
+        gate = self._gates[spec.name] = asyncio.get_running_loop().create_future()
+        try:
+            await gate
+        finally:
+            del self._gates[spec.name]
+        self.models.append(FakeModel(spec))
+        return self.models[-1]
+
+    @property
+    def loading(self) -> list[str]:
+        """Names of the models whose load has begun and not ended."""
+        return list(self._gates)
+
+    async def finish(self, name: str) -> None:
+        """The load of this model succeeds."""
+        self._gates[name].set_result(None)
+        await settle()
+
+    async def fail(self, name: str, error: Exception) -> None:
+        """The load of this model fails."""
+        self._gates[name].set_exception(error)
+        await settle()

@@ -103,9 +103,9 @@ class Wanted:
     task: asyncio.Task[None] | None = None
 
     @property
-    def queued(self) -> int:
-        """Requests that count towards the limit: not the one whose load is running."""
-        return self.waiters - (1 if self.task is not None and self.waiters else 0)
+    def loading(self) -> bool:
+        """Its load has begun."""
+        return self.task is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

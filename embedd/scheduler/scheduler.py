@@ -80,6 +80,8 @@ class Scheduler:
 
     async def unload(self, spec: ModelSpec) -> None:
         """Let the model go once its requests end; returns when an idle one is gone."""
+        if (wanted := self._wanted.get(spec.key)) is not None:
+            wanted.keep_alive = 0.0
         resident = self._residents.get(spec.key)
         if resident is None:
             return
@@ -101,7 +103,7 @@ class Scheduler:
         loading = [
             ResidentStatus(spec=one.spec, size=one.size, expires_in=one.keep_alive, model=None)
             for one in self._wanted.values()
-            if one.task is not None
+            if one.loading
         ]
         return loaded + loading
 
@@ -144,8 +146,7 @@ class Scheduler:
                 "(EMBEDD_MEMORY): raise it or use a smaller quantisation"
             )
         wanted = self._wanted.get(spec.key)
-        starts = wanted is None and not self._wanted and self._need(size).met
-        if not starts and sum(one.queued for one in self._wanted.values()) >= self._max_queue:
+        if self._count_waiting_with(spec, wanted, size) > self._max_queue:
             raise OverloadedError(f"{self._max_queue} requests already wait for models to load")
         if wanted is None:
             wanted = self._wanted[spec.key] = Wanted(
@@ -159,6 +160,19 @@ class Scheduler:
         wanted.waiters += 1
         self._advance()
         return wanted
+
+    def _count_waiting_with(self, spec: ModelSpec, wanted: Wanted | None, size: int) -> int:
+        """Requests that wait if one more for *spec* does: one for every load is not counted.
+
+        While no load runs, the first in line is not counted: room is being made for it.
+        """
+        all_wanted = self._wanted.values()
+        loads = sum(1 for one in all_wanted if one.loading and one.waiters)
+        if wanted is None:
+            loads += not any(map(self._blocks, all_wanted)) and self._has_room(spec, size)
+        else:
+            loads += wanted.loading and not wanted.waiters
+        return sum(one.waiters for one in all_wanted) + 1 - max(loads, 1)
 
     async def _wait(self, wanted: Wanted) -> Resident:
         try:
@@ -198,15 +212,19 @@ class Scheduler:
 
     def _advance(self) -> None:
         """Start what can be started, make room for the first that cannot."""
-        for key, wanted in list(self._wanted.items()):
-            if wanted.task is not None:
-                continue
-            if key not in self._residents and self._need(wanted.size).met:
-                wanted.task = asyncio.create_task(self._load(wanted))
-                continue
-            self._make_room(wanted)
-            # First come, first served: nobody overtakes a model that waits for room.
-            return
+        for wanted in filter(self._blocks, self._wanted.values()):
+            if not self._has_room(wanted.spec, wanted.size):
+                self._make_room(wanted)
+                # First come, first served: nobody overtakes a model that waits for room.
+                return
+            wanted.task = asyncio.create_task(self._load(wanted))
+
+    def _blocks(self, wanted: Wanted) -> bool:
+        """Nobody overtakes it: it waits for room, and not for its former self to leave."""
+        return not wanted.loading and wanted.spec.key not in self._residents
+
+    def _has_room(self, spec: ModelSpec, size: int) -> bool:
+        return spec.key not in self._residents and self._need(size).met
 
     def _make_room(self, wanted: Wanted) -> None:
         staying = [one for one in self._residents.values() if not one.leaving]
@@ -231,7 +249,7 @@ class Scheduler:
 
     def _need(self, size: int) -> Need:
         """What must become free for one more model of *size* bytes."""
-        loading = [one for one in self._wanted.values() if one.task is not None]
+        loading = [one for one in self._wanted.values() if one.loading]
         used = sum(one.size for one in self._residents.values()) + sum(one.size for one in loading)
         places = len(self._residents) + len(loading) + 1 - self._max_models
         return Need(places=places, size=used + size - self._memory)
@@ -251,7 +269,11 @@ class Scheduler:
         return resident.unloading
 
     async def _unload(self, resident: Resident) -> None:
-        await resident.model.close()
+        try:
+            await resident.model.close()
+        except Exception:
+            # Its place must not stay taken for ever.
+            log.exception("model failed to close", extra={"model": resident.spec.name})
         del self._residents[resident.spec.key]
         log.info("model unloaded", extra={"model": resident.spec.name})
         self._advance()
@@ -272,7 +294,6 @@ class Scheduler:
         except Exception:
             log.exception("model failed to load", extra={"model": wanted.spec.name})
             self._fail(wanted, EmbeddError("internal error"))
-            raise
         else:
             self._settle(wanted, model)
         self._advance()
