@@ -14,12 +14,14 @@ from embedd.config import Settings, worker_environment
 from embedd.embedder import Embedder
 from embedd.engine.base import CPU_LADDER, ModelSpec, Rung
 from embedd.engine.process import WorkerProcess
+from embedd.engine.quantizing import FileType, quantize_gguf
 from embedd.engine.served import ServedModel
 from embedd.gguf_header import read_header_file
 from embedd.library import Library
 from embedd.resolve import Resolver
 from embedd.scheduler.memory import estimate_bytes
 from embedd.scheduler.scheduler import Scheduler
+from embedd.store.blobs import Report
 from embedd.store.remote import Source
 from embedd.store.store import Store
 from embedd.types import Pooling
@@ -81,6 +83,16 @@ def _make_library(settings: Settings, store: Store, resolver: Resolver) -> Libra
         read_catalog(settings.state / RECIPES),
         verify=verify,
         open_source=open_hub,
+        quantize=functools.partial(_quantize, settings=settings),
+    )
+
+
+def _quantize(
+    source: Path, target: Path, file_type: FileType, report: Report, *, settings: Settings
+) -> None:
+    environment, threads = worker_environment(), settings.threads
+    quantize_gguf(
+        source, target, file_type, environment=environment, threads=threads, report=report
     )
 
 

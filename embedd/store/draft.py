@@ -29,17 +29,22 @@ class Draft:
     Args:
         parameters: For the params layer, as JSON; without any there is no such layer.
         license: Name or text; without one there is no such layer.
+        licenses: Further ones, each a layer.
+        kept: Layers of another model that this one takes over.
     """
 
     name: ModelName
     config: ConfigBlob
     parameters: Mapping[str, object] = field(default_factory=dict)
     license: str = ""
+    licenses: tuple[str, ...] = ()
+    kept: tuple[Layer, ...] = ()
 
     def small_blobs(self) -> Iterator[tuple[str, bytes]]:
         """Types and contents of the layers after the GGUF; the config comes last."""
-        if self.license:
-            yield LICENSE, self.license.encode()
+        for text in (self.license, *self.licenses):
+            if text:
+                yield LICENSE, text.encode()
         if self.parameters:
             yield PARAMS, msgspec.json.encode(self.parameters)
         yield CONFIG_TYPE, msgspec.json.encode(self.config)
@@ -68,7 +73,7 @@ def store_draft(store: Store, draft: Draft, keep: Callable[[], Blob], steps: Ste
     """
     with store.open_for_change():
         before = set(store.blobs.digests())
-        layers = [make_layer(MODEL, keep())]
+        layers = [make_layer(MODEL, keep()), *draft.kept]
         layers += [
             make_layer(kind, store.blobs.add_bytes(data)) for kind, data in draft.small_blobs()
         ]

@@ -24,7 +24,6 @@ from embedd.errors import (
     ModelNotFoundError,
     PullError,
     StoreError,
-    UnsupportedError,
 )
 from embedd.library import Library, ModelEntry, Progress, pulling
 from embedd.library.storing import Verify
@@ -378,9 +377,10 @@ def test_a_new_gguf_under_an_old_name_removes_the_old_one(place: Place) -> None:
         ("zip.gguf", None, ModelLoadError, "not a GGUF"),
         ("cut.gguf", None, ModelLoadError, "truncated"),
         ("foreign.gguf", None, ModelLoadError, "only Ollama"),
-        ("good.gguf", "q8_0", UnsupportedError, "cannot be quantized again"),
+        ("small.gguf", "f16", InvalidInputError,
+         "^quantization is only supported for F16, BF16 and F32 models$"),
         ("good.gguf", "q5", InvalidInputError,
-         "^unsupported quantization type Q5 - supported types are F32, F16, Q8_0$"),
+         "^unsupported quantization type Q5 - supported types are F32, F16, Q4_K_S, Q4_K_M, Q8_0$"),
         ("empty", None, ConversionError, "config.json|modules.json"),
     ],
 )  # fmt: skip
@@ -388,6 +388,7 @@ def test_a_source_that_cannot_be_used_leaves_nothing(
     place: Place, source: str, quantize: str | None, error: type[Exception], message: str
 ) -> None:
     good = write_tiny_bert(place.root / "good.gguf")
+    write_tiny_bert(place.root / "small.gguf", weights="q8_0")
     (place.root / "zip.gguf").write_bytes(b"PK\x03\x04")
     (place.root / "cut.gguf").write_bytes(good.read_bytes()[:-100])
     write_foreign(place.root / "foreign.gguf")

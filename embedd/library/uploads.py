@@ -1,0 +1,92 @@
+"""What the uploaded files of a new model are, and how a converter gets to see them."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from embedd.errors import InvalidInputError
+from embedd.store.blobs import Blob
+from embedd.store.layout import parse_digest
+from embedd.store.store import Store
+
+MAGIC: Final = b"GGUF"
+LONGEST_PART: Final = 255  # bytes, the limit of most file systems
+LONGEST_NAME: Final = 1024
+
+
+def parse_uploads(files: Mapping[str, str], store: Store) -> dict[str, Path]:
+    """Names in *files* → where the blobs of their digests lie.
+
+    Raises:
+        InvalidInputError: A name is not relative, a digest is none or is not stored.
+    """
+    paths: dict[str, Path] = {}
+    for name, text in files.items():
+        _check_name(name)
+        digest = parse_digest(text)
+        if not store.blobs.has(digest):
+            raise InvalidInputError(f'blob "{digest}" not found')
+        paths[name] = store.blobs.path(digest)
+    return paths
+
+
+def choose_ggufs(paths: Mapping[str, Path]) -> list[Path]:
+    """The GGUFs among the files; none if they are a checkpoint.
+
+    Raises:
+        InvalidInputError: They are neither.
+    """
+    if any(name.lower().endswith(".safetensors") for name in paths):
+        return []
+    chosen = []
+    for name, path in paths.items():
+        if _is_gguf(path):
+            chosen.append(path)
+        elif name.lower().endswith(".gguf"):
+            raise InvalidInputError("supplied file was not in GGUF format")
+    if not chosen:
+        raise InvalidInputError("unknown type")
+    return chosen
+
+
+@contextmanager
+def open_folder(paths: Mapping[str, Path]) -> Iterator[Path]:
+    """A folder of links that has the files under their names, until the end of the block.
+
+    Raises:
+        InvalidInputError: One name is a folder of another.
+    """
+    with tempfile.TemporaryDirectory(prefix="embedd-") as root:
+        for name, path in paths.items():
+            link = Path(root) / name
+            try:
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(path.absolute())
+            except OSError as error:
+                raise InvalidInputError(f'file "{name}" has no place: {error.strerror}') from error
+        yield Path(root)
+
+
+def blob_at(path: Path) -> Blob:
+    """The stored blob at *path*."""
+    return Blob(digest=parse_digest(path.name), size=path.stat().st_size)
+
+
+def _check_name(name: str) -> None:
+    parts = name.split("/")
+    is_relative = (
+        not {"", ".", ".."}.intersection(parts)
+        and name.isprintable()
+        and "\\" not in name
+        and len(name.encode()) <= LONGEST_NAME
+        and all(len(part.encode()) <= LONGEST_PART for part in parts)
+    )
+    if not is_relative:
+        raise InvalidInputError("file path must be relative")
+
+
+def _is_gguf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
