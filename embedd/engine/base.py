@@ -94,9 +94,11 @@ class ModelInfo:
 
 
 class Engine(Protocol):
-    """Loaded weights that compute. All calls block; one thread calls `encode` at a time.
+    """Loaded weights that compute. All calls block.
 
-    `tokenize` may run beside `encode`, in another thread.
+    One thread calls `encode` and `set_threads`; `tokenize` may run beside it, in another.
+    For more threads that encode there are replicas. Implementations are made by a class
+    method ``load`` with the arguments of `LlamaEngine.load`.
     """
 
     @property
@@ -121,6 +123,17 @@ class Engine(Protocol):
                 vocabulary; the batch is larger than the engine takes; or computing
                 failed. The next call is not affected.
         """
+        ...
+
+    def replicate(self) -> "Engine":
+        """Another engine on the same weights, for a thread of its own.
+
+        It gives the same vectors, and is closed before this one.
+        """
+        ...
+
+    def set_threads(self, threads: int) -> None:
+        """Compute with so many cores from the next batch on."""
         ...
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from typing import Self
 
 import numpy as np
 
@@ -32,19 +33,9 @@ SLOW_SECONDS = 0.2
 
 
 class FakeEngine:
-    """See the module. A spec whose path does not exist cannot be loaded."""
+    """See the module."""
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        rung: Rung,
-        *,
-        threads: int,
-        report: Callable[[float], None] = lambda _share: None,
-    ) -> None:
-        if not spec.path.exists():
-            raise ModelLoadError(f"no such file: {spec.path.name}")
-        report(1.0)
+    def __init__(self, spec: ModelSpec, rung: Rung, *, batch_tokens: int) -> None:
         self._rung = rung
         self._table = np.random.default_rng(7).standard_normal((VOCABULARY, WIDTH), np.float32)
         self._info = ModelInfo(
@@ -53,16 +44,40 @@ class FakeEngine:
             pooling=spec.pooling,
             frame=Frame(prefix=(FIRST,), suffix=(LAST,)),
             vocabulary=VOCABULARY,
-            max_batch_tokens=MAX_BATCH_TOKENS,
+            max_batch_tokens=batch_tokens,
             max_sequences=MAX_SEQUENCES,
             engine="fake",
             rung=rung.name,
         )
 
+    @classmethod
+    def load(
+        cls,
+        spec: ModelSpec,
+        rung: Rung,
+        *,
+        threads: int,
+        batch_tokens: int | None = None,
+        report: Callable[[float], None] = lambda _share: None,
+    ) -> Self:
+        """As `LlamaEngine.load`; a spec whose path does not exist cannot be loaded."""
+        del threads
+        if not spec.path.exists():
+            raise ModelLoadError(f"no such file: {spec.path.name}")
+        report(1.0)
+        return cls(spec, rung, batch_tokens=batch_tokens or MAX_BATCH_TOKENS)
+
     @property
     def info(self) -> ModelInfo:
         """Facts that do not change while the model is loaded."""
         return self._info
+
+    def replicate(self) -> "FakeEngine":
+        """See `Engine.replicate`; nothing here changes, so one serves all threads."""
+        return self
+
+    def set_threads(self, threads: int) -> None:
+        """Nothing here computes in threads."""
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
         """See `Engine.tokenize`."""

@@ -149,6 +149,10 @@ class Context:
             return self._read_tokens(sum(map(len, sequences)))
         return self._read_sequences(len(sequences))
 
+    def set_threads(self, threads: int) -> None:
+        """Compute with so many threads from the next batch on."""
+        lib.llama_set_n_threads(self._handle, threads, threads)
+
     def close(self) -> None:
         """Free the context."""
         lib.llama_free(self._handle)

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
 
 from embedd.engine.base import ModelInfo, ModelSpec, Rung
 from embedd.engine.llama.context import Context
@@ -14,22 +16,54 @@ from embedd.types import Pooling, TokenIds, Vectors
 # slower, because attention is computed over the square of the whole batch.
 START_BATCH_TOKENS = 256
 START_BATCH_TOKENS_WITHOUT_FLASH = 64
+# What the standing context takes. Memory follows the largest batch that really came, so
+# room for an ordinary document costs little; a context for every document costs time.
+STANDING_TOKENS = 512
 MAX_SEQUENCES = 32
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Weights:
+    """What all replicas of a model share."""
+
+    model: LlamaModel
+    vocabulary: Vocabulary
+    rung: Rung
+    info: ModelInfo
+
+
 class LlamaEngine:
-    """A GGUF in this process: one thread may encode, one other may tokenize.
+    """A context on a GGUF in this process. Made by `load`, then by `replicate`."""
 
-    Raises:
-        ModelLoadError: The file, its tokenizer or its pooling cannot be used.
-    """
+    def __init__(self, weights: _Weights, *, threads: int, is_replica: bool) -> None:
+        self._weights = weights
+        self._threads = threads
+        self._is_replica = is_replica
+        limit, batch = weights.info.limit, weights.info.max_batch_tokens
+        self._context = self._open_context(
+            weights.info.pooling, max(batch, min(limit, STANDING_TOKENS))
+        )
 
-    def __init__(
-        self, spec: ModelSpec, rung: Rung, *, threads: int, report: Report = lambda _share: None
-    ) -> None:
-        self._rung = rung
-        self._threads = spec.threads or threads
-        self._model = LlamaModel(
+    @classmethod
+    def load(
+        cls,
+        spec: ModelSpec,
+        rung: Rung,
+        *,
+        threads: int,
+        batch_tokens: int | None = None,
+        report: Report = lambda _share: None,
+    ) -> Self:
+        """Load the weights.
+
+        Args:
+            batch_tokens: Size of the batches that compute best here; None where nobody
+                measured it.
+
+        Raises:
+            ModelLoadError: The file, its tokenizer or its pooling cannot be used.
+        """
+        model = LlamaModel(
             spec.path,
             extra_buffers=rung.extra_buffers,
             gpu_layers=spec.gpu_layers,
@@ -37,55 +71,66 @@ class LlamaEngine:
             use_mmap=spec.use_mmap,
             report=report,
         )
-        if spec.pooling is Pooling.RANK and not self._model.scores:
+        if spec.pooling is Pooling.RANK and not model.scores:
             raise ModelLoadError("the GGUF has no classification head: it cannot rerank")
-        self._vocabulary = Vocabulary(self._model)
-        batch = START_BATCH_TOKENS if rung.flash_attention else START_BATCH_TOKENS_WITHOUT_FLASH
-        limit = self._model.context_length
-        self._context = self._open_context(spec.pooling, min(limit, batch))
-        self._info = ModelInfo(
-            width=self._model.width,
-            limit=limit,
+        start = START_BATCH_TOKENS if rung.flash_attention else START_BATCH_TOKENS_WITHOUT_FLASH
+        vocabulary = Vocabulary(model)
+        info = ModelInfo(
+            width=model.width,
+            limit=model.context_length,
             pooling=spec.pooling,
-            frame=self._vocabulary.frame,
-            vocabulary=self._model.vocabulary,
-            max_batch_tokens=self._context.capacity,
-            max_sequences=self._context.sequences,
+            frame=vocabulary.frame,
+            vocabulary=model.vocabulary,
+            max_batch_tokens=min(model.context_length, start) if not batch_tokens else batch_tokens,
+            max_sequences=MAX_SEQUENCES,
             engine="llama",
             rung=rung.name,
         )
+        weights = _Weights(model=model, vocabulary=vocabulary, rung=rung, info=info)
+        return cls(weights, threads=threads, is_replica=False)
 
     @property
     def info(self) -> ModelInfo:
         """Facts that do not change while the model is loaded."""
-        return self._info
+        return self._weights.info
+
+    def replicate(self) -> "LlamaEngine":
+        """See `Engine.replicate`."""
+        return LlamaEngine(self._weights, threads=self._threads, is_replica=True)
+
+    def set_threads(self, threads: int) -> None:
+        """See `Engine.set_threads`."""
+        if threads != self._threads:
+            self._threads = threads
+            self._context.set_threads(threads)
 
     def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
         """See `Engine.tokenize`."""
-        return self._vocabulary.tokenize(texts)
+        return self._weights.vocabulary.tokenize(texts)
 
     def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Vectors:
         """See `Engine.encode`."""
         longest = max(map(len, sequences), default=0)
-        if longest > self._info.limit:
-            raise EngineError(f"a sequence of {longest} tokens; the limit is {self._info.limit}")
-        with self._context_for(pooling or self._info.pooling, sum(map(len, sequences))) as context:
+        if longest > self.info.limit:
+            raise EngineError(f"a sequence of {longest} tokens; the limit is {self.info.limit}")
+        with self._context_for(pooling or self.info.pooling, sum(map(len, sequences))) as context:
             return context.encode(sequences)
 
     def close(self) -> None:
-        """Free the context and the weights."""
+        """Free the context and, with the first engine, the weights."""
         self._context.close()
-        self._model.close()
+        if not self._is_replica:
+            self._weights.model.close()
 
     @contextmanager
     def _context_for(self, pooling: Pooling, tokens: int) -> Iterator[Context]:
         """The standing context, or a short-lived one for long batches and other poolings.
 
-        Every token of a context's capacity costs memory for good, and opening one takes
-        a millisecond: so the rare long text pays for itself and the standing context
-        stays small.
+        Every token of a context's capacity may cost memory for good, and opening one
+        takes a millisecond: so the rare long text pays for itself and the standing
+        context stays small.
         """
-        if pooling is self._info.pooling and tokens <= self._context.capacity:
+        if pooling is self.info.pooling and tokens <= self._context.capacity:
             yield self._context
             return
         context = self._open_context(pooling, max(tokens, 1))
@@ -96,10 +141,10 @@ class LlamaEngine:
 
     def _open_context(self, pooling: Pooling, capacity: int) -> Context:
         return Context(
-            self._model,
+            self._weights.model,
             capacity=capacity,
             sequences=MAX_SEQUENCES,
             pooling=pooling,
             threads=self._threads,
-            flash_attention=self._rung.flash_attention,
+            flash_attention=self._weights.rung.flash_attention,
         )
