@@ -47,7 +47,7 @@ class LocalModel:
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._engine = FakeEngine(spec, CPU_LADDER[0], threads=1)
+        self._engine = FakeEngine.load(spec, CPU_LADDER[0], threads=1)
         self.gate = asyncio.Event()
         self.gate.set()
         self.waiting = 0
