@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import logging
 import re
 import signal
 import socket
@@ -23,6 +24,8 @@ from embedd.errors import (
 )
 from embedd.tokens import Frame
 from embedd.types import Pooling, TokenIds, Vectors
+
+log = logging.getLogger(__name__)
 
 FOLDERS = re.compile(r"(?:/[^\s/:]+)+/")
 KEPT_STDERR = 8192  # bytes: an abort's assertion is at the end
@@ -57,12 +60,35 @@ class _Call:
     started: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Loading:
-    """What `WorkerProcess.load` waits for."""
+    """A load under way; ``patience`` is in seconds without progress, None is endless."""
 
-    future: asyncio.Future[wire.Ready]
+    ready: asyncio.Future[wire.Ready]
     report: Callable[[float], None]
+    deadline: asyncio.Timeout
+    patience: float | None
+
+    def take(self, message: wire.Progress | wire.Ready | wire.Failed) -> None:
+        """The worker says how far it is."""
+        if self.ready.done():  # too late: nobody waits any more
+            return
+        match message:
+            case wire.Progress():
+                self._postpone_deadline()
+                self.report(message.share)
+            case wire.Ready():
+                self.ready.set_result(message)
+            case wire.Failed(fault=wire.Fault.MEMORY):
+                self.ready.set_exception(InsufficientMemoryError(message.message))
+            case wire.Failed(fault=wire.Fault.WRONG):
+                self.ready.set_exception(SelfTestError(message.message))
+            case wire.Failed():
+                self.ready.set_exception(ModelLoadError(message.message))
+
+    def _postpone_deadline(self) -> None:
+        if self.patience is not None and not self.deadline.expired():
+            self.deadline.reschedule(asyncio.get_running_loop().time() + self.patience)
 
 
 class WorkerProcess:
@@ -85,6 +111,7 @@ class WorkerProcess:
         self._calls: dict[int, _Call] = {}
         self._loading: _Loading | None = None
         self._death: str | None = None
+        self._died_computing = False
         self._stderr = b""
         self._engine = ""
         self._rung = ""
@@ -93,24 +120,31 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, environment: Mapping[str, str]) -> Self:
-        """Start an interpreter of its own, never a fork: threads and locks do not survive one."""
+        """Start an interpreter of its own, never a fork: threads and locks do not survive one.
+
+        Raises:
+            ModelLoadError: The system gives no process.
+        """
         ours, theirs = socket.socketpair()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # the user's folder must not provide modules
-                "-m",
-                "embedd.engine.worker",
-                str(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                env=environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-            )
-        finally:
-            theirs.close()
         reader, writer = await asyncio.open_unix_connection(sock=ours)
+        with contextlib.ExitStack() as undo, theirs:
+            undo.callback(writer.close)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-P",  # the user's folder must not provide modules
+                    "-m",
+                    "embedd.engine.worker",
+                    str(theirs.fileno()),
+                    pass_fds=[theirs.fileno()],
+                    env=environment,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.PIPE,
+                )
+            except OSError as error:
+                raise ModelLoadError(f"cannot start a worker process: {error}") from error
+            undo.pop_all()
         return cls(process, reader, writer)
 
     @property
@@ -118,50 +152,36 @@ class WorkerProcess:
         """Process id."""
         return self._process.pid
 
+    @property
+    def died_computing(self) -> bool:
+        """It is dead, and a batch had begun: that batch is suspect."""
+        return self._died_computing
+
     async def load(
         self,
         spec: ModelSpec,
         *,
         rung: Rung,
         threads: int,
-        timeout: float | None = None,
+        patience: float | None = None,
         report: Callable[[float], None] = lambda _share: None,
     ) -> ModelInfo:
-        """Load the model; *timeout* is in seconds without progress.
+        """Load the model; *patience* is in seconds without progress, None is endless.
 
         Raises:
             ModelLoadError: The file cannot be used (`InsufficientMemoryError`: not now).
             SelfTestError: It loads, and computes rubbish.
             WorkerDiedError: The process ended.
-            LoadTimeoutError: No progress for *timeout* seconds.
+            LoadTimeoutError: No progress for *patience* seconds.
         """
-        loop = asyncio.get_running_loop()
         self._engine, self._rung = spec.engine, rung.name
         try:
-            async with asyncio.timeout(timeout) as deadline:
-
-                def on_progress(share: float) -> None:
-                    if timeout is not None and not deadline.expired():
-                        deadline.reschedule(loop.time() + timeout)
-                    report(share)
-
-                loading = self._loading = _Loading(loop.create_future(), on_progress)
-                await self._send(
-                    wire.Load(
-                        engine=spec.engine,
-                        path=str(spec.path),
-                        pooling=spec.pooling,
-                        context_length=spec.context_length,
-                        gpu_layers=spec.gpu_layers,
-                        main_gpu=spec.main_gpu,
-                        use_mmap=spec.use_mmap,
-                        rung=rung.name,
-                        extra_buffers=rung.extra_buffers,
-                        flash_attention=rung.flash_attention,
-                        threads=spec.threads or threads,
-                    )
-                )
-                return self._to_info(await loading.future)
+            async with asyncio.timeout(patience) as deadline:
+                ready = asyncio.get_running_loop().create_future()
+                self._loading = _Loading(ready, report, deadline, patience)
+                self._refuse_if_dead()
+                await self._send(_to_load(spec, rung, threads))
+                return self._to_info(await ready)
         except TimeoutError:
             raise LoadTimeoutError(f'timed out loading model "{spec.name}"') from None
         finally:
@@ -173,7 +193,8 @@ class WorkerProcess:
         Raises:
             WorkerDiedError: The process ended.
         """
-        reply, array = await self._call(lambda id_: wire.Tokenize(id_, list(texts)))
+        sendable = [_to_unicode(text) for text in texts]
+        reply, array = await self._call(lambda id_: wire.Tokenize(id_, sendable))
         if not isinstance(reply, wire.Tokens):
             raise _unexpected(reply)
         ids = np.frombuffer(array, np.int32)
@@ -211,8 +232,7 @@ class WorkerProcess:
         make_message: Callable[[int], wire.Tokenize | wire.Encode],
         array: TokenIds | None = None,
     ) -> tuple[wire.FromWorker, bytes]:
-        if self._death is not None:
-            raise WorkerDiedError(self._death)
+        self._refuse_if_dead()
         id_ = next(self._ids)
         call = _Call(asyncio.get_running_loop().create_future())
         self._calls[id_] = call
@@ -229,21 +249,34 @@ class WorkerProcess:
             self._writer.writelines(wire.make_frame(message, array))
             await self._writer.drain()
 
+    def _refuse_if_dead(self) -> None:
+        if self._death is not None:
+            raise WorkerDiedError(self._death)
+
     async def _read(self) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                prefix = await self._reader.readexactly(wire.PREFIX.size)
-                header, array = wire.parse_prefix(prefix)
-                message = wire.parse_from_worker(await self._reader.readexactly(header))
-                self._dispatch(message, await self._reader.readexactly(array))
+        try:
+            await self._read_messages()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # the process ended, or `close` was called
+        except Exception:
+            # A process that cannot be understood may have overwritten its own memory.
+            log.exception("worker speaks nonsense", extra={"pid": self.pid})
+            self._kill()
         self._writer.close()
         self._bury(await self._wait_for_end())
+
+    async def _read_messages(self) -> None:
+        while True:
+            prefix = await self._reader.readexactly(wire.PREFIX.size)
+            header, array = wire.parse_prefix(prefix)
+            message = wire.parse_from_worker(await self._reader.readexactly(header))
+            self._dispatch(message, await self._reader.readexactly(array))
 
     def _dispatch(self, message: wire.FromWorker, array: bytes) -> None:
         match message:
             case wire.Progress() | wire.Ready() | wire.Failed():
-                if self._loading is not None and not self._loading.future.done():
-                    self._advance_load(self._loading, message)
+                if self._loading is not None:
+                    self._loading.take(message)
             case wire.Started():
                 if message.id in self._calls:
                     self._calls[message.id].started = True
@@ -251,21 +284,6 @@ class WorkerProcess:
                 # The caller may have left: nobody waits for this answer.
                 if (call := self._calls.get(message.id)) and not call.future.done():
                     call.future.set_result((message, array))
-
-    def _advance_load(
-        self, loading: _Loading, message: wire.Progress | wire.Ready | wire.Failed
-    ) -> None:
-        match message:
-            case wire.Progress():
-                loading.report(message.share)
-            case wire.Ready():
-                loading.future.set_result(message)
-            case wire.Failed(fault=wire.Fault.MEMORY):
-                loading.future.set_exception(InsufficientMemoryError(message.message))
-            case wire.Failed(fault=wire.Fault.WRONG):
-                loading.future.set_exception(SelfTestError(message.message))
-            case wire.Failed():
-                loading.future.set_exception(ModelLoadError(message.message))
 
     async def _wait_for_end(self) -> str:
         """The process has closed its socket: how it ended, in words."""
@@ -291,8 +309,9 @@ class WorkerProcess:
 
     def _bury(self, reason: str) -> None:
         self._death = reason
-        if self._loading is not None and not self._loading.future.done():
-            self._loading.future.set_exception(WorkerDiedError(reason))
+        self._died_computing = any(call.started for call in self._calls.values())
+        if self._loading is not None and not self._loading.ready.done():
+            self._loading.ready.set_exception(WorkerDiedError(reason))
         for call in self._calls.values():
             if not call.future.done():
                 call.future.set_exception(WorkerDiedError(reason, started=call.started))
@@ -319,6 +338,27 @@ class WorkerProcess:
             rung=self._rung,
             gpu_bytes=ready.gpu_bytes,
         )
+
+
+def _to_load(spec: ModelSpec, rung: Rung, threads: int) -> wire.Load:
+    return wire.Load(
+        engine=spec.engine,
+        path=str(spec.path),
+        pooling=spec.pooling,
+        context_length=spec.context_length,
+        gpu_layers=spec.gpu_layers,
+        main_gpu=spec.main_gpu,
+        use_mmap=spec.use_mmap,
+        rung=rung.name,
+        extra_buffers=rung.extra_buffers,
+        flash_attention=rung.flash_attention,
+        threads=spec.threads or threads,
+    )
+
+
+def _to_unicode(text: str) -> str:
+    """Lone surrogates, which no UTF-8 can hold, become question marks."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _unexpected(reply: wire.FromWorker) -> EngineError:

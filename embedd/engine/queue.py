@@ -3,10 +3,9 @@
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import accumulate, islice
 
 import numpy as np
 
@@ -38,16 +37,24 @@ class Outcome:
     compute: float
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class Job:
-    """The sequences of one request on their way through the queue."""
+    """The sequences of one request on their way through the queue.
 
+    ``ends[row]`` is where the vectors of sequence *row* end in the result: one for each
+    sequence, or one for each of its tokens. The first ``taken`` sequences have left the
+    queue; ``missing`` are not delivered.
+    """
+
+    sequences: Sequence[TokenIds]
     pooling: Pooling | None
-    rows: list[Vectors | None]
+    ends: Sequence[int]
     missing: int
-    done: asyncio.Future[None]
+    done: asyncio.Future[Vectors]
     admitted: float
+    taken: int = 0
     started: float | None = None
+    vectors: Vectors | None = None
 
     def fail(self, error: EmbeddError) -> None:
         """The first fault fails the request."""
@@ -56,19 +63,29 @@ class Job:
 
     def deliver(self, row: int, vectors: Vectors) -> None:
         """One sequence is computed."""
-        self.rows[row] = vectors
+        if self.vectors is None:
+            self.vectors = np.empty((self.ends[-1], vectors.shape[1]), np.float32)
+        self.vectors[self.ends[row] - len(vectors) : self.ends[row]] = vectors
         self.missing -= 1
         if self.missing == 0 and not self.done.done():
-            self.done.set_result(None)
+            self.done.set_result(self.vectors)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """One sequence that waits: row *row* of *job*."""
+    """One sequence of a batch: row *row* of *job*."""
 
     job: Job
     row: int
-    ids: TokenIds
+
+    @property
+    def ids(self) -> TokenIds:
+        """Its tokens."""
+        return self.job.sequences[self.row]
+
+    def blame(self, error: EngineError) -> None:
+        """Fail the request with the number that its caller gave this input."""
+        self.job.fail(EngineError(f"{error} (input {self.row})", index=self.row))
 
 
 class BatchQueue:
@@ -82,9 +99,12 @@ class BatchQueue:
     def __init__(self, supervisor: Supervisor, *, max_waiting_tokens: int) -> None:
         self._supervisor = supervisor
         self._max_waiting_tokens = max_waiting_tokens
-        self._waiting: deque[Entry] = deque()
+        # In order of arrival; a set that keeps it, so that leaving costs the same
+        # however many wait.
+        self._waiting: dict[Job, None] = {}
         self._waiting_tokens = 0
         self._batches: set[asyncio.Task[None]] = set()
+        self._searches = 0  # batches that are being split to find a killing input
 
     @property
     def waiting_tokens(self) -> int:
@@ -99,24 +119,27 @@ class BatchQueue:
         Raises:
             OverloadedError: Too many tokens wait.
             EngineError: Computing failed; ``index`` is the sequence at fault.
+            ModelLoadError: The worker died too often.
+            ShuttingDownError: `close` was called.
         """
+        if not sequences:
+            vectors = np.empty((0, self._info.width), np.float32)
+            return Outcome(vectors=vectors, queue=0.0, compute=0.0)
         job = self._admit(sequences, pooling)
         try:
-            await job.done
+            vectors = await job.done
         finally:
             self._forget(job)
         now = time.perf_counter()
         started = job.started or now
-        rows = [row for row in job.rows if row is not None]
-        per_token = (pooling or self._info.pooling) is Pooling.NONE
-        vectors = np.concatenate(rows) if per_token else np.stack(rows)
         return Outcome(vectors=vectors, queue=started - job.admitted, compute=now - started)
 
     async def close(self) -> None:
         """Stop computing; what waits fails with `ShuttingDownError`."""
-        for entry in self._waiting:
-            entry.job.fail(ShuttingDownError())
+        for job in self._waiting:
+            job.fail(ShuttingDownError())
         self._waiting.clear()
+        self._waiting_tokens = 0
         for task in self._batches:
             task.cancel()
         if self._batches:
@@ -127,28 +150,31 @@ class BatchQueue:
         return self._supervisor.info
 
     def _admit(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Job:
-        tokens = sum(map(len, sequences))
+        lengths = list(map(len, sequences))
+        tokens = sum(lengths)
         if self._waiting and self._waiting_tokens + tokens > self._max_waiting_tokens:
             raise OverloadedError(
                 f"{self._waiting_tokens} tokens wait, {tokens} more would pass the limit "
                 f"of {self._max_waiting_tokens}: try again later"
             )
+        per_token = (pooling or self._info.pooling) is Pooling.NONE
         job = Job(
+            sequences=sequences,
             pooling=pooling,
-            rows=[None] * len(sequences),
+            ends=list(accumulate(lengths)) if per_token else range(1, len(lengths) + 1),
             missing=len(sequences),
             done=asyncio.get_running_loop().create_future(),
             admitted=time.perf_counter(),
         )
-        self._waiting.extend(Entry(job, row, ids) for row, ids in enumerate(sequences))
+        self._waiting[job] = None
         self._waiting_tokens += tokens
         self._pump()
         return job
 
     def _forget(self, job: Job) -> None:
-        if job.missing and any(entry.job is job for entry in self._waiting):
-            self._waiting = deque(entry for entry in self._waiting if entry.job is not job)
-            self._waiting_tokens = sum(len(entry.ids) for entry in self._waiting)
+        if job in self._waiting:
+            del self._waiting[job]
+            self._waiting_tokens -= sum(map(len, job.sequences[job.taken :]))
 
     def _pump(self) -> None:
         while self._waiting and len(self._batches) < IN_FLIGHT:
@@ -157,19 +183,32 @@ class BatchQueue:
             task.add_done_callback(self._finish)
 
     def _take_batch(self) -> list[Entry]:
-        pooling = self._waiting[0].job.pooling
-        alike = takewhile(lambda entry: entry.job.pooling == pooling, self._waiting)
+        front = list(islice(self._front(), self._info.max_sequences))
         count = choose_batch(
-            (len(entry.ids) for entry in alike),
+            (len(entry.ids) for entry in front),
             max_tokens=self._info.max_batch_tokens,
             max_sequences=self._info.max_sequences,
         )
-        entries = [self._waiting.popleft() for _ in range(count)]
-        self._waiting_tokens -= sum(len(entry.ids) for entry in entries)
-        now = time.perf_counter()
-        for entry in entries:
-            entry.job.started = entry.job.started or now
-        return entries
+        for entry in front[:count]:
+            self._take(entry)
+        return front[:count]
+
+    def _front(self) -> Iterator[Entry]:
+        """What waits, in order, as far as one pooling serves it."""
+        pooling = next(iter(self._waiting)).pooling
+        for job in self._waiting:
+            if job.pooling != pooling:
+                return
+            for row in range(job.taken, len(job.sequences)):
+                yield Entry(job, row)
+
+    def _take(self, entry: Entry) -> None:
+        job = entry.job
+        job.started = job.started or time.perf_counter()
+        job.taken += 1
+        self._waiting_tokens -= len(entry.ids)
+        if job.taken == len(job.sequences):
+            del self._waiting[job]
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._batches.discard(task)
@@ -180,20 +219,20 @@ class BatchQueue:
         try:
             await self._compute(entries)
         except EmbeddError as error:
-            for entry in entries:
-                entry.job.fail(_of_input(error, entry))
+            _fail_all(entries, error)
         except asyncio.CancelledError:
-            for entry in entries:
-                entry.job.fail(ShuttingDownError())
+            _fail_all(entries, ShuttingDownError())
             raise
         except Exception:
             # A bug of ours must not leave a request waiting for ever.
             log.exception("batch failed")
-            for entry in entries:
-                entry.job.fail(EngineError("internal error"))
+            _fail_all(entries, EngineError("internal error"))
 
     async def _compute(self, entries: list[Entry], deaths: int = 0) -> None:
-        """Deliver every entry, or fail the job of the one that cannot be computed."""
+        """Deliver every entry, or fail the job of the one that cannot be computed.
+
+        *deaths* is how often the worker died while it computed these entries.
+        """
         while entries := [entry for entry in entries if not entry.job.done.done()]:
             worker = self._supervisor.worker
             try:
@@ -202,8 +241,7 @@ class BatchQueue:
                 )
             except WorkerDiedError as error:
                 deaths += error.started
-                searching = deaths > MAX_DEATHS_OF_A_BATCH
-                await self._supervisor.revive(worker, suspect=error.started, counts=not searching)
+                await self._supervisor.revive(worker, counts=self._searches == 0)
                 if deaths >= MAX_DEATHS_OF_A_BATCH:
                     await self._split(entries, deaths, error)
                     return
@@ -211,37 +249,35 @@ class BatchQueue:
                 if error.index is None:
                     await self._split(entries, deaths, error)
                     return
-                guilty = entries[error.index]
-                guilty.job.fail(_of_input(error, guilty))
+                entries[error.index].blame(error)
             else:
                 self._supervisor.prove()
-                self._deliver(entries, encoded)
+                _deliver(entries, encoded)
                 return
 
     async def _split(self, entries: list[Entry], deaths: int, error: EngineError) -> None:
         """Halve the batch until the one input at fault is alone: that one gets the error."""
         if len(entries) == 1:
-            entries[0].job.fail(_of_input(error, entries[0]))
+            entries[0].blame(error)
             return
         middle = len(entries) // 2
-        for half in (entries[:middle], entries[middle:]):
-            await self._compute(half, deaths)
-
-    def _deliver(self, entries: list[Entry], encoded: Encoded) -> None:
-        pooling = entries[0].job.pooling or self._info.pooling
-        if pooling is Pooling.NONE:
-            ends = np.cumsum([len(entry.ids) for entry in entries])[:-1]
-            parts = np.split(encoded.vectors, ends)
-        else:
-            parts = list(encoded.vectors)
-        for entry, part in zip(entries, parts, strict=True):
-            entry.job.deliver(entry.row, part)
+        self._searches += 1
+        try:
+            for half in (entries[:middle], entries[middle:]):
+                await self._compute(half, deaths)
+        finally:
+            self._searches -= 1
 
 
-def _of_input(error: EmbeddError, entry: Entry) -> EmbeddError:
-    """The error as the request sees it: its own input's number instead of the batch's."""
-    if not isinstance(error, EngineError):
-        return error
-    if error.index is None and not isinstance(error, WorkerDiedError):
-        return error
-    return EngineError(f"{error} (input {entry.row})", index=entry.row)
+def _deliver(entries: list[Entry], encoded: Encoded) -> None:
+    per_sequence = len(encoded.vectors) == len(entries)
+    start = 0
+    for entry in entries:
+        end = start + (1 if per_sequence else len(entry.ids))
+        entry.job.deliver(entry.row, encoded.vectors[start:end])
+        start = end
+
+
+def _fail_all(entries: list[Entry], error: EmbeddError) -> None:
+    for entry in entries:
+        entry.job.fail(error)

@@ -3,9 +3,9 @@
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
-from embedd.engine.process import WorkerDiedError, WorkerProcess
+from embedd.engine.process import WorkerDiedError
 from embedd.engine.queue import BatchQueue, Outcome
-from embedd.engine.supervisor import Supervisor
+from embedd.engine.supervisor import Supervisor, Worker
 from embedd.types import Pooling, TokenIds
 
 # Texts travel to the tokenizer in frames of at most so many characters, so that a short
@@ -26,7 +26,7 @@ class ServedModel:
         cls,
         spec: ModelSpec,
         *,
-        start: Callable[[], Awaitable[WorkerProcess]],
+        start: Callable[[], Awaitable[Worker]],
         threads: int,
         max_waiting_tokens: int,
         load_timeout: float | None = None,
@@ -89,7 +89,7 @@ class ServedModel:
             return await worker.tokenize(texts)
         except WorkerDiedError:
             # It may have died of a batch that computed beside: once more on the next.
-            await self._supervisor.revive(worker, suspect=False)
+            await self._supervisor.revive(worker)
             return await self._supervisor.worker.tokenize(texts)
 
 

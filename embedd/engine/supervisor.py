@@ -2,12 +2,15 @@
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
-from embedd.engine.process import SelfTestError, WorkerDiedError, WorkerProcess
+from embedd.engine.process import Encoded, SelfTestError, WorkerDiedError
 from embedd.errors import EmbeddError, ModelLoadError, ShuttingDownError
+from embedd.types import Pooling, TokenIds
 
 log = logging.getLogger(__name__)
 
@@ -15,8 +18,50 @@ FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds before a restart
 MAX_DEATHS, DEATH_WINDOW = 5, 60.0  # without a computed batch between them; seconds
 
 
+class Worker(Protocol):
+    """What is supervised; `WorkerProcess` is one."""
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        ...
+
+    @property
+    def died_computing(self) -> bool:
+        """It is dead, and a batch had begun: that batch is suspect."""
+        ...
+
+    async def load(
+        self,
+        spec: ModelSpec,
+        *,
+        rung: Rung,
+        threads: int,
+        patience: float | None = None,
+        report: Callable[[float], None] = ...,
+    ) -> ModelInfo:
+        """See `WorkerProcess.load`."""
+        ...
+
+    async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        """See `WorkerProcess.tokenize`."""
+        ...
+
+    async def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Encoded:
+        """See `WorkerProcess.encode`."""
+        ...
+
+    async def close(self) -> None:
+        """See `WorkerProcess.close`."""
+        ...
+
+
 class Supervisor:
     """A model's worker, replaced when it dies. `load` first.
+
+    Args:
+        start: Makes a process, nothing loaded yet.
+        sleep, now: Time in seconds; tests move it by hand.
 
     Attributes:
         worker: The present process; it may be dead until `revive` returns.
@@ -24,18 +69,20 @@ class Supervisor:
         broken: Why no worker can be had any more, or None.
     """
 
-    worker: WorkerProcess
+    worker: Worker
     info: ModelInfo
 
     def __init__(
         self,
         spec: ModelSpec,
         *,
-        start: Callable[[], Awaitable[WorkerProcess]],
+        start: Callable[[], Awaitable[Worker]],
         threads: int,
         load_timeout: float | None = None,
         report: Callable[[float], None] = lambda _share: None,
         ladder: Sequence[Rung] = CPU_LADDER,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec = spec
         self._start = start
@@ -43,6 +90,8 @@ class Supervisor:
         self._load_timeout = load_timeout
         self._report = report
         self._ladder = list(ladder)
+        self._sleep = sleep
+        self._now = now
         # False until a batch of a request was computed, or one step down was made for
         # want of it: a killing input must not cost more than one rung.
         self._proven = False
@@ -79,18 +128,19 @@ class Supervisor:
         self._proven = True
         self._deaths.clear()
 
-    async def revive(self, dead: WorkerProcess, *, suspect: bool, counts: bool = True) -> None:
+    async def revive(self, dead: Worker, *, counts: bool = True) -> None:
         """Replace *dead*, unless somebody did; all who wait share one restart.
 
+        A worker that died of its first batch is replaced by one on the next rung.
+
         Args:
-            suspect: The worker died while it computed a batch. If it never computed one
-                before, the next rung is tried.
             counts: Whether the death counts towards giving up; it does not while a
                 killing input is searched for.
 
         Raises:
             ModelLoadError: The model cannot be loaded again, or died too often.
-        ShuttingDownError: `close` was called.
+            LoadTimeoutError: It makes no progress.
+            ShuttingDownError: `close` was called.
         """
         if self._closed:
             raise ShuttingDownError
@@ -99,9 +149,14 @@ class Supervisor:
         if self.worker is not dead:
             return
         if self._reviving is None:
-            self._reviving = asyncio.create_task(self._replace(suspect=suspect, counts=counts))
-            self._reviving.add_done_callback(self._forget_task)
-        await asyncio.shield(self._reviving)
+            self._reviving = asyncio.create_task(self._replace(dead, counts=counts))
+            self._reviving.add_done_callback(_retrieve)
+        reviving = self._reviving
+        # Not awaited itself: a caller that is cancelled must not stop it for the others.
+        await asyncio.wait([reviving])
+        if reviving.cancelled():
+            raise ShuttingDownError
+        reviving.result()
 
     async def close(self) -> None:
         """End the worker, or the attempt to get one."""
@@ -119,7 +174,7 @@ class Supervisor:
                 self._spec,
                 rung=rung,
                 threads=self._threads,
-                timeout=self._load_timeout,
+                patience=self._load_timeout,
                 report=self._report,
             )
         except BaseException:
@@ -127,34 +182,34 @@ class Supervisor:
             raise
         self.worker = worker
 
-    async def _replace(self, *, suspect: bool, counts: bool) -> None:
-        if suspect and not self._proven and len(self._ladder) > 1:
-            self._ladder.pop(0)
-            self._proven = True
-        elif counts:
-            await self._back_off()
+    async def _replace(self, dead: Worker, *, counts: bool) -> None:
         try:
+            if dead.died_computing and not self._proven and len(self._ladder) > 1:
+                self._ladder.pop(0)
+                self._proven = True
+            elif counts:
+                await self._back_off()
             await self.load()
         except EmbeddError as error:
             self.broken = str(error)
             raise
+        finally:
+            self._reviving = None
         log.warning(
             "worker restarted",
             extra={"model": self._spec.name, "rung": self.info.rung, "pid": self.worker.pid},
         )
 
     async def _back_off(self) -> None:
-        now = asyncio.get_running_loop().time()
-        self._deaths.append(now)
-        if len(self._deaths) == MAX_DEATHS and now - self._deaths[0] < DEATH_WINDOW:
-            self.broken = (
+        self._deaths.append(self._now())
+        if len(self._deaths) == MAX_DEATHS and self._deaths[-1] - self._deaths[0] < DEATH_WINDOW:
+            raise ModelLoadError(
                 f'the worker of model "{self._spec.name}" died {MAX_DEATHS} times '
                 "without computing a batch"
             )
-            raise ModelLoadError(self.broken)
-        await asyncio.sleep(min(LONGEST_DELAY, FIRST_DELAY * 2 ** (len(self._deaths) - 1)))
+        await self._sleep(min(LONGEST_DELAY, FIRST_DELAY * 2 ** (len(self._deaths) - 1)))
 
-    def _forget_task(self, task: asyncio.Task[None]) -> None:
-        self._reviving = None
-        if not task.cancelled():
-            task.exception()  # whoever waited has it
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()  # whoever waited has it; perhaps nobody does any more

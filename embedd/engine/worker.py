@@ -16,7 +16,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
@@ -96,7 +97,8 @@ class Worker:
             engine = open_engine(message, lambda share: self._connection.send(wire.Progress(share)))
             test_engine(engine)
         except (EmbeddError, MemoryError) as error:
-            self._connection.send(wire.Failed(str(error), _fault(error)))
+            reason = str(error) or "not enough memory"
+            self._connection.send(wire.Failed(reason, _fault(error)))
             return
         self._engine = engine
         threading.stack_size(TOKENIZER_STACK)
@@ -155,7 +157,7 @@ def open_engine(message: wire.Load, report: Callable[[float], None]) -> Engine:
         extra_buffers=message.extra_buffers,
         flash_attention=message.flash_attention,
     )
-    engine: Engine = factory(spec, rung, threads=message.threads, report=report)
+    engine: Engine = factory.load(spec, rung, threads=message.threads, report=report)
     return engine
 
 
@@ -229,11 +231,23 @@ def _fault(error: Exception) -> wire.Fault:
 
 def _start_thread(target: Callable[..., None], *args: object) -> None:
     def run() -> None:
-        # The server has closed the socket: the reader is about to end the process.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        with ending_the_process_on_error():
             target(*args)
 
     threading.Thread(target=run, daemon=True).start()
+
+
+@contextlib.contextmanager
+def ending_the_process_on_error() -> Iterator[None]:
+    """A thread never ends alone: whoever waits for it in the server would wait for ever."""
+    try:
+        yield
+    except ConnectionError:  # the server has left
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def settle() -> None:
@@ -252,10 +266,9 @@ def settle() -> None:
 def main() -> None:
     """Entry point of the process."""
     settle()
-    sock = socket.socket(fileno=int(sys.argv[1]))
-    Worker(Connection(sock)).run()
+    with ending_the_process_on_error():
+        Worker(Connection(socket.socket(fileno=int(sys.argv[1])))).run()
     # No interpreter shutdown: llama.cpp's callbacks and threads do not survive one.
-    sys.stderr.flush()
     os._exit(0)
 
 

@@ -18,7 +18,7 @@ from tests.fakes import FakeModel, settle
 from tests.unit.scheduler.clients import Client, Desk, make_spec
 
 MAX_MODELS, MEMORY, MAX_QUEUE = 2, 100, 3
-SPECS = [make_spec(name, size) for name, size in zip("abcd", (20, 50, 60, 90), strict=True)]
+SPECS = [make_spec(name, size) for name, size in zip("abcd", (20, 30, 40, 90), strict=True)]
 ANY_SPEC = st.sampled_from(SPECS)
 KEEP_ALIVES = st.none() | st.sampled_from([0.0, 5.0, 60.0, float("inf")])
 PICK = st.randoms(use_true_random=False)

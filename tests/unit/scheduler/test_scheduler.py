@@ -214,6 +214,19 @@ async def test_a_load_begins_when_its_victim_is_gone() -> None:
     assert desk.loader.loading == ["b"]
 
 
+async def test_while_a_victim_goes_no_second_one_is_chosen() -> None:
+    desk = Desk(max_models=2)
+    await desk.keep(A, 60)
+    await desk.keep(B, 600)
+    desk.loader.models[0].may_close.clear()
+    for _ in range(3):
+        await desk.ask(C)
+    desk.loader.models[0].may_close.set()
+    await settle()
+    assert desk.loaded == ["b"]
+    assert desk.loader.loading == ["c"]
+
+
 async def test_the_memory_budget_is_kept() -> None:
     desk = Desk(memory=100, max_models=9)
     big, half, small = make_spec("big", 60), make_spec("half", 50), make_spec("small", 30)

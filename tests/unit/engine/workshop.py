@@ -1,0 +1,202 @@
+"""Workers without processes, for the supervisor and the queue above them."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
+from embedd.engine.process import Encoded, WorkerDiedError
+from embedd.engine.supervisor import Supervisor
+from embedd.errors import EngineError
+from embedd.tokens import Frame
+from embedd.types import Pooling, TokenIds, Vectors
+
+KILLS, REFUSED, REFUSED_UNNAMED = 66, 67, 68  # token ids that do what they say
+MAX_BATCH_TOKENS, MAX_SEQUENCES = 8, 4
+
+SPEC = ModelSpec(
+    name="tiny",
+    digest="sha256:0",
+    path=Path("/models/tiny"),
+    pooling=Pooling.MEAN,
+    context_length=64,
+    vocabulary=100,
+    width=2,
+    weights=1,
+)
+INFO = ModelInfo(
+    width=2,
+    limit=64,
+    pooling=Pooling.MEAN,
+    frame=Frame(prefix=(), suffix=()),
+    vocabulary=100,
+    max_batch_tokens=MAX_BATCH_TOKENS,
+    max_sequences=MAX_SEQUENCES,
+    engine="fake",
+    rung="",
+)
+
+
+def to_ids(*ids: int) -> TokenIds:
+    return np.array(ids, np.int32)
+
+
+def expected_vectors(sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Vectors:
+    """What the workers of this workshop compute: a vector tells its sequence."""
+    if pooling is Pooling.NONE:
+        rows = [(int(token), len(ids)) for ids in sequences for token in ids]
+    else:
+        rows = [(int(ids.sum()), len(ids)) for ids in sequences]
+    return np.array(rows, np.float32).reshape(-1, 2)
+
+
+@dataclass(eq=False)
+class Batch:
+    """What a worker was asked to compute and has not."""
+
+    sequences: Sequence[TokenIds]
+    pooling: Pooling | None
+    answer: "asyncio.Future[Encoded]"
+
+
+class FakeWorker:
+    """Keeps `embedd.engine.supervisor.Worker`; computes one batch after the other."""
+
+    def __init__(self, workshop: "Workshop", pid: int) -> None:
+        self.pid = pid
+        self.died_computing = False
+        self.rung = ""
+        self.batches: list[Batch] = []
+        self.closed = False
+        self._workshop = workshop
+        self._death: str | None = None
+
+    async def load(
+        self,
+        spec: ModelSpec,
+        *,
+        rung: Rung,
+        threads: int,
+        patience: float | None = None,
+        report: Callable[[float], None] = lambda _share: None,
+    ) -> ModelInfo:
+        await self._workshop.load(rung)
+        self.rung = rung.name
+        return INFO
+
+    async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        await asyncio.sleep(0)
+        self._refuse_if_dead()
+        self._workshop.tokenized.append(len(texts))
+        if any(chr(KILLS) in text for text in texts):
+            self.die()
+            self._refuse_if_dead()
+        return [to_ids(*map(ord, text)) for text in texts]
+
+    async def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Encoded:
+        self._refuse_if_dead()
+        batch = Batch(sequences, pooling, asyncio.get_running_loop().create_future())
+        self.batches.append(batch)
+        if self._workshop.automatic:
+            asyncio.get_running_loop().call_soon(self.compute)
+        return await batch.answer
+
+    async def close(self) -> None:
+        self.closed = True
+        self.die(computing=False)
+
+    def compute(self) -> None:
+        """The batch whose turn it is."""
+        if not self.batches:
+            return
+        batch = self.batches[0]
+        tokens = [set(ids.tolist()) for ids in batch.sequences]
+        if any(KILLS in ids for ids in tokens):
+            self.die()
+            return
+        self.batches.pop(0)
+        for index, ids in enumerate(tokens):
+            if ids & {REFUSED, REFUSED_UNNAMED}:
+                named = index if REFUSED in ids else None
+                batch.answer.set_exception(EngineError("rubbish", index=named))
+                return
+        self._workshop.computed.append(len(batch.sequences))
+        vectors = expected_vectors(batch.sequences, batch.pooling)
+        batch.answer.set_result(Encoded(vectors=vectors, seconds=0.0))
+
+    def die(self, *, computing: bool = True) -> None:
+        """The process ends; if it was *computing*, the first batch is suspect."""
+        self._death = "the worker process ended with SIGKILL"
+        self.died_computing = computing and bool(self.batches)
+        for index, batch in enumerate(self.batches):
+            if not batch.answer.done():
+                started = computing and index == 0
+                batch.answer.set_exception(WorkerDiedError(self._death, started=started))
+        self.batches.clear()
+
+    def _refuse_if_dead(self) -> None:
+        if self._death is not None:
+            raise WorkerDiedError(self._death)
+
+
+class Workshop:
+    """Starts workers, and remembers what they did.
+
+    Args:
+        automatic: Batches are computed at once; else when the test says so.
+
+    Attributes:
+        faults: What loading on a rung fails with.
+        delays: Seconds that were waited before restarts.
+        computed: Sequences in each batch that was computed.
+        tokenized: Texts in each call of `FakeWorker.tokenize`.
+    """
+
+    def __init__(self, *, automatic: bool = True) -> None:
+        self.automatic = automatic
+        self.workers: list[FakeWorker] = []
+        self.faults: dict[str, Exception] = {}
+        self.delays: list[float] = []
+        self.computed: list[int] = []
+        self.tokenized: list[int] = []
+        self.now = 0.0
+        self.may_load = asyncio.Event()
+        self.may_load.set()
+
+    @property
+    def worker(self) -> FakeWorker:
+        """The present one."""
+        return self.workers[-1]
+
+    async def start(self) -> FakeWorker:
+        self.workers.append(FakeWorker(self, pid=1 + len(self.workers)))
+        return self.worker
+
+    async def load(self, rung: Rung) -> None:
+        await self.may_load.wait()
+        if rung.name in self.faults:
+            raise self.faults[rung.name]
+
+    async def sleep(self, seconds: float) -> None:
+        self.delays.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+
+    async def open(self, ladder: Sequence[Rung] = CPU_LADDER) -> Supervisor:
+        """A supervisor with a loaded worker."""
+        supervisor = self.make(ladder)
+        await supervisor.load()
+        return supervisor
+
+    def make(self, ladder: Sequence[Rung] = CPU_LADDER) -> Supervisor:
+        return Supervisor(
+            SPEC,
+            start=self.start,
+            threads=1,
+            ladder=ladder,
+            sleep=self.sleep,
+            now=lambda: self.now,
+        )
