@@ -87,9 +87,13 @@ class NamedPrompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """One form in which every vector is sent; *key* is what the client calls it."""
+    """One form in which every vector is sent.
 
-    key: str = "float"
+    Args:
+        key: What the client calls it; empty if it named no form.
+    """
+
+    key: str = ""
     dtype: DType = DType.FLOAT
     wire: Wire = Wire.LIST
 

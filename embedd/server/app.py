@@ -12,7 +12,7 @@ from embedd.embedder import Embedder
 from embedd.errors import EmbeddError, ServiceError, UnknownRouteError, WrongVerbError
 from embedd.library import Library
 from embedd.server.bodies import ALREADY_READ, BodyLimits, field_names
-from embedd.server.dialects import ollama
+from embedd.server.dialects import aigne, cohere, nugen, ollama, openai
 from embedd.server.dialects.base import (
     BODIES,
     EMBEDDER,
@@ -32,12 +32,18 @@ from embedd.server.security import Doors, add_cors_headers, make_guard
 
 log = logging.getLogger(__name__)
 
-DIALECTS: Sequence[Dialect] = (ollama.DIALECT,)
+DIALECTS: Sequence[Dialect] = (
+    ollama.DIALECT,
+    openai.DIALECT,
+    aigne.DIALECT,
+    nugen.DIALECT,
+    cohere.DIALECT,
+)
 # Who else answers on a path, by what the body holds; the path's own dialect answers the
 # rest, and whatever goes wrong before the body is known.
-SHARED: Mapping[str, Sequence[Sharer]] = {}
+SHARED: Mapping[str, Sequence[Sharer]] = {"/api/embeddings": (aigne.SHARER,)}
 # Paths that nobody serves but whose clients want to be told so in their own shape.
-NOT_SERVED: Mapping[str, Dialect] = {}
+NOT_SERVED: Mapping[str, Dialect] = {"/v1/": openai.DIALECT, "/v2/": openai.DIALECT}
 SERVER_NAME = f"embedd/{__version__}"
 
 

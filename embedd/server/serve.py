@@ -25,6 +25,7 @@ from embedd.logs import set_up_logs
 from embedd.runtime import open_runtime
 from embedd.server.app import make_app
 from embedd.server.bodies import BodyLimits
+from embedd.server.dialects.base import Policy
 from embedd.server.security import Doors
 from embedd.types import EmbedRequest
 
@@ -59,6 +60,11 @@ async def serve(settings: Settings, preload: Sequence[str] = ()) -> None:
             library=runtime.library,
             bodies=BodyLimits(one=settings.max_body, all_=settings.max_body_in_flight),
             doors=choose_doors(settings),
+            policy=Policy(
+                max_inputs=settings.max_inputs,
+                token_ids=settings.token_ids == "own",
+                default_model=settings.default_model,
+            ),
         )
         async with _listen(app, sock):
             log.info(

@@ -26,6 +26,7 @@ from embedd.resolve import Resolver
 from embedd.scheduler.scheduler import Scheduler
 from embedd.server.app import make_app
 from embedd.server.bodies import BodyLimits
+from embedd.server.dialects.base import Policy
 from embedd.server.security import Doors
 from embedd.store.store import Store
 from embedd.types import Pooling, TokenIds
@@ -216,6 +217,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
         context_length: int = 0,
         bodies: BodyLimits | None = None,
         doors: Doors | None = None,
+        policy: Policy | None = None,
     ) -> Served:
         if models:
             shutil.copytree(tiny_store, store.layout.root, dirs_exist_ok=True)
@@ -236,6 +238,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
             library=Library(store, resolver, read_catalog(tmp_path / "recipes")),
             bodies=bodies or BodyLimits(one=64 * MIB, all_=512 * MIB),
             doors=doors or Doors(check_host=True),
+            policy=policy,
         )
         client = TestClient(TestServer(app), timeout=aiohttp.ClientTimeout(total=20))
         await client.start_server()

@@ -1,0 +1,126 @@
+"""Fields that many dialects have: how to cut, how long, in which form."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from embedd.durations import parse_keep_alive
+from embedd.errors import InvalidInputError
+from embedd.types import DType, Output, Truncate, Wire
+
+CUTS: Final = {"end": Truncate.END, "start": Truncate.START, "none": Truncate.ERROR}
+WIRES: Final = {"float": Wire.LIST, "base64": Wire.BASE64}
+DTYPES: Final = {dtype.value: dtype for dtype in DType}
+BASE64: Final = "base64"
+
+
+def choose_word(field: str, value: str, words: Iterable[str]) -> str:
+    """*value* in lower case, if it is one of *words*.
+
+    Raises:
+        InvalidInputError: It is none; the message has the value as sent.
+    """
+    words = list(words)
+    if value.lower() in words:
+        return value.lower()
+    raise InvalidInputError(
+        f"Invalid value for '{field}' = {value}. Supported values: {words}.", field=field
+    )
+
+
+def require_model(model: str | None) -> str:
+    """The name of the model, not yet looked at.
+
+    Raises:
+        InvalidInputError: There is none.
+    """
+    if not (model or "").strip():
+        raise InvalidInputError("you must provide a model parameter", field="model")
+    return model or ""
+
+
+def parse_truncate(*, truncate: bool | str | None, truncation: bool | None = None) -> Truncate:
+    """Which end is cut; *truncation* is Voyage's name for a plain yes or no.
+
+    Raises:
+        InvalidInputError: Unknown, or one says yes and the other no.
+    """
+    cut = None if truncation is None else (Truncate.END if truncation else Truncate.ERROR)
+    if truncate is None:
+        return cut or Truncate.END
+    if isinstance(truncate, str):
+        chosen = CUTS[choose_word("truncate", truncate, CUTS)]
+    else:
+        chosen = Truncate.END if truncate else Truncate.ERROR
+    if cut is not None and (cut is Truncate.ERROR) is not (chosen is Truncate.ERROR):
+        raise InvalidInputError("truncate and truncation say different things", field="truncate")
+    return chosen
+
+
+def parse_dimensions(dimensions: int | None, output_dimension: int | None = None) -> int | None:
+    """One number under two names; whether the model has so many is seen later.
+
+    Raises:
+        InvalidInputError: Both are given and differ.
+    """
+    if dimensions is None or output_dimension in (None, dimensions):
+        return output_dimension if dimensions is None else dimensions
+    raise InvalidInputError(
+        "dimensions and output_dimension say different things", field="dimensions"
+    )
+
+
+def parse_optional_keep_alive(value: object) -> float | None:
+    """Seconds; None keeps what the model has.
+
+    Raises:
+        InvalidInputError: No duration.
+    """
+    return None if value is None else parse_keep_alive(value)
+
+
+def parse_outputs(
+    *,
+    encoding_format: str | None = None,
+    output_dtype: str | None = None,
+    embedding_type: str | Sequence[str] | None = None,
+) -> tuple[Output, ...]:
+    """The forms of every vector: one, or several under their names in *embedding_type*.
+
+    Raises:
+        InvalidInputError: A value is unknown, or two fields name different types.
+    """
+    wire = Wire.LIST
+    if encoding_format is not None:
+        wire = WIRES[choose_word("encoding_format", encoding_format, WIRES)]
+    dtype = None
+    if output_dtype is not None:
+        dtype = DTYPES[choose_word("output_dtype", output_dtype, DTYPES)]
+    types = [embedding_type] if isinstance(embedding_type, str) else embedding_type or []
+    names = parse_type_names("embedding_type", types)
+    if dtype is not None and not {*names} <= {BASE64, dtype}:
+        raise InvalidInputError(
+            "output_dtype and embedding_type name different types", field="output_dtype"
+        )
+    if len(names) > 1:
+        return tuple(make_output(name, wire) for name in names)
+    if names == [BASE64]:
+        wire = Wire.BASE64
+    elif names:
+        dtype = DTYPES[names[0]]
+    return (Output(dtype=dtype or DType.FLOAT, wire=wire),)
+
+
+def parse_type_names(field: str, names: Iterable[str]) -> list[str]:
+    """Names of types and ``base64``, in lower case and each once, in their order.
+
+    Raises:
+        InvalidInputError: One is unknown.
+    """
+    return list(dict.fromkeys(choose_word(field, name, (*DTYPES, BASE64)) for name in names))
+
+
+def make_output(name: str, wire: Wire = Wire.LIST) -> Output:
+    """What one of several names asks for; ``base64`` is the bytes of float."""
+    if name == BASE64:
+        return Output(key=name, dtype=DType.FLOAT, wire=Wire.BASE64)
+    return Output(key=name, dtype=DTYPES[name], wire=wire)

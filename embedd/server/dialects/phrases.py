@@ -1,0 +1,54 @@
+"""What errors are called where no client compares the text: facts first, then the way out."""
+
+from embedd.errors import (
+    EmbeddError,
+    InputTooLongError,
+    InvalidModelNameError,
+    InvalidTokenIdError,
+    OverloadedError,
+    ServiceError,
+    StoreError,
+    WrongModelError,
+)
+
+OWN_IDS = (
+    "Token arrays must hold the model's own ids; with langchain-openai set "
+    "check_embedding_ctx_length=False to send text."
+)
+NO_IDS = (
+    "token arrays are not accepted (token_ids=reject); send text. "
+    "With langchain-openai set check_embedding_ctx_length=False."
+)
+
+
+def phrase(error: EmbeddError, request_id: str) -> str:
+    """One sentence or two; of the server's own troubles only where the log has them."""
+    # Of these nothing is known that may be told, or their text may name a folder.
+    if type(error) is ServiceError or isinstance(error, StoreError):
+        return f"internal error: request id {request_id}"
+    return _phrase(error)
+
+
+def _phrase(error: EmbeddError) -> str:
+    match error:
+        case InputTooLongError():
+            return (
+                "the input length exceeds the context length: "
+                f"input[{error.index}] has {error.tokens} tokens, the limit is {error.limit}"
+            )
+        case InvalidModelNameError():
+            return f'model "{error.name}" not found, try pulling it first'
+        case InvalidTokenIdError(position=int()):
+            return f"{_phrase_token_id(error)}. {OWN_IDS}"
+        case WrongModelError(is_reranker=True):
+            return f"{error}: it is a reranker, use rerank"
+        case OverloadedError():
+            return "server busy, please try again"
+        case _:
+            return str(error)
+
+
+def _phrase_token_id(error: InvalidTokenIdError) -> str:
+    place = f"input[{error.index}][{error.position}]"
+    valid = "" if error.vocabulary is None else f" (valid: 0..{error.vocabulary - 1})"
+    return f"{place} is not a token id of this model: {error.value}{valid}"
