@@ -188,6 +188,9 @@ def _draft_of_companions(
     prompts = companions.prompts
     document = prompts.get("document") or prompts.get("passage")
     parameters |= prefixes(prompts.get("query"), document)
+    known = {"query", "document", "passage"}
+    if others := {key: text for key, text in prompts.items() if key not in known}:
+        parameters["prompts"] = others
     license_text = companions.license or str(facts.metadata.get("general.license", ""))
     return Draft(
         name=name,

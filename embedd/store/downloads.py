@@ -1,13 +1,16 @@
 """Downloads under way: all who want a blob at the same time share one transfer."""
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from embedd.errors import EmbeddError, PullError
+from embedd.errors import EmbeddError, PullError, StoreError
 from embedd.store.blobs import Blob, Report
 from embedd.store.partial import STOPPED
 from embedd.store.remote import Stop
+
+_log = logging.getLogger(__name__)
 
 # How often a waiter looks; also the least time between two of its reports (contract 7.2).
 TICK: Final = 0.06
@@ -26,9 +29,8 @@ class _Download:
         self.waiters = 0
         self.abandoned = False
         self.done, self.total = 0, 0
-        self.result: Blob | None = None
-        self.error: EmbeddError | None = None
-        self.ended = False
+        # None until it ended.
+        self.outcome: Blob | EmbeddError | None = None
 
 
 class Downloads:
@@ -73,19 +75,18 @@ class Downloads:
         told = -1
         while True:
             with self._changed:
-                if not download.ended:
+                if download.outcome is None:
                     self._changed.wait(TICK)
-                ended, done, total = download.ended, download.done, download.total
+                outcome, done, total = download.outcome, download.done, download.total
             if done > told and total:
                 report(done, total)
                 told = done
-            if ended:
-                break
+            if isinstance(outcome, EmbeddError):
+                raise outcome
+            if outcome is not None:
+                return outcome
             if stop():
                 raise PullError(STOPPED)
-        if download.result is None:
-            raise download.error or PullError("the download ended without a result")
-        return download.result
 
     def _leave(self, digest: str, download: _Download) -> None:
         with self._changed:
@@ -101,14 +102,16 @@ class Downloads:
                 # Never less than before: a source that cannot resume starts again.
                 download.done, download.total = max(done, download.done), total
 
-        result, error = None, None
+        outcome: Blob | EmbeddError
         try:
-            result = transfer(lambda: download.abandoned, tell)
-        except EmbeddError as caught:
-            error = caught
-        finally:
-            with self._changed:
-                download.result, download.error, download.ended = result, error, True
-                if self._under_way.get(digest) is download:
-                    del self._under_way[digest]
-                self._changed.notify_all()
+            outcome = transfer(lambda: download.abandoned, tell)
+        except EmbeddError as error:
+            outcome = error
+        except Exception:
+            _log.exception("download failed")
+            outcome = StoreError("the download failed with an internal error: see the log")
+        with self._changed:
+            download.outcome = outcome
+            if self._under_way.get(digest) is download:
+                del self._under_way[digest]
+            self._changed.notify_all()
