@@ -1,0 +1,364 @@
+"""Worker processes for real: what they survive, what they leave, what they say at their end."""
+
+import asyncio
+import os
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from embedd.config import worker_environment
+from embedd.engine import fake, process
+from embedd.engine.base import CPU_LADDER, ModelSpec
+from embedd.engine.process import WorkerDiedError, WorkerProcess
+from embedd.engine.queue import Outcome
+from embedd.engine.served import ServedModel
+from embedd.errors import EngineError, LoadTimeoutError, ModelLoadError, ShuttingDownError
+from embedd.types import Pooling
+from tests.tiny_models import write_tiny_bert
+
+WARM = CPU_LADDER[0]
+
+
+class Yard:
+    """Starts workers and knows them all."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.workers: list[WorkerProcess] = []
+        self.models: list[ServedModel] = []
+
+    def spec(self, engine: str = "fake") -> ModelSpec:
+        return ModelSpec(
+            name="tiny",
+            digest="sha256:0",
+            path=self.file,
+            pooling=Pooling.MEAN,
+            context_length=64,
+            vocabulary=0,
+            width=0,
+            weights=0,
+            engine=engine,
+        )
+
+    async def start(self) -> WorkerProcess:
+        self.workers.append(await WorkerProcess.start(worker_environment()))
+        return self.workers[-1]
+
+    async def start_loaded(self, engine: str = "fake", *, threads: int = 1) -> WorkerProcess:
+        worker = await self.start()
+        await worker.load(self.spec(engine), rung=WARM, threads=threads)
+        return worker
+
+    async def serve(self) -> ServedModel:
+        self.models.append(
+            await ServedModel.load(
+                self.spec(), start=self.start, threads=1, max_waiting_tokens=100_000
+            )
+        )
+        return self.models[-1]
+
+    async def close(self) -> None:
+        for model in self.models:
+            await model.close()
+        for worker in self.workers:
+            await worker.close()
+            assert not is_running(worker.pid)
+
+
+@pytest.fixture
+async def yard(tmp_path: Path) -> AsyncIterator[Yard]:
+    """At the end every process is gone, whatever the test did to it."""
+    file = tmp_path / "tiny.gguf"
+    file.touch()
+    yard = Yard(file)
+    yield yard
+    await yard.close()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def wait_until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not holds():  # noqa: ASYNC110 - another process knows no events
+            await asyncio.sleep(0.01)
+
+
+def is_computing(worker: WorkerProcess) -> bool:
+    return any(call.started for call in worker._calls.values())
+
+
+async def embed(model: ServedModel, *texts: str) -> Outcome:
+    return await model.embed(await model.tokenize(texts))
+
+
+async def embed_all(model: ServedModel, requests: list[list[str]]) -> list[Outcome | BaseException]:
+    """All requests at once, after all are tokenized: their inputs share batches."""
+    sequences = [await model.tokenize(texts) for texts in requests]
+    return await asyncio.gather(*map(model.embed, sequences), return_exceptions=True)
+
+
+# What it does
+
+
+async def test_a_worker_loads_tokenizes_encodes_and_ends(yard: Yard) -> None:
+    worker = await yard.start()
+    shares: list[float] = []
+    info = await worker.load(yard.spec(), rung=WARM, threads=1, report=shares.append)
+    assert (info.engine, info.rung, info.limit, info.frame.suffix) == ("fake", "cpu1", 64, (2,))
+    assert shares == [1.0]
+    [ids] = await worker.tokenize(["ab"])
+    assert ids.tolist() == [1, ord("a"), ord("b"), 2]
+    encoded = await worker.encode([ids, ids], None)
+    assert encoded.vectors.shape == (2, info.width)
+    assert encoded.seconds > 0
+    assert (await worker.encode([ids], Pooling.NONE)).vectors.shape == (4, info.width)
+    assert is_running(worker.pid)
+    await worker.close()
+    assert not is_running(worker.pid)
+    with pytest.raises(WorkerDiedError):
+        await worker.tokenize(["ab"])
+
+
+async def test_a_text_that_no_utf8_can_hold_is_tokenized(yard: Yard) -> None:
+    worker = await yard.start_loaded()
+    [ids] = await worker.tokenize(["a\ud800b"])
+    assert ids.tolist() == [1, ord("a"), ord("?"), ord("b"), 2]
+
+
+async def test_who_leaves_during_a_batch_disturbs_no_other_answer(yard: Yard) -> None:
+    worker = await yard.start_loaded()
+    slow, a, b = await worker.tokenize([fake.SLOW, "a", "b"])
+    leaving = asyncio.create_task(worker.encode([slow], None))
+    await wait_until(lambda: is_computing(worker))
+    leaving.cancel()
+    there = await worker.encode([a, b], None)
+    back = await worker.encode([b, a], None)
+    assert np.array_equal(there.vectors, back.vectors[::-1])
+
+
+async def test_the_users_folder_provides_no_modules(
+    yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("signal", "queue", "numpy", "embedd"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('from the wrong folder')")
+    monkeypatch.chdir(tmp_path)
+    await yard.start_loaded()
+
+
+async def test_signals_to_the_whole_group_end_no_worker(yard: Yard) -> None:
+    worker = await yard.start_loaded()
+    os.kill(worker.pid, signal.SIGINT)
+    os.kill(worker.pid, signal.SIGTERM)
+    assert len(await worker.tokenize(["a"])) == 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+async def test_threads_are_obeyed(yard: Yard, threads: int) -> None:
+    write_tiny_bert(yard.file)
+    worker = await yard.start_loaded("llama", threads=threads)
+    # Beside those that compute: one reads the socket, one tokenizes.
+    assert psutil.Process(worker.pid).num_threads() == 2 + threads
+
+
+# Death
+
+
+async def test_kill_9_during_a_batch_is_a_delay_and_no_error(yard: Yard) -> None:
+    model = await yard.serve()
+    expected = (await embed(model, "a", fake.SLOW)).vectors
+    request = asyncio.create_task(embed(model, "a", fake.SLOW))
+    await wait_until(lambda: is_computing(yard.workers[0]))
+    os.kill(model.pid, signal.SIGKILL)
+    assert np.array_equal((await request).vectors, expected)
+    assert np.array_equal((await embed(model, "a", fake.SLOW)).vectors, expected)
+    assert len(yard.workers) == 2
+    assert model.info.rung == "cpu1"
+
+
+async def test_an_idle_worker_that_was_killed_is_replaced(yard: Yard) -> None:
+    model = await yard.serve()
+    os.kill(model.pid, signal.SIGKILL)
+    await wait_until(lambda: not is_running(yard.workers[0].pid))
+    assert len((await embed(model, "a")).vectors) == 1
+
+
+async def test_a_poisoned_input_fails_its_own_request_alone(yard: Yard) -> None:
+    model = await yard.serve()
+    await embed(model, "a batch that proves the rung")
+    good = [[f"text {number}"] for number in range(20)]
+    expected = [(await embed(model, *texts)).vectors for texts in good]
+    requests = [*good[:10], ["fine", fake.KILL, "fine"], *good[10:]]
+    results = await embed_all(model, requests)
+    poisoned = results.pop(10)
+    assert isinstance(poisoned, EngineError)
+    assert poisoned.index == 1
+    assert str(poisoned) == "the worker process ended with SIGKILL (input 1)"
+    for result, vectors in zip(results, expected, strict=True):
+        assert isinstance(result, Outcome)
+        assert np.allclose(result.vectors, vectors)
+    assert model.info.rung == "cpu1"
+    assert model.broken is None
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [(fake.NOT_A_NUMBER, "contains NaN or Inf values"), (fake.ZERO, "has zero norm")],
+    ids=["not a number", "zero"],
+)
+async def test_a_bad_vector_is_an_error_of_its_input(yard: Yard, text: str, fault: str) -> None:
+    model = await yard.serve()
+    good, bad, also_good = await embed_all(model, [["a", "b"], ["a", text, "b"], ["c"]])
+    assert isinstance(good, Outcome)
+    assert isinstance(also_good, Outcome)
+    assert isinstance(bad, EngineError)
+    assert (str(bad), bad.index) == (f"embedding {fault} (input 1)", 1)
+    assert len(yard.workers) == 1
+
+
+async def test_a_model_whose_first_batch_kills_goes_to_the_next_rung(yard: Yard) -> None:
+    model = await yard.serve()
+    assert len((await embed(model, "a" + fake.KILL_FIRST_RUNG)).vectors) == 1
+    assert model.info.rung == "cpu2"
+    assert len(yard.workers) == 2
+
+
+async def test_a_model_that_only_dies_is_given_up(yard: Yard) -> None:
+    model = await yard.serve()
+    for _ in range(2):
+        with pytest.raises(EngineError, match="SIGKILL"):
+            await embed(model, fake.KILL)
+        assert model.broken is None
+    with pytest.raises(ModelLoadError, match="died 5 times without computing a batch"):
+        await embed(model, fake.KILL)
+    assert model.broken is not None
+    assert not any(is_running(worker.pid) for worker in yard.workers)
+
+
+# Loading
+
+
+async def test_a_file_that_cannot_be_loaded_is_tried_once(yard: Yard) -> None:
+    yard.file.unlink()
+    with pytest.raises(ModelLoadError, match=r"^no such file: tiny\.gguf$"):
+        await yard.serve()
+    assert len(yard.workers) == 1
+
+
+async def test_llama_says_why_it_refuses_a_file(yard: Yard) -> None:
+    yard.file.write_bytes(b"GGUF" + bytes(100))
+    worker = await yard.start()
+    with pytest.raises(ModelLoadError, match=r"^llama\.cpp cannot load the model: "):
+        await worker.load(yard.spec("llama"), rung=WARM, threads=1)
+
+
+async def test_a_load_without_progress_is_given_up(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "GRACE", 0.1)
+    worker = await yard.start()
+    os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(LoadTimeoutError, match='timed out loading model "tiny"'):
+        await worker.load(yard.spec(), rung=WARM, threads=1, patience=0.1)
+    # It does not even see the end of the socket.
+    await worker.close()
+    assert not is_running(worker.pid)
+
+
+async def test_a_load_that_is_cancelled_leaves_no_process(yard: Yard) -> None:
+    loading = asyncio.create_task(yard.serve())
+    await wait_until(lambda: bool(yard.workers))
+    loading.cancel()
+    await asyncio.wait([loading])
+    assert loading.cancelled()
+    assert not is_running(yard.workers[0].pid)
+
+
+async def test_a_worker_says_its_last_line_without_folders(yard: Yard) -> None:
+    """A fault of one of its threads that nobody foresaw ends it."""
+    worker = await yard.start()
+    with pytest.raises(WorkerDiedError) as caught:
+        await worker.load(yard.spec("/home/me/build/ggml.c:42"), rung=WARM, threads=1)
+    assert str(caught.value) == (
+        "the worker process ended with exit status 1: KeyError: 'ggml.c:42'"
+    )
+
+
+async def test_an_interpreter_that_does_not_start_is_a_load_error(
+    yard: Yard, tmp_path: Path
+) -> None:
+    async def start() -> WorkerProcess:
+        return await WorkerProcess.start({"PYTHONHOME": str(tmp_path)})
+
+    with pytest.raises(ModelLoadError, match="cpu3: the worker process ended with"):
+        await ServedModel.load(yard.spec(), start=start, threads=1, max_waiting_tokens=1)
+
+
+async def test_a_program_that_does_not_exist_is_a_load_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with pytest.raises(ModelLoadError, match="cannot start a worker process"):
+        await WorkerProcess.start({})
+
+
+# The end
+
+
+async def test_closing_tells_the_requests_that_wait(yard: Yard) -> None:
+    model = await yard.serve()
+    sequences = await model.tokenize([fake.SLOW] * 100)
+    requests = [asyncio.create_task(model.embed([ids])) for ids in sequences]
+    await wait_until(lambda: is_computing(yard.workers[0]))
+    start = time.monotonic()
+    await model.close()
+    assert time.monotonic() - start < process.GRACE
+    for request in requests:
+        with pytest.raises(ShuttingDownError):
+            await request
+    assert not is_running(yard.workers[0].pid)
+
+
+async def test_workers_end_with_a_server_that_was_killed(tmp_path: Path) -> None:
+    """Also one that computes: no orphan keeps a model in memory."""
+    (tmp_path / "tiny.gguf").touch()
+    script = textwrap.dedent(
+        """
+        import asyncio, sys
+        from pathlib import Path
+        from embedd.engine import fake
+        from tests.system.test_workers import Yard, embed
+
+        async def serve():
+            model = await Yard(Path(sys.argv[1])).serve()
+            print(model.pid, flush=True)
+            await embed(model, *[fake.SLOW] * 1000)
+
+        asyncio.run(serve())
+        """
+    )
+    server = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        script,
+        str(tmp_path / "tiny.gguf"),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    assert server.stdout is not None
+    pid = int(await server.stdout.readline())
+    assert is_running(pid)
+    server.kill()
+    await server.wait()
+    await wait_until(lambda: not is_running(pid))
