@@ -6,7 +6,7 @@ has a default only so that replies of other versions can be read.
 
 from datetime import datetime
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 
 
 class Details(Struct, frozen=True, kw_only=True):
@@ -61,6 +61,29 @@ class PsReply(Struct, frozen=True, kw_only=True):
     """``GET /api/ps``: what is in memory, furthest expiry first."""
 
     models: list[RunningModel]
+
+
+class Tensor(Struct, frozen=True, kw_only=True):
+    """A tensor of ``/api/show``: *shape* as in the GGUF, row length first."""
+
+    name: str
+    type: str
+    shape: list[int]
+
+
+class ShowReply(Struct, frozen=True, kw_only=True):
+    """``POST /api/show``: *model_info* is the GGUF's metadata, arrays null unless asked for."""
+
+    license: str | UnsetType = UNSET
+    modelfile: str = ""
+    parameters: str | UnsetType = UNSET
+    template: str = ""
+    system: str | UnsetType = UNSET
+    details: Details = Details()
+    model_info: dict[str, object] = {}
+    tensors: list[Tensor] = []
+    capabilities: list[str] = []
+    modified_at: datetime | UnsetType = UNSET
 
 
 class VersionReply(Struct, frozen=True, kw_only=True):
@@ -121,6 +144,31 @@ class PullBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     model: str
     insecure: bool = False
+
+
+class CreateBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``POST /api/create``, streamed: *source* is a model, *files* are names of uploaded blobs."""
+
+    model: str
+    source: str | None = field(default=None, name="from")
+    files: dict[str, str] | None = None
+    quantize: str | None = None
+    parameters: dict[str, object] | None = None
+    license: list[str] | None = None
+
+
+class ShowBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``POST /api/show``."""
+
+    model: str
+    verbose: bool = False
+
+
+class CopyBody(Struct, frozen=True, kw_only=True):
+    """``POST /api/copy``."""
+
+    source: str
+    destination: str
 
 
 class DeleteBody(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from embedd.embedder import Embedder
 from embedd.errors import EmbeddError, ServiceError, UnknownRouteError, WrongVerbError
 from embedd.library import Library
 from embedd.server.bodies import ALREADY_READ, BodyLimits, field_names
-from embedd.server.dialects import aigne, cohere, nugen, ollama, openai
+from embedd.server.dialects import aigne, cohere, management, nugen, ollama, openai
 from embedd.server.dialects.base import (
     BODIES,
     EMBEDDER,
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 DIALECTS: Sequence[Dialect] = (
     ollama.DIALECT,
+    management.DIALECT,
     openai.DIALECT,
     aigne.DIALECT,
     nugen.DIALECT,
