@@ -1,9 +1,12 @@
 """Conversations that a dialect promises, one file each: requests and what they are answered.
 
 An answer names every field of the JSON. In place of a value that differs from run to run
-stands what it must be: ``<positive>``, ``<vector>``, ``<vector 3>``, ``<time>`` … of `KINDS`.
+stands what it must be: ``<positive>``, ``<whole float>``, ``<vector>``, ``<vector 3>``,
+``<base64 32>`` (bytes), or one of `PATTERNS`. A file may name models to store beside those of
+`tiny_store`: the weights of ``tiny`` with these parameters.
 """
 
+import base64
 import json
 import math
 import re
@@ -15,29 +18,34 @@ import pytest
 
 from embedd.engine.fake import WIDTH
 from tests.server.serving import Reply, Served
+from tests.unit.stored import store_model
 
 GOLDEN = Path(__file__).parent / "golden"
 PATTERNS = {
     "<any>": r"[^\0]+",
     "<hex12>": r"[0-9a-f]{12}",
+    "<hex24>": r"[0-9a-f]{24}",
+    "<hex32>": r"[0-9a-f]{32}",
     "<hex64>": r"[0-9a-f]{64}",
     "<number>": r"[0-9]+",
+    "<uuid>": r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}",
     "<version>": r"[0-9]+\.[0-9]+\.[0-9]+",
     "<time>": r"[0-9-]{10}T[0-9:]{8}(\.[0-9]{1,6})?(Z|[+-][0-9:]{5})",
 }
 PLACEHOLDER = re.compile("|".join(map(re.escape, PATTERNS)))
 
 
-def read_cases(dialect: str) -> dict[str, Any]:
-    return {path.stem: json.loads(path.read_text()) for path in (GOLDEN / dialect).glob("*.json")}
+CASES = {
+    f"{path.parent.name}/{path.stem}": json.loads(path.read_text())
+    for path in sorted(GOLDEN.glob("*/*.json"))
+}
 
 
-OLLAMA = read_cases("ollama")
-
-
-@pytest.mark.parametrize("name", sorted(OLLAMA))
-async def test_ollama(name: str, served: Served) -> None:
-    for number, exchange in enumerate(OLLAMA[name]["exchanges"]):
+@pytest.mark.parametrize("name", CASES)
+async def test_a_conversation_goes_as_promised(name: str, served: Served, tiny_store: Path) -> None:
+    for model, parameters in CASES[name].get("models", {}).items():
+        store_model(served.store, model, tiny_store.parent / "tiny.gguf", parameters)
+    for number, exchange in enumerate(CASES[name]["exchanges"]):
         request, answer = exchange["request"], exchange["answer"]
         reply = await send(served, request)
         where = f"{name} #{number}: {request} answered {reply.body[:200]!r}"
@@ -75,6 +83,10 @@ def fits(value: object, wanted: object) -> bool:
 def word_fits(value: object, wanted: str) -> bool:
     if wanted == "<positive>":
         return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if wanted == "<whole float>":
+        return isinstance(value, float) and value.is_integer()
+    if wanted.startswith("<base64"):
+        return isinstance(value, str) and len(base64.b64decode(value)) == int(wanted[7:-1])
     if wanted.startswith("<vector"):
         return is_unit_vector(value, int(wanted[7:-1] or WIDTH))
     return isinstance(value, str) and text_fits(value, wanted)
