@@ -1,0 +1,87 @@
+"""A whole server in this process: real workers, real sockets, a port of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import numpy as np
+import numpy.typing as npt
+import psutil
+from aiohttp import web
+
+from embedd.config import Settings
+from embedd.runtime import Runtime, open_runtime
+from embedd.server.app import make_app
+from embedd.server.bodies import BodyLimits
+from embedd.server.security import Doors
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """Where it listens, and a client of it."""
+
+    url: str
+    session: aiohttp.ClientSession
+    runtime: Runtime
+
+    async def send(self, path: str, body: object) -> tuple[int, Any]:
+        """Status and JSON of a POST."""
+        async with self.session.post(self.url + path, json=body) as response:
+            return response.status, await response.json()
+
+    async def embed(self, inputs: object, *, model: str = "all-minilm", **fields: object) -> Any:
+        """The reply of an ``/api/embed`` that succeeds."""
+        body = {"model": model, "input": inputs, **fields}
+        status, reply = await self.send("/api/embed", body)
+        assert status == 200, reply
+        return reply
+
+    async def vectors(self, inputs: object, **fields: Any) -> Array:
+        """Vectors of an ``/api/embed`` that succeeds, shape (inputs, dimensions)."""
+        return np.array((await self.embed(inputs, **fields))["embeddings"])
+
+    async def running(self) -> list[Any]:
+        """Rows of ``/api/ps``."""
+        async with self.session.get(self.url + "/api/ps") as response:
+            models: list[Any] = (await response.json())["models"]
+            return models
+
+
+@asynccontextmanager
+async def open_server(settings: Settings) -> AsyncIterator[Server]:
+    """A running server; at the end it is gone, and its workers with it."""
+    async with open_runtime(settings) as runtime:
+        app = make_app(
+            embedder=runtime.embedder,
+            library=runtime.library,
+            bodies=BodyLimits(one=settings.max_body, all_=settings.max_body_in_flight),
+            doors=Doors(check_host=True),
+        )
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, "127.0.0.1", 0)
+            await site.start()
+            host, port = runner.addresses[0]
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+                yield Server(url=f"http://{host}:{port}", session=session, runtime=runtime)
+        finally:
+            await runner.cleanup()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let other processes work until *condition* holds."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - another process has no event of ours
+            await asyncio.sleep(0.02)
+
+
+def workers() -> list[psutil.Process]:
+    """Processes that own a model on behalf of this one."""
+    children = psutil.Process().children()
+    return [child for child in children if "embedd.engine.worker" in child.cmdline()]
