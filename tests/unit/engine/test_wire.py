@@ -1,5 +1,9 @@
 """Frames: what one end sends the other reads, and broken frames are refused."""
 
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
+
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,52 +12,43 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from embedd.engine import wire
 from embedd.errors import EngineError
-from embedd.types import Pooling, TokenIds
+from embedd.types import TokenIds
 
-IDS = st.integers(0, 2**31)
-LENGTHS = st.lists(st.integers(0, 2**20))
-TEXT = st.text(st.characters(exclude_categories=["Cs"]))
-TOKENS = st.lists(st.integers(0, 2**31)).map(tuple)
-SHARES = st.floats(0, 1)
+SIMPLE: dict[Any, st.SearchStrategy[Any]] = {
+    bool: st.booleans(),
+    float: st.floats(allow_nan=False),
+    int: st.integers(-(2**63), 2**64 - 1),
+    str: st.text(st.characters(exclude_categories=["Cs"])),
+    NoneType: st.none(),
+}
 
-TO_WORKER = st.one_of(
-    st.builds(
-        wire.Load,
-        engine=TEXT,
-        path=TEXT,
-        pooling=st.sampled_from(Pooling),
-        context_length=IDS,
-        gpu_layers=st.none() | st.integers(-1, 99),
-        main_gpu=st.none() | st.integers(0, 7),
-        use_mmap=st.booleans(),
-        rung=TEXT,
-        extra_buffers=st.booleans(),
-        flash_attention=st.booleans(),
-        threads=st.integers(1, 99),
-    ),
-    st.builds(wire.Tokenize, id=IDS, texts=st.lists(TEXT)),
-    st.builds(wire.Encode, id=IDS, pooling=st.none() | st.sampled_from(Pooling), lengths=LENGTHS),
-)
-FROM_WORKER = st.one_of(
-    st.builds(wire.Progress, share=SHARES),
-    st.builds(
-        wire.Ready,
-        width=IDS,
-        limit=IDS,
-        pooling=st.sampled_from(Pooling),
-        prefix=TOKENS,
-        suffix=TOKENS,
-        vocabulary=IDS,
-        max_batch_tokens=IDS,
-        max_sequences=IDS,
-        gpu_bytes=st.integers(0, 2**40),
-    ),
-    st.builds(wire.Failed, message=TEXT, fault=st.sampled_from(wire.Fault)),
-    st.builds(wire.Tokens, id=IDS, lengths=LENGTHS),
-    st.builds(wire.Started, id=IDS),
-    st.builds(wire.Computed, id=IDS, rows=IDS, seconds=SHARES),
-    st.builds(wire.Refused, id=IDS, message=TEXT, index=st.none() | IDS),
-)
+
+def values_of(kind: Any) -> st.SearchStrategy[Any]:
+    """Anything that a field of this type may hold."""
+    arguments = get_args(kind)
+    if kind in SIMPLE:
+        return SIMPLE[kind]
+    if get_origin(kind) is list:
+        return st.lists(values_of(arguments[0]), max_size=5)
+    if get_origin(kind) is tuple:
+        return st.lists(values_of(arguments[0]), max_size=5).map(tuple)
+    if get_origin(kind) is UnionType:
+        return st.one_of([values_of(one) for one in arguments])
+    return st.sampled_from(kind)
+
+
+def messages_of(union: Any) -> st.SearchStrategy[Any]:
+    """Any message of a direction, also one that is added tomorrow."""
+    return st.one_of(
+        [
+            st.builds(
+                kind, **{one.name: values_of(one.type) for one in msgspec.structs.fields(kind)}
+            )
+            for kind in get_args(union)
+        ]
+    )
+
+
 TOKEN_ARRAYS = st.none() | st.lists(st.integers(-(2**31), 2**31 - 1)).map(
     lambda ids: np.array(ids, np.int32)
 )
@@ -72,7 +67,7 @@ def split(frame: bytes) -> tuple[bytes, bytes]:
     return body[:header], body[header:]
 
 
-@given(message=TO_WORKER, array=TOKEN_ARRAYS)
+@given(message=messages_of(wire.ToWorker), array=TOKEN_ARRAYS)
 def test_what_the_server_sends_the_worker_reads(
     message: wire.ToWorker, array: TokenIds | None
 ) -> None:
@@ -81,7 +76,7 @@ def test_what_the_server_sends_the_worker_reads(
     assert payload == (b"" if array is None else array.tobytes())
 
 
-@given(message=FROM_WORKER, array=VECTOR_ARRAYS)
+@given(message=messages_of(wire.FromWorker), array=VECTOR_ARRAYS)
 def test_what_the_worker_sends_the_server_reads(
     message: wire.FromWorker, array: np.ndarray[tuple[int, int], np.dtype[np.float32]] | None
 ) -> None:
