@@ -6,11 +6,11 @@ from embedd.errors import (
     InvalidModelNameError,
     InvalidTokenIdError,
     OverloadedError,
-    ServiceError,
     StoreError,
     WrongModelError,
 )
 
+INTERNAL = "internal error"  # what errors that nobody foresaw are called
 OWN_IDS = (
     "Token arrays must hold the model's own ids; with langchain-openai set "
     "check_embedding_ctx_length=False to send text."
@@ -23,9 +23,9 @@ NO_IDS = (
 
 def phrase(error: EmbeddError, request_id: str) -> str:
     """One sentence or two; of the server's own troubles only where the log has them."""
-    # Of these nothing is known that may be told, or their text may name a folder.
-    if type(error) is ServiceError or isinstance(error, StoreError):
-        return f"internal error: request id {request_id}"
+    # The text of a store's error may name a folder.
+    if str(error) == INTERNAL or isinstance(error, StoreError):
+        return f"{INTERNAL}: request id {request_id}"
     return _phrase(error)
 
 

@@ -1,0 +1,195 @@
+"""What goes wrong, in every dialect: status, shape, and what else a client should know."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from embedd import errors
+from embedd.engine.fake import NOT_A_NUMBER
+from embedd.server.bodies import BodyLimits
+from tests.server.serving import OpenServer, Reply, Served
+
+LONG = "a" * 70
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speaker:
+    """How a dialect asks for one text, and how it tells an error."""
+
+    path: str
+    field: str
+    family: str
+
+    def body(self, model: str, text: str) -> dict[str, object]:
+        never_cut = {"truncate": False} if self.family == "openai" else {"truncate": "NONE"}
+        texts = text if self.field == "input" else [text]
+        return {"model": model, self.field: texts, **never_cut}
+
+    def shape(self, reply: Reply) -> tuple[str | None, str | None]:
+        """Type and code of an error that has the dialect's shape and nothing else."""
+        if self.family == "openai":
+            error = reply.json["error"]
+            assert reply.json.keys() == {"error", "detail"}
+            assert error.keys() - {"index", "tokens", "limit"} == {
+                "message", "type", "param", "code"
+            }  # fmt: skip
+            assert reply.json["detail"] == error["message"] != ""
+            return error["type"], error["code"]
+        assert reply.json.keys() == {"id", "message"}
+        assert reply.json["id"] == reply.headers["X-Request-Id"]
+        assert reply.json["message"]
+        return None, None
+
+
+SPEAKERS = {
+    "openai": Speaker(path="/v1/embeddings", field="input", family="openai"),
+    "openai short": Speaker(path="/embeddings", field="input", family="openai"),
+    "aigne": Speaker(path="/api/embeddings", field="input", family="openai"),
+    "nugen": Speaker(path="/api/v3/inference/embeddings", field="input", family="openai"),
+    "cohere 1": Speaker(path="/v1/embed", field="texts", family="cohere"),
+    "cohere 2": Speaker(path="/v2/embed", field="texts", family="cohere"),
+}
+
+Told = tuple[int, str | None, str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """A way to go wrong: by the request, or by what a load raises."""
+
+    openai: Told
+    cohere: int
+    model: str = "tiny"
+    text: str = "a"
+    load_error: Callable[[], Exception] | None = None
+
+    def told(self, speaker: Speaker) -> Told:
+        return self.openai if speaker.family == "openai" else (self.cohere, None, None)
+
+
+INVALID = "invalid_request_error"
+CONDITIONS = {
+    "unknown model": Condition(
+        model="nope", openai=(404, "not_found_error", "model_not_found"), cohere=404
+    ),
+    "no model name": Condition(
+        model="a b", openai=(404, "not_found_error", "model_not_found"), cohere=404
+    ),
+    "a language model": Condition(
+        model="talker", openai=(400, INVALID, "model_not_supported"), cohere=400
+    ),
+    "a reranker": Condition(
+        model="ranker", openai=(400, INVALID, "model_not_supported"), cohere=400
+    ),
+    "over-long": Condition(text=LONG, openai=(400, INVALID, "context_length_exceeded"), cohere=400),
+    "a vector that is none": Condition(
+        text=NOT_A_NUMBER, openai=(500, "api_error", None), cohere=500
+    ),
+    "no key": Condition(
+        load_error=lambda: errors.UnauthorizedError("invalid API key"),
+        openai=(401, INVALID, "invalid_api_key"),
+        cohere=401,
+    ),
+    "queue full": Condition(
+        load_error=lambda: errors.OverloadedError("queue full", retry_after=7),
+        openai=(429, "rate_limit_error", "rate_limit_exceeded"),
+        cohere=429,
+    ),
+    "load timed out": Condition(
+        load_error=lambda: errors.LoadTimeoutError("no progress"),
+        openai=(503, "api_error", "unavailable"),
+        cohere=503,
+    ),
+    "out of memory": Condition(
+        load_error=lambda: errors.InsufficientMemoryError("too large"),
+        openai=(503, "api_error", "unavailable"),
+        cohere=503,
+    ),
+    "draining": Condition(
+        load_error=errors.ShuttingDownError,
+        openai=(503, "api_error", "unavailable"),
+        cohere=503,
+    ),
+    "cannot be loaded": Condition(
+        load_error=lambda: errors.ModelLoadError("bad file"),
+        openai=(500, "api_error", None),
+        cohere=500,
+    ),
+    "a bug": Condition(
+        load_error=lambda: RuntimeError("/secret/path"),
+        openai=(500, "api_error", None),
+        cohere=500,
+    ),
+}
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS.values(), ids=SPEAKERS)
+@pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
+async def test_what_went_wrong_has_the_dialects_status_and_shape(
+    condition: Condition, speaker: Speaker, served: Served
+) -> None:
+    served.loads.error = condition.load_error() if condition.load_error else None
+    reply = await served.post(speaker.path, speaker.body(condition.model, condition.text))
+    assert (reply.status, *speaker.shape(reply)) == condition.told(speaker)
+    assert "secret" not in reply.body.decode()
+    assert reply.headers["X-Request-Id"]
+    assert ("Retry-After" in reply.headers) == (reply.status in (429, 503))
+    assert reply.headers.get("WWW-Authenticate") == ("Bearer" if reply.status == 401 else None)
+    one_input = condition.text == NOT_A_NUMBER
+    assert reply.headers.get("x-should-retry") == ("false" if one_input else None)
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS.values(), ids=SPEAKERS)
+async def test_the_message_tells_what_to_wait_for(speaker: Speaker, served: Served) -> None:
+    messages = {
+        errors.OverloadedError("x", retry_after=7): "server busy, please try again",
+        errors.LoadTimeoutError("x"): 'model "tiny" is still loading',
+        errors.ShuttingDownError(): "server is shutting down",
+        RuntimeError("x"): "internal error: request id mine",
+        errors.StoreError("cannot read /secret"): "internal error: request id mine",
+    }
+    for error, message in messages.items():
+        served.loads.error = error
+        reply = await served.send(
+            "POST",
+            speaker.path,
+            json=speaker.body("tiny", "a"),
+            headers={"X-Request-Id": "mine"},
+        )
+        assert message_of(reply.json) == message
+        retry = {429: "7", 503: "1"}.get(reply.status)
+        assert reply.headers.get("Retry-After") == retry
+
+
+def message_of(body: Any) -> str:
+    message: str = body["error"]["message"] if "error" in body else body["message"]
+    return message
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS.values(), ids=SPEAKERS)
+async def test_a_body_that_is_too_large_is_told_before_it_is_read(
+    speaker: Speaker, open_server: OpenServer
+) -> None:
+    served: Served = await open_server(bodies=BodyLimits(one=200, all_=10_000))
+    reply = await served.post(speaker.path, speaker.body("tiny", "a" * 200))
+    assert reply.status == 413
+    limit = "request body too large: the limit is 200 bytes (EMBEDD_MAX_BODY)"
+    if speaker.path == "/api/embeddings":  # who would answer is not known yet
+        assert reply.json["error"] == limit
+        return
+    assert message_of(reply.json) == limit
+    if speaker.family == "openai":
+        assert speaker.shape(reply) == (INVALID, "request_too_large")
+    assert await served.loaded() == []
+    assert (await served.post(speaker.path, speaker.body("tiny", "a"))).status == 200
+
+
+@pytest.mark.parametrize("speaker", SPEAKERS.values(), ids=SPEAKERS)
+async def test_bad_input_is_refused_before_the_model_is_loaded(
+    speaker: Speaker, served: Served
+) -> None:
+    reply = await served.post(speaker.path, {"model": "tiny", speaker.field: [None]})
+    assert reply.status == 400
+    assert served.loads.names == []
