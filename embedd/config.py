@@ -51,6 +51,7 @@ SETTINGS = (
     Setting("ALLOWED_HOSTS", "", "more names that `Host` may hold, by comma", twin=False),
     Setting("THREADS", "affinity and cgroup quota", "cores that embedd may use", twin=False),
     Setting("MEMORY", "80 % of cgroup or machine", "bytes for loaded models", twin=False),
+    Setting("CACHE_BYTES", "67108864", "bytes of vectors kept in memory; 0 = off", twin=False),
     Setting("STATE", "~/.embedd/state", "folder of what embedd learns here", twin=False),
 )
 
@@ -113,6 +114,7 @@ class Settings:
     max_body: int
     max_body_in_flight: int
     max_inputs: int
+    cache_bytes: int
     default_model: str | None
     token_ids: str
     allowed_hosts: tuple[str, ...]
@@ -152,6 +154,7 @@ def read_settings(
         allowed_hosts=read.several("ALLOWED_HOSTS"),
         threads=read.unsigned("THREADS", limits.cores, least=1),
         memory=read.unsigned("MEMORY", int(limits.memory * MEMORY_SHARE), least=1),
+        cache_bytes=read.unsigned("CACHE_BYTES", 64 * MIB),
         state=read.folder("STATE"),
     )
 

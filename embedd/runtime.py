@@ -9,13 +9,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from embedd.cache import VectorCache
 from embedd.catalog.catalog import read_catalog
 from embedd.config import Settings, worker_environment
 from embedd.embedder import Embedder
 from embedd.engine.base import CPU_LADDER, ModelSpec, Rung
+from embedd.engine.cores import CoreShares
 from embedd.engine.process import WorkerProcess
 from embedd.engine.quantizing import FileType, quantize_gguf
 from embedd.engine.served import ServedModel
+from embedd.engine.tuning import choose_start
 from embedd.gguf_header import read_header_file
 from embedd.library import Library
 from embedd.resolve import Resolver
@@ -59,7 +62,12 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     store = open_store(settings)
     resolver = Resolver(store)
     scheduler = Scheduler(
-        load=functools.partial(load_model, settings=settings),
+        load=functools.partial(
+            load_model,
+            settings=settings,
+            cores=CoreShares(settings.threads),
+            cache=VectorCache(settings.cache_bytes),
+        ),
         estimate=estimate_bytes,
         memory=settings.memory,
         max_models=settings.max_loaded_models or MODELS_WITHOUT_GPU,
@@ -124,13 +132,16 @@ def verify_gguf(path: Path, *, settings: Settings) -> None:
     )
 
     async def load_and_close() -> None:
-        model = await load_model(spec, settings=settings)
+        cores, cache = CoreShares(settings.threads), VectorCache(0)
+        model = await load_model(spec, settings=settings, cores=cores, cache=cache)
         await model.close()
 
     asyncio.run(load_and_close())
 
 
-async def load_model(spec: ModelSpec, *, settings: Settings) -> ServedModel:
+async def load_model(
+    spec: ModelSpec, *, settings: Settings, cores: CoreShares, cache: VectorCache
+) -> ServedModel:
     """Start a worker for *spec*, with a line in the operator's diary.
 
     Raises:
@@ -144,7 +155,9 @@ async def load_model(spec: ModelSpec, *, settings: Settings) -> ServedModel:
     model = await ServedModel.load(
         spec,
         start=functools.partial(WorkerProcess.start, environment),
-        threads=settings.threads,
+        cores=cores,
+        cache=cache,
+        tuning=choose_start(spec, settings.threads),
         max_waiting_tokens=MAX_WAITING_TOKENS,
         load_timeout=None if math.isinf(settings.load_timeout) else settings.load_timeout,
         ladder=ladder,
@@ -156,7 +169,8 @@ async def load_model(spec: ModelSpec, *, settings: Settings) -> ServedModel:
             "engine": model.info.engine,
             "rung": model.info.rung,
             "pid": model.pid,
-            "threads": settings.threads,
+            "replicas": model.info.replicas,
+            "cores": cores.total,
         },
     )
     return model

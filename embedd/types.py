@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 TokenIds: TypeAlias = npt.NDArray[np.int32]  # (tokens,)
 ClientIds: TypeAlias = npt.NDArray[np.int64]  # (tokens,), as sent: not yet known to be valid
+Vector: TypeAlias = npt.NDArray[np.float32]  # (dimensions,)
 Vectors: TypeAlias = npt.NDArray[np.float32]  # (inputs, dimensions)
 Quantized: TypeAlias = npt.NDArray[np.int8] | npt.NDArray[np.uint8]  # (inputs, numbers or bytes)
 

@@ -78,6 +78,7 @@ class ModelInfo:
             sequence is encoded alone.
         max_sequences: Sequences that one batch may hold.
         rung: Step of the ladder of safe settings that the model runs on (``cpu1`` …).
+        replicas: Contexts that compute side by side.
         gpu_bytes: Memory taken on a GPU.
     """
 
@@ -90,6 +91,7 @@ class ModelInfo:
     max_sequences: int
     engine: str
     rung: str
+    replicas: int = 1
     gpu_bytes: int = 0
 
 

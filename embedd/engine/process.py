@@ -16,6 +16,7 @@ import numpy as np
 
 from embedd.engine import wire
 from embedd.engine.base import ModelInfo, ModelSpec, Rung
+from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.errors import (
     EngineError,
     InsufficientMemoryError,
@@ -163,6 +164,7 @@ class WorkerProcess:
         *,
         rung: Rung,
         threads: int,
+        tuning: Tuning = ONE_REPLICA,
         patience: float | None = None,
         report: Callable[[float], None] = lambda _share: None,
     ) -> ModelInfo:
@@ -180,7 +182,7 @@ class WorkerProcess:
                 ready = asyncio.get_running_loop().create_future()
                 self._loading = _Loading(ready, report, deadline, patience)
                 self._refuse_if_dead()
-                await self._send(_to_load(spec, rung, threads))
+                await self._send(_to_load(spec, rung, threads, tuning))
                 return self._to_info(await ready)
         except TimeoutError:
             raise LoadTimeoutError(f'timed out loading model "{spec.name}"') from None
@@ -200,8 +202,12 @@ class WorkerProcess:
         ids = np.frombuffer(array, np.int32)
         return np.split(ids, np.cumsum(reply.lengths)[:-1])
 
-    async def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Encoded:
+    async def encode(
+        self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, urgent: bool = False
+    ) -> Encoded:
         """Vectors of one batch; see `Engine.encode`.
+
+        An *urgent* batch passes those that the worker has not started and are not.
 
         Raises:
             WorkerDiedError: The process ended.
@@ -210,12 +216,16 @@ class WorkerProcess:
         """
         lengths = [len(ids) for ids in sequences]
         reply, array = await self._call(
-            lambda id_: wire.Encode(id_, pooling, lengths), np.concatenate(sequences)
+            lambda id_: wire.Encode(id_, pooling, lengths, urgent), np.concatenate(sequences)
         )
         if not isinstance(reply, wire.Computed):
             raise _unexpected(reply)
         vectors = np.frombuffer(array, np.float32).reshape(reply.rows, -1)
         return Encoded(vectors=vectors, seconds=reply.seconds)
+
+    async def set_cores(self, count: int) -> None:
+        """Compute with so many cores from the next batch on."""
+        await self._send(wire.Cores(count))
 
     async def close(self) -> None:
         """End the process and wait until it is gone."""
@@ -336,11 +346,12 @@ class WorkerProcess:
             max_sequences=ready.max_sequences,
             engine=self._engine,
             rung=self._rung,
+            replicas=ready.replicas,
             gpu_bytes=ready.gpu_bytes,
         )
 
 
-def _to_load(spec: ModelSpec, rung: Rung, threads: int) -> wire.Load:
+def _to_load(spec: ModelSpec, rung: Rung, threads: int, tuning: Tuning) -> wire.Load:
     return wire.Load(
         engine=spec.engine,
         path=str(spec.path),
@@ -352,7 +363,9 @@ def _to_load(spec: ModelSpec, rung: Rung, threads: int) -> wire.Load:
         rung=rung.name,
         extra_buffers=rung.extra_buffers,
         flash_attention=rung.flash_attention,
-        threads=spec.threads or threads,
+        cores=spec.threads or threads,
+        replicas=tuning.replicas,
+        batch_tokens=tuning.batch_tokens,
     )
 
 

@@ -3,14 +3,16 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from functools import partial
+from itertools import accumulate
 
 import numpy as np
 
 from embedd.engine.base import ModelInfo
-from embedd.engine.batching import choose_batch
+from embedd.engine.batching import Batch, Lanes
+from embedd.engine.cores import CoreShares
 from embedd.engine.process import Encoded, WorkerDiedError
 from embedd.engine.supervisor import Supervisor
 from embedd.errors import EmbeddError, EngineError, OverloadedError, ShuttingDownError
@@ -18,8 +20,8 @@ from embedd.types import Pooling, TokenIds, Vectors
 
 log = logging.getLogger(__name__)
 
-# One batch computes, the next lies ready in the worker: it never waits for Python.
-IN_FLIGHT = 2
+# One batch computes, the next lies ready in the worker: a replica never waits for Python.
+IN_FLIGHT_PER_REPLICA = 2
 # Deaths of the worker that a batch may be part of before it is split to find the input
 # at fault.
 MAX_DEATHS_OF_A_BATCH = 2
@@ -29,30 +31,32 @@ MAX_DEATHS_OF_A_BATCH = 2
 class Outcome:
     """What became of a request: ``queue`` and ``compute`` in seconds.
 
-    ``vectors`` has shape (sequences, width), or (all tokens, width) without pooling.
+    ``vectors`` has shape (sequences, width), or (all tokens, width) without pooling;
+    ``reused`` of the sequences were not computed for it.
     """
 
     vectors: Vectors
     queue: float
     compute: float
+    reused: int = 0
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Job:
     """The sequences of one request on their way through the queue.
 
-    ``ends[row]`` is where the vectors of sequence *row* end in the result: one for each
-    sequence, or one for each of its tokens. The first ``taken`` sequences have left the
-    queue; ``missing`` are not delivered.
+    ``lengths`` are in tokens. ``ends[row]`` is where the vectors of sequence *row* end in
+    the result: one for each sequence, or one for each of its tokens. ``missing`` sequences
+    are not delivered. Only jobs of equal ``kind``, their pooling, share a batch.
     """
 
     sequences: Sequence[TokenIds]
-    pooling: Pooling | None
+    lengths: Sequence[int]
+    kind: Pooling | None
     ends: Sequence[int]
     missing: int
     done: asyncio.Future[Vectors]
     admitted: float
-    taken: int = 0
     started: float | None = None
     vectors: Vectors | None = None
 
@@ -92,24 +96,27 @@ class BatchQueue:
     """Takes sequences of many requests, gives the worker batches.
 
     Args:
+        cores: Told when this model has something to compute, and when it has not.
         max_waiting_tokens: A request that would make more tokens wait is refused whole,
             unless nothing waits.
     """
 
-    def __init__(self, supervisor: Supervisor, *, max_waiting_tokens: int) -> None:
+    def __init__(
+        self, supervisor: Supervisor, *, cores: CoreShares, max_waiting_tokens: int
+    ) -> None:
         self._supervisor = supervisor
+        self._cores = cores
         self._max_waiting_tokens = max_waiting_tokens
-        # In order of arrival; a set that keeps it, so that leaving costs the same
-        # however many wait.
-        self._waiting: dict[Job, None] = {}
-        self._waiting_tokens = 0
+        self._lanes: Lanes[Job] = Lanes()
         self._batches: set[asyncio.Task[None]] = set()
+        self._bulk_batches = 0  # of these, those that urgent ones may pass
+        self._notes: set[asyncio.Task[None]] = set()  # to the worker, kept until sent
         self._searches = 0  # batches that are being split to find a killing input
 
     @property
     def waiting_tokens(self) -> int:
         """Tokens that no batch has taken yet."""
-        return self._waiting_tokens
+        return self._lanes.tokens
 
     async def embed(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Outcome:
         """Vectors of all *sequences*, none of them empty; all are admitted or none.
@@ -129,21 +136,21 @@ class BatchQueue:
         try:
             vectors = await job.done
         finally:
-            self._forget(job)
+            self._lanes.remove(job)
         now = time.perf_counter()
         started = job.started or now
         return Outcome(vectors=vectors, queue=started - job.admitted, compute=now - started)
 
     async def close(self) -> None:
         """Stop computing; what waits fails with `ShuttingDownError`."""
-        for job in self._waiting:
+        for job in list(self._lanes):
             job.fail(ShuttingDownError())
-        self._waiting.clear()
-        self._waiting_tokens = 0
+            self._lanes.remove(job)
         for task in self._batches:
             task.cancel()
         if self._batches:
             await asyncio.wait(self._batches)
+        self._cores.leave(self)
 
     @property
     def _info(self) -> ModelInfo:
@@ -152,72 +159,62 @@ class BatchQueue:
     def _admit(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Job:
         lengths = list(map(len, sequences))
         tokens = sum(lengths)
-        if self._waiting and self._waiting_tokens + tokens > self._max_waiting_tokens:
+        if self._lanes and self._lanes.tokens + tokens > self._max_waiting_tokens:
             raise OverloadedError(
-                f"{self._waiting_tokens} tokens wait, {tokens} more would pass the limit "
+                f"{self._lanes.tokens} tokens wait, {tokens} more would pass the limit "
                 f"of {self._max_waiting_tokens}: try again later"
             )
         per_token = (pooling or self._info.pooling) is Pooling.NONE
         job = Job(
             sequences=sequences,
-            pooling=pooling,
+            lengths=lengths,
+            kind=pooling,
             ends=list(accumulate(lengths)) if per_token else range(1, len(lengths) + 1),
             missing=len(sequences),
             done=asyncio.get_running_loop().create_future(),
             admitted=time.perf_counter(),
         )
-        self._waiting[job] = None
-        self._waiting_tokens += tokens
+        self._lanes.add(job)
         self._pump()
         return job
 
-    def _forget(self, job: Job) -> None:
-        if job in self._waiting:
-            del self._waiting[job]
-            self._waiting_tokens -= sum(map(len, job.sequences[job.taken :]))
-
     def _pump(self) -> None:
-        while self._waiting and len(self._batches) < IN_FLIGHT:
-            task = asyncio.create_task(self._run(self._take_batch()))
+        while self._lanes and len(self._batches) < self._places():
+            batch = self._lanes.take_batch(
+                max_tokens=self._info.max_batch_tokens, max_sequences=self._info.max_sequences
+            )
+            now = time.perf_counter()
+            for job, _ in batch.items:
+                job.started = job.started or now
+            task = asyncio.create_task(self._run(batch))
+            self._cores.enter(self, self._set_cores)
             self._batches.add(task)
-            task.add_done_callback(self._finish)
+            self._bulk_batches += not batch.urgent
+            task.add_done_callback(partial(self._finish, urgent=batch.urgent))
 
-    def _take_batch(self) -> list[Entry]:
-        front = list(islice(self._front(), self._info.max_sequences))
-        count = choose_batch(
-            (len(entry.ids) for entry in front),
-            max_tokens=self._info.max_batch_tokens,
-            max_sequences=self._info.max_sequences,
-        )
-        for entry in front[:count]:
-            self._take(entry)
-        return front[:count]
+    def _places(self) -> int:
+        """Batches that may be in the worker; urgent ones need not wait for places of bulk."""
+        replicas = self._info.replicas
+        extra = min(self._bulk_batches, replicas) if self._lanes.is_urgent else 0
+        return IN_FLIGHT_PER_REPLICA * replicas + extra
 
-    def _front(self) -> Iterator[Entry]:
-        """What waits, in order, as far as one pooling serves it."""
-        pooling = next(iter(self._waiting)).pooling
-        for job in self._waiting:
-            if job.pooling != pooling:
-                return
-            for row in range(job.taken, len(job.sequences)):
-                yield Entry(job, row)
-
-    def _take(self, entry: Entry) -> None:
-        job = entry.job
-        job.started = job.started or time.perf_counter()
-        job.taken += 1
-        self._waiting_tokens -= len(entry.ids)
-        if job.taken == len(job.sequences):
-            del self._waiting[job]
-
-    def _finish(self, task: asyncio.Task[None]) -> None:
+    def _finish(self, task: asyncio.Task[None], *, urgent: bool) -> None:
         self._batches.discard(task)
+        self._bulk_batches -= not urgent
         if not task.cancelled():
             self._pump()
+        if not self._batches:
+            self._cores.leave(self)
 
-    async def _run(self, entries: list[Entry]) -> None:
+    def _set_cores(self, count: int) -> None:
+        task = asyncio.create_task(self._supervisor.set_cores(count))
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
+
+    async def _run(self, batch: Batch[Job]) -> None:
+        entries = [Entry(job, row) for job, row in batch.items]
         try:
-            await self._compute(entries)
+            await self._compute(entries, urgent=batch.urgent)
         except EmbeddError as error:
             _fail_all(entries, error)
         except asyncio.CancelledError:
@@ -228,7 +225,7 @@ class BatchQueue:
             log.exception("batch failed")
             _fail_all(entries, EngineError("internal error"))
 
-    async def _compute(self, entries: list[Entry], deaths: int = 0) -> None:
+    async def _compute(self, entries: list[Entry], *, urgent: bool, deaths: int = 0) -> None:
         """Deliver every entry, or fail the job of the one that cannot be computed.
 
         *deaths* is how often the worker died while it computed these entries.
@@ -237,7 +234,7 @@ class BatchQueue:
             worker = self._supervisor.worker
             try:
                 encoded = await worker.encode(
-                    [entry.ids for entry in entries], entries[0].job.pooling
+                    [entry.ids for entry in entries], entries[0].job.kind, urgent=urgent
                 )
             except WorkerDiedError as error:
                 deaths += error.started
@@ -264,7 +261,7 @@ class BatchQueue:
         self._searches += 1
         try:
             for half in (entries[:middle], entries[middle:]):
-                await self._compute(half, deaths)
+                await self._compute(half, urgent=False, deaths=deaths)
         finally:
             self._searches -= 1
 

@@ -2,10 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
+from embedd.cache import VectorCache
 from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
+from embedd.engine.cores import CoreShares
 from embedd.engine.process import WorkerDiedError
 from embedd.engine.queue import BatchQueue, Outcome
+from embedd.engine.reuse import Reuse
 from embedd.engine.supervisor import Supervisor, Worker
+from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.types import Pooling, TokenIds
 
 # Texts travel to the tokenizer in frames of at most so many characters, so that a short
@@ -17,9 +21,13 @@ CHUNK_TEXTS = 256
 class ServedModel:
     """Tokenizes and embeds for any number of requests at a time. Made by `load`."""
 
-    def __init__(self, supervisor: Supervisor, queue: BatchQueue) -> None:
+    def __init__(
+        self, spec: ModelSpec, supervisor: Supervisor, queue: BatchQueue, reuse: Reuse
+    ) -> None:
+        self._spec = spec
         self._supervisor = supervisor
         self._queue = queue
+        self._reuse = reuse
 
     @classmethod
     async def load(
@@ -27,7 +35,9 @@ class ServedModel:
         spec: ModelSpec,
         *,
         start: Callable[[], Awaitable[Worker]],
-        threads: int,
+        cores: CoreShares,
+        cache: VectorCache,
+        tuning: Tuning = ONE_REPLICA,
         max_waiting_tokens: int,
         load_timeout: float | None = None,
         ladder: Sequence[Rung] = CPU_LADDER,
@@ -39,14 +49,20 @@ class ServedModel:
             LoadTimeoutError: No progress for *load_timeout* seconds.
         """
         supervisor = Supervisor(
-            spec, start=start, threads=threads, load_timeout=load_timeout, ladder=ladder
+            spec,
+            start=start,
+            threads=cores.total,
+            tuning=tuning,
+            load_timeout=load_timeout,
+            ladder=ladder,
         )
         try:
             await supervisor.load()
         except BaseException:
             await supervisor.close()
             raise
-        return cls(supervisor, BatchQueue(supervisor, max_waiting_tokens=max_waiting_tokens))
+        queue = BatchQueue(supervisor, cores=cores, max_waiting_tokens=max_waiting_tokens)
+        return cls(spec, supervisor, queue, Reuse(cache))
 
     @property
     def info(self) -> ModelInfo:
@@ -74,9 +90,25 @@ class ServedModel:
             ids += await self._tokenize_chunk(chunk)
         return ids
 
-    async def embed(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Outcome:
-        """See `BatchQueue.embed`."""
-        return await self._queue.embed(sequences, pooling)
+    async def embed(
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None = None,
+        *,
+        store: bool = True,
+    ) -> Outcome:
+        """Vectors of *sequences*; see `BatchQueue.embed`.
+
+        Args:
+            store: Whether vectors may come from and go to the cache.
+        """
+        if not store or not sequences or (pooling or self.info.pooling) is Pooling.NONE:
+            return await self._queue.embed(sequences, pooling)
+        info = self.info
+        maker = (self._spec.digest, info.engine, info.rung, pooling or info.pooling)
+        return await self._reuse.embed(
+            sequences, maker, lambda missing: self._queue.embed(missing, pooling)
+        )
 
     async def close(self) -> None:
         """End the worker; what waits fails."""

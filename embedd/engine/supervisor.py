@@ -9,6 +9,7 @@ from typing import Protocol
 
 from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
 from embedd.engine.process import Encoded, SelfTestError, WorkerDiedError
+from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.errors import EmbeddError, ModelLoadError, ShuttingDownError
 from embedd.types import Pooling, TokenIds
 
@@ -37,6 +38,7 @@ class Worker(Protocol):
         *,
         rung: Rung,
         threads: int,
+        tuning: Tuning = ...,
         patience: float | None = None,
         report: Callable[[float], None] = ...,
     ) -> ModelInfo:
@@ -47,8 +49,14 @@ class Worker(Protocol):
         """See `WorkerProcess.tokenize`."""
         ...
 
-    async def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Encoded:
+    async def encode(
+        self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, urgent: bool = False
+    ) -> Encoded:
         """See `WorkerProcess.encode`."""
+        ...
+
+    async def set_cores(self, count: int) -> None:
+        """See `WorkerProcess.set_cores`."""
         ...
 
     async def close(self) -> None:
@@ -78,6 +86,7 @@ class Supervisor:
         *,
         start: Callable[[], Awaitable[Worker]],
         threads: int,
+        tuning: Tuning = ONE_REPLICA,
         load_timeout: float | None = None,
         report: Callable[[float], None] = lambda _share: None,
         ladder: Sequence[Rung] = CPU_LADDER,
@@ -87,6 +96,7 @@ class Supervisor:
         self._spec = spec
         self._start = start
         self._threads = threads
+        self._tuning = tuning
         self._load_timeout = load_timeout
         self._report = report
         self._ladder = list(ladder)
@@ -122,6 +132,11 @@ class Supervisor:
             else:
                 return
         raise ModelLoadError(f'cannot load model "{self._spec.name}": ' + "; ".join(reasons))
+
+    async def set_cores(self, count: int) -> None:
+        """Let the worker, and those that replace it, use so many cores."""
+        self._threads = count
+        await self.worker.set_cores(count)
 
     def prove(self) -> None:
         """A batch of a request was computed: deaths before it are forgiven."""
@@ -174,6 +189,7 @@ class Supervisor:
                 self._spec,
                 rung=rung,
                 threads=self._threads,
+                tuning=self._tuning,
                 patience=self._load_timeout,
                 report=self._report,
             )

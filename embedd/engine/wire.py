@@ -33,7 +33,15 @@ class Load(msgspec.Struct, tag="load", frozen=True):
     rung: str
     extra_buffers: bool
     flash_attention: bool
-    threads: int
+    cores: int
+    replicas: int
+    batch_tokens: int | None
+
+
+class Cores(msgspec.Struct, tag="cores", frozen=True):
+    """Compute with so many cores, all replicas together, from the next batch on."""
+
+    count: int
 
 
 class Tokenize(msgspec.Struct, tag="tokenize", frozen=True):
@@ -44,11 +52,15 @@ class Tokenize(msgspec.Struct, tag="tokenize", frozen=True):
 
 
 class Encode(msgspec.Struct, tag="encode", frozen=True):
-    """Encode sequences of these lengths; the array holds their ids, end to end."""
+    """Encode sequences of these lengths; the array holds their ids, end to end.
+
+    An ``urgent`` batch passes those that have not started and are not.
+    """
 
     id: int
     pooling: Pooling | None
     lengths: list[int]
+    urgent: bool = False
 
 
 class Progress(msgspec.Struct, tag="progress", frozen=True):
@@ -68,6 +80,7 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     vocabulary: int
     max_batch_tokens: int
     max_sequences: int
+    replicas: int
     gpu_bytes: int
 
 
@@ -115,7 +128,7 @@ class Refused(msgspec.Struct, tag="refused", frozen=True):
     index: int | None = None
 
 
-ToWorker: TypeAlias = Load | Tokenize | Encode
+ToWorker: TypeAlias = Load | Cores | Tokenize | Encode
 FromWorker: TypeAlias = Progress | Ready | Failed | Tokens | Started | Computed | Refused
 
 _encoder = msgspec.msgpack.Encoder()

@@ -17,7 +17,9 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -39,7 +41,7 @@ OOM_SCORE = 500  # the kernel takes a worker before it takes the server
 PR_SET_PDEATHSIG = 1
 SELF_TEST = "Every worker proves on one ordinary sentence that it can count to eight."
 
-Send: TypeAlias = Callable[..., None]
+Batch: TypeAlias = tuple[wire.Encode, bytes]
 
 
 class Connection:
@@ -69,14 +71,64 @@ class Connection:
         return wire.parse_to_worker(body[:header]), body[header:]
 
 
+class Pending:
+    """Batches that no replica has started: urgent ones first, else as they came."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._lanes: tuple[deque[Batch], deque[Batch]] = (deque(), deque())
+
+    def put(self, batch: Batch) -> None:
+        """Let a batch wait."""
+        with self._changed:
+            self._lanes[0 if batch[0].urgent else 1].append(batch)
+            self._changed.notify()
+
+    def take(self) -> Batch:
+        """The next batch, waited for if need be."""
+        with self._changed:
+            while not any(self._lanes):
+                self._changed.wait()
+            return next(lane for lane in self._lanes if lane).popleft()
+
+    def __bool__(self) -> bool:
+        return any(self._lanes)
+
+
+class Cores:
+    """The cores of this worker, shared by the replicas that compute.
+
+    A lone batch gets them all; with more to do every replica has its even share.
+    """
+
+    def __init__(self, count: int, replicas: int) -> None:
+        self._lock = threading.Lock()
+        self._replicas = replicas
+        self._busy = 0
+        self.count = count
+
+    @contextmanager
+    def claim(self, *, alone: bool) -> Iterator[int]:
+        """Threads for one batch; *alone*: no other batch waits."""
+        with self._lock:
+            self._busy += 1
+            share = 1 if alone and self._busy == 1 else self._replicas
+            threads = max(1, self.count // share)
+        try:
+            yield threads
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+
 class Worker:
-    """Joins the threads: queues between them, one engine."""
+    """Joins the threads: queues between them, one model, its replicas."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._encodes: queue.SimpleQueue[tuple[wire.Encode, bytes]] = queue.SimpleQueue()
+        self._pending = Pending()
         self._texts: queue.SimpleQueue[wire.Tokenize] = queue.SimpleQueue()
-        self._engine: Engine
+        self._cores = Cores(1, 1)
 
     def run(self) -> None:
         """Serve until the server closes the socket."""
@@ -84,15 +136,16 @@ class Worker:
             message, array = received
             match message:
                 case wire.Load():
-                    _start_thread(self._replica, message)
+                    self._cores = Cores(message.cores, message.replicas)
+                    _start_thread(self._load, message)
+                case wire.Cores():
+                    self._cores.count = message.count
                 case wire.Tokenize():
                     self._texts.put(message)
                 case wire.Encode():
-                    self._encodes.put((message, array))
+                    self._pending.put((message, array))
 
-    def _replica(self, message: wire.Load) -> None:
-        # Loading, self-test and encoding share one thread: OpenMP keeps a team of
-        # threads for every thread that ever computed.
+    def _load(self, message: wire.Load) -> None:
         try:
             engine = open_engine(message, lambda share: self._connection.send(wire.Progress(share)))
             test_engine(engine)
@@ -100,19 +153,21 @@ class Worker:
             reason = str(error) or "not enough memory"
             self._connection.send(wire.Failed(reason, _fault(error)))
             return
-        self._engine = engine
         threading.stack_size(TOKENIZER_STACK)
-        _start_thread(self._tokenizer)
+        _start_thread(self._tokenize_all, engine)
         threading.stack_size(0)
-        self._connection.send(_describe(engine.info))
-        while True:
-            self._encode(*self._encodes.get())
+        for _ in range(message.replicas - 1):
+            _start_thread(self._encode_all, engine.replicate())
+        self._connection.send(_describe(engine.info, message.replicas))
+        # This thread goes on as the first replica: OpenMP keeps a team of threads for
+        # every thread that ever computed.
+        self._encode_all(engine)
 
-    def _tokenizer(self) -> None:
+    def _tokenize_all(self, engine: Engine) -> None:
         while True:
             message = self._texts.get()
             try:
-                ids = self._engine.tokenize(message.texts)
+                ids = engine.tokenize(message.texts)
             except EmbeddError as error:
                 self._connection.send(wire.Refused(message.id, str(error), error.index))
                 continue
@@ -120,13 +175,20 @@ class Worker:
             array = np.concatenate(ids) if ids else np.empty(0, np.int32)
             self._connection.send(wire.Tokens(message.id, lengths), array)
 
-    def _encode(self, message: wire.Encode, array: bytes) -> None:
+    def _encode_all(self, engine: Engine) -> None:
+        while True:
+            message, array = self._pending.take()
+            with self._cores.claim(alone=not self._pending) as threads:
+                engine.set_threads(threads)
+                self._encode(engine, message, array)
+
+    def _encode(self, engine: Engine, message: wire.Encode, array: bytes) -> None:
         self._connection.send(wire.Started(message.id))
         start = time.perf_counter()
         ids = np.frombuffer(array, np.int32)
         sequences = np.split(ids, np.cumsum(message.lengths)[:-1])
         try:
-            vectors = encode_checked(self._engine, sequences, message.pooling)
+            vectors = encode_checked(engine, sequences, message.pooling)
         except EmbeddError as error:
             self._connection.send(wire.Refused(message.id, str(error), error.index))
             return
@@ -157,7 +219,13 @@ def open_engine(message: wire.Load, report: Callable[[float], None]) -> Engine:
         extra_buffers=message.extra_buffers,
         flash_attention=message.flash_attention,
     )
-    engine: Engine = factory.load(spec, rung, threads=message.threads, report=report)
+    engine: Engine = factory.load(
+        spec,
+        rung,
+        threads=message.cores,
+        batch_tokens=message.batch_tokens,
+        report=report,
+    )
     return engine
 
 
@@ -209,7 +277,7 @@ def _bad_rows(vectors: Vectors, pooling: Pooling) -> np.ndarray[tuple[int], np.d
     return np.asarray(~finite | ~vectors.any(axis=1))
 
 
-def _describe(info: ModelInfo) -> wire.Ready:
+def _describe(info: ModelInfo, replicas: int) -> wire.Ready:
     return wire.Ready(
         width=info.width,
         limit=info.limit,
@@ -219,6 +287,7 @@ def _describe(info: ModelInfo) -> wire.Ready:
         vocabulary=info.vocabulary,
         max_batch_tokens=info.max_batch_tokens,
         max_sequences=info.max_sequences,
+        replicas=replicas,
         gpu_bytes=info.gpu_bytes,
     )
 

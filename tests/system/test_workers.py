@@ -13,9 +13,11 @@ import numpy as np
 import psutil
 import pytest
 
+from embedd.cache import VectorCache
 from embedd.config import worker_environment
 from embedd.engine import fake, process
 from embedd.engine.base import CPU_LADDER, ModelSpec
+from embedd.engine.cores import CoreShares
 from embedd.engine.process import WorkerDiedError, WorkerProcess
 from embedd.engine.queue import Outcome
 from embedd.engine.served import ServedModel
@@ -59,7 +61,11 @@ class Yard:
     async def serve(self) -> ServedModel:
         self.models.append(
             await ServedModel.load(
-                self.spec(), start=self.start, threads=1, max_waiting_tokens=100_000
+                self.spec(),
+                start=self.start,
+                cores=CoreShares(1),
+                cache=VectorCache(0),
+                max_waiting_tokens=100_000,
             )
         )
         return self.models[-1]
@@ -302,7 +308,13 @@ async def test_an_interpreter_that_does_not_start_is_a_load_error(
         return await WorkerProcess.start({"PYTHONHOME": str(tmp_path)})
 
     with pytest.raises(ModelLoadError, match="cpu3: the worker process ended with"):
-        await ServedModel.load(yard.spec(), start=start, threads=1, max_waiting_tokens=1)
+        await ServedModel.load(
+            yard.spec(),
+            start=start,
+            cores=CoreShares(1),
+            cache=VectorCache(0),
+            max_waiting_tokens=1,
+        )
 
 
 async def test_a_program_that_does_not_exist_is_a_load_error(

@@ -81,7 +81,7 @@ class LlamaEngine:
             pooling=spec.pooling,
             frame=vocabulary.frame,
             vocabulary=model.vocabulary,
-            max_batch_tokens=min(model.context_length, start) if not batch_tokens else batch_tokens,
+            max_batch_tokens=batch_tokens or min(model.context_length, start),
             max_sequences=MAX_SEQUENCES,
             engine="llama",
             rung=rung.name,

@@ -1,49 +1,136 @@
-"""The choice of the next batch: within its limits, from the front, and never nothing."""
+"""The choice of the next batch: within its limits, fair, and never nothing."""
 
-import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedd.engine.batching import choose_batch
-
-LENGTHS = st.lists(st.integers(1, 600), max_size=60)
+from embedd.engine.batching import BULK_TURN, Lanes
 
 
-@given(lengths=LENGTHS, max_tokens=st.integers(1, 512), max_sequences=st.integers(1, 32))
-def test_a_batch_keeps_its_limits_and_cannot_be_longer(
-    lengths: list[int], max_tokens: int, max_sequences: int
-) -> None:
-    count = choose_batch(lengths, max_tokens=max_tokens, max_sequences=max_sequences)
-    assert count <= max_sequences
-    assert count <= 1 or sum(lengths[:count]) <= max_tokens
-    if count < len(lengths):
-        one_more = sum(lengths[: count + 1]) > max_tokens or count == max_sequences
-        assert one_more, "the batch could have been longer"
+@dataclass(frozen=True, eq=False)
+class Request:
+    """Lengths of its sequences in tokens, and what may share a batch with it."""
+
+    name: str
+    lengths: Sequence[int]
+    kind: str = "mean"
 
 
-@given(
-    lengths=LENGTHS.filter(bool), max_tokens=st.integers(1, 512), max_sequences=st.integers(1, 32)
+REQUESTS = st.lists(
+    st.builds(
+        Request,
+        name=st.text(max_size=2),
+        lengths=st.lists(st.integers(1, 600), min_size=1, max_size=12),
+        kind=st.sampled_from(["mean", "none"]),
+    ),
+    min_size=1,
+    max_size=8,
 )
-def test_whatever_waits_gets_its_turn(
-    lengths: list[int], max_tokens: int, max_sequences: int
+TOKENS, SEQUENCES = st.integers(1, 512), st.integers(1, 32)
+
+
+def fill(*requests: Request) -> Lanes[Request]:
+    lanes: Lanes[Request] = Lanes()
+    for request in requests:
+        lanes.add(request)
+    return lanes
+
+
+def drain(
+    lanes: Lanes[Request], max_tokens: int, max_sequences: int
+) -> list[list[tuple[Request, int]]]:
+    batches = []
+    while lanes:
+        batches.append(lanes.take_batch(max_tokens=max_tokens, max_sequences=max_sequences).items)
+    return batches
+
+
+@given(requests=REQUESTS, max_tokens=TOKENS, max_sequences=SEQUENCES)
+def test_every_batch_keeps_its_limits(
+    requests: list[Request], max_tokens: int, max_sequences: int
 ) -> None:
-    """At least one sequence is taken each time: after so many batches nothing is left."""
-    left = lengths
-    for _ in range(len(lengths)):
-        left = left[choose_batch(left, max_tokens=max_tokens, max_sequences=max_sequences) :]
-    assert left == []
+    """At most so many sequences and tokens; a longer sequence runs alone; kinds do not mix."""
+    for batch in drain(fill(*requests), max_tokens, max_sequences):
+        assert 1 <= len(batch) <= max_sequences
+        assert len(batch) == 1 or sum(one.lengths[row] for one, row in batch) <= max_tokens
+        assert len({one.kind for one, _ in batch}) == 1
 
 
-@pytest.mark.parametrize(
-    ("lengths", "count"),
-    [([], 0), ([900], 1), ([900, 1], 1), ([1, 900, 1], 1), ([4, 4, 1], 2), ([1, 1, 1, 1], 3)],
-    ids=["nothing waits", "long", "long goes alone", "none overtakes", "full", "many"],
-)
-def test_batches_of_eight_tokens_and_three_sequences(lengths: list[int], count: int) -> None:
-    assert choose_batch(lengths, max_tokens=8, max_sequences=3) == count
+@given(requests=REQUESTS, max_tokens=TOKENS, max_sequences=SEQUENCES)
+def test_every_sequence_is_taken_once_and_in_order(
+    requests: list[Request], max_tokens: int, max_sequences: int
+) -> None:
+    lanes = fill(*requests)
+    taken: dict[Request, list[int]] = {request: [] for request in requests}
+    for batch in drain(lanes, max_tokens, max_sequences):
+        for request, row in batch:
+            taken[request].append(row)
+    assert all(rows == list(range(len(request.lengths))) for request, rows in taken.items())
+    assert lanes.tokens == 0
 
 
-def test_an_endless_queue_is_looked_at_no_further_than_needed() -> None:
-    assert choose_batch(itertools.repeat(1), max_tokens=512, max_sequences=32) == 32
+@given(requests=REQUESTS, gone=st.data(), max_tokens=TOKENS, max_sequences=SEQUENCES)
+def test_what_leaves_is_forgotten_and_nothing_else(
+    requests: list[Request], gone: st.DataObject, max_tokens: int, max_sequences: int
+) -> None:
+    lanes = fill(*requests)
+    lanes.take_batch(max_tokens=max_tokens, max_sequences=max_sequences)
+    leaving = gone.draw(st.sampled_from(requests))
+    lanes.remove(leaving)
+    lanes.remove(leaving)
+    assert leaving not in list(lanes)
+    left = drain(lanes, max_tokens, max_sequences)
+    assert lanes.tokens == 0
+    assert leaving not in {request for batch in left for request, _ in batch}
+
+
+def test_a_short_query_passes_the_tail_of_a_large_request() -> None:
+    large, query = Request("large", [4] * 100), Request("query", [4])
+    lanes = fill(large)
+    lanes.take_batch(max_tokens=8, max_sequences=8)
+    lanes.add(query)
+    batch = lanes.take_batch(max_tokens=8, max_sequences=8)
+    assert batch.items[0] == (query, 0)
+    assert batch.urgent
+
+
+def test_the_tail_of_a_large_request_is_not_urgent() -> None:
+    lanes = fill(Request("large", [4] * 100))
+    urgent = [lanes.take_batch(max_tokens=8, max_sequences=8).urgent for _ in range(3)]
+    assert urgent == [True, False, False]
+
+
+def test_bulk_goes_on_however_many_short_queries_come() -> None:
+    lanes = fill(Request("large", [8] * 100))
+    lanes.take_batch(max_tokens=8, max_sequences=8)
+    bulk = 0
+    for turn in range(5 * BULK_TURN):
+        lanes.add(Request(f"query {turn}", [8]))
+        batch = lanes.take_batch(max_tokens=8, max_sequences=8)
+        bulk += batch.items[0][0].name == "large"
+    assert bulk == 5
+
+
+def test_large_requests_take_turns() -> None:
+    lanes = fill(Request("a", [4] * 50), Request("b", [4] * 50))
+    drained = [name for batch in drain(lanes, 8, 8)[4:20] for name in {r.name for r, _ in batch}]
+    assert drained.count("a") == drained.count("b")
+
+
+def test_a_batch_is_filled_from_both_lanes() -> None:
+    large, query = Request("large", [2] * 50), Request("query", [2])
+    lanes = fill(large)
+    lanes.take_batch(max_tokens=8, max_sequences=8)
+    lanes.add(query)
+    batch = lanes.take_batch(max_tokens=8, max_sequences=8)
+    assert [request.name for request, _ in batch.items] == ["query", "large", "large", "large"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_tokens_are_counted_until_they_are_taken(count: int) -> None:
+    lanes = fill(*(Request(str(n), [5, 6]) for n in range(count)))
+    assert lanes.tokens == 11 * count
+    assert lanes.is_urgent

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embedd.engine.cores import CoreShares
 from embedd.engine.queue import BatchQueue, Outcome
 from embedd.errors import (
     EmbeddError,
@@ -31,7 +32,9 @@ from tests.unit.engine.workshop import (
 
 
 async def open_queue(workshop: Workshop, *, max_waiting_tokens: int = 10_000) -> BatchQueue:
-    return BatchQueue(await workshop.open(), max_waiting_tokens=max_waiting_tokens)
+    return BatchQueue(
+        await workshop.open(), cores=CoreShares(1), max_waiting_tokens=max_waiting_tokens
+    )
 
 
 async def ask(

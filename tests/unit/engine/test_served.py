@@ -2,6 +2,8 @@
 
 import pytest
 
+from embedd.cache import VectorCache
+from embedd.engine.cores import CoreShares
 from embedd.engine.process import WorkerDiedError
 from embedd.engine.served import CHUNK_CHARACTERS, CHUNK_TEXTS, ServedModel
 from embedd.errors import ModelLoadError
@@ -9,7 +11,13 @@ from tests.unit.engine.workshop import INFO, KILLS, SPEC, Workshop
 
 
 async def load(workshop: Workshop) -> ServedModel:
-    return await ServedModel.load(SPEC, start=workshop.start, threads=1, max_waiting_tokens=10_000)
+    return await ServedModel.load(
+        SPEC,
+        start=workshop.start,
+        cores=CoreShares(1),
+        cache=VectorCache(0),
+        max_waiting_tokens=10_000,
+    )
 
 
 async def test_it_shows_its_workers_facts() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
 from embedd.engine.process import Encoded, WorkerDiedError
 from embedd.engine.supervisor import Supervisor
+from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.errors import EngineError
 from embedd.tokens import Frame
 from embedd.types import Pooling, TokenIds, Vectors
@@ -60,6 +61,7 @@ class Batch:
     sequences: Sequence[TokenIds]
     pooling: Pooling | None
     answer: "asyncio.Future[Encoded]"
+    urgent: bool = False
 
 
 class FakeWorker:
@@ -80,6 +82,7 @@ class FakeWorker:
         *,
         rung: Rung,
         threads: int,
+        tuning: Tuning = ONE_REPLICA,
         patience: float | None = None,
         report: Callable[[float], None] = lambda _share: None,
     ) -> ModelInfo:
@@ -96,10 +99,16 @@ class FakeWorker:
             self._refuse_if_dead()
         return [to_ids(*map(ord, text)) for text in texts]
 
-    async def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Encoded:
+    async def set_cores(self, count: int) -> None:
+        self.cores = count
+
+    async def encode(
+        self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, urgent: bool = False
+    ) -> Encoded:
         self._refuse_if_dead()
-        batch = Batch(sequences, pooling, asyncio.get_running_loop().create_future())
-        self.batches.append(batch)
+        batch = Batch(sequences, pooling, asyncio.get_running_loop().create_future(), urgent)
+        passed = [one for one in self.batches[1:] if urgent and not one.urgent]
+        self.batches.insert(self.batches.index(passed[0]) if passed else len(self.batches), batch)
         if self._workshop.automatic:
             asyncio.get_running_loop().call_soon(self.compute)
         return await batch.answer
