@@ -47,7 +47,7 @@ class Paced:
             return
         now = self._clock()
         then, before = self._told.get(progress.status, (float("-inf"), -1))
-        completed = max(progress.completed or 0, before)
+        completed = progress.completed or 0
         is_news = completed > before and (completed == progress.total or now - then >= TICK)
         if is_news:
             self._told[progress.status] = (now, completed)

@@ -108,10 +108,11 @@ def draft_of_offer(name: ModelName, offer: Offer, facts: GgufFacts, made_from: s
     if facts.pooling is not recipe.pooling:
         parameters["pooling"] = recipe.pooling.value
     parameters |= prefixes(recipe.prompts.get("query"), recipe.prompts.get("document"))
+    width = offer.source.dimensions or recipe.dimensions
     others = {key: text for key, text in recipe.prompts.items() if key not in PREFIXES}
     facts_of_use = {
         "prompts": others,
-        "matryoshka": list(recipe.matryoshka),
+        "matryoshka": [size for size in recipe.matryoshka if size <= width],
         "int8_range": recipe.int8_range,
     }
     parameters |= {key: value for key, value in facts_of_use.items() if value}

@@ -78,6 +78,7 @@ class Downloads:
                 if download.outcome is None:
                     self._changed.wait(TICK)
                 outcome, done, total = download.outcome, download.done, download.total
+            # Never less than before, though a source that cannot resume starts again.
             if done > told and total:
                 report(done, total)
                 told = done
@@ -99,8 +100,7 @@ class Downloads:
     def _run(self, digest: str, download: _Download, transfer: Transfer) -> None:
         def tell(done: int, total: int) -> None:
             with self._changed:
-                # Never less than before: a source that cannot resume starts again.
-                download.done, download.total = max(done, download.done), total
+                download.done, download.total = done, total
 
         outcome: Blob | EmbeddError
         try:

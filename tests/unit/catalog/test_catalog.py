@@ -59,6 +59,53 @@ def test_every_shipped_recipe_can_be_read_and_its_names_be_found() -> None:
             assert catalog.find(parse_model_name(alias)) is not None
 
 
+# What the contract names, without paraphrase-multilingual: no GGUF of it could be verified.
+PROMISED = (
+    "all-minilm", "nomic-embed-text", "bge-large", "bge-m3", "granite-embedding",
+    "mxbai-embed-large", "snowflake-arctic-embed", "snowflake-arctic-embed2", "embeddinggemma",
+    "qwen3-embedding", "chroma/all-minilm-l6-v2-f32",
+)  # fmt: skip
+SHIPPED_RECIPES = read_recipes(SHIPPED)
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_the_names_of_the_contract_are_offered(name: str) -> None:
+    assert Catalog(SHIPPED_RECIPES).find(parse_model_name(name))
+
+
+def test_the_largest_of_qwen3_embedding_is_its_latest() -> None:
+    offer = Catalog(SHIPPED_RECIPES).find(parse_model_name("qwen3-embedding"))
+    assert offer is not None
+    assert (offer.source.dimensions or offer.recipe.dimensions) == 4096
+
+
+@pytest.mark.parametrize("recipe", SHIPPED_RECIPES, ids=lambda recipe: recipe.name)
+def test_a_shipped_recipe_says_what_can_be_true(recipe: Recipe) -> None:
+    assert recipe.description
+    assert recipe.license
+    assert (recipe.num_ctx or 1) <= recipe.context_length
+    assert list(recipe.matryoshka) == sorted(recipe.matryoshka, reverse=True)
+    assert not recipe.matryoshka or recipe.matryoshka[0] == recipe.dimensions
+    for text in recipe.prompts.values():
+        # A prompt without its blank or colon at the end is another prompt.
+        assert text.endswith((": ", "Query:"))
+    for source in recipe.tags.values():
+        if isinstance(source, HubSource):
+            assert source.file.lower().endswith(".gguf")
+            assert "-of-0" not in source.file
+    # Of two spellings of one name only one would ever be found.
+    lower = [tag.lower() for tag in recipe.tags]
+    assert len(set(lower)) == len(lower)
+
+
+def test_searching_looks_at_names_aliases_and_descriptions() -> None:
+    catalog = Catalog([make_recipe(name="b", aliases={"short": "latest"}), make_recipe(name="a")])
+    assert [recipe.name for recipe in catalog.search("")] == ["a", "b"]
+    assert [recipe.name for recipe in catalog.search(" SHORT ")] == ["b"]
+    assert [recipe.name for recipe in catalog.search("tiny")] == ["a", "b"]
+    assert catalog.search("huge") == []
+
+
 def test_the_shipped_recipes_are_found_as_package_data() -> None:
     pytest.importorskip("embedd.models", reason="embedd is not installed")
     assert read_catalog().find(parse_model_name("all-minilm"))

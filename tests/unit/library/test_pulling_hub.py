@@ -364,6 +364,13 @@ def test_a_recipe_knows_better_than_the_repository(place: Place) -> None:
     assert place.config("tiny").made_from == "hf.co/acme/tiny-GGUF@c1/tiny-Q8_0.gguf"
 
 
+def test_a_smaller_size_of_a_model_is_not_cut_to_more_than_it_has(place: Place) -> None:
+    sized = msgspec.structs.replace(recipe(dimensions=16), matryoshka=(32, 16, 8))
+    place.recipes = [sized]
+    place.pull("tiny")
+    assert place.model("tiny").parameters.matryoshka == (16, 8)
+
+
 def test_a_recipe_that_names_a_digest_gets_that_or_nothing(place: Place) -> None:
     right = digest_of(place.source.files["tiny-Q8_0.gguf"])[7:]
     place.recipes = [recipe(sha256="0" * 64)]

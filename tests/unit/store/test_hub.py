@@ -255,6 +255,16 @@ def test_storage_out_of_order_is_asked_again(net: Net) -> None:
     assert bytes(sink.data) == DATA
 
 
+def test_attempts_that_made_progress_do_not_count(net: Net) -> None:
+    data = DATA * 2
+    net.hub.repos[NAME].files["tiny.gguf"] = data
+    for _ in range(RETRIES + 2):
+        net.hub.faults += [Fault("/storage/", cut=300_000), Fault("/storage/", status=500)]
+    sink = Buffer()
+    net.client.stream(net.client.locate(net.repository, "tiny.gguf"), sink)
+    assert bytes(sink.data) == data
+
+
 def test_storage_that_stays_out_of_order_is_given_up(net: Net) -> None:
     net.hub.faults.append(Fault("/storage/", status=500, times=99))
     with pytest.raises(PullError, match="500"):
