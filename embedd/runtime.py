@@ -1,40 +1,39 @@
 """The composition root: the only place that picks concrete parts."""
 
 import asyncio
+import contextlib
 import functools
-import logging
-import math
-from collections.abc import AsyncIterator, Sequence
+import platform
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
+
+import msgspec
 
 from embedd.cache import VectorCache
 from embedd.catalog.catalog import read_catalog
 from embedd.config import Settings, worker_environment
 from embedd.embedder import Embedder
-from embedd.engine.base import CPU_LADDER, ModelSpec, Rung
-from embedd.engine.cores import CoreShares
-from embedd.engine.process import WorkerProcess
+from embedd.engine.base import ModelSpec
+from embedd.engine.loading import Loader, NoTunings
 from embedd.engine.quantizing import FileType, quantize_gguf
-from embedd.engine.served import ServedModel
-from embedd.engine.tuning import choose_start
+from embedd.engine.tuning import Tuning
 from embedd.gguf_header import read_header_file
 from embedd.library import Library
 from embedd.resolve import Resolver
 from embedd.scheduler.memory import estimate_bytes
 from embedd.scheduler.scheduler import Scheduler
+from embedd.state import StateFolder
 from embedd.store.blobs import Report
 from embedd.store.remote import Source
 from embedd.store.store import Store
 from embedd.types import Pooling
 
-log = logging.getLogger(__name__)
-
 RECIPES = "recipes"  # folder in the state folder: the user's own recipes
 MODELS_WITHOUT_GPU = 3  # in memory at a time, where the operator does not say
-# Tokens that may wait for one model: minutes of work on a small machine, and some 16 MiB.
-MAX_WAITING_TOKENS = 4_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +60,16 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     """Everything a server needs; at the end every worker is gone."""
     store = open_store(settings)
     resolver = Resolver(store)
+    loader = Loader(
+        environment=worker_environment(),
+        cores=settings.threads,
+        cache=VectorCache(settings.cache_bytes),
+        tunings=FolderTunings(StateFolder(settings.state), settings.threads),
+        flash_attention=settings.flash_attention,
+        load_timeout=settings.load_timeout,
+    )
     scheduler = Scheduler(
-        load=functools.partial(
-            load_model,
-            settings=settings,
-            cores=CoreShares(settings.threads),
-            cache=VectorCache(settings.cache_bytes),
-        ),
+        load=loader.load,
         estimate=estimate_bytes,
         memory=settings.memory,
         max_models=settings.max_loaded_models or MODELS_WITHOUT_GPU,
@@ -81,6 +83,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         yield Runtime(embedder=embedder, library=_make_library(settings, store, resolver))
     finally:
         await scheduler.close()
+        await loader.close()
 
 
 def _make_library(settings: Settings, store: Store, resolver: Resolver) -> Library:
@@ -132,45 +135,53 @@ def verify_gguf(path: Path, *, settings: Settings) -> None:
     )
 
     async def load_and_close() -> None:
-        cores, cache = CoreShares(settings.threads), VectorCache(0)
-        model = await load_model(spec, settings=settings, cores=cores, cache=cache)
+        loader = Loader(
+            environment=worker_environment(),
+            cores=settings.threads,
+            cache=VectorCache(0),
+            tunings=NoTunings(),
+            load_timeout=settings.load_timeout,
+        )
+        model = await loader.load(spec)
         await model.close()
+        await loader.close()
 
     asyncio.run(load_and_close())
 
 
-async def load_model(
-    spec: ModelSpec, *, settings: Settings, cores: CoreShares, cache: VectorCache
-) -> ServedModel:
-    """Start a worker for *spec*, with a line in the operator's diary.
+class FolderTunings:
+    """Keeps what calibration found, by model, library build, processor and cores."""
 
-    Raises:
-        ModelLoadError: It cannot be loaded.
-        LoadTimeoutError: It makes no progress.
-    """
-    environment = worker_environment()
-    ladder: Sequence[Rung] = CPU_LADDER
-    if settings.flash_attention is False:
-        ladder = [replace(rung, flash_attention=False) for rung in CPU_LADDER]
-    model = await ServedModel.load(
-        spec,
-        start=functools.partial(WorkerProcess.start, environment),
-        cores=cores,
-        cache=cache,
-        tuning=choose_start(spec, settings.threads),
-        max_waiting_tokens=MAX_WAITING_TOKENS,
-        load_timeout=None if math.isinf(settings.load_timeout) else settings.load_timeout,
-        ladder=ladder,
-    )
-    log.info(
-        "model loaded",
-        extra={
-            "model": spec.name,
-            "engine": model.info.engine,
-            "rung": model.info.rung,
-            "pid": model.pid,
-            "replicas": model.info.replicas,
-            "cores": cores.total,
-        },
-    )
-    return model
+    def __init__(self, state: StateFolder, cores: int) -> None:
+        self._state = state
+        self._cores = cores
+
+    def read(self, spec: ModelSpec) -> Tuning | None:
+        """What was measured for the model here, or None."""
+        value = self._state.read("tuning", self._key(spec))
+        try:
+            return None if value is None else msgspec.convert(value, Tuning)
+        except msgspec.ValidationError:
+            return None
+
+    def write(self, spec: ModelSpec, tuning: Tuning) -> None:
+        """Keep it."""
+        self._state.write("tuning", self._key(spec), asdict(tuning))
+
+    def _key(self, spec: ModelSpec) -> str:
+        return " ".join(
+            [spec.digest, spec.engine, spec.pooling, describe_build(), f"cores={self._cores}"]
+        )
+
+
+@functools.cache
+def describe_build() -> str:
+    """The installed llama.cpp and this processor: speed depends on both."""
+    found = find_spec("llama_cpp")
+    library = Path(found.origin).parent / "lib" if found and found.origin else Path()
+    sizes = sorted(f"{file.name}:{file.stat().st_size}" for file in library.glob("libllama*"))
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line for line in lines if line.startswith("model name")), processor)
+    return f"{version('llama-cpp-python')} {' '.join(sizes)} {processor}"

@@ -16,6 +16,11 @@ class CoreShares:
         self._busy: dict[object, Callable[[int], None]] = {}
         self._told: WeakKeyDictionary[object, int] = WeakKeyDictionary()
 
+    @property
+    def busy(self) -> bool:
+        """Whether any model computes."""
+        return bool(self._busy)
+
     def enter(self, model: object, tell: Callable[[int], None]) -> None:
         """*model* begins to compute; *tell* is called with its share when that is new."""
         self._busy[model] = tell

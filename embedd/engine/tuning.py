@@ -1,6 +1,5 @@
 """How a model computes: what is known of it on this machine, or a safe start."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,11 +17,13 @@ class Tuning:
     Args:
         batch_tokens: Tokens of a batch; None is the engine's own start value.
         replicas: Contexts that compute side by side, each with its share of the cores.
+        rung: The fastest step of the ladder; None is the first.
         measured: Whether a calibration found it, on this machine.
     """
 
     replicas: int
     batch_tokens: int | None = None
+    rung: str | None = None
     measured: bool = False
 
 
@@ -32,11 +33,11 @@ ONE_REPLICA = Tuning(replicas=1)
 class TuningStore(Protocol):
     """Keeps what was learnt about models on this machine."""
 
-    def read(self, key: Hashable) -> Tuning | None:
-        """What was measured for *key*, or None."""
+    def read(self, spec: ModelSpec) -> Tuning | None:
+        """What was measured for the model, or None."""
         ...
 
-    def write(self, key: Hashable, tuning: Tuning) -> None:
+    def write(self, spec: ModelSpec, tuning: Tuning) -> None:
         """Keep it."""
         ...
 

@@ -1,0 +1,156 @@
+"""The measured choice of how a model computes on this machine.
+
+Everything is tried on workers of its own, one for each number of replicas: the model
+that serves is not disturbed, and a trial is stopped by ending its process.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from embedd.engine.base import ModelInfo, ModelSpec, Rung
+from embedd.engine.process import Encoded
+from embedd.engine.tuning import Tuning
+from embedd.types import Pooling, TokenIds
+
+BATCH_TOKENS = (64, 128, 256, 512, 1024)
+SEQUENCE_TOKENS = 32  # of the sequences that trial batches are made of
+SECONDS = 0.3  # of one trial
+# A smaller batch answers sooner: it is taken if it is so nearly as fast.
+GOOD_ENOUGH = 0.97
+
+
+class Computer(Protocol):
+    """What is measured; a loaded `WorkerProcess` is one."""
+
+    async def encode(
+        self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, urgent: bool = False
+    ) -> Encoded:
+        """See `WorkerProcess.encode`."""
+        ...
+
+    async def close(self) -> None:
+        """See `WorkerProcess.close`."""
+        ...
+
+
+Open = Callable[[Rung, Tuning], Awaitable[tuple[Computer, ModelInfo]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What one setting gave, in tokens per second."""
+
+    rung: str
+    replicas: int
+    batch_tokens: int
+    tokens_per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """All trials, and the setting that was chosen."""
+
+    trials: Sequence[Trial]
+    best: Tuning
+
+
+async def calibrate(
+    spec: ModelSpec,
+    ladder: Sequence[Rung],
+    *,
+    cores: int,
+    open_computer: Open,
+    seconds: float = SECONDS,
+    report: Callable[[Trial], None] = lambda _trial: None,
+) -> Calibration:
+    """Try batch sizes with every sensible number of replicas, then the other rungs.
+
+    Args:
+        ladder: Rungs that may be used, the present one first.
+        open_computer: Loads the model so, for trials.
+
+    Raises:
+        EngineError: A worker died or failed; nothing was learnt.
+    """
+    trials: list[Trial] = []
+
+    async def try_out(rung: Rung, replicas: int, sizes: Sequence[int]) -> None:
+        tuning = Tuning(replicas=replicas, batch_tokens=max(sizes))
+        computer, info = await open_computer(rung, tuning)
+        try:
+            for size in sizes:
+                rate = await measure(computer, info, size, replicas, seconds)
+                trials.append(
+                    Trial(
+                        rung=rung.name,
+                        replicas=replicas,
+                        batch_tokens=size,
+                        tokens_per_second=rate,
+                    )
+                )
+                report(trials[-1])
+        finally:
+            await computer.close()
+
+    for replicas in choose_replicas(cores):
+        await try_out(ladder[0], replicas, choose_sizes(spec))
+    best = choose_best(trials)
+    for rung in ladder[1:]:
+        await try_out(rung, best.replicas, [best.batch_tokens])
+    best = choose_best(trials)
+    tuning = Tuning(
+        replicas=best.replicas, batch_tokens=best.batch_tokens, rung=best.rung, measured=True
+    )
+    return Calibration(trials=trials, best=tuning)
+
+
+async def measure(
+    computer: Computer, info: ModelInfo, size: int, replicas: int, seconds: float
+) -> float:
+    """Tokens per second with batches of *size* tokens, every replica kept busy."""
+    length = max(1, min(SEQUENCE_TOKENS, size, info.limit))
+    random = np.random.default_rng(0)
+    ids = random.integers(info.vocabulary // 2, info.vocabulary, length).astype(np.int32)
+    batch = [ids] * max(1, min(size // length, info.max_sequences))
+    await asyncio.gather(*(computer.encode(batch, None) for _ in range(replicas)))
+    start = time.perf_counter()
+    done = 0
+
+    async def keep_busy() -> None:
+        nonlocal done
+        while time.perf_counter() - start < seconds:
+            await computer.encode(batch, None)
+            done += len(batch) * length
+
+    # Two for each replica: one computes, the next is ready.
+    await asyncio.gather(*(keep_busy() for _ in range(2 * replicas)))
+    return done / (time.perf_counter() - start)
+
+
+def choose_replicas(cores: int) -> list[int]:
+    """One core for each, two for each, all for one."""
+    return sorted({cores, max(1, cores // 2), 1}, reverse=True)
+
+
+def choose_sizes(spec: ModelSpec) -> list[int]:
+    """Batch sizes worth a trial: the largest costs memory by the vocabulary."""
+    affordable = (256 << 20) // (4 * max(1, spec.vocabulary + spec.width))
+    return [size for size in BATCH_TOKENS if size <= max(affordable, BATCH_TOKENS[0])]
+
+
+def choose_best(trials: Sequence[Trial]) -> Trial:
+    """The fastest; among those nearly as fast the one with the smallest batch."""
+    fastest = max(trial.tokens_per_second for trial in trials)
+    good = [trial for trial in trials if trial.tokens_per_second >= GOOD_ENOUGH * fastest]
+    return min(good, key=lambda trial: (trial.batch_tokens, -trial.tokens_per_second))
+
+
+def start_ladder(ladder: Sequence[Rung], tuning: Tuning) -> list[Rung]:
+    """*ladder* from the rung that was measured as fastest, its safer ones below."""
+    names = [rung.name for rung in ladder]
+    return list(ladder[names.index(tuning.rung) :]) if tuning.rung in names else list(ladder)

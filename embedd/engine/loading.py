@@ -1,0 +1,140 @@
+"""Starts models for the scheduler, tuned to the machine, and measures them."""
+
+import functools
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from embedd.cache import VectorCache
+from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
+from embedd.engine.calibration import Calibration, Trial, calibrate, start_ladder
+from embedd.engine.cores import CoreShares
+from embedd.engine.process import WorkerProcess
+from embedd.engine.served import ServedModel
+from embedd.engine.tuner import Tuner
+from embedd.engine.tuning import Tuning, TuningStore
+
+log = logging.getLogger(__name__)
+
+# Tokens that may wait for one model: minutes of work on a small machine, and some 16 MiB.
+MAX_WAITING_TOKENS = 4_000_000
+
+
+class Loader:
+    """Makes served models.
+
+    Args:
+        environment: What worker processes start with.
+        cores: How many all models together may use.
+        flash_attention: False turns it off; None and True leave it to the rung.
+        load_timeout: Seconds that a load may make no progress, ``math.inf`` for ever.
+    """
+
+    def __init__(
+        self,
+        *,
+        environment: Mapping[str, str],
+        cores: int,
+        cache: VectorCache,
+        tunings: TuningStore,
+        flash_attention: bool | None = None,
+        load_timeout: float = math.inf,
+    ) -> None:
+        self._start = functools.partial(WorkerProcess.start, environment)
+        self._cores = CoreShares(cores)
+        self._cache = cache
+        self._patience = None if math.isinf(load_timeout) else load_timeout
+        self._ladder: Sequence[Rung] = CPU_LADDER
+        if flash_attention is False:
+            self._ladder = [replace(rung, flash_attention=False) for rung in CPU_LADDER]
+        self._tuner = Tuner(store=tunings, calibrate=self.calibrate, cores=self._cores)
+
+    async def load(self, spec: ModelSpec) -> ServedModel:
+        """Start a worker for *spec*, with a line in the operator's diary.
+
+        Raises:
+            ModelLoadError: It cannot be loaded.
+            LoadTimeoutError: It makes no progress.
+        """
+        tuning = self._tuner.choose(spec)
+        model = await ServedModel.load(
+            spec,
+            start=self._start,
+            cores=self._cores,
+            cache=self._cache,
+            tuning=tuning,
+            max_waiting_tokens=MAX_WAITING_TOKENS,
+            load_timeout=self._patience,
+            ladder=start_ladder(self._ladder, tuning),
+        )
+        info = model.info
+        log.info(
+            "model loaded",
+            extra={
+                "model": spec.name,
+                "engine": info.engine,
+                "rung": info.rung,
+                "pid": model.pid,
+                "replicas": info.replicas,
+                "batch_tokens": info.max_batch_tokens,
+                "cores": self._cores.total,
+            },
+        )
+        # Rungs above the one that it runs on have failed: they are no candidates.
+        names = [rung.name for rung in self._ladder]
+        self._tuner.consider(spec, self._ladder[names.index(info.rung) :])
+        return model
+
+    async def calibrate(
+        self,
+        spec: ModelSpec,
+        ladder: Sequence[Rung] | None = None,
+        report: Callable[[Trial], None] = lambda _trial: None,
+    ) -> Calibration:
+        """Try settings on workers of their own, all cores to themselves.
+
+        Raises:
+            EngineError: A worker failed.
+            ModelLoadError: It cannot be loaded.
+        """
+        return await calibrate(
+            spec,
+            self._ladder if ladder is None else ladder,
+            cores=self._cores.total,
+            open_computer=functools.partial(self._open_computer, spec),
+            report=report,
+        )
+
+    async def close(self) -> None:
+        """Stop what is measured; models are closed by those who have them."""
+        await self._tuner.close()
+
+    async def _open_computer(
+        self, spec: ModelSpec, rung: Rung, tuning: Tuning
+    ) -> tuple[WorkerProcess, ModelInfo]:
+        worker = await self._start()
+        try:
+            info = await worker.load(
+                spec,
+                rung=rung,
+                threads=self._cores.total,
+                tuning=tuning,
+                patience=self._patience,
+            )
+        except BaseException:
+            await worker.close()
+            raise
+        return worker, info
+
+
+class NoTunings:
+    """Keeps the `TuningStore` protocol and nothing else: for loads that are not repeated."""
+
+    def read(self, spec: ModelSpec) -> Tuning | None:
+        """One replica, as if measured: nothing is to be found out."""
+        del spec
+        return Tuning(replicas=1, measured=True)
+
+    def write(self, spec: ModelSpec, tuning: Tuning) -> None:
+        """Forget it."""

@@ -1,0 +1,112 @@
+"""Calibrates models when nothing else is to be done, and remembers the outcome."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from embedd.engine.base import ModelSpec, Rung
+from embedd.engine.calibration import Calibration
+from embedd.engine.cores import CoreShares
+from embedd.engine.tuning import Tuning, TuningStore, choose_start
+from embedd.errors import EmbeddError
+
+log = logging.getLogger(__name__)
+
+IDLE = 5.0  # seconds without anything to compute before a calibration begins
+LOOK = 0.5  # seconds between looks at that
+
+
+class Tuner:
+    """Says how a model is to compute, and finds out when there is time.
+
+    The first load of a model takes safe start values at once; loads after its
+    calibration take what was measured. A request that comes meanwhile ends the trials:
+    they begin again when it is quiet.
+
+    Args:
+        calibrate: Runs the trials; cancelled, it ends its processes.
+        cores: Tells whether anything computes.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: TuningStore,
+        calibrate: Callable[[ModelSpec, Sequence[Rung]], Awaitable[Calibration]],
+        cores: CoreShares,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._store = store
+        self._calibrate = calibrate
+        self._cores = cores
+        self._sleep = sleep
+        self._waiting: dict[str, tuple[ModelSpec, Sequence[Rung]]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def choose(self, spec: ModelSpec) -> Tuning:
+        """What was measured for the model, or a safe start."""
+        return self._store.read(spec) or choose_start(spec, self._cores.total)
+
+    def consider(self, spec: ModelSpec, ladder: Sequence[Rung]) -> None:
+        """Calibrate the model, which was loaded on the first rung of *ladder*, in time."""
+        if self._store.read(spec) is not None:
+            return
+        self._waiting[spec.digest] = (spec, ladder)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work())
+
+    async def close(self) -> None:
+        """Stop trials that run."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _work(self) -> None:
+        while self._waiting:
+            digest, (spec, ladder) = next(iter(self._waiting.items()))
+            await self._wait_until_idle()
+            if await self._try(spec, ladder):
+                del self._waiting[digest]
+
+    async def _wait_until_idle(self) -> None:
+        quiet = 0.0
+        while quiet < IDLE:
+            await self._sleep(LOOK)
+            quiet = 0.0 if self._cores.busy else quiet + LOOK
+
+    async def _try(self, spec: ModelSpec, ladder: Sequence[Rung]) -> bool:
+        """Whether the model need not be tried again."""
+        trials = asyncio.ensure_future(self._calibrate(spec, ladder))
+        watch = asyncio.ensure_future(self._wait_until_busy())
+        try:
+            await asyncio.wait([trials, watch], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watch.cancel()
+            if not trials.done():
+                trials.cancel()
+                await asyncio.wait([trials])
+        if trials.cancelled():
+            return False
+        self._keep(spec, trials)
+        return True
+
+    async def _wait_until_busy(self) -> None:
+        while not self._cores.busy:
+            await self._sleep(LOOK / 10)
+
+    def _keep(self, spec: ModelSpec, trials: asyncio.Future[Calibration]) -> None:
+        try:
+            tuning = trials.result().best
+        except EmbeddError as error:
+            log.warning("calibration failed", extra={"model": spec.name, "reason": str(error)})
+            return
+        self._store.write(spec, tuning)
+        log.info(
+            "model calibrated for its next load",
+            extra={
+                "model": spec.name,
+                "replicas": tuning.replicas,
+                "batch_tokens": tuning.batch_tokens,
+                "rung": tuning.rung,
+            },
+        )

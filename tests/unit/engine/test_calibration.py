@@ -1,0 +1,135 @@
+"""Calibration takes the fastest setting, and a smaller batch where that costs nothing."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedd.engine.base import CPU_LADDER, ModelInfo, Rung
+from embedd.engine.calibration import (
+    GOOD_ENOUGH,
+    Trial,
+    calibrate,
+    choose_best,
+    choose_replicas,
+    choose_sizes,
+    start_ladder,
+)
+from embedd.engine.process import Encoded, WorkerDiedError
+from embedd.engine.tuning import Tuning, choose_start
+from embedd.types import Pooling, TokenIds
+from tests.unit.engine.workshop import INFO, SPEC
+
+
+class Machine:
+    """Computers whose speed follows from their setting; remembers what was opened."""
+
+    def __init__(self, fast_rung: str = "cpu1") -> None:
+        self.fast_rung = fast_rung
+        self.open = 0
+        self.opened: list[tuple[str, int]] = []
+        self.dies = False
+
+    async def open_computer(self, rung: Rung, tuning: Tuning) -> tuple["Computer", ModelInfo]:
+        self.open += 1
+        self.opened.append((rung.name, tuning.replicas))
+        speed = 4.0 if rung.name == self.fast_rung else 1.0
+        info = replace(INFO, limit=64, vocabulary=100, max_sequences=32)
+        return Computer(self, speed * (2 if tuning.replicas == 2 else 1)), info
+
+
+class Computer:
+    """Takes 2 ms for a batch, and 3 more beyond 256 tokens."""
+
+    def __init__(self, machine: Machine, speed: float) -> None:
+        self._machine = machine
+        self._speed = speed
+
+    async def encode(
+        self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, urgent: bool = False
+    ) -> Encoded:
+        assert not urgent
+        if self._machine.dies:
+            raise WorkerDiedError("the worker process ended with SIGILL")
+        tokens = sum(map(len, sequences))
+        await asyncio.sleep(tokens * (0.00002 if tokens <= 256 else 0.0001) / self._speed)
+        return Encoded(vectors=np.zeros((len(sequences), 2), np.float32), seconds=0.0)
+
+    async def close(self) -> None:
+        self._machine.open -= 1
+
+
+@pytest.mark.parametrize("fast_rung", ["cpu1", "cpu3"])
+async def test_the_fastest_setting_is_found_and_every_process_ended(fast_rung: str) -> None:
+    machine = Machine(fast_rung)
+    found = await calibrate(
+        SPEC, CPU_LADDER, cores=2, open_computer=machine.open_computer, seconds=0.02
+    )
+    assert found.best.replicas == 2
+    assert found.best.rung == fast_rung
+    assert found.best.measured
+    assert (found.best.batch_tokens or 0) <= 256
+    assert machine.open == 0
+    assert machine.opened[:2] == [("cpu1", 2), ("cpu1", 1)]
+
+
+async def test_a_worker_that_dies_teaches_nothing_and_is_closed() -> None:
+    machine = Machine()
+    machine.dies = True
+    with pytest.raises(WorkerDiedError):
+        await calibrate(SPEC, CPU_LADDER, cores=1, open_computer=machine.open_computer)
+    assert machine.open == 0
+
+
+@given(
+    rates=st.lists(
+        st.tuples(st.sampled_from([64, 128, 256]), st.floats(1, 1e6)), min_size=1, max_size=9
+    )
+)
+def test_the_choice_is_nearly_the_fastest_and_no_smaller_batch_is(
+    rates: list[tuple[int, float]],
+) -> None:
+    trials = [
+        Trial(rung="cpu1", replicas=1, batch_tokens=size, tokens_per_second=rate)
+        for size, rate in rates
+    ]
+    best = choose_best(trials)
+    fastest = max(rate for _, rate in rates)
+    assert best.tokens_per_second >= GOOD_ENOUGH * fastest
+    smaller = [one for one in trials if one.batch_tokens < best.batch_tokens]
+    assert all(one.tokens_per_second < GOOD_ENOUGH * fastest for one in smaller)
+
+
+@pytest.mark.parametrize(("cores", "replicas"), [(1, [1]), (2, [2, 1]), (8, [8, 4, 1])])
+def test_cores_are_split_in_every_sensible_way(cores: int, replicas: list[int]) -> None:
+    assert choose_replicas(cores) == replicas
+
+
+def test_a_large_vocabulary_is_not_tried_with_large_batches() -> None:
+    assert choose_sizes(replace(SPEC, vocabulary=250_000, width=1024))[-1] <= 256
+    assert choose_sizes(replace(SPEC, vocabulary=30_522, width=384))[-1] == 1024
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "weights", "cores", "replicas"),
+    [(30_522, 45 << 20, 2, 2), (250_002, 200 << 20, 8, 1), (30_522, 1 << 30, 8, 1)],
+    ids=["small", "large vocabulary", "large weights"],
+)
+def test_a_model_starts_with_what_its_size_allows(
+    vocabulary: int, weights: int, cores: int, replicas: int
+) -> None:
+    spec = replace(SPEC, vocabulary=vocabulary, width=384, weights=weights, context_length=512)
+    assert choose_start(spec, cores) == Tuning(replicas=replicas)
+
+
+@pytest.mark.parametrize(
+    ("rung", "names"),
+    [("cpu2", ["cpu2", "cpu3"]), (None, ["cpu1", "cpu2", "cpu3"]), ("gone", ["cpu1"])],
+)
+def test_a_load_begins_on_the_rung_that_was_fastest(rung: str | None, names: list[str]) -> None:
+    ladder = start_ladder(CPU_LADDER, Tuning(replicas=1, rung=rung))
+    assert [one.name for one in ladder][: len(names)] == names
