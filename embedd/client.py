@@ -1,8 +1,8 @@
 """`Client`: what a running server can be asked, typed, asynchronous."""
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Self, TypeVar
 
 import aiohttp
@@ -113,11 +113,32 @@ class Client:
         body = api.GenerateBody(model=model, keep_alive=0.0)
         await self._ask("POST", "/api/generate", api.GenerateReply, body, model=model)
 
+    async def show(self, name: str, *, verbose: bool = False) -> api.ShowReply:
+        """All that the server knows of *name*; *verbose* has the arrays too."""
+        body = api.ShowBody(model=name, verbose=verbose)
+        return await self._ask("POST", "/api/show", api.ShowReply, body, model=name)
+
+    async def copy(self, source: str, destination: str) -> None:
+        """Let *destination* name what *source* names."""
+        body = api.CopyBody(source=source, destination=destination)
+        async with self._exchange("POST", "/api/copy", body) as response:
+            await _check(response, source)
+
     async def delete(self, name: str) -> None:
         """Delete *name* from the server's store."""
         body = api.DeleteBody(model=name)
         async with self._exchange("DELETE", "/api/delete", body) as response:
             await _check(response, name)
+
+    async def has_blob(self, digest: str) -> bool:
+        """Whether the server has the file of *digest*."""
+        async with self._exchange("HEAD", f"/api/blobs/{digest}") as response:
+            return response.status == 200
+
+    async def add_blob(self, digest: str, pieces: AsyncIterable[bytes]) -> None:
+        """Give the server the file of *digest*, for `create`."""
+        async with self._exchange("POST", f"/api/blobs/{digest}", pieces) as response:
+            await _check(response, digest)
 
     async def pull(
         self, name: str, *, insecure: bool = False
@@ -128,16 +149,33 @@ class Client:
             PullError: The server reports that it failed, or stops without a result.
         """
         body = api.PullBody(model=name, insecure=insecure)
-        async with self._exchange("POST", "/api/pull", body) as response:
-            await _check(response, name)
+        async with aclosing(self._follow("/api/pull", body, name, PullError)) as lines:
+            async for line in lines:
+                yield line
+
+    async def create(self, body: api.CreateBody) -> AsyncGenerator[api.ProgressLine, None]:
+        """Have the server make a model: what it reports, to the line ``success``.
+
+        Raises:
+            ServiceError: The server reports that it failed, or stops without a result.
+        """
+        async with aclosing(self._follow("/api/create", body, body.model, ServiceError)) as lines:
+            async for line in lines:
+                yield line
+
+    async def _follow(
+        self, path: str, body: msgspec.Struct, model: str, failure: type[EmbeddError]
+    ) -> AsyncGenerator[api.ProgressLine, None]:
+        async with self._exchange("POST", path, body) as response:
+            await _check(response, model)
             async for text in response.content:
                 line = _decode(text, api.ProgressLine)
                 if line.error is not None:
-                    raise PullError(line.error)
+                    raise failure(line.error)
                 yield line
                 if line.status == "success":
                     return
-        raise PullError("the server ended the pull without a result")
+        raise failure(f"the server ended the {path.rpartition('/')[2]} without a result")
 
     async def _ask(
         self,
@@ -154,11 +192,12 @@ class Client:
 
     @asynccontextmanager
     async def _exchange(
-        self, method: str, path: str, body: msgspec.Struct | None = None
+        self, method: str, path: str, body: msgspec.Struct | AsyncIterable[bytes] | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         base = "http://localhost" if self._address.socket else self._address.url
-        data = None if body is None else msgspec.json.encode(body)
-        headers = {} if data is None else {"Content-Type": "application/json"}
+        is_json = isinstance(body, msgspec.Struct)
+        data = msgspec.json.encode(body) if is_json else body
+        headers = {"Content-Type": "application/json"} if is_json else {}
         try:
             async with self._session.request(
                 method, base + path, data=data, headers=headers

@@ -25,12 +25,16 @@ class Entry(NamedTuple):
 
 COMMANDS: Final[Mapping[str, Entry]] = {
     "serve": Entry("serve", "serve", "Run the server."),
-    "create": Entry("models", "create", "Make a model from a checkpoint folder or a GGUF file."),
-    "pull": Entry("models", "pull", "Fetch a model into the store."),
+    "pull": Entry("adding", "pull", "Fetch a model into the store."),
+    "create": Entry("adding", "create", "Make a model from files or from another model."),
     "list": Entry("models", "list_", "Show the models in the store."),
+    "show": Entry("show", "show", "Show all about a model."),
+    "cp": Entry("models", "cp", "Give a model a second name."),
+    "rm": Entry("models", "rm", "Delete models from the store."),
+    "search": Entry("models", "search", "Show the models that can be pulled by a short name."),
+    "verify": Entry("models", "verify", "Hash the files of a model, or of all models, again."),
     "ps": Entry("running", "ps", "Show the models in memory."),
     "stop": Entry("running", "stop", "Unload a model."),
-    "rm": Entry("models", "rm", "Delete models from the store."),
     "run": Entry("embed", "run", "Print the vector of one text."),
     "embed": Entry("embed", "embed", "Print the vectors of texts, or of the lines of stdin."),
 }

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from embedd import api
-from embedd.cli.session import connect, duration, load_settings, warn
+from embedd.cli.session import connect, duration, load_settings, model_argument, warn
 from embedd.config import Address
 from embedd.errors import InvalidInputError, ModelNotFoundError
 
@@ -46,7 +46,7 @@ _keepalive = click.option(
 
 
 @click.command(cls=_RunCommand)
-@click.argument("model")
+@model_argument
 @click.argument("text", nargs=-1)
 @click.option("--truncate", type=bool, help="Whether a text that is too long may be cut.")
 @_dimensions
@@ -60,7 +60,7 @@ def run(
     keep_alive: float | None,
 ) -> None:
     """Print the vector of one text: stdin, if it is not a terminal, and the arguments."""
-    from embedd.cli.models import pull_model
+    from embedd.cli.adding import pull_model
 
     stdin = _open_stdin()
     piped = _decode(stdin.read(), "stdin").rstrip("\r\n") if stdin else ""
@@ -72,11 +72,16 @@ def run(
     settings = load_settings()
     options = Options(truncate=truncate, dimensions=dimensions, keep_alive=keep_alive)
     try:
-        reply = asyncio.run(_embed(settings.host, model, [whole], options))
+        asyncio.run(_show(settings.host, model))
     except ModelNotFoundError:
         pull_model(settings, model)
-        reply = asyncio.run(_embed(settings.host, model, [whole], options))
+    reply = asyncio.run(_embed(settings.host, model, [whole], options))
     click.echo(msgspec.json.encode(reply.embeddings[0]))
+
+
+async def _show(address: Address, model: str) -> None:
+    async with connect(address) as client:
+        await client.show(model)
 
 
 async def _embed(
@@ -94,7 +99,7 @@ async def _embed(
 
 
 @click.command
-@click.argument("model")
+@model_argument
 @click.argument("texts", metavar="[TEXT]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print objects: index, text, embedding.")
 @click.option("--truncate/--no-truncate", default=None, help="Cut, or refuse, too long texts.")

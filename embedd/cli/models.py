@@ -1,156 +1,118 @@
-"""``embedd create``, ``pull``, ``list`` and ``rm``: the models in the store."""
+"""``embedd list``, ``cp``, ``rm``, ``verify`` and ``search``: the models in the store."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from contextlib import aclosing
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
-from embedd import api
-from embedd.cli.progress import Progress, open_progress
-from embedd.cli.session import connect, load_settings, warn
+from embedd.cli.progress import open_progress
+from embedd.cli.session import (
+    complete_model,
+    load_settings,
+    reach,
+    require_local,
+    warn,
+)
 from embedd.cli.tables import format_moment, format_size, format_table
-from embedd.config import Address, Settings
-from embedd.errors import EmbeddError, ModelNotFoundError, UnsupportedError
+from embedd.config import Settings
+from embedd.errors import EmbeddError, ModelNotFoundError, StoreError
 
 if TYPE_CHECKING:
+    from embedd.api import StoredModel
+    from embedd.catalog.recipe import Recipe
     from embedd.client import Client
+    from embedd.library import Verified
 
 LIST_COLUMNS = ("NAME", "ID", "SIZE", "MODIFIED")
+SEARCH_COLUMNS = ("NAME", "DIMENSIONS", "CONTEXT", "TAGS", "DESCRIPTION")
 
 
 @click.command("list")
 @click.argument("prefix", default="")
-def list_(*, prefix: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print what the API says, as JSON.")
+@click.option("--disk", is_flag=True, help="Print what all models together take, too.")
+def list_(*, prefix: str, as_json: bool, disk: bool) -> None:
     """Show the models in the store."""
-    rows = _read_rows(load_settings())
-    chosen = (row for row in rows if row.name.lower().startswith(prefix.lower()))
-    click.echo(format_list(chosen, datetime.now(UTC)))
+    settings = load_settings()
+    models = asyncio.run(_list(settings))
+    chosen = [model for model in models if model.name.lower().startswith(prefix.lower())]
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.encode(chosen))
+    else:
+        click.echo(format_list(chosen, datetime.now(UTC)))
+    if disk:
+        click.echo(_format_disk(settings), err=as_json)
 
 
-class Row(NamedTuple):
-    """What ``embedd list`` shows of a model; *size* in bytes."""
-
-    name: str
-    digest: str
-    size: int
-    modified_at: datetime
-
-
-def _read_rows(settings: Settings) -> Sequence[Row]:
+async def _list(settings: Settings) -> "Sequence[StoredModel]":
+    async with reach(settings.host) as client:
+        if client is not None:
+            return await client.tags()
+    from embedd.library.replies import to_stored_model
     from embedd.runtime import open_library
 
-    if not settings.host.is_local:
-        tags = asyncio.run(_tags(settings.host))
-        return [Row(tag.name, tag.digest, tag.size, tag.modified_at) for tag in tags]
-    return [
-        Row(entry.name, entry.digest, entry.size, datetime.fromtimestamp(entry.modified_at, UTC))
-        for entry in open_library(settings).list()
-    ]
+    return [to_stored_model(entry) for entry in open_library(settings).list()]
 
 
-async def _tags(address: Address) -> list[api.StoredModel]:
-    async with connect(address) as client:
-        return await client.tags()
+def _format_disk(settings: Settings) -> str:
+    from embedd.runtime import open_library
+
+    require_local(settings, "--disk")
+    return f"{format_size(open_library(settings).disk_use())} on disk, shared files once"
 
 
-def format_list(rows: Iterable[Row], now: datetime) -> str:
+def format_list(models: "Iterable[StoredModel]", now: datetime) -> str:
     """The table of ``embedd list``."""
     lines = (
-        (row.name, row.digest[:12], format_size(row.size), format_moment(row.modified_at, now))
-        for row in rows
-    )
+        (model.name, model.digest[:12], format_size(model.size),
+         format_moment(model.modified_at, now))
+        for model in models
+    )  # fmt: skip
     return format_table(LIST_COLUMNS, lines)
 
 
 @click.command
-@click.argument("model")
-@click.option("--insecure", is_flag=True, help="Allow a source without TLS.")
-def pull(*, model: str, insecure: bool) -> None:
-    """Fetch a model into the store."""
-    pull_model(load_settings(), model, insecure=insecure)
+@click.argument("source", shell_complete=complete_model)
+@click.argument("destination")
+def cp(*, source: str, destination: str) -> None:
+    """Give a model a second name."""
+    asyncio.run(_copy(load_settings(), source, destination))
+    click.echo(f"copied '{source}' to '{destination}'")
 
 
-def pull_model(settings: Settings, name: str, *, insecure: bool = False) -> None:
-    """Fetch *name* into this machine's store, or have the server of another machine do it."""
+async def _copy(settings: Settings, source: str, destination: str) -> None:
+    async with reach(settings.host) as client:
+        if client is not None:
+            await client.copy(source, destination)
+            return
     from embedd.runtime import open_library
 
-    with open_progress() as progress:
-        if settings.host.is_local:
-            open_library(settings).pull(name, progress.report)
-        else:
-            asyncio.run(_pull(settings.host, name, progress, insecure=insecure))
-
-
-async def _pull(address: Address, name: str, progress: Progress, *, insecure: bool) -> None:
-    async with (
-        connect(address) as client,
-        aclosing(client.pull(name, insecure=insecure)) as lines,
-    ):
-        async for line in lines:
-            progress.report(line)
+    open_library(settings).copy(source, destination)
 
 
 @click.command
-@click.argument("name")
-@click.option(
-    "--from",
-    "source",
-    required=True,
-    metavar="DIR|GGUF",
-    type=click.Path(exists=True, path_type=Path),
-    help="Checkpoint folder or GGUF file.",
-)
-@click.option("-q", "--quantize", metavar="TYPE", help="Type of the weights, such as q8_0.")
-def create(*, name: str, source: Path, quantize: str | None) -> None:
-    """Make a model from a checkpoint folder or a GGUF file."""
-    from embedd.runtime import open_library
-
-    settings = load_settings()
-    if not settings.host.is_local:
-        raise UnsupportedError(
-            f"create works on this machine's store, but the server is {settings.host.url}: "
-            "unset EMBEDD_HOST, or run it there"
-        )
-    with open_progress() as progress:
-        open_library(settings).create(name, source, quantize=quantize, report=progress.report)
-
-
-@click.command
-@click.argument("models", nargs=-1, required=True)
+@click.argument("models", nargs=-1, required=True, shell_complete=complete_model)
 def rm(*, models: tuple[str, ...]) -> None:
     """Delete models from the store."""
     settings = load_settings()
     for name in models:
-        _delete(settings, name)
+        asyncio.run(_delete(settings, name))
         click.echo(f"deleted '{name}'")
 
 
-def _delete(settings: Settings, name: str) -> None:
+async def _delete(settings: Settings, name: str) -> None:
+    async with reach(settings.host) as client:
+        if client is not None:
+            await _unload(client, name)
+            await client.delete(name)
+            return
     from embedd.runtime import open_library
 
-    if settings.host.is_local:
-        asyncio.run(_unload_if_up(settings.host, name))
-        open_library(settings).delete(name)
-    else:
-        asyncio.run(_delete_there(settings.host, name))
-
-
-async def _unload_if_up(address: Address, name: str) -> None:
-    from embedd.client import Client
-
-    async with Client(address) as client:
-        if await client.is_up():
-            await _unload(client, name)
-
-
-async def _delete_there(address: Address, name: str) -> None:
-    async with connect(address) as client:
-        await _unload(client, name)
-        await client.delete(name)
+    open_library(settings).delete(name)
 
 
 async def _unload(client: "Client", name: str) -> None:
@@ -158,6 +120,51 @@ async def _unload(client: "Client", name: str) -> None:
     try:
         await client.unload(name)
     except ModelNotFoundError:
-        pass  # the server need not use this store; deleting will tell
+        pass  # deleting will tell
     except EmbeddError:
         warn(f"unable to stop model '{name}'")
+
+
+@click.command
+@click.argument("model", required=False, shell_complete=complete_model)
+def verify(*, model: str | None) -> None:
+    """Hash the files of a model, or of all models, again."""
+    from embedd.runtime import open_library
+
+    settings = load_settings()
+    require_local(settings, "verify")
+    with open_progress() as progress:
+        found = open_library(settings).verify(model, progress.report)
+    click.echo(format_verified(found))
+    for problem in found.problems:
+        click.echo(problem, err=True)
+    if found.problems:
+        count = len(found.problems)
+        raise StoreError(f"{count} problem{'s' if count > 1 else ''} found")
+
+
+def format_verified(found: "Verified") -> str:
+    """What was hashed, and what nobody needs."""
+    text = f"verified {found.blobs} files of {found.models} models, {format_size(found.size)}"
+    if not found.unused:
+        return text
+    return f"{text}; {len(found.unused)} of them belong to no model"
+
+
+@click.command
+@click.argument("word", default="")
+def search(*, word: str) -> None:
+    """Show the models that can be pulled by a short name."""
+    from embedd.runtime import open_library
+
+    click.echo(format_search(open_library(load_settings()).search(word)))
+
+
+def format_search(recipes: "Iterable[Recipe]") -> str:
+    """The table of ``embedd search``."""
+    lines = (
+        (recipe.name, str(recipe.dimensions), str(recipe.context_length),
+         ",".join(recipe.tags), recipe.description)
+        for recipe in recipes
+    )  # fmt: skip
+    return format_table(SEARCH_COLUMNS, lines)

@@ -148,6 +148,8 @@ def format_bar(label: str, completed: int, total: int, rate: float, columns: int
         remaining = _format_remaining((total - completed) / rate)
         speed = f"  {format_size(int(rate)):>6}/s  {remaining:>6}"
     before, after = f"{label} {share * 100:3.0f}%", f"{sizes}{speed:18}"
+    if len(before) > columns:
+        return f"{label[: max(columns - 5, 0)].removesuffix(':')} {share * 100:3.0f}%"
     width = max(columns - len(before) - len(after) - 5, 0)  # 5: the frame and its blanks
     full = int(width * share)
     return f"{before} ▕{'█' * full}{' ' * (width - full)}▏ {after}"

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import click
+import msgspec
 
 from embedd import api
-from embedd.cli.session import connect, load_settings
+from embedd.cli.session import connect, load_settings, model_argument
 from embedd.cli.tables import format_processor, format_size, format_table, format_until
 from embedd.config import Address
 from embedd.errors import ModelNotFoundError, RequestError
@@ -17,10 +18,15 @@ PS_COLUMNS = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL")
 
 @click.command
 @click.argument("prefix", default="")
-def ps(*, prefix: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print what the API says, as JSON.")
+def ps(*, prefix: str, as_json: bool) -> None:
     """Show the models in memory."""
     models = asyncio.run(_ask(load_settings().host))
-    click.echo(format_ps((m for m in models if m.name.startswith(prefix)), datetime.now(UTC)))
+    chosen = [model for model in models if model.name.startswith(prefix)]
+    if as_json:
+        click.echo(msgspec.json.encode(chosen))
+    else:
+        click.echo(format_ps(chosen, datetime.now(UTC)))
 
 
 async def _ask(address: Address) -> list[api.RunningModel]:
@@ -45,7 +51,7 @@ def format_ps(models: Iterable[api.RunningModel], now: datetime) -> str:
 
 
 @click.command
-@click.argument("model")
+@model_argument
 def stop(*, model: str) -> None:
     """Unload a model."""
     asyncio.run(_unload(load_settings().host, model))

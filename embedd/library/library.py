@@ -210,6 +210,16 @@ class Library:
         verifier.verify_models(self._store.manifests.names())
         return verifier.result(unused=verifier.verify_others())
 
+    def disk_use(self) -> int:
+        """Bytes of all blobs, each once however many models share it.
+
+        Raises:
+            StoreError: The store cannot be listed.
+        """
+        blobs = self._store.blobs
+        paths = (blobs.path(digest) for digest in blobs.digests())
+        return sum(path.stat().st_size for path in paths if path.exists())
+
     def has_blob(self, digest: str) -> bool:
         """Whether a file of this digest is stored.
 

@@ -4,13 +4,11 @@ import asyncio
 import contextlib
 import functools
 import logging
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from embedd.api import ShowReply, Tensor
 from embedd.errors import (
     CorruptBlobError,
     EmbeddError,
@@ -21,11 +19,12 @@ from embedd.errors import (
     PullError,
     UnsupportedError,
 )
-from embedd.library import Library, Progress, ReportProgress, Shown, Source
+from embedd.library import Library, Progress, ReportProgress, Source
+from embedd.library.replies import to_show_reply
 from embedd.names import ModelName, parse_model_name
 from embedd.server.bodies import decode
 from embedd.server.dialects.base import BODIES, EMBEDDER, LIBRARY, Dialect, Route
-from embedd.server.dialects.ollama import to_details, to_error
+from embedd.server.dialects.ollama import to_error
 from embedd.server.replies import json_response
 from embedd.server.streams import Stop, answer_streamed, answer_whole, follow, in_thread
 
@@ -103,26 +102,6 @@ async def show(request: web.Request) -> web.StreamResponse:
     except ModelNotFoundError:
         raise ModelNotFoundError(name.display, f"model '{name.display}' not found") from None
     return json_response(await asyncio.to_thread(to_show_reply, shown))
-
-
-def to_show_reply(shown: Shown) -> ShowReply:
-    """The answer of ``/api/show``."""
-    texts, entry = shown.texts, shown.entry
-    return ShowReply(
-        license=texts.license or msgspec.UNSET,
-        modelfile=texts.modelfile,
-        parameters=texts.parameters or msgspec.UNSET,
-        template=texts.template,
-        system=texts.system or msgspec.UNSET,
-        details=to_details(entry.details, lengths=False),
-        model_info=dict(shown.metadata.info),
-        tensors=[
-            Tensor(name=tensor.name, type=tensor.type, shape=list(tensor.shape))
-            for tensor in shown.metadata.tensors
-        ],
-        capabilities=list(entry.capabilities),
-        modified_at=datetime.fromtimestamp(entry.modified_at, UTC).astimezone(),
-    )
 
 
 async def copy(request: web.Request) -> web.StreamResponse:

@@ -15,7 +15,6 @@ from embedd.api import (
     GenerateReply,
     PsReply,
     RunningModel,
-    StoredModel,
     TagsReply,
     TruncatedInput,
     VersionReply,
@@ -33,9 +32,8 @@ from embedd.errors import (
     OverloadedError,
     UnsupportedError,
 )
-from embedd.library import ModelEntry
+from embedd.library.replies import to_details, to_stored_model
 from embedd.names import parse_model_name
-from embedd.resolve import ModelDetails
 from embedd.server.bodies import decode
 from embedd.server.dialects.base import (
     BODIES,
@@ -261,19 +259,6 @@ async def _load_or_unload(
     )
 
 
-def to_stored_model(entry: ModelEntry) -> StoredModel:
-    """A line of ``/api/tags``."""
-    return StoredModel(
-        name=entry.name,
-        model=entry.name,
-        modified_at=_local_time(entry.modified_at),
-        size=entry.size,
-        digest=entry.digest,
-        details=to_details(entry.details, lengths=True),
-        capabilities=list(entry.capabilities),
-    )
-
-
 def to_running_model(running: Running, now: datetime) -> RunningModel:
     """A line of ``/api/ps``; the wall clock only enters here."""
     model = running.model
@@ -289,23 +274,6 @@ def to_running_model(running: Running, now: datetime) -> RunningModel:
         context_length=running.limit,
         state="loading" if running.loading else msgspec.UNSET,
     )
-
-
-def to_details(details: ModelDetails, *, lengths: bool) -> Details:
-    """What kind of model it is; *lengths* where they are known."""
-    return Details(
-        format=details.format,
-        family=details.family,
-        families=list(details.families),
-        parameter_size=details.parameter_size,
-        quantization_level=details.quantization_level,
-        context_length=_known(details.context_length if lengths else None),
-        embedding_length=_known(details.embedding_length if lengths else None),
-    )
-
-
-def _known(length: int | None) -> int | msgspec.UnsetType:
-    return msgspec.UNSET if length is None else length
 
 
 def _keep_alive(value: object) -> float | None:
@@ -328,10 +296,6 @@ def _role(input_type: str | None) -> Role:
 
 def _nanoseconds(seconds: float) -> int:
     return max(1, int(seconds * NANOSECONDS))
-
-
-def _local_time(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC).astimezone()
 
 
 DIALECT = Dialect(

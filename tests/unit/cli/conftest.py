@@ -2,20 +2,34 @@
 
 import io
 import logging
+import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from embedd import cli
+from embedd.catalog.recipe import HubSource, Recipe
 from embedd.config import SETTINGS, Settings
 from embedd.errors import ModelNotFoundError, PullError
-from embedd.library import Entries, ModelEntry, Progress, ReportProgress
+from embedd.gguf_header import TensorFacts
+from embedd.library import (
+    Entries,
+    ModelEntry,
+    Progress,
+    Refreshed,
+    ReportProgress,
+    Shown,
+    Source,
+    Verified,
+)
+from embedd.library.showing import ModelMetadata, ModelTexts
+from embedd.names import parse_model_name
 from embedd.resolve import ModelDetails
+from embedd.types import Pooling
 from tests.unit.cli.fake_server import FakeServer, in_background
 
 
@@ -86,6 +100,38 @@ def _remote(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedd.config.Address.is_local", property(lambda _self: False))
 
 
+SHOWN = Shown(
+    entry=ModelEntry(
+        name="all-minilm:latest",
+        digest="1b226e2802db" + "0" * 52,
+        size=45_960_996,
+        modified_at=1_577_836_800.0,
+        details=ModelDetails(
+            family="bert", families=("bert",), parameter_size="22.57M", quantization_level="F16"
+        ),
+        capabilities=("embedding",),
+    ),
+    texts=ModelTexts(
+        template="{{ .Prompt }}",
+        system="",
+        license="\n    Apache License\n\nVersion 2.0, January 2004\nhttp://www.apache.org/\n",
+        parameters=f'{"num_ctx":<30} 256\n{"query_prefix":<30} "ask: "',
+        modelfile="FROM /blobs/sha256-0\n",
+    ),
+    metadata=ModelMetadata(
+        info={
+            "general.architecture": "bert",
+            "bert.context_length": 512,
+            "bert.embedding_length": 384,
+            "general.description": "word " * 20,
+            "tokenizer.ggml.tokens": ["[PAD]", "[unused0]", "[unused1]", "[unused2]", "a"],
+            "tokenizer.ggml.merges": None,
+        },
+        tensors=(TensorFacts(name="token_embd.weight", shape=(384, 30522), type="F16"),),
+    ),
+)
+
+
 @dataclass
 class FakeLibrary:
     """A store in memory; it knows how to pull all-minilm."""
@@ -93,6 +139,8 @@ class FakeLibrary:
     names: list[str] = field(default_factory=lambda: ["all-minilm:latest", "bge-m3:latest"])
     asked: list[tuple[object, ...]] = field(default_factory=list)
     settings: Settings | None = None
+    broken: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
     def list(self) -> Entries:
         return [
@@ -107,8 +155,8 @@ class FakeLibrary:
             for name in self.names
         ]
 
-    def pull(self, text: str, report: ReportProgress) -> bool:
-        self.asked.append(("pull", text))
+    def pull(self, text: str, report: ReportProgress, *, insecure: bool = False) -> bool:
+        self.asked.append(("pull", text, insecure))
         report(Progress(status="pulling manifest"))
         if text != "all-minilm":
             raise PullError("pull model manifest: file does not exist")
@@ -120,15 +168,57 @@ class FakeLibrary:
     def create(
         self,
         text: str,
-        source: Path,
+        source: Source,
         *,
         quantize: str | None,
+        parameters: Mapping[str, object],
+        licenses: Sequence[str],
         report: ReportProgress,
     ) -> bool:
-        self.asked.append(("create", text, source, quantize))
+        self.asked.append(("create", text, source, quantize, dict(parameters), list(licenses)))
         report(Progress(status="converting model"))
         report(Progress(status="success"))
         return True
+
+    def refresh(self, report: ReportProgress) -> Sequence[Refreshed]:
+        report(Progress(status="pulling manifest"))
+        return [
+            Refreshed(name="all-minilm:latest", changed=True),
+            Refreshed(name="bge-m3:latest"),
+            *[Refreshed(name=name, error="no network") for name in self.broken],
+        ]
+
+    def search(self, word: str) -> Sequence[Recipe]:
+        recipe = Recipe(
+            name="all-minilm",
+            description="small and quick",
+            license="apache-2.0",
+            pooling=Pooling.MEAN,
+            context_length=512,
+            dimensions=384,
+            tags={"latest": HubSource(repository="a/b", file="c.gguf")},
+        )
+        return [recipe] if word in recipe.name else []
+
+    def verify(self, text: str | None, report: ReportProgress) -> Verified:
+        self.asked.append(("verify", text))
+        report(Progress(status="verifying 1b226e2802db", total=9, completed=9))
+        problems = tuple(f"blob of {name} is corrupt" for name in self.broken)
+        return Verified(models=2, blobs=7, size=45_960_996, problems=problems, unused=self.unused)
+
+    def disk_use(self) -> int:
+        return 45_960_996
+
+    def show(self, name: str, *, verbose: bool) -> Shown:
+        self.asked.append(("show", name, verbose))
+        if f"{name}:latest" not in self.names:
+            raise ModelNotFoundError(name)
+        return SHOWN
+
+    def copy(self, source: str, destination: str) -> None:
+        if f"{source}:latest" not in self.names:
+            raise ModelNotFoundError(source)
+        self.names.append(f"{destination}:latest")
 
     def delete(self, name: str) -> None:
         if f"{name}:latest" not in self.names:
@@ -139,11 +229,19 @@ class FakeLibrary:
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
     library = FakeLibrary()
+    # A port where nobody answers, whoever serves on this machine.
+    if "EMBEDD_HOST" not in os.environ:
+        monkeypatch.setenv("EMBEDD_HOST", "127.0.0.1:1")
 
     def open_library(settings: Settings) -> FakeLibrary:
         library.settings = settings
         return library
 
-    runtime = SimpleNamespace(open_library=open_library)
+    def open_store(_: Settings) -> SimpleNamespace:
+        return SimpleNamespace(
+            manifests=SimpleNamespace(names=lambda: map(parse_model_name, library.names))
+        )
+
+    runtime = SimpleNamespace(open_library=open_library, open_store=open_store)
     monkeypatch.setitem(sys.modules, "embedd.runtime", runtime)
     return library

@@ -35,6 +35,15 @@ STORED: Json = {
     "capabilities": ["embedding"],
 }
 
+SHOWN: Json = {
+    "modelfile": "FROM x\n",
+    "template": "{{ .Prompt }}",
+    "details": {"family": "bert", "parameter_size": "22.57M", "quantization_level": "F16"},
+    "model_info": {"general.architecture": "bert", "bert.context_length": 512},
+    "capabilities": ["embedding"],
+    "modified_at": "2020-08-21T08:06:48.639712123-07:00",
+}
+
 
 @dataclass
 class FakeServer:
@@ -45,10 +54,13 @@ class FakeServer:
     pull_lines: tuple[Json, ...] = ({"status": "pulling manifest"}, {"status": "success"})
     refusals: dict[str, web.Response] = field(default_factory=dict)
     asked: list[tuple[str, str, Json]] = field(default_factory=list)
+    blobs: dict[str, bytes] = field(default_factory=dict)
     url: str = ""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        body = json.loads(await request.text() or "{}")
+        data = await request.read()
+        is_blob = request.path.startswith("/api/blobs/")
+        body: Json = {"bytes": len(data)} if is_blob else json.loads(data or b"{}")
         self.asked.append((request.method, request.path, body))
         refusal = self.refusals.get(request.path)
         if refusal is not None:
@@ -62,11 +74,15 @@ class FakeServer:
             return web.Response(text="Ollama is running")
         if request.path in fixed:
             return web.json_response(fixed[request.path])
-        if request.path == "/api/pull":
+        if is_blob:
+            return self._blob(request, data)
+        if request.path in {"/api/pull", "/api/create"}:
             return await self._pull(request, body["model"])
+        if request.path == "/api/copy":
+            body = {"model": body["source"]}
         return self._about_a_model(request.path, body)
 
-    def _about_a_model(self, path: str, body: Json) -> web.Response:
+    def _about_a_model(self, path: str, body: Json) -> web.Response:  # noqa: PLR0911 - a table
         name = body.get("model", "")
         if name not in self.models:
             text = f'model "{name}" not found, try pulling it first'
@@ -85,10 +101,21 @@ class FakeServer:
                 return web.json_response(
                     {"model": name, "created_at": "2026-08-21T15:06:48Z", "done_reason": "unload"}
                 )
+            case "/api/show":
+                return web.json_response(SHOWN)
+            case "/api/copy":
+                return web.Response()
             case "/api/delete":
                 self.models.remove(name)
                 return web.Response()
         return web.Response(status=404, text="404 page not found")
+
+    def _blob(self, request: web.Request, data: bytes) -> web.Response:
+        digest = request.path.rpartition("/")[2]
+        if request.method == "HEAD":
+            return web.Response(status=200 if digest in self.blobs else 404)
+        self.blobs[digest] = data
+        return web.Response(status=201)
 
     async def _pull(self, request: web.Request, name: str) -> web.StreamResponse:
         response = web.StreamResponse()

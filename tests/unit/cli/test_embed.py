@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from embedd.cli.embed import CHUNK_TEXTS, read_lines, take_chunks
 from embedd.errors import InvalidInputError
-from tests.unit.cli.conftest import FakeLibrary, Run
+from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_server import FakeServer
 
 EMPTY = 'Error: embedding models require input text. Usage: embedd run NAME "your text here"\n'
@@ -73,23 +73,17 @@ def test_a_duration_that_is_none_is_wrong_usage(embedd: Run) -> None:
     assert 'time: invalid duration "abc"' in outcome.err
 
 
-def test_run_pulls_a_missing_model_and_goes_on(
-    embedd: Run, server: FakeServer, library: FakeLibrary, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_pulls_a_missing_model_and_goes_on(embedd: Run, server: FakeServer) -> None:
     server.models.clear()
-
-    def pull(name: str, report: object) -> bool:
-        del report
-        server.models.add(name)
-        return True
-
-    monkeypatch.setattr(library, "pull", pull)
-    assert embedd("run", "all-minilm", "x").out == "[1.0,0.0,0.1]\n"
-    assert len(sent(server)) == 2
+    outcome = embedd("run", "all-minilm", "x")
+    assert outcome.out == "[1.0,0.0,0.1]\n"
+    assert outcome.err == "pulling manifest\nsuccess\n"
+    paths = [path for method, path, _ in server.asked if method == "POST"]
+    assert paths == ["/api/show", "/api/pull", "/api/embed"]
 
 
-@pytest.mark.usefixtures("library", "server")
-def test_run_tells_why_a_missing_model_cannot_be_pulled(embedd: Run) -> None:
+def test_run_tells_why_a_missing_model_cannot_be_pulled(embedd: Run, server: FakeServer) -> None:
+    server.pull_lines = ({"error": "pull model manifest: file does not exist"},)
     outcome = embedd("run", "nope", "x")
     assert outcome.status == 1
     assert outcome.err.splitlines()[-1] == "Error: pull model manifest: file does not exist"

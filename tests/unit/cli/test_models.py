@@ -1,10 +1,12 @@
 """create, pull, list and rm: on this machine's store, or through another machine's server."""
 
+import json
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
+from embedd import cli
 from tests.unit.cli.conftest import FakeLibrary, Run
 from tests.unit.cli.fake_server import FakeServer
 
@@ -41,7 +43,17 @@ def test_list_asks_a_server_elsewhere(embedd: Run, server: FakeServer) -> None:
 
 
 @pytest.mark.usefixtures("library", "_nobody", "_remote")
-@pytest.mark.parametrize("args", [["list"], ["pull", "m"], ["rm", "m"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["list"],
+        ["pull", "m"],
+        ["rm", "m"],
+        ["show", "m"],
+        ["cp", "m", "n"],
+        ["create", "m", "--from", "n"],
+    ],
+)
 def test_a_server_elsewhere_must_answer(embedd: Run, args: list[str]) -> None:
     outcome = embedd(*args)
     assert (outcome.status, outcome.err) == (1, NOBODY)
@@ -51,7 +63,7 @@ def test_pull_tells_each_step_once_on_stderr(embedd: Run, library: FakeLibrary) 
     outcome = embedd("pull", "all-minilm")
     assert (outcome.status, outcome.out) == (0, "")
     assert outcome.err == "pulling manifest\npulling 797b\nsuccess\n"
-    assert library.asked == [("pull", "all-minilm")]
+    assert library.asked == [("pull", "all-minilm", False)]
 
 
 @pytest.mark.usefixtures("library")
@@ -73,21 +85,8 @@ def test_create_takes_a_folder_and_a_type(
 ) -> None:
     outcome = embedd("create", "mine", "--from", str(tmp_path), "-q", "q8_0")
     assert (outcome.status, outcome.out) == (0, "")
-    assert library.asked == [("create", "mine", tmp_path, "q8_0")]
+    assert library.asked == [("create", "mine", tmp_path, "q8_0", {}, [])]
     assert outcome.err == "converting model\nsuccess\n"
-
-
-@pytest.mark.usefixtures("library")
-def test_create_needs_a_source_that_exists(embedd: Run, tmp_path: Path) -> None:
-    assert embedd("create", "mine").status == 2
-    assert embedd("create", "mine", "--from", str(tmp_path / "no")).status == 2
-
-
-@pytest.mark.usefixtures("library", "_remote")
-def test_create_does_not_pretend_to_work_elsewhere(embedd: Run, tmp_path: Path) -> None:
-    outcome = embedd("create", "mine", "--from", str(tmp_path))
-    assert outcome.status == 1
-    assert outcome.err.startswith("Error: create works on this machine's store, but the server is")
 
 
 def test_the_store_is_that_of_the_settings(
@@ -107,17 +106,15 @@ def test_rm_needs_no_server(embedd: Run, library: FakeLibrary) -> None:
     assert library.names == []
 
 
-def test_rm_unloads_first(embedd: Run, library: FakeLibrary, server: FakeServer) -> None:
+def test_rm_lets_the_server_unload_and_delete(
+    embedd: Run, library: FakeLibrary, server: FakeServer
+) -> None:
     assert embedd("rm", "all-minilm").out == "deleted 'all-minilm'\n"
-    assert server.asked[-1] == ("POST", "/api/generate", {"model": "all-minilm", "keep_alive": 0.0})
-    assert library.names == ["bge-m3:latest"]
-
-
-@pytest.mark.usefixtures("library")
-def test_a_server_that_does_not_know_the_model_is_no_news(embedd: Run, server: FakeServer) -> None:
-    server.models.clear()
-    outcome = embedd("rm", "all-minilm")
-    assert (outcome.status, outcome.err) == (0, "")
+    assert server.asked[-2:] == [
+        ("POST", "/api/generate", {"model": "all-minilm", "keep_alive": 0.0}),
+        ("DELETE", "/api/delete", {"model": "all-minilm"}),
+    ]
+    assert len(library.names) == 2
 
 
 @pytest.mark.usefixtures("library")
@@ -140,3 +137,114 @@ def test_rm_stops_at_what_is_not_there(embedd: Run, library: FakeLibrary) -> Non
 def test_rm_asks_a_server_elsewhere(embedd: Run, server: FakeServer) -> None:
     assert embedd("rm", "all-minilm").out == "deleted 'all-minilm'\n"
     assert [request[1] for request in server.asked] == ["/", "/api/generate", "/api/delete"]
+
+
+@pytest.mark.usefixtures("library")
+def test_list_asks_a_server_on_this_machine_that_answers(embedd: Run, server: FakeServer) -> None:
+    assert len(embedd("list").out.splitlines()) == 2
+    assert [request[:2] for request in server.asked] == [("HEAD", "/"), ("GET", "/api/tags")]
+
+
+@pytest.mark.usefixtures("library")
+def test_list_as_json_is_what_the_api_says(embedd: Run) -> None:
+    outcome = embedd("list", "bge", "--json", "--disk")
+    [model] = json.loads(outcome.out)
+    assert (model["name"], model["size"]) == ("bge-m3:latest", 45_960_996)
+    assert outcome.err == "45 MB on disk, shared files once\n"
+
+
+@pytest.mark.usefixtures("library")
+def test_list_tells_what_all_models_take(embedd: Run) -> None:
+    assert embedd("list", "--disk").out.splitlines()[-1] == "45 MB on disk, shared files once"
+
+
+@pytest.mark.usefixtures("library", "_remote")
+@pytest.mark.parametrize("args", [["verify"], ["pull", "--all"], ["list", "--disk"]])
+def test_what_needs_the_files_does_not_pretend_to_work_elsewhere(
+    embedd: Run, server: FakeServer, args: list[str]
+) -> None:
+    outcome = embedd(*args)
+    assert outcome.status == 1
+    assert f"works on this machine's store, but the server is {server.url}" in outcome.err
+
+
+def test_cp_names_both(embedd: Run, library: FakeLibrary) -> None:
+    outcome = embedd("cp", "all-minilm", "x")
+    assert (outcome.status, outcome.out) == (0, "copied 'all-minilm' to 'x'\n")
+    assert "x:latest" in library.names
+    assert embedd("cp", "nope", "y").status == 1
+
+
+@pytest.mark.usefixtures("library")
+def test_cp_asks_the_server_that_answers(embedd: Run, server: FakeServer) -> None:
+    assert embedd("cp", "all-minilm", "x").status == 0
+    body = {"source": "all-minilm", "destination": "x"}
+    assert server.asked[-1] == ("POST", "/api/copy", body)
+
+
+def test_verify_says_what_was_hashed(embedd: Run, library: FakeLibrary) -> None:
+    outcome = embedd("verify", "all-minilm")
+    assert (outcome.status, outcome.out) == (0, "verified 7 files of 2 models, 45 MB\n")
+    assert outcome.err == "verifying 1b226e2802db\n"
+    assert library.asked == [("verify", "all-minilm")]
+
+
+def test_verify_fails_when_something_is_wrong(embedd: Run, library: FakeLibrary) -> None:
+    library.broken = ("bge-m3",)
+    library.unused = ("sha256:0",)
+    outcome = embedd("verify")
+    assert outcome.status == 1
+    assert outcome.out.endswith("45 MB; 1 of them belong to no model\n")
+    assert outcome.err.splitlines()[1:] == [
+        "blob of bge-m3 is corrupt",
+        "Error: 1 problem found",
+    ]
+
+
+@pytest.mark.usefixtures("library")
+def test_search_lists_recipes(embedd: Run) -> None:
+    assert embedd("search", "mini").out.splitlines() == [
+        "NAME          DIMENSIONS    CONTEXT    TAGS      DESCRIPTION",
+        "all-minilm    384           512        latest    small and quick",
+    ]
+    assert len(embedd("search", "nope").out.splitlines()) == 1
+
+
+def test_pull_all_tells_what_became_of_each(embedd: Run, library: FakeLibrary) -> None:
+    outcome = embedd("pull", "--all")
+    assert outcome.status == 0
+    assert outcome.out == "all-minilm:latest: updated\nbge-m3:latest: up to date\n"
+    library.broken = ("gone:latest",)
+    outcome = embedd("pull", "--all")
+    assert outcome.status == 1
+    assert outcome.err.splitlines()[-2:] == [
+        "gone:latest: no network",
+        "Error: 1 of 3 models could not be pulled",
+    ]
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("args", [["pull"], ["pull", "m", "--all"]])
+def test_pull_takes_a_model_or_all(embedd: Run, args: list[str]) -> None:
+    assert embedd(*args).status == 2
+
+
+@pytest.mark.usefixtures("library")
+def test_pull_goes_through_the_server_that_answers(embedd: Run, server: FakeServer) -> None:
+    assert embedd("pull", "x").err == "pulling manifest\nsuccess\n"
+    assert server.asked[-1] == ("POST", "/api/pull", {"model": "x"})
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_names_of_models(
+    shell: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COMP_WORDS", "embedd show all")
+    monkeypatch.setenv("COMP_CWORD", "all" if shell == "fish" else "2")
+    monkeypatch.setenv("_EMBEDD_COMPLETE", f"{shell}_complete")
+    with pytest.raises(SystemExit):
+        cli.run([])
+    out, _ = capfd.readouterr()
+    assert "all-minilm:latest" in out
+    assert "bge" not in out
