@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -133,7 +134,12 @@ def open_hub() -> Iterator[LoopbackHub]:
 
 
 def digest_of(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return f"sha256:{_sha256(data)}"
+
+
+@lru_cache
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _start(hub: LoopbackHub) -> ThreadingHTTPServer:
@@ -202,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.NOT_FOUND, "EntryNotFound", "Entry not found")
         elif repo.is_large(file):
             data = repo.files[file]
-            sha256 = hashlib.sha256(data).hexdigest()
+            sha256 = _sha256(data)
             headers = {
                 "X-Repo-Commit": repo.commit, "X-Linked-Etag": f'"{sha256}"',
                 "X-Linked-Size": str(len(data)), "ETag": '"something-else"',
@@ -294,6 +300,6 @@ def _describe(repo: Repo, path: str) -> dict[str, Any]:
     data = repo.files[path]
     described: dict[str, Any] = {"rfilename": path, "size": len(data), "blobId": "0" * 40}
     if repo.is_large(path):
-        sha256 = hashlib.sha256(data).hexdigest()
+        sha256 = _sha256(data)
         described["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 134}
     return described

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from embedd.errors import PullError, StoreError
+from embedd.store import downloads as downloads_module
 from embedd.store.blobs import Blob, Report
 from embedd.store.downloads import Downloads
 from embedd.store.partial import STOPPED
@@ -78,7 +79,10 @@ def wait_for_waiters(downloads: Downloads, count: int) -> None:
     raise AssertionError("they did not come")
 
 
-def test_two_who_want_one_blob_share_its_transfer_and_its_progress() -> None:
+def test_two_who_want_one_blob_share_its_transfer_and_its_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(downloads_module, "TICK", 0.001)
     downloads, transfer = Downloads(), Gated()
     waiters = [Waiter(downloads, transfer), Waiter(downloads, transfer)]
     wait_for_waiters(downloads, 2)
@@ -87,6 +91,7 @@ def test_two_who_want_one_blob_share_its_transfer_and_its_progress() -> None:
     for waiter in waiters:
         assert waiter.seen.wait(10)
     transfer.tell(2, 10)  # a source that cannot resume: nobody is told of less
+    assert not transfer.stopped.wait(0.05)  # many looks of both
     transfer.tell(10, 10)
     transfer.go.set()
     assert [waiter.end() for waiter in waiters] == [BLOB, BLOB]
