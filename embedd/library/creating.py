@@ -208,8 +208,7 @@ class Creator:
     def _discard(self, blob: Blob) -> None:
         """Remove a blob that no model can ever use."""
         with self._store.open_for_change():
-            if self._store.prunes and blob.digest not in self._store.manifests.used_digests():
-                self._store.blobs.remove(blob.digest)
+            self._store.discard({blob.digest})
 
 
 def _draft_of_gguf(creation: Creation, path: Path) -> Draft:

@@ -73,17 +73,22 @@ def store_draft(store: Store, draft: Draft, keep: Callable[[], Blob], steps: Ste
     """
     with store.open_for_change():
         before = set(store.blobs.digests())
-        layers = [make_layer(MODEL, keep()), *draft.kept]
-        layers += [
-            make_layer(kind, store.blobs.add_bytes(data)) for kind, data in draft.small_blobs()
-        ]
-        for layer in layers:
-            steps.layer(layer, layer.digest in before)
-        manifest = Manifest(layers=layers[:-1], config=layers[-1])
-        steps.writing()
-        changed = read_manifest(store, draft.name) != manifest
-        if changed and store.commit(draft.name, manifest):
-            steps.removed()
+        layers: list[Layer] = []
+        try:
+            layers += [make_layer(MODEL, keep()), *draft.kept]
+            for kind, data in draft.small_blobs():
+                layers.append(make_layer(kind, store.blobs.add_bytes(data)))
+            for layer in layers:
+                steps.layer(layer, layer.digest in before)
+            manifest = Manifest(layers=layers[:-1], config=layers[-1])
+            steps.writing()
+            changed = read_manifest(store, draft.name) != manifest
+            if changed and store.commit(draft.name, manifest):
+                steps.removed()
+        except BaseException:
+            # Whoever is told of the steps may stop them: nobody would ever need these.
+            store.discard({layer.digest for layer in layers} - before)
+            raise
     return changed
 
 

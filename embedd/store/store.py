@@ -72,6 +72,11 @@ class Store:
         self.manifests.write(name, manifest)
         return self._remove_unused(older) if older and self.prunes else 0
 
+    def discard(self, digests: set[str]) -> None:
+        """Remove blobs that turned out useless, within `open_for_change`; named ones stay."""
+        if self._prune:
+            self._remove_unused(digests)
+
     def delete(self, name: ModelName) -> bool:
         """Remove the model and the blobs that no other model names.
 
