@@ -70,7 +70,13 @@ class LocalModel:
     async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
         return self._engine.tokenize(texts)
 
-    async def embed(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Outcome:
+    async def embed(
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None = None,
+        *,
+        store: bool = True,
+    ) -> Outcome:
         rows = []
         for start in range(0, len(sequences), MAX_SEQUENCES):
             await asyncio.sleep(0)
@@ -122,7 +128,7 @@ class Loads:
 async def until(condition: Callable[[], bool]) -> None:
     """Let the sockets work until *condition* holds."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+        while not condition():
             await asyncio.sleep(0.001)
 
 

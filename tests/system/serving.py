@@ -77,7 +77,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
 async def until(condition: Callable[[], bool]) -> None:
     """Let other processes work until *condition* holds."""
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - another process has no event of ours
+        while not condition():
             await asyncio.sleep(0.02)
 
 
