@@ -122,7 +122,7 @@ class Embedder:
             fitted = await self._fit(loaded, checked.prefix, request, limit)
             fitted_at = time.perf_counter()
             pooling = Pooling.NONE if request.per_token else None
-            outcome = await loaded.embed(fitted.sequences, pooling)
+            outcome = await loaded.embed(fitted.sequences, pooling, store=request.store)
             finished = await _finish(outcome.vectors, request, model)
             return EmbedResult(
                 vectors=finished.vectors,
@@ -137,6 +137,7 @@ class Embedder:
                     queue=outcome.queue,
                     compute=outcome.compute,
                     total=time.perf_counter() - start,
+                    reused=outcome.reused,
                 ),
                 served_by=_served_by(model.spec, loaded.info),
             )

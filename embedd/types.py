@@ -104,8 +104,9 @@ class EmbedRequest:
     """Texts or token sequences to embed, in the words of no dialect.
 
     ``options`` are runner options as the client sent them; they are checked after
-    the model is known. ``keep_alive`` is in seconds, ``math.inf`` for ever, None to
-    keep what the model has. ``max_tokens`` caps every input below the model's own limit.
+    the model is known. ``store`` lets vectors come from the cache and go to it.
+    ``keep_alive`` is in seconds, ``math.inf`` for ever, None to keep what the model has.
+    ``max_tokens`` caps every input below the model's own limit.
     """
 
     model: str
@@ -119,6 +120,7 @@ class EmbedRequest:
     role: Role = Role.NONE
     prompt: NamedPrompt | None = None
     per_token: bool = False
+    store: bool = True
     keep_alive: float | None = None
     options: Mapping[str, object] = field(default_factory=dict)
 
@@ -134,13 +136,18 @@ class Truncated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Where the time of a request went, in seconds. ``load`` counts from arrival."""
+    """Where the time of a request went, in seconds. ``load`` counts from arrival; it is
+    0.0 when the model was ready.
+
+    ``reused`` of the inputs were not computed for it.
+    """
 
     load: float = 0.0
     tokenize: float = 0.0
     queue: float = 0.0
     compute: float = 0.0
     total: float = 0.0
+    reused: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

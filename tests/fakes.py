@@ -85,7 +85,13 @@ class FakeModel:
     async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
         raise NotImplementedError
 
-    async def embed(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Outcome:
+    async def embed(
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None = None,
+        *,
+        store: bool = True,
+    ) -> Outcome:
         raise NotImplementedError
 
     async def close(self) -> None:

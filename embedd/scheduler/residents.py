@@ -33,7 +33,13 @@ class Loaded(Protocol):
         """Ids of each text."""
         ...
 
-    async def embed(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Outcome:
+    async def embed(
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None = None,
+        *,
+        store: bool = True,
+    ) -> Outcome:
         """Vectors of each sequence."""
         ...
 

@@ -155,8 +155,8 @@ def describe_listener(address: Address) -> str:
                 return "Ollama"
     with contextlib.suppress(psutil.Error, OSError):
         for one in psutil.net_connections("tcp"):
-            listens = one.status == psutil.CONN_LISTEN and one.laddr
-            if listens and one.laddr.port == address.port and one.pid:
+            listens = one.status == psutil.CONN_LISTEN
+            if listens and getattr(one.laddr, "port", None) == address.port and one.pid:
                 return f"{psutil.Process(one.pid).name()} (process {one.pid})"
     return "another program"
 

@@ -21,15 +21,16 @@ def engine(request: pytest.FixtureRequest, open_engine: OpenEngine) -> Engine:
 
 def cosines(a: Vectors, b: Vectors) -> Vectors:
     product: Vectors = (a * b).sum(axis=1)
-    return product / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    norms: Vectors = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return product / norms
 
 
 def test_info_describes_the_loaded_model(engine: Engine) -> None:
     info = engine.info
     assert info.limit == CONTEXT
     assert info.width > 0
-    assert 0 < info.max_batch_tokens
-    assert 0 < info.max_sequences
+    assert info.max_batch_tokens > 0
+    assert info.max_sequences > 0
     assert info.rung == "cpu1"
 
 

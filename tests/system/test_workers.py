@@ -97,7 +97,7 @@ def is_running(pid: int) -> bool:
 
 async def wait_until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
-        while not holds():  # noqa: ASYNC110 - another process knows no events
+        while not holds():
             await asyncio.sleep(0.01)
 
 

@@ -137,6 +137,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         allowed_hosts=(),
         threads=limits.cores,
         memory=int(limits.memory * 0.8),
+        cache_bytes=67108864,
         state=Path.home() / ".embedd/state",
     )
 

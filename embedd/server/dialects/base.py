@@ -103,10 +103,16 @@ async def embed_body(
         asked = to_request(decode_plainly(data, kind), request.app[POLICY])
         if not asked.model:
             asked = replace(asked, model=await choose_model(request.app, "embedding"))
+        asked = replace(asked, store=may_store(request))
         try:
             return asked, await request.app[EMBEDDER].embed(asked, arrived=arrived)
         except LoadTimeoutError as error:
             raise LoadTimeoutError(f'model "{asked.model}" is still loading') from error
+
+
+def may_store(request: web.Request) -> bool:
+    """Whether vectors may come from the cache and go to it (RFC 9111, ``no-store``)."""
+    return "no-store" not in request.headers.get("Cache-Control", "").lower()
 
 
 async def choose_model(app: web.Application, capability: str) -> str:
@@ -161,7 +167,10 @@ def _server_timing(result: EmbedResult) -> str:
     }
     if timings.load:
         parts = {"load": timings.load, **parts}
-    return ", ".join(f"{name};dur={round(1000 * seconds, 3)}" for name, seconds in parts.items())
+    entries = [f"{name};dur={round(1000 * seconds, 3)}" for name, seconds in parts.items()]
+    if timings.reused:
+        entries.append(f'cache;desc="{timings.reused} of {len(result.tokens)} reused"')
+    return ", ".join(entries)
 
 
 def _index_list(indices: list[int]) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -42,6 +43,7 @@ from embedd.server.dialects.base import (
     Dialect,
     Route,
     computed_headers,
+    may_store,
 )
 from embedd.server.dialects.inputs import parse_inputs
 from embedd.server.replies import dump, dump_rows, json_response, rows_response
@@ -172,7 +174,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
     arrived = time.perf_counter()
     async with request.app[BODIES].read(request) as data:
         body = decode(data, EmbedBody)
-        asked = to_request(body)
+        asked = replace(to_request(body), store=may_store(request))
         parsing = time.perf_counter() - arrived
         result = await request.app[EMBEDDER].embed(asked, arrived=arrived)
     head, tail = to_reply_ends(asked.model, result, parsing=parsing)
@@ -183,7 +185,8 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     """``POST /api/embeddings``."""
     arrived = time.perf_counter()
     async with request.app[BODIES].read(request) as data:
-        asked = to_legacy_request(decode(data, EmbeddingBody))
+        body = decode(data, EmbeddingBody)
+        asked = replace(to_legacy_request(body), store=may_store(request))
         result = await request.app[EMBEDDER].embed(asked, arrived=arrived)
     row = dump_rows(result.vectors) or b"[]"
     return await rows_response(
