@@ -1,0 +1,66 @@
+"""What the documents show works: every curl of the README, the dialect of CONTRIBUTING."""
+
+import importlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from embedd.server import app
+from embedd.server.dialects import base, columns, envelope, fields, forms
+from tests.server.serving import OpenServer, Served
+from tests.unit.stored import store_model
+
+ROOT = Path(__file__).parent.parent.parent
+CURLS = re.findall(
+    r"curl http://localhost:11434(/\S+) -d '([^']+)'", (ROOT / "README.md").read_text()
+)
+
+
+@pytest.mark.parametrize(("path", "body"), CURLS)
+async def test_a_curl_of_the_readme_is_answered(
+    path: str, body: str, served: Served, tiny_store: Path
+) -> None:
+    store_model(served.store, "all-minilm", tiny_store.parent / "tiny.gguf")
+    asked = json.loads(body)
+    # The model of these tests is a small one.
+    asked |= {"dimensions": 4} if "dimensions" in asked else {}
+    assert (await served.post(path, asked)).status == 200
+
+
+def test_the_readme_has_a_curl_of_every_dialect_that_embeds() -> None:
+    shown = {path for path, _ in CURLS}
+    for dialect in app.DIALECTS:
+        posts = {route.path for route in dialect.routes if "embed" in route.path}
+        assert not posts or shown & posts, dialect.name
+    assert "/api/embeddings" in shown
+
+
+async def test_the_dialect_of_contributing_speaks(
+    open_server: OpenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialect = run_example()["DIALECT"]
+    monkeypatch.setattr(app, "DIALECTS", (*app.DIALECTS, dialect))
+    served: Served = await open_server()
+    reply = await served.post("/acme/embed", {"name": "tiny", "lines": ["a", "b"]})
+    vectors = (await served.embed(input=["a", "b"])).json["embeddings"]
+    assert (reply.status, reply.json) == (200, {"vectors": vectors})
+    refused = await served.post("/acme/embed", {"name": "tiny"})
+    assert (refused.status, refused.json["detail"]) == (400, "lines must not be empty")
+
+
+def run_example() -> Mapping[str, Any]:
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    known: dict[str, Any] = {"msgspec": importlib.import_module("msgspec"), "web": web}
+    for module in ("embedd.types", "embedd.errors", "embedd.server.replies"):
+        known |= vars(importlib.import_module(module))
+    for one in (base, columns, envelope, fields, forms):
+        known |= vars(one)
+    # msgspec looks its fields' types up in a module.
+    known["__name__"] = __name__
+    exec(code, known)  # noqa: S102 - our own document
+    return known
