@@ -114,12 +114,12 @@ class Settings:
     max_body: int
     max_body_in_flight: int
     max_inputs: int
-    cache_bytes: int
     default_model: str | None
     token_ids: str
     allowed_hosts: tuple[str, ...]
     threads: int
     memory: int
+    cache_bytes: int
     state: Path
 
 
