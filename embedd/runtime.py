@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 import functools
 import platform
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,9 +18,9 @@ from embedd.catalog.catalog import read_catalog
 from embedd.config import Settings, worker_environment
 from embedd.embedder import Embedder
 from embedd.engine.base import ModelSpec
-from embedd.engine.loading import Loader, NoTunings
+from embedd.engine.calibration import Calibration, CalibrationStore, Trial
+from embedd.engine.loading import Loader, NothingToLearn
 from embedd.engine.quantizing import FileType, quantize_gguf
-from embedd.engine.tuning import Tuning
 from embedd.gguf_header import read_header_file
 from embedd.library import Library
 from embedd.resolve import Resolver
@@ -60,14 +60,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     """Everything a server needs; at the end every worker is gone."""
     store = open_store(settings)
     resolver = Resolver(store)
-    loader = Loader(
-        environment=worker_environment(),
-        cores=settings.threads,
-        cache=VectorCache(settings.cache_bytes),
-        tunings=FolderTunings(StateFolder(settings.state), settings.threads),
-        flash_attention=settings.flash_attention,
-        load_timeout=settings.load_timeout,
-    )
+    loader = _make_loader(settings, open_calibrations(settings))
     scheduler = Scheduler(
         load=loader.load,
         estimate=estimate_bytes,
@@ -84,6 +77,17 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     finally:
         await scheduler.close()
         await loader.close()
+
+
+def _make_loader(settings: Settings, calibrations: CalibrationStore) -> Loader:
+    return Loader(
+        environment=worker_environment(),
+        cores=settings.threads,
+        cache=VectorCache(settings.cache_bytes),
+        calibrations=calibrations,
+        flash_attention=settings.flash_attention,
+        load_timeout=settings.load_timeout,
+    )
 
 
 def _make_library(settings: Settings, store: Store, resolver: Resolver) -> Library:
@@ -135,13 +139,7 @@ def verify_gguf(path: Path, *, settings: Settings) -> None:
     )
 
     async def load_and_close() -> None:
-        loader = Loader(
-            environment=worker_environment(),
-            cores=settings.threads,
-            cache=VectorCache(0),
-            tunings=NoTunings(),
-            load_timeout=settings.load_timeout,
-        )
+        loader = _make_loader(settings, NothingToLearn())
         model = await loader.load(spec)
         await model.close()
         await loader.close()
@@ -149,24 +147,55 @@ def verify_gguf(path: Path, *, settings: Settings) -> None:
     asyncio.run(load_and_close())
 
 
-class FolderTunings:
+async def calibrate_model(
+    settings: Settings, name: str, report: Callable[[Trial], None]
+) -> Calibration:
+    """Measure the stored model *name* now, and keep the outcome for its next load.
+
+    Raises:
+        ModelNotFoundError: Not in the store.
+        ServiceError: It cannot be loaded, or a worker failed.
+    """
+    spec = Resolver(open_store(settings)).resolve(name).spec
+    calibrations = open_calibrations(settings)
+    loader = _make_loader(settings, calibrations)
+    found = await loader.calibrate(spec, report=report)
+    calibrations.write(spec, found)
+    return found
+
+
+def read_calibration(settings: Settings, name: str) -> Calibration | None:
+    """What was measured of the stored model *name* on this machine, or None.
+
+    Raises:
+        ModelNotFoundError: Not in the store.
+    """
+    return open_calibrations(settings).read(Resolver(open_store(settings)).resolve(name).spec)
+
+
+def open_calibrations(settings: Settings) -> CalibrationStore:
+    """What was learnt about models here."""
+    return FolderCalibrations(StateFolder(settings.state), settings.threads)
+
+
+class FolderCalibrations:
     """Keeps what calibration found, by model, library build, processor and cores."""
 
     def __init__(self, state: StateFolder, cores: int) -> None:
         self._state = state
         self._cores = cores
 
-    def read(self, spec: ModelSpec) -> Tuning | None:
-        """What was measured for the model here, or None."""
-        value = self._state.read("tuning", self._key(spec))
+    def read(self, spec: ModelSpec) -> Calibration | None:
+        """What was measured of the model here, or None."""
+        value = self._state.read("calibration", self._key(spec))
         try:
-            return None if value is None else msgspec.convert(value, Tuning)
+            return None if value is None else msgspec.convert(value, Calibration)
         except msgspec.ValidationError:
             return None
 
-    def write(self, spec: ModelSpec, tuning: Tuning) -> None:
+    def write(self, spec: ModelSpec, calibration: Calibration) -> None:
         """Keep it."""
-        self._state.write("tuning", self._key(spec), asdict(tuning))
+        self._state.write("calibration", self._key(spec), msgspec.to_builtins(calibration))
 
     def _key(self, spec: ModelSpec) -> str:
         return " ".join(

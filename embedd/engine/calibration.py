@@ -62,6 +62,18 @@ class Calibration:
     best: Tuning
 
 
+class CalibrationStore(Protocol):
+    """Keeps what was learnt about models on this machine."""
+
+    def read(self, spec: ModelSpec) -> Calibration | None:
+        """What was measured of the model, or None."""
+        ...
+
+    def write(self, spec: ModelSpec, calibration: Calibration) -> None:
+        """Keep it."""
+        ...
+
+
 async def calibrate(
     spec: ModelSpec,
     ladder: Sequence[Rung],

@@ -8,12 +8,18 @@ from dataclasses import replace
 
 from embedd.cache import VectorCache
 from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
-from embedd.engine.calibration import Calibration, Trial, calibrate, start_ladder
+from embedd.engine.calibration import (
+    Calibration,
+    CalibrationStore,
+    Trial,
+    calibrate,
+    start_ladder,
+)
 from embedd.engine.cores import CoreShares
 from embedd.engine.process import WorkerProcess
 from embedd.engine.served import ServedModel
 from embedd.engine.tuner import Tuner
-from embedd.engine.tuning import Tuning, TuningStore
+from embedd.engine.tuning import ONE_REPLICA, Tuning
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +43,7 @@ class Loader:
         environment: Mapping[str, str],
         cores: int,
         cache: VectorCache,
-        tunings: TuningStore,
+        calibrations: CalibrationStore,
         flash_attention: bool | None = None,
         load_timeout: float = math.inf,
     ) -> None:
@@ -48,7 +54,7 @@ class Loader:
         self._ladder: Sequence[Rung] = CPU_LADDER
         if flash_attention is False:
             self._ladder = [replace(rung, flash_attention=False) for rung in CPU_LADDER]
-        self._tuner = Tuner(store=tunings, calibrate=self.calibrate, cores=self._cores)
+        self._tuner = Tuner(store=calibrations, calibrate=self.calibrate, cores=self._cores)
 
     async def load(self, spec: ModelSpec) -> ServedModel:
         """Start a worker for *spec*, with a line in the operator's diary.
@@ -128,13 +134,13 @@ class Loader:
         return worker, info
 
 
-class NoTunings:
-    """Keeps the `TuningStore` protocol and nothing else: for loads that are not repeated."""
+class NothingToLearn:
+    """A `CalibrationStore` for loads that are not repeated: no trials, one replica."""
 
-    def read(self, spec: ModelSpec) -> Tuning | None:
-        """One replica, as if measured: nothing is to be found out."""
+    def read(self, spec: ModelSpec) -> Calibration | None:
+        """As if one replica had been measured as best."""
         del spec
-        return Tuning(replicas=1, measured=True)
+        return Calibration(trials=(), best=ONE_REPLICA)
 
-    def write(self, spec: ModelSpec, tuning: Tuning) -> None:
-        """Forget it."""
+    def write(self, spec: ModelSpec, calibration: Calibration) -> None:
+        """Nothing is kept."""

@@ -5,9 +5,9 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from embedd.engine.base import ModelSpec, Rung
-from embedd.engine.calibration import Calibration
+from embedd.engine.calibration import Calibration, CalibrationStore
 from embedd.engine.cores import CoreShares
-from embedd.engine.tuning import Tuning, TuningStore, choose_start
+from embedd.engine.tuning import Tuning, choose_start
 from embedd.errors import EmbeddError
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Tuner:
     def __init__(
         self,
         *,
-        store: TuningStore,
+        store: CalibrationStore,
         calibrate: Callable[[ModelSpec, Sequence[Rung]], Awaitable[Calibration]],
         cores: CoreShares,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -45,7 +45,8 @@ class Tuner:
 
     def choose(self, spec: ModelSpec) -> Tuning:
         """What was measured for the model, or a safe start."""
-        return self._store.read(spec) or choose_start(spec, self._cores.total)
+        known = self._store.read(spec)
+        return known.best if known else choose_start(spec, self._cores.total)
 
     def consider(self, spec: ModelSpec, ladder: Sequence[Rung]) -> None:
         """Calibrate the model, which was loaded on the first rung of *ladder*, in time."""
@@ -96,17 +97,17 @@ class Tuner:
 
     def _keep(self, spec: ModelSpec, trials: asyncio.Future[Calibration]) -> None:
         try:
-            tuning = trials.result().best
+            found = trials.result()
         except EmbeddError as error:
             log.warning("calibration failed", extra={"model": spec.name, "reason": str(error)})
             return
-        self._store.write(spec, tuning)
+        self._store.write(spec, found)
         log.info(
             "model calibrated for its next load",
             extra={
                 "model": spec.name,
-                "replicas": tuning.replicas,
-                "batch_tokens": tuning.batch_tokens,
-                "rung": tuning.rung,
+                "replicas": found.best.replicas,
+                "batch_tokens": found.best.batch_tokens,
+                "rung": found.best.rung,
             },
         )

@@ -1,7 +1,6 @@
 """How a model computes: what is known of it on this machine, or a safe start."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from embedd.engine.base import ModelSpec
 
@@ -28,18 +27,6 @@ class Tuning:
 
 
 ONE_REPLICA = Tuning(replicas=1)
-
-
-class TuningStore(Protocol):
-    """Keeps what was learnt about models on this machine."""
-
-    def read(self, spec: ModelSpec) -> Tuning | None:
-        """What was measured for the model, or None."""
-        ...
-
-    def write(self, spec: ModelSpec, tuning: Tuning) -> None:
-        """Keep it."""
-        ...
 
 
 def choose_start(spec: ModelSpec, cores: int) -> Tuning:

@@ -20,7 +20,7 @@ class Bench:
     """A tuner whose time and trials a test moves by hand."""
 
     def __init__(self) -> None:
-        self.kept: dict[str, Tuning] = {}
+        self.kept: dict[str, Calibration] = {}
         self.cores = CoreShares(2)
         self.slept = 0.0
         self.started = 0
@@ -29,11 +29,11 @@ class Bench:
         self.error: EngineError | None = None
         self.tuner = Tuner(store=self, calibrate=self.calibrate, cores=self.cores, sleep=self.sleep)
 
-    def read(self, spec: ModelSpec) -> Tuning | None:
+    def read(self, spec: ModelSpec) -> Calibration | None:
         return self.kept.get(spec.digest)
 
-    def write(self, spec: ModelSpec, tuning: Tuning) -> None:
-        self.kept[spec.digest] = tuning
+    def write(self, spec: ModelSpec, calibration: Calibration) -> None:
+        self.kept[spec.digest] = calibration
 
     async def sleep(self, seconds: float) -> None:
         self.slept += seconds
