@@ -8,7 +8,7 @@ from embedd.engine.base import ModelSpec
 from embedd.scheduler.residents import Loaded
 from embedd.scheduler.scheduler import Scheduler
 from embedd.types import Pooling
-from tests.fakes import Clock, FakeLoader, settle
+from tests.fakes import Clock, FakeLoader, FakeModel, settle
 
 
 def make_spec(name: str, size: int = 10) -> ModelSpec:
@@ -54,6 +54,12 @@ class Client:
         async with scheduler.lease(spec, keep_alive) as model:
             self.model = model
             await self._done.wait()
+
+
+def fake(client: Client) -> FakeModel:
+    """The model that it holds, as the test sees it."""
+    assert isinstance(client.model, FakeModel)
+    return client.model
 
 
 class Desk:
