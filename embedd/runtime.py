@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import logging
 import platform
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from embedd.engine.base import ModelSpec
 from embedd.engine.calibration import Calibration, CalibrationStore, Trial
 from embedd.engine.loading import Loader, NothingToLearn
 from embedd.engine.quantizing import FileType, quantize_gguf
+from embedd.errors import StoreError
 from embedd.gguf_header import read_header_file
 from embedd.library import Library
 from embedd.resolve import Resolver
@@ -31,6 +33,8 @@ from embedd.store.blobs import Report
 from embedd.store.remote import Source
 from embedd.store.store import Store
 from embedd.types import Pooling
+
+log = logging.getLogger(__name__)
 
 RECIPES = "recipes"  # folder in the state folder: the user's own recipes
 MODELS_WITHOUT_GPU = 3  # in memory at a time, where the operator does not say
@@ -59,6 +63,7 @@ def open_library(settings: Settings) -> Library:
 async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     """Everything a server needs; at the end every worker is gone."""
     store = open_store(settings)
+    await asyncio.to_thread(_prune, store)
     resolver = Resolver(store)
     loader = _make_loader(settings, open_calibrations(settings))
     scheduler = Scheduler(
@@ -88,6 +93,17 @@ def _make_loader(settings: Settings, calibrations: CalibrationStore) -> Loader:
         flash_attention=settings.flash_attention,
         load_timeout=settings.load_timeout,
     )
+
+
+def _prune(store: Store) -> None:
+    """Remove what was left behind; a store that cannot be tidied up can still be served."""
+    try:
+        removed = store.prune()
+    except StoreError as error:
+        log.warning("store not pruned", extra={"cause": str(error)})
+        return
+    if removed:
+        log.info("store pruned", extra={"files": len(removed)})
 
 
 def _make_library(settings: Settings, store: Store, resolver: Resolver) -> Library:

@@ -1,6 +1,8 @@
 """``embedd list``, ``cp``, ``rm``, ``verify`` and ``search``: the models in the store."""
 
 import asyncio
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from embedd.library import Verified
 
 LIST_COLUMNS = ("NAME", "ID", "SIZE", "MODIFIED")
-SEARCH_COLUMNS = ("NAME", "DIMENSIONS", "CONTEXT", "TAGS", "DESCRIPTION")
+SEARCH_COLUMNS = ("NAME", "DESCRIPTION", "TAGS")
 
 
 @click.command("list")
@@ -157,14 +159,14 @@ def search(*, word: str) -> None:
     """Show the models that can be pulled by a short name."""
     from embedd.runtime import open_library
 
-    click.echo(format_search(open_library(load_settings()).search(word)))
+    table = format_search(open_library(load_settings()).search(word))
+    # A terminal shows what fits: the tags, in the last column, are for wide ones and for pipes.
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in table.splitlines():
+        click.echo(line[:columns].rstrip())
 
 
 def format_search(recipes: "Iterable[Recipe]") -> str:
     """The table of ``embedd search``."""
-    lines = (
-        (recipe.name, str(recipe.dimensions), str(recipe.context_length),
-         ",".join(recipe.tags), recipe.description)
-        for recipe in recipes
-    )  # fmt: skip
+    lines = ((recipe.name, recipe.description, ",".join(recipe.tags)) for recipe in recipes)
     return format_table(SEARCH_COLUMNS, lines)

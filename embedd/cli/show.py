@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 FIELDS: Final = ("license", "modelfile", "parameters", "system", "template")
 MOST_LINES: Final = 2  # of a licence or a system text
-MOST_CHARACTERS: Final = 40  # of a value of the metadata
-MOST_ELEMENTS: Final = 3
+MOST_CHARACTERS: Final = 35  # of a value of the metadata
+MOST_ELEMENTS: Final = 2
+MOST_OF_ELEMENT: Final = 10  # characters
 
 Row = tuple[str, ...]
 
@@ -95,9 +96,13 @@ def _metadata(info: Mapping[str, object]) -> Iterable[tuple[str, object]]:
 def _brief(value: object) -> str:
     if isinstance(value, list):
         more = f", ...+{len(value) - MOST_ELEMENTS} more" if len(value) > MOST_ELEMENTS else ""
-        return f"[{', '.join(map(str, value[:MOST_ELEMENTS]))}{more}]"
-    text = "" if value is None else " ".join(str(value).split())
-    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 3]}..."
+        shown = (_cut(str(one), MOST_OF_ELEMENT) for one in value[:MOST_ELEMENTS])
+        return f"[{', '.join(shown)}{more}]"
+    return "" if value is None else _cut(" ".join(str(value).split()), MOST_CHARACTERS)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _cells(line: str) -> Row:

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from embedd import cli
+from embedd.store.store import Store
 from tests.conftest import MakeSettings
 from tests.system.serving import Server, open_server
 from tests.tiny_models import write_tiny_bert, write_tiny_checkpoint
@@ -168,6 +169,22 @@ async def test_a_store_that_ollama_made_is_served_and_not_one_byte_changes(
     after = await asyncio.to_thread(snapshot, root)
     files = {name for name, (_, digest) in before.items() if digest}
     assert {name: after[name] for name in files} == {name: before[name] for name in files}
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+async def test_a_server_tidies_up_its_own_store_when_it_starts(
+    make_settings: MakeSettings, tmp_path: Path, spoilt: bool
+) -> None:
+    store = Store(tmp_path / "models")
+    store.prepare()
+    left = store.blobs.path(store.blobs.add_bytes(b"nobody's").digest)
+    os.utime(left, (1_500_000_000, 1_500_000_000))
+    if spoilt:
+        store.layout.marker.write_text('{"format": 99}')
+    async with open_server(make_settings()) as server:
+        assert left.exists() == spoilt
+        async with server.session.get(server.url) as response:
+            assert response.status == 200
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """create, pull, list and rm: on this machine's store, or through another machine's server."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -204,8 +205,8 @@ def test_verify_fails_when_something_is_wrong(embedd: Run, library: FakeLibrary)
 @pytest.mark.usefixtures("library")
 def test_search_lists_recipes(embedd: Run) -> None:
     assert embedd("search", "mini").out.splitlines() == [
-        "NAME          DIMENSIONS    CONTEXT    TAGS      DESCRIPTION",
-        "all-minilm    384           512        latest    small and quick",
+        "NAME          DESCRIPTION        TAGS",
+        "all-minilm    small and quick    latest",
     ]
     assert len(embedd("search", "nope").out.splitlines()) == 1
 
@@ -248,3 +249,13 @@ def test_the_shell_completes_names_of_models(
     out, _ = capfd.readouterr()
     assert "all-minilm:latest" in out
     assert "bge" not in out
+
+
+@pytest.mark.usefixtures("library")
+def test_search_shows_on_a_terminal_what_fits(embedd: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "20")
+    assert embedd("search", "mini").out.splitlines() == [
+        "NAME          DESCRI",
+        "all-minilm    small",
+    ]

@@ -97,3 +97,9 @@ def test_a_terminal_gets_bars(
     out, err = capsys.readouterr()
     assert out == ""
     assert "pulling: 100% ▕█" in err
+
+
+def test_a_label_that_fills_the_line_keeps_its_percentage() -> None:
+    line = format_bar(f"copying file sha256:{'0' * 64}:", 37, 100, 0.0, 40)
+    assert line == f"copying file sha256:{'0' * 15}  37%"
+    assert len(line) == 40

@@ -1,5 +1,6 @@
 """ps, stop and --version against a server on loopback, and against nobody."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 
@@ -109,3 +110,9 @@ def test_without_a_server_the_version_is_this_commands(embedd: Run) -> None:
     outcome = embedd("--version")
     assert outcome.out == f"embedd version is {version('embedd')}\n"
     assert outcome.err == "Warning: could not connect to a running embedd instance\n"
+
+
+def test_ps_as_json_is_what_the_api_says(embedd: Run, server: FakeServer) -> None:
+    [model] = json.loads(embedd("ps", "--json").out)
+    assert (model["name"], model["size"]) == ("all-minilm:latest", 58195968)
+    assert server.asked[-1][1] == "/api/ps"

@@ -28,9 +28,9 @@ DETAILS = """\
     bert.context_length      512
     bert.embedding_length    384
     general.architecture     bert
-    general.description      word word word word word word word wo...
+    general.description      word word word word word word wo...
     tokenizer.ggml.merges
-    tokenizer.ggml.tokens    [[PAD], [unused0], [unused1], ...+2 more]
+    tokenizer.ggml.tokens    [[PAD], [unused0], ...+3 more]
 
   Tensors
     token_embd.weight    F16    [384, 30522]

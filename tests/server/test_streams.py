@@ -1,0 +1,84 @@
+"""Work in threads: it ends before its caller tidies up, and nobody's silence blocks."""
+
+import asyncio
+import math
+import threading
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import make_mocked_request
+
+from embedd.library import Progress
+from embedd.server import streams
+from embedd.server.streams import MOST_WAITING, follow, in_thread
+
+
+class Transport(asyncio.Transport):
+    """A connection that its client closes when it was looked at so many times."""
+
+    def __init__(self, looks: float) -> None:
+        super().__init__()
+        self._looks = looks
+
+    def is_closing(self) -> bool:
+        self._looks -= 1
+        return self._looks < 0
+
+
+async def test_what_runs_in_a_thread_has_ended_when_its_caller_is_cancelled() -> None:
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        go_on.wait(10)
+        ended.set()
+
+    task = asyncio.create_task(in_thread(work))
+    await asyncio.to_thread(begun.wait, 10)
+    task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+
+
+async def test_a_client_that_leaves_while_nothing_happens_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "LOOK", 0.01)
+    stopped = threading.Event()
+
+    def work(_: object, stop: Any) -> None:
+        while not stop():
+            threading.Event().wait(0.001)
+        stopped.set()
+
+    request = make_mocked_request("POST", "/", transport=Transport(2))
+    with pytest.raises(ConnectionResetError):
+        async for _ in follow(request, work):
+            pass
+    assert await asyncio.to_thread(stopped.wait, 10)
+
+
+async def test_a_reader_that_is_slow_misses_bytes_but_no_step() -> None:
+    done = threading.Event()
+
+    def work(report: Any, _: object) -> None:
+        report(Progress(status="first"))
+        for completed in range(10_000):
+            report(Progress(status="bytes", total=10_000, completed=completed))
+            if completed % 100 == 0:
+                threading.Event().wait(0.0001)
+        report(Progress(status="last"))
+        done.set()
+
+    request = make_mocked_request("POST", "/", transport=Transport(math.inf))
+    lines = follow(request, work)
+    first = await anext(lines)
+    while not done.is_set():
+        await asyncio.sleep(0.001)
+    seen = [first, *[line async for line in lines]]
+    assert [seen[0].status, seen[-1].status] == ["first", "last"]
+    assert len(seen) < 2 * MOST_WAITING
