@@ -5,8 +5,19 @@ has a default only so that replies of other versions can be read.
 """
 
 from datetime import datetime
+from typing import Final
 
 from msgspec import UNSET, Struct, UnsetType, field
+
+# What changes the store, and may need a key of its own: beginnings of paths.
+MANAGEMENT_PATHS: Final = (
+    "/api/pull",
+    "/api/delete",
+    "/api/copy",
+    "/api/create",
+    "/api/blobs/",
+    "/api/push",
+)
 
 
 class Details(Struct, frozen=True, kw_only=True):
@@ -137,6 +148,27 @@ class EmbedReply(Struct, frozen=True, kw_only=True):
     load_duration: int = 0
     prompt_eval_count: int = 0
     truncated: list[TruncatedInput] = []
+
+
+class OpenAIEmbedBody(Struct, frozen=True, kw_only=True):
+    """``POST /v1/embeddings``, as the client sends it."""
+
+    model: str
+    input: list[str]
+    encoding_format: str = "float"
+
+
+class OpenAIEmbedding(Struct, frozen=True, kw_only=True):
+    """A row of `OpenAIEmbedReply`."""
+
+    embedding: list[float]
+    index: int = 0
+
+
+class OpenAIEmbedReply(Struct, frozen=True, kw_only=True):
+    """``POST /v1/embeddings``, as the client reads it."""
+
+    data: list[OpenAIEmbedding]
 
 
 class PullBody(Struct, frozen=True, kw_only=True, omit_defaults=True):

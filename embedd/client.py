@@ -44,12 +44,20 @@ class Client:
     Every method but `is_up` raises `UnavailableError` if nobody answers or the connection
     breaks, the error that belongs to the status, with the server's text, if the server
     refuses, and `ServiceError` if the reply is not one of ours.
+
+    Args:
+        key: Opens a locked server.
+        admin_key: Goes in place of *key* where models are managed; None is *key*.
     """
 
-    def __init__(self, address: Address | str) -> None:
+    def __init__(
+        self, address: Address | str, *, key: str | None = None, admin_key: str | None = None
+    ) -> None:
         if isinstance(address, str):
             address = parse_host(address)
         self._address = address.to_client()
+        self._key = key
+        self._admin_key = admin_key or key
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
@@ -93,8 +101,14 @@ class Client:
         dimensions: int | None = None,
         keep_alive: float | None = None,
         input_type: str | None = None,
+        store: bool = True,
     ) -> api.EmbedReply:
-        """One vector per input, in order; *keep_alive* in seconds, ``math.inf`` for ever."""
+        """One vector per input, in order.
+
+        Args:
+            keep_alive: Seconds, ``math.inf`` for ever.
+            store: Whether vectors may come from the server's cache and go to it.
+        """
         body = api.EmbedBody(
             model=model,
             input=list(inputs),
@@ -103,10 +117,19 @@ class Client:
             keep_alive=-1.0 if keep_alive == math.inf else keep_alive,
             input_type=input_type,
         )
-        reply = await self._ask("POST", "/api/embed", api.EmbedReply, body, model=model)
+        headers = {} if store else {"Cache-Control": "no-store"}
+        reply = await self._ask(
+            "POST", "/api/embed", api.EmbedReply, body, model=model, headers=headers
+        )
         if len(reply.embeddings) != len(inputs):
             raise ServiceError(f"{len(reply.embeddings)} vectors came for {len(inputs)} inputs")
         return reply
+
+    async def embed_as_openai(self, model: str, inputs: Sequence[str]) -> list[list[float]]:
+        """One vector per input, in order, from any server with OpenAI's route."""
+        body = api.OpenAIEmbedBody(model=model, input=list(inputs))
+        reply = await self._ask("POST", "/v1/embeddings", api.OpenAIEmbedReply, body, model=model)
+        return [item.embedding for item in sorted(reply.data, key=lambda item: item.index)]
 
     async def unload(self, model: str) -> None:
         """Let go of *model* as soon as its running requests end."""
@@ -185,19 +208,28 @@ class Client:
         body: msgspec.Struct | None = None,
         *,
         model: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> T:
-        async with self._exchange(method, path, body) as response:
+        async with self._exchange(method, path, body, headers) as response:
             await _check(response, model)
             return _decode(await response.read(), reply)
 
     @asynccontextmanager
     async def _exchange(
-        self, method: str, path: str, body: msgspec.Struct | AsyncIterable[bytes] | None = None
+        self,
+        method: str,
+        path: str,
+        body: msgspec.Struct | AsyncIterable[bytes] | None = None,
+        more_headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         base = "http://localhost" if self._address.socket else self._address.url
         is_json = isinstance(body, msgspec.Struct)
         data = msgspec.json.encode(body) if is_json else body
         headers = {"Content-Type": "application/json"} if is_json else {}
+        key = self._admin_key if path.startswith(api.MANAGEMENT_PATHS) else self._key
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        headers.update(more_headers or {})
         try:
             async with self._session.request(
                 method, base + path, data=data, headers=headers

@@ -37,6 +37,9 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "stop": Entry("running", "stop", "Unload a model."),
     "run": Entry("embed", "run", "Print the vector of one text."),
     "embed": Entry("embed", "embed", "Print the vectors of texts, or of the lines of stdin."),
+    "tune": Entry("tune", "tune", "Measure how a model computes fastest on this machine."),
+    "bench": Entry("bench", "bench", "Measure how fast the server embeds."),
+    "compare": Entry("bench", "compare", "Compare the server with another one."),
 }
 ALIASES: Final[Mapping[str, str]] = {"start": "serve", "ls": "list"}
 

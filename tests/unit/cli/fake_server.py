@@ -54,6 +54,7 @@ class FakeServer:
     pull_lines: tuple[Json, ...] = ({"status": "pulling manifest"}, {"status": "success"})
     refusals: dict[str, web.Response] = field(default_factory=dict)
     asked: list[tuple[str, str, Json]] = field(default_factory=list)
+    keys: dict[str, str] = field(default_factory=dict)  # of the last request to each path
     blobs: dict[str, bytes] = field(default_factory=dict)
     url: str = ""
 
@@ -61,6 +62,7 @@ class FakeServer:
         data = await request.read()
         is_blob = request.path.startswith("/api/blobs/")
         body: Json = {"bytes": len(data)} if is_blob else json.loads(data or b"{}")
+        self.keys[request.path] = request.headers.get("Authorization", "")
         self.asked.append((request.method, request.path, body))
         refusal = self.refusals.get(request.path)
         if refusal is not None:
@@ -97,6 +99,12 @@ class FakeServer:
                 ]
                 reply = {"model": name, "embeddings": vectors, "prompt_eval_count": 3}
                 return web.json_response(reply | ({"truncated": cut} if cut else {}))
+            case "/v1/embeddings":
+                rows = [
+                    {"index": place, "embedding": [len(text), place, 0.1]}
+                    for place, text in enumerate(body["input"])
+                ]
+                return web.json_response({"data": rows[::-1]})
             case "/api/generate":
                 return web.json_response(
                     {"model": name, "created_at": "2026-08-21T15:06:48Z", "done_reason": "unload"}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedd.engine.batching import BULK_TURN, Lanes
@@ -48,6 +48,7 @@ def drain(
     return batches
 
 
+@settings(max_examples=40)
 @given(requests=REQUESTS, max_tokens=TOKENS, max_sequences=SEQUENCES)
 def test_every_batch_keeps_its_limits(
     requests: list[Request], max_tokens: int, max_sequences: int
@@ -59,6 +60,7 @@ def test_every_batch_keeps_its_limits(
         assert len({one.kind for one, _ in batch}) == 1
 
 
+@settings(max_examples=40)
 @given(requests=REQUESTS, max_tokens=TOKENS, max_sequences=SEQUENCES)
 def test_every_sequence_is_taken_once_and_in_order(
     requests: list[Request], max_tokens: int, max_sequences: int
@@ -72,6 +74,7 @@ def test_every_sequence_is_taken_once_and_in_order(
     assert lanes.tokens == 0
 
 
+@settings(max_examples=40)
 @given(requests=REQUESTS, gone=st.data(), max_tokens=TOKENS, max_sequences=SEQUENCES)
 def test_what_leaves_is_forgotten_and_nothing_else(
     requests: list[Request], gone: st.DataObject, max_tokens: int, max_sequences: int

@@ -1,0 +1,166 @@
+"""``embedd bench`` and ``embedd compare``: how fast a server embeds, and how alike two do."""
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import click
+
+from embedd.cli.session import connect, load_settings, model_argument
+from embedd.cli.tables import format_table
+from embedd.config import parse_host
+from embedd.errors import RequestError
+
+VOCABULARY = (
+    "time year people way day man thing woman life child world school state family student "
+    "group country problem hand part place case week company system program question work "
+    "government number night point home water room mother area money story fact month lot"
+)
+WORDS = VOCABULARY.split()
+COLUMNS = ("WORKLOAD", "SERVER", "TEXTS/S", "P50", "P99")
+ROUNDS = 3
+
+Vectors = Sequence[Sequence[float]]
+Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """*requests* of *texts* texts of about *words* words, from *clients* clients."""
+
+    name: str
+    requests: int
+    texts: int
+    words: int
+    clients: int
+
+
+WORKLOADS = (
+    Workload(name="one short text", requests=40, texts=1, words=8, clients=1),
+    Workload(name="short texts, 8 clients", requests=160, texts=1, words=8, clients=8),
+    Workload(name="32 passages", requests=4, texts=32, words=60, clients=1),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Texts per second, and milliseconds of a request: median and 99th percentile."""
+
+    texts: float
+    p50: float
+    p99: float
+
+
+@click.command
+@model_argument
+def bench(*, model: str) -> None:
+    """Measure how fast the running server embeds with a model."""
+    click.echo(asyncio.run(_bench(model)))
+
+
+@click.command
+@click.argument("url")
+@model_argument
+@click.option("--other-model", help="Its name on the other server, if it differs.")
+def compare(*, url: str, model: str, other_model: str | None) -> None:
+    """Compare the running server with another one at URL: speed and cosine.
+
+    The other may speak Ollama's or OpenAI's API.
+    """
+    click.echo(asyncio.run(_compare(url, model, other_model or model)))
+
+
+async def _bench(model: str) -> str:
+    async with connect(load_settings().host) as client:
+
+        async def embed(texts: Sequence[str]) -> Vectors:
+            return (await client.embed(model, texts, store=False)).embeddings
+
+        return await measure_all({"embedd": embed})
+
+
+async def _compare(url: str, model: str, other_model: str) -> str:
+    async with connect(load_settings().host) as ours, connect(parse_host(url)) as theirs:
+
+        async def embed_here(texts: Sequence[str]) -> Vectors:
+            return (await ours.embed(model, texts, store=False)).embeddings
+
+        async def embed_ollama(texts: Sequence[str]) -> Vectors:
+            return (await theirs.embed(other_model, texts, store=False)).embeddings
+
+        async def embed_openai(texts: Sequence[str]) -> Vectors:
+            return await theirs.embed_as_openai(other_model, texts)
+
+        embed_there: Embed = embed_ollama
+        texts = make_texts(WORKLOADS[-1])[0]
+        try:
+            their_vectors = await embed_ollama(texts)
+        except RequestError:
+            embed_there = embed_openai
+            their_vectors = await embed_openai(texts)
+        table = await measure_all({"embedd": embed_here, url: embed_there})
+        least = min(map(cosine, await embed_here(texts), their_vectors))
+        return f"{table}\n\nleast cosine over {len(texts)} texts: {least:.6f}"
+
+
+async def measure_all(servers: dict[str, Embed]) -> str:
+    """A table of every workload on every server; servers take turns."""
+    rows = []
+    for workload in WORKLOADS:
+        requests = make_texts(workload)
+        speeds: dict[str, list[Speed]] = {name: [] for name in servers}
+        for _ in range(ROUNDS):
+            for name, embed in servers.items():
+                speeds[name].append(await measure(embed, requests, workload.clients))
+        for name, rounds in speeds.items():
+            speed = sorted(rounds, key=lambda one: one.texts)[len(rounds) // 2]
+            rows.append((workload.name, name, f"{speed.texts:.0f}", _ms(speed.p50), _ms(speed.p99)))
+    return format_table(COLUMNS, rows)
+
+
+async def measure(embed: Embed, requests: Sequence[Sequence[str]], clients: int) -> Speed:
+    """Send all *requests*, at most *clients* at a time."""
+    waiting = list(requests)
+    latencies: list[float] = []
+
+    async def client() -> None:
+        while waiting:
+            texts = waiting.pop()
+            start = time.perf_counter()
+            await embed(texts)
+            latencies.append(1000 * (time.perf_counter() - start))
+
+    start = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(clients)))
+    seconds = time.perf_counter() - start
+    ordered = sorted(latencies)
+    return Speed(
+        texts=sum(map(len, requests)) / seconds,
+        p50=statistics.median(ordered),
+        p99=ordered[int(0.99 * (len(ordered) - 1))],
+    )
+
+
+def make_texts(workload: Workload) -> list[list[str]]:
+    """The same texts on every call."""
+    pick = random.Random(workload.name)  # noqa: S311 - texts, not secrets
+    return [
+        [" ".join(pick.choices(WORDS, k=workload.words)) for _ in range(workload.texts)]
+        for _ in range(workload.requests)
+    ]
+
+
+def cosine(a: Sequence[float], b: Sequence[float]) -> float:
+    """Of the angle between two vectors; 0 for vectors of different width."""
+    if len(a) != len(b):
+        return 0.0
+    product = sum(x * y for x, y in zip(a, b, strict=True))
+    norms = sum(x * x for x in a) * sum(y * y for y in b)
+    return product / norms**0.5 if norms else 0.0
+
+
+def _ms(milliseconds: float) -> str:
+    return f"{milliseconds:.1f} ms"

@@ -1,0 +1,113 @@
+"""bench and compare measure servers; tune prints what was measured of a model."""
+
+from collections.abc import Callable
+
+import pytest
+from aiohttp import web
+
+from embedd.cli import bench
+from embedd.cli.bench import Workload, cosine
+from embedd.engine.calibration import Calibration, Trial
+from embedd.engine.tuning import Tuning
+from tests.unit.cli.conftest import Run
+from tests.unit.cli.fake_server import FakeServer, in_background
+
+WORKLOADS = (
+    Workload(name="one text", requests=2, texts=1, words=3, clients=1),
+    Workload(name="passages", requests=1, texts=4, words=5, clients=2),
+)
+FOUND = Calibration(
+    trials=(
+        Trial(rung="cpu1", replicas=2, batch_tokens=128, tokens_per_second=1234.5),
+        Trial(rung="cpu1", replicas=1, batch_tokens=64, tokens_per_second=600.0),
+    ),
+    best=Tuning(replicas=2, batch_tokens=128, rung="cpu1", measured=True),
+)
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "WORKLOADS", WORKLOADS)
+
+
+def test_bench_prints_a_row_for_each_workload(embedd: Run, server: FakeServer) -> None:
+    outcome = embedd("bench", "all-minilm")
+    assert outcome.status == 0
+    header, *rows = outcome.out.splitlines()
+    assert header.split() == ["WORKLOAD", "SERVER", "TEXTS/S", "P50", "P99"]
+    assert [row.split("    ")[0].strip() for row in rows] == ["one text", "passages"]
+    assert {path for _, path, _ in server.asked} == {"/", "/api/embed"}
+
+
+def test_bench_of_a_model_that_is_not_there_is_an_error(embedd: Run, server: FakeServer) -> None:
+    del server
+    assert embedd("bench", "nope").err == ('Error: model "nope" not found, try pulling it first\n')
+
+
+@pytest.mark.usefixtures("_nobody")
+def test_bench_needs_a_server(embedd: Run) -> None:
+    assert "could not connect to embedd server" in embedd("bench", "all-minilm").err
+
+
+def without_ollama(other: FakeServer) -> None:
+    other.refusals["/api/embed"] = web.Response(status=404, text="404 page not found")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "path"),
+    [(lambda _other: None, "/api/embed"), (without_ollama, "/v1/embeddings")],
+    ids=["ollama", "openai"],
+)
+def test_compare_speaks_what_the_other_server_speaks(
+    embedd: Run, server: FakeServer, prepare: Callable[[FakeServer], None], path: str
+) -> None:
+    with in_background(FakeServer(models={"theirs"})) as other:
+        prepare(other)
+        outcome = embedd("compare", other.url, "all-minilm", "--other-model", "theirs")
+        assert outcome.err == ""
+        assert path in {asked for _, asked, _ in other.asked}
+    assert other.url in outcome.out
+    assert outcome.out.rstrip().endswith("least cosine over 4 texts: 1.000000")
+    assert server.asked
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [([1, 0], [2, 0], 1.0), ([1, 0], [0, 1], 0.0), ([1, 0], [1], 0.0), ([0, 0], [1, 0], 0.0)],
+    ids=["same direction", "right angle", "other width", "zero"],
+)
+def test_cosines(a: list[float], b: list[float], expected: float) -> None:
+    assert cosine(a, b) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_tune_show_prints_the_curve_or_says_how_to_get_it(
+    embedd: Run, monkeypatch: pytest.MonkeyPatch, *, known: bool
+) -> None:
+    monkeypatch.setattr(
+        "embedd.runtime.read_calibration", lambda _settings, _name: FOUND if known else None
+    )
+    outcome = embedd("tune", "--show", "all-minilm")
+    if not known:
+        assert outcome.err == (
+            "Error: all-minilm was not measured here yet: run `embedd tune all-minilm`\n"
+        )
+        return
+    assert outcome.out.splitlines() == [
+        "RUNG    REPLICAS    BATCH TOKENS    TOKENS/S",
+        "cpu1    2           128             1234        chosen",
+        "cpu1    1           64              600",
+    ]
+
+
+def test_tune_tells_each_trial_as_it_comes(embedd: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def calibrate(_settings: object, name: str, report: Callable[[Trial], None]) -> object:
+        assert name == "all-minilm"
+        for trial in FOUND.trials:
+            report(trial)
+        return FOUND
+
+    monkeypatch.setattr("embedd.runtime.calibrate_model", calibrate)
+    outcome = embedd("tune", "all-minilm")
+    assert outcome.err.splitlines()[0] == "cpu1, 2 × 128 tokens: 1234 tokens/s"
+    assert "chosen" in outcome.out
