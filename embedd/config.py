@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 from urllib.parse import quote
@@ -48,6 +48,9 @@ SETTINGS = (
     Setting("MAX_INPUTS", "2048", "inputs of a request, Ollama's routes excepted", twin=False),
     Setting("DEFAULT_MODEL", "the only one", "model of requests that name none", twin=False),
     Setting("TOKEN_IDS", "own", "token arrays: `own` ids or `reject`", twin=False),
+    Setting("API_KEY", "", "keys that clients need, by comma", twin=False),
+    Setting("API_KEY_FILE", "", "file with more of them, read again when it changes", twin=False),
+    Setting("ADMIN_KEY", "API_KEY", "keys for managing models, by comma", twin=False),
     Setting("ALLOWED_HOSTS", "", "more names that `Host` may hold, by comma", twin=False),
     Setting("THREADS", "affinity and cgroup quota", "cores that embedd may use", twin=False),
     Setting("MEMORY", "80 % of cgroup or machine", "bytes for loaded models", twin=False),
@@ -97,7 +100,8 @@ class Settings:
     """What the operator decided, defaults filled in.
 
     Durations are seconds (``math.inf`` = for ever), sizes bytes. ``max_loaded_models`` and
-    ``context_length`` are 0 where embedd decides; ``flash_attention`` is None for automatic.
+    ``context_length`` are 0 where embedd decides; ``flash_attention`` is None for automatic;
+    ``token_ids`` tells whether token arrays are accepted.
     """
 
     host: Address
@@ -115,7 +119,10 @@ class Settings:
     max_body_in_flight: int
     max_inputs: int
     default_model: str | None
-    token_ids: str
+    token_ids: bool
+    api_key: tuple[str, ...] = field(repr=False)
+    api_key_file: Path | None
+    admin_key: tuple[str, ...] = field(repr=False)
     allowed_hosts: tuple[str, ...]
     threads: int
     memory: int
@@ -150,7 +157,10 @@ def read_settings(
         max_body_in_flight=read.unsigned("MAX_BODY_IN_FLIGHT", 8 * max_body, least=1),
         max_inputs=read.unsigned("MAX_INPUTS", 2048, least=1),
         default_model=read.text("DEFAULT_MODEL") or None,
-        token_ids=read.choice("TOKEN_IDS", ("own", "reject")),
+        token_ids=read.choice("TOKEN_IDS", ("own", "reject")) == "own",
+        api_key=parse_keys(read.text("API_KEY")),
+        api_key_file=read.folder("API_KEY_FILE") if read.text("API_KEY_FILE") else None,
+        admin_key=parse_keys(read.text("ADMIN_KEY")),
         allowed_hosts=read.several("ALLOWED_HOSTS"),
         threads=read.unsigned("THREADS", limits.cores, least=1),
         memory=read.unsigned("MEMORY", int(limits.memory * MEMORY_SHARE), least=1),
@@ -220,6 +230,11 @@ class _Reader:
 
     def _refuse(self, name: str, text: str, default: str) -> None:
         self._warn(f"EMBEDD_{name}: cannot use {text!r}, using {default}")
+
+
+def parse_keys(text: str) -> tuple[str, ...]:
+    """Keys in *text*, separated by commas or line breaks."""
+    return tuple(filter(None, map(str.strip, re.split("[,\\r\\n]", text))))
 
 
 def parse_host(text: str, warn: Callable[[str], None] = _log.warning) -> Address:

@@ -26,6 +26,11 @@ from embedd.config import parse_host
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Cores that may be used  [EMBEDD_THREADS]"
 )
+@click.option(
+    "--api-key-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of keys that clients need, read again when it changes  [EMBEDD_API_KEY_FILE]",
+)
 @click.option("--load", "preload", metavar="MODEL", multiple=True, help="Load MODEL at the start.")
 def serve(
     *, host: str | None, port: int | None, preload: tuple[str, ...], **overrides: Any

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from embedd.config import Address, Settings, read_settings
+from embedd.config import Address, Settings, parse_keys, read_settings
 from embedd.durations import parse_keep_alive
 from embedd.errors import RequestError, UnavailableError, UnsupportedError
 from embedd.logs import set_up_logs
@@ -35,6 +35,19 @@ def load_settings() -> Settings:
     return settings
 
 
+def make_client(address: Address) -> "Client":
+    """A client that has the first key of each kind that the environment names."""
+    from embedd.client import Client
+
+    settings = read_settings(warn=lambda _: None)
+    keys = settings.api_key
+    if not keys and settings.api_key_file is not None:
+        keys = parse_keys(settings.api_key_file.read_text())
+    return Client(
+        address, key=next(iter(keys), None), admin_key=next(iter(settings.admin_key), None)
+    )
+
+
 @asynccontextmanager
 async def connect(address: Address) -> "AsyncIterator[Client]":
     """A client of a server that answers.
@@ -42,9 +55,9 @@ async def connect(address: Address) -> "AsyncIterator[Client]":
     Raises:
         UnavailableError: None does; the message says how to start one.
     """
-    from embedd.client import NOBODY_THERE, Client
+    from embedd.client import NOBODY_THERE
 
-    async with Client(address) as client:
+    async with make_client(address) as client:
         if not await client.is_up():
             raise UnavailableError(NOBODY_THERE)
         yield client
@@ -61,9 +74,9 @@ async def reach(address: Address) -> "AsyncIterator[Client | None]":
     if address.is_local and not _somebody_listens(address):
         yield None
         return
-    from embedd.client import NOBODY_THERE, Client
+    from embedd.client import NOBODY_THERE
 
-    async with Client(address) as client:
+    async with make_client(address) as client:
         is_up = await client.is_up()
         if not (is_up or address.is_local):
             raise UnavailableError(NOBODY_THERE)

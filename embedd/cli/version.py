@@ -5,8 +5,7 @@ from importlib.metadata import version
 
 import click
 
-from embedd.cli.session import load_settings, warn
-from embedd.client import Client
+from embedd.cli.session import load_settings, make_client, warn
 from embedd.config import Address
 from embedd.errors import EmbeddError
 
@@ -24,7 +23,7 @@ def show_version() -> None:
 
 async def _ask(address: Address) -> str | None:
     try:
-        async with Client(address) as client:
+        async with make_client(address) as client:
             return await client.version()
     except EmbeddError:
         return None

@@ -26,6 +26,7 @@ from embedd.server.dialects.base import (
     Sharer,
 )
 from embedd.server.errors import choose_status, error_headers, log_error, log_refusal
+from embedd.server.keys import KEYS, Keys, choose_access, require_key
 from embedd.server.replies import JSON
 from embedd.server.request_id import add_request_id, request_id
 from embedd.server.security import Doors, add_cors_headers, make_guard
@@ -55,6 +56,7 @@ def make_app(
     bodies: BodyLimits,
     doors: Doors,
     policy: Policy | None = None,
+    keys: Keys | None = None,
 ) -> web.Application:
     """The application over the two doors of the core."""
     app = web.Application(middlewares=[make_guard(doors), _answer_unknown_paths])
@@ -62,6 +64,7 @@ def make_app(
     app[LIBRARY] = library
     app[BODIES] = bodies
     app[POLICY] = policy or Policy()
+    app[KEYS] = keys or Keys()
     app.on_response_prepare.append(add_cors_headers)
     app.on_response_prepare.append(_name_server)
     app.on_response_prepare.append(add_request_id)
@@ -72,9 +75,10 @@ def make_app(
 
 
 def _add_route(app: web.Application, dialect: Dialect, route: Route) -> None:
-    endpoint = _speak(dialect, route.endpoint)
+    endpoint = route.endpoint
     if route.path in SHARED:
-        endpoint = _share(dialect, route.endpoint, SHARED[route.path])
+        endpoint = _share(dialect, endpoint, SHARED[route.path])
+    endpoint = _speak(dialect, require_key(endpoint, choose_access(route.method, route.path)))
     # Redirects lose the body in many clients: a trailing slash is the same path.
     for path in {route.path, route.path.rstrip("/") + "/"}:
         pattern = path.replace("}", ":.+}")

@@ -26,6 +26,7 @@ from embedd.runtime import open_runtime
 from embedd.server.app import make_app
 from embedd.server.bodies import BodyLimits
 from embedd.server.dialects.base import Policy
+from embedd.server.keys import KeyFile, Keys
 from embedd.server.security import Doors
 from embedd.types import EmbedRequest
 
@@ -53,6 +54,7 @@ def run(settings: Settings, preload: Sequence[str] = ()) -> None:
 async def serve(settings: Settings, preload: Sequence[str] = ()) -> None:
     """See `run`; for a running event loop."""
     stop = _stop_on_signals()
+    keys = choose_keys(settings)
     sock = bind(settings.host)
     async with open_runtime(settings) as runtime:
         app = make_app(
@@ -60,9 +62,10 @@ async def serve(settings: Settings, preload: Sequence[str] = ()) -> None:
             library=runtime.library,
             bodies=BodyLimits(one=settings.max_body, all_=settings.max_body_in_flight),
             doors=choose_doors(settings),
+            keys=keys,
             policy=Policy(
                 max_inputs=settings.max_inputs,
-                token_ids=settings.token_ids == "own",
+                token_ids=settings.token_ids,
                 default_model=settings.default_model,
             ),
         )
@@ -92,6 +95,19 @@ def choose_doors(settings: Settings) -> Doors:
         hosts=settings.allowed_hosts,
         origins=settings.origins,
     )
+
+
+def choose_keys(settings: Settings) -> Keys:
+    """The keys that the settings name; warns if all who reach the server may use it.
+
+    Raises:
+        ConfigError: The file of keys cannot be read, or is empty.
+    """
+    file = settings.api_key_file and KeyFile(settings.api_key_file)
+    is_open = file is None and not settings.api_key
+    if is_open and settings.host.socket is None and not _is_loopback(settings.host.host):
+        log.warning("anybody who reaches this address may use the server: set EMBEDD_API_KEY")
+    return Keys(listed=settings.api_key, file=file or None, admin=settings.admin_key)
 
 
 def bind(address: Address) -> socket.socket:

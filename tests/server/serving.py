@@ -27,6 +27,7 @@ from embedd.scheduler.scheduler import Scheduler
 from embedd.server.app import make_app
 from embedd.server.bodies import BodyLimits
 from embedd.server.dialects.base import Policy
+from embedd.server.keys import Keys
 from embedd.server.security import Doors
 from embedd.store.store import Store
 from embedd.types import Pooling, TokenIds
@@ -224,6 +225,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
         bodies: BodyLimits | None = None,
         doors: Doors | None = None,
         policy: Policy | None = None,
+        keys: Keys | None = None,
     ) -> Served:
         if models:
             shutil.copytree(tiny_store, store.layout.root, dirs_exist_ok=True)
@@ -245,6 +247,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
             bodies=bodies or BodyLimits(one=64 * MIB, all_=512 * MIB),
             doors=doors or Doors(check_host=True),
             policy=policy,
+            keys=keys,
         )
         client = TestClient(TestServer(app), timeout=aiohttp.ClientTimeout(total=20))
         await client.start_server()

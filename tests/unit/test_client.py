@@ -69,6 +69,30 @@ async def test_a_unix_socket_is_spoken_to(tmp_path: Path) -> None:
         assert await client.version() == "0.0.1"
 
 
+async def test_without_a_key_none_is_sent(client: Client, server: FakeServer) -> None:
+    await client.tags()
+    assert server.keys == {"/api/tags": ""}
+
+
+@pytest.mark.parametrize(
+    ("key", "admin_key", "sent"),
+    [("k", None, ("k", "k")), ("k", "boss", ("k", "boss")), (None, "boss", ("", "boss"))],
+)
+async def test_a_key_is_sent_and_another_where_models_are_managed(
+    server: FakeServer, key: str | None, admin_key: str | None, sent: tuple[str, str]
+) -> None:
+    async with Client(server.url, key=key, admin_key=admin_key) as client:
+        await client.embed("all-minilm", ["x"])
+        await client.show("all-minilm")
+        await client.has_blob("sha256:0")
+        await client.copy("all-minilm", "x")
+        await client.delete("all-minilm")
+    used, managed = (f"Bearer {one}" if one else "" for one in sent)
+    assert [server.keys[path] for path in ("/api/embed", "/api/show")] == [used, used]
+    for path in ("/api/blobs/sha256:0", "/api/copy", "/api/delete"):
+        assert server.keys[path] == managed
+
+
 async def test_a_missing_unix_socket_is_nobody_there(tmp_path: Path) -> None:
     async with Client(f"unix:{tmp_path / 's'}") as client:
         assert not await client.is_up()

@@ -133,13 +133,21 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         max_body_in_flight=8 * 67108864,
         max_inputs=2048,
         default_model=None,
-        token_ids="own",
+        token_ids=True,
+        api_key=(),
+        api_key_file=None,
+        admin_key=(),
         allowed_hosts=(),
         threads=limits.cores,
         memory=int(limits.memory * 0.8),
         cache_bytes=67108864,
         state=Path.home() / ".embedd/state",
     )
+
+
+def test_settings_that_are_shown_keep_their_keys() -> None:
+    settings = read({"EMBEDD_API_KEY": "secret", "EMBEDD_ADMIN_KEY": "secret"})
+    assert "secret" not in repr(settings)
 
 
 def test_the_table_names_each_field_once() -> None:
@@ -176,6 +184,9 @@ VALUES: list[tuple[str, str, object]] = [
     ("NOPRUNE", "yes", True),
     ("MAX_BODY", "1000", 1000),
     ("MAX_BODY_IN_FLIGHT", "1000", 1000),
+    ("API_KEY", "one, two,", ("one", "two")),
+    ("API_KEY_FILE", "/run/keys", Path("/run/keys")),
+    ("ADMIN_KEY", "three", ("three",)),
     ("ALLOWED_HOSTS", "a.example,b.example", ("a.example", "b.example")),
     ("THREADS", "3", 3),
     ("MEMORY", "1000000000", 1000000000),
@@ -341,6 +352,6 @@ def test_a_worker_sees_only_what_it_needs() -> None:
 
 def test_a_choice_is_read_in_any_letter_case_and_nonsense_is_the_default() -> None:
     warnings: list[str] = []
-    assert read_settings({"EMBEDD_TOKEN_IDS": "Reject"}).token_ids == "reject"
-    assert read_settings({"EMBEDD_TOKEN_IDS": "mine"}, warnings.append).token_ids == "own"
+    assert read_settings({"EMBEDD_TOKEN_IDS": "Reject"}).token_ids is False
+    assert read_settings({"EMBEDD_TOKEN_IDS": "mine"}, warnings.append).token_ids is True
     assert warnings == ["EMBEDD_TOKEN_IDS: cannot use 'mine', using own"]

@@ -31,6 +31,7 @@ from embedd.errors import (
     LoadTimeoutError,
     ModelNotFoundError,
     OverloadedError,
+    UnauthorizedError,
     UnsupportedError,
 )
 from embedd.library.replies import to_details, to_stored_model
@@ -163,6 +164,8 @@ def _phrase(error: EmbeddError) -> str:
             return "the input length exceeds the context length"
         case InvalidModelNameError() if not str(error).startswith("use either "):
             return "invalid model name"
+        case UnauthorizedError():
+            return "unauthorized"
         case OverloadedError():
             return "server busy, please try again.  maximum pending requests exceeded"
         case _:

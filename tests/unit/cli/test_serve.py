@@ -43,13 +43,15 @@ def test_options_go_before_the_environment(
 ) -> None:
     for name in ("HOST", "MODELS", "KEEP_ALIVE", "THREADS"):
         monkeypatch.setenv(f"EMBEDD_{name}", "7")
-    options = "--host 0.0.0.0 --port 5 --models /m --keep-alive -1 --threads 2 --load a --load b"
+    options = "--host 0.0.0.0 --port 5 --models /m --keep-alive -1 --threads 2 --load a --load b "
+    options += f"--api-key-file {__file__}"
     assert embedd("serve", *options.split()).status == 0
     ((settings, preload),) = calls
     assert settings.host.url == "http://0.0.0.0:5"
     assert settings.models == Path("/m")
     assert settings.keep_alive == math.inf
     assert settings.threads == 2
+    assert settings.api_key_file == Path(__file__)
     assert preload == ("a", "b")
 
 

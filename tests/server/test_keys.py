@@ -1,0 +1,153 @@
+"""Keys, over HTTP: what is locked, in which shape one is told, and in which order."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from embedd.config import Address
+from embedd.errors import ConfigError
+from embedd.server.app import DIALECTS
+from embedd.server.bodies import BodyLimits
+from embedd.server.keys import Access, Keys, choose_access
+from embedd.server.serve import choose_keys
+from tests.conftest import MakeSettings
+from tests.server.serving import OpenServer, Served
+
+KEYS = Keys(listed=["k"], admin=["boss"])
+OPENAI = {
+    "error": {
+        "message": "invalid API key",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "invalid_api_key",
+    },
+    "detail": "invalid API key",
+}
+ROUTES = [
+    (route.method, route.path.replace("{digest}", "sha256:0").replace("{id}", "a/b"))
+    for dialect in DIALECTS
+    for route in dialect.routes
+    if choose_access(route.method, route.path) is not Access.OPEN
+]
+
+
+@pytest.fixture
+async def locked(open_server: OpenServer) -> Served:
+    server: Served = await open_server(keys=KEYS)
+    return server
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer no"}], ids=["none", "wrong"])
+async def test_a_locked_route_needs_a_key(
+    method: str, path: str, headers: dict[str, str], locked: Served
+) -> None:
+    reply = await locked.send(method, path, headers=headers, data=b"{")
+    assert reply.status == 401
+    assert reply.headers["WWW-Authenticate"] == "Bearer"
+    assert reply.headers["Content-Type"].startswith("application/json")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/embed", {"error": "unauthorized"}),
+        ("/api/embeddings", {"error": "unauthorized"}),
+        ("/api/pull", {"error": "unauthorized"}),
+        ("/v1/embeddings", OPENAI),
+        ("/api/v3/inference/embeddings", OPENAI),
+        ("/v2/embed", {"id": "mine", "message": "invalid API key"}),
+    ],
+)
+async def test_the_path_decides_how_it_is_told(path: str, body: Any, locked: Served) -> None:
+    sent = {"model": "tiny", "input": "x"}
+    reply = await locked.send("POST", path, json=sent, headers={"X-Request-Id": "mine"})
+    assert (reply.status, reply.json) == (401, body)
+    assert locked.loads.names == []
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Authorization": "Bearer k"}, {"Authorization": "bearer k"}, {"X-Api-Key": "k"}]
+)
+async def test_a_key_opens_and_does_not_manage(headers: dict[str, str], locked: Served) -> None:
+    body = {"model": "tiny", "input": "x"}
+    reply = await locked.send("POST", "/v1/embeddings", json=body, headers=headers)
+    assert reply.status == 200
+    names = {"source": "tiny", "destination": "copy"}
+    assert (await locked.send("POST", "/api/copy", json=names, headers=headers)).status == 401
+    boss = {"Authorization": "Bearer boss"}
+    assert (await locked.send("POST", "/api/copy", json=names, headers=boss)).status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", ["/", "/api/version", "/api/version/"])
+async def test_some_paths_stay_open(method: str, path: str, locked: Served) -> None:
+    assert (await locked.send(method, path)).status == 200
+
+
+async def test_a_preflight_needs_no_key(locked: Served) -> None:
+    asks = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": "POST"}
+    assert (await locked.send("OPTIONS", "/api/embed", headers=asks)).status == 204
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("POST", "/api/embed", {"Origin": "https://evil.example"}, 403),
+        ("POST", "/nope", {}, 404),
+        ("POST", "/v1/nope", {}, 404),
+        ("GET", "/api/embed", {}, 405),
+        ("GET", "/v1/embeddings", {}, 405),
+        ("POST", "/v1/embeddings", {}, 401),
+        ("POST", "/v1/embeddings", {"X-Api-Key": "k"}, 413),
+    ],
+)
+async def test_the_key_is_looked_at_after_the_route_and_before_the_body(
+    method: str, path: str, headers: dict[str, str], status: int, open_server: OpenServer
+) -> None:
+    served = await open_server(keys=KEYS, bodies=BodyLimits(one=10, all_=10))
+    assert (await served.send(method, path, headers=headers, data=b"x" * 11)).status == status
+
+
+async def test_a_server_without_keys_ignores_them(served: Served) -> None:
+    for key in ("Bearer ", "Bearer x", "Basic x"):
+        reply = await served.send("GET", "/api/tags", headers={"Authorization": key})
+        assert reply.status == 200
+
+
+async def test_keys_are_never_logged(locked: Served, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    for headers in ({"Authorization": "Bearer hunter2"}, {"X-Api-Key": "hunter2"}):
+        await locked.send("POST", "/api/embed", headers=headers)
+    assert "request failed" in caplog.text
+    assert not any("hunter2" in str(record.__dict__) for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "warned"),
+    [
+        (Address(host="0.0.0.0"), (), True),
+        (Address(host="::"), (), True),
+        (Address(host="10.0.0.1"), (), True),
+        (Address(host="0.0.0.0"), ("k",), False),
+        (Address(host="127.0.0.1"), (), False),
+        (Address(host="localhost"), (), False),
+    ],
+)
+def test_an_open_server_that_others_reach_is_warned_about(
+    host: Address,
+    keys: tuple[str, ...],
+    *,
+    warned: bool,
+    make_settings: MakeSettings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    choose_keys(make_settings(host=host, api_key=keys))
+    assert ("set EMBEDD_API_KEY" in caplog.text) == warned
+
+
+def test_a_file_of_keys_that_is_not_there_stops_the_start(make_settings: MakeSettings) -> None:
+    settings = make_settings()
+    with pytest.raises(ConfigError, match="cannot read the API keys"):
+        choose_keys(make_settings(api_key_file=settings.models / "nothing"))
