@@ -42,9 +42,7 @@ def open_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open
             write_tiny_decoder(path, pooling="last", context=CONTEXT, add_eos=True)
         else:
             write_tiny_bert(path, context=CONTEXT)
-        factory: type[FakeEngine | LlamaEngine] = (
-            FakeEngine if kind == "fake" else LlamaEngine
-        )
+        factory: type[FakeEngine | LlamaEngine] = FakeEngine if kind == "fake" else LlamaEngine
         opened.append(factory.load(make_spec(path, pooling), CPU_LADDER[0], threads=1))
         return opened[-1]
 
