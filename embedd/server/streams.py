@@ -44,8 +44,10 @@ async def follow(request: web.Request, work: Work) -> Lines:
     done: asyncio.Future[None] = loop.create_future()
     stopped = threading.Event()
 
+    room = threading.Semaphore(MOST_WAITING)
+
     def report(progress: Progress) -> None:
-        if progress.total is None or lines.qsize() < MOST_WAITING:
+        if progress.total is None or room.acquire(blocking=False):
             loop.call_soon_threadsafe(lines.put_nowait, progress)
 
     def run() -> None:
@@ -56,6 +58,8 @@ async def follow(request: web.Request, work: Work) -> Lines:
     threading.Thread(target=run, name=request.path, daemon=True).start()
     try:
         while (line := await _next_line(lines, request)) is not None:
+            if line.total is not None:
+                room.release()
             yield line
         await done
     finally:
