@@ -19,6 +19,53 @@ class Frame:
         return len(self.prefix) + len(self.suffix)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairFrame:
+    """The tokens around a query and a document that are scored together.
+
+    The *leads* are put before the two texts themselves.
+    """
+
+    prefix: tuple[int, ...]
+    middle: tuple[int, ...]
+    suffix: tuple[int, ...]
+    query_lead: str = ""
+    document_lead: str = ""
+
+    def __len__(self) -> int:
+        return len(self.prefix) + len(self.middle) + len(self.suffix)
+
+    def join(self, query: TokenIds, document: TokenIds) -> TokenIds:
+        """The whole sequence."""
+        parts = (self.prefix, query, self.middle, document, self.suffix)
+        return np.concatenate([np.asarray(part, np.int32) for part in parts])
+
+
+def fit_document(
+    document: TokenIds,
+    *,
+    query: TokenIds,
+    frame: PairFrame,
+    limit: int,
+    truncate: Truncate,
+    index: int,
+) -> TokenIds:
+    """The ids of a document, cut so that its pair has at most *limit*; the query never is.
+
+    Raises:
+        InputTooLongError: The pair is longer and either truncation is off or the query
+            leaves no room for a token of the document.
+    """
+    special = len(frame) + len(query)
+    room = limit - special
+    if len(document) <= room:
+        return document
+    if truncate is Truncate.ERROR or room < 1:
+        tokens = special + len(document)
+        raise InputTooLongError(index=index, tokens=tokens, limit=limit, special=special)
+    return document[-room:] if truncate is Truncate.START else document[:room]
+
+
 def fit_text(
     ids: TokenIds, *, frame: Frame, limit: int, truncate: Truncate, index: int
 ) -> TokenIds:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,15 @@ TokenIds: TypeAlias = npt.NDArray[np.int32]  # (tokens,)
 ClientIds: TypeAlias = npt.NDArray[np.int64]  # (tokens,), as sent: not yet known to be valid
 Vector: TypeAlias = npt.NDArray[np.float32]  # (dimensions,)
 Vectors: TypeAlias = npt.NDArray[np.float32]  # (inputs, dimensions)
+Labels: TypeAlias = tuple[str, ...]  # of a reranker's scores, "" where they have no name
 Quantized: TypeAlias = npt.NDArray[np.int8] | npt.NDArray[np.uint8]  # (inputs, numbers or bytes)
+
+
+class Piece(NamedTuple):
+    """What one token stands for: bytes of a text, or the name of a special token."""
+
+    text: bytes
+    is_special: bool
 
 
 class Pooling(StrEnum):
@@ -136,10 +144,10 @@ class Truncated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Where the time of a request went, in seconds. ``load`` counts from arrival; it is
-    0.0 when the model was ready.
+    """Where the time of a request went, in seconds.
 
-    ``reused`` of the inputs were not computed for it.
+    ``load`` counts from arrival; it is 0.0 when the model was ready. ``reused`` of
+    the inputs were not computed for it.
     """
 
     load: float = 0.0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from embedd.engine.base import ModelInfo, ModelSpec
 from embedd.engine.queue import Outcome
 from embedd.tokens import Frame
-from embedd.types import Pooling, TokenIds
+from embedd.types import Piece, Pooling, TokenIds
 
 
 class Timer:
@@ -82,7 +82,15 @@ class FakeModel:
             rung="cpu1",
         )
 
-    async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+    async def tokenize(
+        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
+    ) -> list[TokenIds]:
+        raise NotImplementedError
+
+    async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
+        raise NotImplementedError
+
+    async def spell(self, ids: TokenIds) -> list[Piece]:
         raise NotImplementedError
 
     async def embed(

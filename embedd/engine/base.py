@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from embedd.tokens import Frame
-from embedd.types import Pooling, TokenIds, Vectors
+from embedd.errors import EngineError
+from embedd.tokens import Frame, PairFrame
+from embedd.types import Labels, Piece, Pooling, TokenIds, Vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,8 @@ class ModelInfo:
         rung: Step of the ladder of safe settings that the model runs on (``cpu1`` …).
         replicas: Contexts that compute side by side.
         gpu_bytes: Memory taken on a GPU.
+        pair: What stands around a query and a document; None if nothing can be told apart.
+        labels: Names of a reranker's scores, one for each number that it computes.
     """
 
     width: int
@@ -93,32 +96,68 @@ class ModelInfo:
     rung: str
     replicas: int = 1
     gpu_bytes: int = 0
+    pair: PairFrame | None = None
+    labels: Labels = ()
 
 
-class Engine(Protocol):
-    """Loaded weights that compute. All calls block.
-
-    One thread calls `encode` and `set_threads`; `tokenize` may run beside it, in another.
-    For more threads that encode there are replicas. Implementations are made by a class
-    method ``load`` with the arguments of `LlamaEngine.load`.
-    """
+class Tokenizer(Protocol):
+    """A model's vocabulary. All calls block; one thread makes them."""
 
     @property
     def info(self) -> ModelInfo:
-        """Facts that do not change while the model is loaded."""
+        """Facts that do not change; of a vocabulary without weights the numbers are 0."""
         ...
 
-    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Token ids of each text, special tokens included, never cut."""
+    def tokenize(
+        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
+    ) -> list[TokenIds]:
+        """Token ids of each text, never cut.
+
+        Args:
+            add_special: With the special tokens that stand around every text.
+            parse_special: A text that spells a special token gets it.
+        """
         ...
+
+    def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
+        """The text of each sequence, in UTF-8 as far as its tokens are.
+
+        Args:
+            special: Special tokens are spelled; otherwise they are left out.
+
+        Raises:
+            EngineError: An id is outside the vocabulary.
+        """
+        ...
+
+    def spell(self, ids: TokenIds) -> list[Piece]:
+        """What each token stands for.
+
+        Raises:
+            EngineError: An id is outside the vocabulary.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give everything back. No call may follow."""
+        ...
+
+
+class Engine(Tokenizer, Protocol):
+    """Loaded weights that compute. All calls block.
+
+    One thread calls `encode` and `set_threads`; those of `Tokenizer` may run beside it, in
+    another. For more threads that encode there are replicas. Implementations are made by a
+    class method ``load`` with the arguments of `LlamaEngine.load`.
+    """
 
     def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Vectors:
         """Vectors as the model gives them, not normalised.
 
         With the model's own pooling (None) or another of `Pooling` but ``none``: shape
-        (sequences, width). With ``Pooling.NONE``: one row per token, sequence after
-        sequence. A row that is not finite or has norm 0 is returned as it is: the
-        worker decides what becomes of it.
+        (sequences, width), of ``rank`` (sequences, labels). With ``Pooling.NONE``: one row
+        per token, sequence after sequence. A row that is not finite or has norm 0 is
+        returned as it is: the worker decides what becomes of it.
 
         Raises:
             EngineError: A sequence is empty, too long, or has an id outside the
@@ -138,6 +177,12 @@ class Engine(Protocol):
         """Compute with so many cores from the next batch on."""
         ...
 
-    def close(self) -> None:
-        """Give everything back. No call may follow."""
-        ...
+
+def check_ids(ids: TokenIds, vocabulary: int) -> None:
+    """Refuse ids that are none of *vocabulary*: in a C library they end the process.
+
+    Raises:
+        EngineError: There is one.
+    """
+    if len(ids) and (ids.min() < 0 or ids.max() >= vocabulary):
+        raise EngineError(f"a token id is outside 0 … {vocabulary - 1}")

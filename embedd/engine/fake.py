@@ -12,10 +12,10 @@ from typing import Self
 
 import numpy as np
 
-from embedd.engine.base import ModelInfo, ModelSpec, Rung
+from embedd.engine.base import ModelInfo, ModelSpec, Rung, check_ids
 from embedd.errors import EngineError, ModelLoadError
-from embedd.tokens import Frame
-from embedd.types import Pooling, TokenIds, Vectors
+from embedd.tokens import Frame, PairFrame
+from embedd.types import Piece, Pooling, TokenIds, Vectors
 
 WIDTH = 8
 VOCABULARY = 1 << 16
@@ -48,6 +48,8 @@ class FakeEngine:
             max_sequences=MAX_SEQUENCES,
             engine="fake",
             rung=rung.name,
+            pair=PairFrame(prefix=(FIRST,), middle=(LAST,), suffix=(LAST,)),
+            labels=("",) if spec.pooling is Pooling.RANK else (),
         )
 
     @classmethod
@@ -79,11 +81,36 @@ class FakeEngine:
     def set_threads(self, threads: int) -> None:
         """Nothing here computes in threads."""
 
-    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """See `Engine.tokenize`."""
+    @classmethod
+    def load_vocabulary(cls, spec: ModelSpec) -> Self:
+        """As `LlamaVocabulary.load`."""
+        return cls.load(spec, Rung(name="", extra_buffers=False, flash_attention=False), threads=1)
+
+    def tokenize(
+        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
+    ) -> list[TokenIds]:
+        """See `Tokenizer.tokenize`; characters below the third spell special tokens."""
+        first, last = ([FIRST], [LAST]) if add_special else ([], [])
+        ids = [[ord(c) % VOCABULARY for c in text] for text in texts]
+        if not parse_special:
+            ids = [[one for one in row if one not in (FIRST, LAST)] for row in ids]
+        return [np.array([*first, *row, *last], np.int32) for row in ids]
+
+    def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
+        """See `Tokenizer.detokenize`."""
+        pieces = [self.spell(ids) for ids in sequences]
         return [
-            np.array([FIRST, *(ord(c) % VOCABULARY for c in text), LAST], np.int32)
-            for text in texts
+            b"".join(piece.text for piece in row if special or not piece.is_special)
+            for row in pieces
+        ]
+
+    def spell(self, ids: TokenIds) -> list[Piece]:
+        """See `Tokenizer.spell`."""
+        check_ids(ids, VOCABULARY)
+        names = {FIRST: b"[CLS]", LAST: b"[SEP]"}
+        return [
+            Piece(names.get(one) or chr(one).encode("utf-8", "replace"), one in names)
+            for one in ids.tolist()
         ]
 
     def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Vectors:
@@ -113,6 +140,8 @@ class FakeEngine:
 
     def _pool(self, ids: TokenIds, pooling: Pooling) -> Vectors:
         rows = self._attend(ids)
+        if pooling is Pooling.RANK:
+            return np.asarray(rows.mean(axis=0)[:1])
         if ord(NOT_A_NUMBER) in ids:
             return np.full(WIDTH, np.nan, np.float32)
         if ord(ZERO) in ids:

@@ -1,9 +1,11 @@
 """Starts models for the scheduler, tuned to the machine, and measures them."""
 
+import asyncio
 import functools
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from embedd.cache import VectorCache
@@ -20,11 +22,13 @@ from embedd.engine.process import WorkerProcess
 from embedd.engine.served import ServedModel
 from embedd.engine.tuner import Tuner
 from embedd.engine.tuning import ONE_REPLICA, Tuning
+from embedd.engine.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
 # Tokens that may wait for one model: minutes of work on a small machine, and some 16 MiB.
 MAX_WAITING_TOKENS = 4_000_000
+VOCABULARIES = 2  # processes with nothing but a vocabulary, at a time
 
 
 class Loader:
@@ -54,6 +58,7 @@ class Loader:
         self._ladder: Sequence[Rung] = CPU_LADDER
         if flash_attention is False:
             self._ladder = [replace(rung, flash_attention=False) for rung in CPU_LADDER]
+        self._vocabularies = asyncio.Semaphore(VOCABULARIES)
         self._tuner = Tuner(store=calibrations, calibrate=self.calibrate, cores=self._cores)
 
     async def load(self, spec: ModelSpec) -> ServedModel:
@@ -111,6 +116,22 @@ class Loader:
             open_computer=functools.partial(self._open_computer, spec),
             report=report,
         )
+
+    @asynccontextmanager
+    async def open_vocabulary(self, spec: ModelSpec) -> AsyncIterator[Vocabulary]:
+        """The tokenizer of a model that is not loaded, in a process that ends with the block.
+
+        Raises:
+            ModelLoadError: The file cannot be used.
+            LoadTimeoutError: It takes too long.
+        """
+        async with self._vocabularies:
+            worker = await self._start()
+            try:
+                info = await worker.load_vocabulary(spec, patience=self._patience)
+                yield Vocabulary(worker, info)
+            finally:
+                await worker.close()
 
     async def close(self) -> None:
         """Stop what is measured; models are closed by those who have them."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from embedd.engine import wire
 from embedd.engine.base import ModelInfo, ModelSpec, Rung
+from embedd.engine.messages import to_info, to_load, to_vocabulary_load
 from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.errors import (
     EngineError,
@@ -23,8 +24,7 @@ from embedd.errors import (
     LoadTimeoutError,
     ModelLoadError,
 )
-from embedd.tokens import Frame
-from embedd.types import Pooling, TokenIds, Vectors
+from embedd.types import Piece, Pooling, TokenIds, Vectors
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +114,6 @@ class WorkerProcess:
         self._death: str | None = None
         self._died_computing = False
         self._stderr = b""
-        self._engine = ""
-        self._rung = ""
         self._errors = asyncio.create_task(self._keep_stderr())
         self._reading = asyncio.create_task(self._read())
 
@@ -176,31 +174,81 @@ class WorkerProcess:
             WorkerDiedError: The process ended.
             LoadTimeoutError: No progress for *patience* seconds.
         """
-        self._engine, self._rung = spec.engine, rung.name
+        message = to_load(spec, rung, threads, tuning)
+        return await self._load(message, spec, patience, report)
+
+    async def load_vocabulary(self, spec: ModelSpec, *, patience: float | None) -> ModelInfo:
+        """Load the vocabulary and nothing else: the numbers of its facts are 0.
+
+        Raises:
+            ModelLoadError: The file cannot be used.
+            WorkerDiedError: The process ended.
+            LoadTimeoutError: It takes longer than *patience* seconds.
+        """
+        return await self._load(to_vocabulary_load(spec), spec, patience, lambda _share: None)
+
+    async def _load(
+        self,
+        message: wire.Load,
+        spec: ModelSpec,
+        patience: float | None,
+        report: Callable[[float], None],
+    ) -> ModelInfo:
         try:
             async with asyncio.timeout(patience) as deadline:
                 ready = asyncio.get_running_loop().create_future()
                 self._loading = _Loading(ready, report, deadline, patience)
                 self._refuse_if_dead()
-                await self._send(_to_load(spec, rung, threads, tuning))
-                return self._to_info(await ready)
+                await self._send(message)
+                return to_info(await ready, spec.engine, message.rung)
         except TimeoutError:
             raise LoadTimeoutError(f'timed out loading model "{spec.name}"') from None
         finally:
             self._loading = None
 
-    async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Ids of each text, special tokens included.
+    async def tokenize(
+        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
+    ) -> list[TokenIds]:
+        """Ids of each text; see `Tokenizer.tokenize`.
 
         Raises:
             WorkerDiedError: The process ended.
         """
         sendable = [_to_unicode(text) for text in texts]
-        reply, array = await self._call(lambda id_: wire.Tokenize(id_, sendable))
+        reply, array = await self._call(
+            lambda id_: wire.Tokenize(id_, sendable, add_special, parse_special)
+        )
         if not isinstance(reply, wire.Tokens):
             raise _unexpected(reply)
         ids = np.frombuffer(array, np.int32)
         return np.split(ids, np.cumsum(reply.lengths)[:-1])
+
+    async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
+        """The text of each sequence; see `Tokenizer.detokenize`.
+
+        Raises:
+            WorkerDiedError: The process ended.
+            EngineError: An id is outside the vocabulary.
+        """
+        lengths = [len(ids) for ids in sequences]
+        reply, _ = await self._call(
+            lambda id_: wire.Detokenize(id_, lengths, special), np.concatenate(sequences)
+        )
+        if not isinstance(reply, wire.Texts):
+            raise _unexpected(reply)
+        return reply.texts
+
+    async def spell(self, ids: TokenIds) -> list[Piece]:
+        """What each token stands for; see `Tokenizer.spell`.
+
+        Raises:
+            WorkerDiedError: The process ended.
+            EngineError: An id is outside the vocabulary.
+        """
+        reply, _ = await self._call(wire.Spell, ids)
+        if not isinstance(reply, wire.Pieces):
+            raise _unexpected(reply)
+        return list(map(Piece, reply.texts, reply.special))
 
     async def encode(
         self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, urgent: bool = False
@@ -239,7 +287,7 @@ class WorkerProcess:
 
     async def _call(
         self,
-        make_message: Callable[[int], wire.Tokenize | wire.Encode],
+        make_message: Callable[[int], wire.ToWorker],
         array: TokenIds | None = None,
     ) -> tuple[wire.FromWorker, bytes]:
         self._refuse_if_dead()
@@ -334,39 +382,6 @@ class WorkerProcess:
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-
-    def _to_info(self, ready: wire.Ready) -> ModelInfo:
-        return ModelInfo(
-            width=ready.width,
-            limit=ready.limit,
-            pooling=ready.pooling,
-            frame=Frame(prefix=ready.prefix, suffix=ready.suffix),
-            vocabulary=ready.vocabulary,
-            max_batch_tokens=ready.max_batch_tokens,
-            max_sequences=ready.max_sequences,
-            engine=self._engine,
-            rung=self._rung,
-            replicas=ready.replicas,
-            gpu_bytes=ready.gpu_bytes,
-        )
-
-
-def _to_load(spec: ModelSpec, rung: Rung, threads: int, tuning: Tuning) -> wire.Load:
-    return wire.Load(
-        engine=spec.engine,
-        path=str(spec.path),
-        pooling=spec.pooling,
-        context_length=spec.context_length,
-        gpu_layers=spec.gpu_layers,
-        main_gpu=spec.main_gpu,
-        use_mmap=spec.use_mmap,
-        rung=rung.name,
-        extra_buffers=rung.extra_buffers,
-        flash_attention=rung.flash_attention,
-        cores=spec.threads or threads,
-        replicas=tuning.replicas,
-        batch_tokens=tuning.batch_tokens,
-    )
 
 
 def _to_unicode(text: str) -> str:

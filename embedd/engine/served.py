@@ -1,6 +1,8 @@
 """A model that is ready to serve: its worker, its queue, its tokenizer."""
 
+import functools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import TypeVar
 
 from embedd.cache import VectorCache
 from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
@@ -10,12 +12,14 @@ from embedd.engine.queue import BatchQueue, Outcome
 from embedd.engine.reuse import Reuse
 from embedd.engine.supervisor import Supervisor, Worker
 from embedd.engine.tuning import ONE_REPLICA, Tuning
-from embedd.types import Pooling, TokenIds
+from embedd.types import Piece, Pooling, TokenIds
 
 # Texts travel to the tokenizer in frames of at most so many characters, so that a short
 # request does not wait until ten thousand texts of another are tokenized.
 CHUNK_CHARACTERS = 256 * 1024
 CHUNK_TEXTS = 256
+
+_Answer = TypeVar("_Answer")
 
 
 class ServedModel:
@@ -79,16 +83,38 @@ class ServedModel:
         """Why this model can compute no more, or None."""
         return self._supervisor.broken
 
-    async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Ids of each text, special tokens included, never cut.
+    async def tokenize(
+        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
+    ) -> list[TokenIds]:
+        """Ids of each text, never cut; see `Tokenizer.tokenize`.
 
         Raises:
             EngineError: The worker died on it twice.
         """
         ids: list[TokenIds] = []
         for chunk in _chunks(texts):
-            ids += await self._tokenize_chunk(chunk)
+            ids += await self._ask(
+                functools.partial(
+                    _tokenize, texts=chunk, add_special=add_special, parse_special=parse_special
+                )
+            )
         return ids
+
+    async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
+        """The text of each sequence; see `Tokenizer.detokenize`.
+
+        Raises:
+            EngineError: An id is outside the vocabulary, or the worker died on it twice.
+        """
+        return await self._ask(lambda worker: worker.detokenize(sequences, special=special))
+
+    async def spell(self, ids: TokenIds) -> list[Piece]:
+        """What each token stands for.
+
+        Raises:
+            EngineError: An id is outside the vocabulary, or the worker died on it twice.
+        """
+        return await self._ask(lambda worker: worker.spell(ids))
 
     async def embed(
         self,
@@ -115,14 +141,20 @@ class ServedModel:
         await self._queue.close()
         await self._supervisor.close()
 
-    async def _tokenize_chunk(self, texts: Sequence[str]) -> list[TokenIds]:
+    async def _ask(self, ask: Callable[[Worker], Awaitable[_Answer]]) -> _Answer:
         worker = self._supervisor.worker
         try:
-            return await worker.tokenize(texts)
+            return await ask(worker)
         except WorkerDiedError:
             # It may have died of a batch that computed beside: once more on the next.
             await self._supervisor.revive(worker)
-            return await self._supervisor.worker.tokenize(texts)
+            return await ask(self._supervisor.worker)
+
+
+async def _tokenize(
+    worker: Worker, *, texts: Sequence[str], add_special: bool, parse_special: bool
+) -> list[TokenIds]:
+    return await worker.tokenize(texts, add_special=add_special, parse_special=parse_special)
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -11,7 +11,7 @@ from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
 from embedd.engine.process import Encoded, SelfTestError, WorkerDiedError
 from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.errors import EmbeddError, ModelLoadError, ShuttingDownError
-from embedd.types import Pooling, TokenIds
+from embedd.types import Piece, Pooling, TokenIds
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +45,18 @@ class Worker(Protocol):
         """See `WorkerProcess.load`."""
         ...
 
-    async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+    async def tokenize(
+        self, texts: Sequence[str], *, add_special: bool = ..., parse_special: bool = ...
+    ) -> list[TokenIds]:
         """See `WorkerProcess.tokenize`."""
+        ...
+
+    async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
+        """See `WorkerProcess.detokenize`."""
+        ...
+
+    async def spell(self, ids: TokenIds) -> list[Piece]:
+        """See `WorkerProcess.spell`."""
         ...
 
     async def encode(

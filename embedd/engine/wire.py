@@ -36,6 +36,7 @@ class Load(msgspec.Struct, tag="load", frozen=True):
     cores: int
     replicas: int
     batch_tokens: int | None
+    vocabulary_only: bool = False
 
 
 class Cores(msgspec.Struct, tag="cores", frozen=True):
@@ -49,6 +50,22 @@ class Tokenize(msgspec.Struct, tag="tokenize", frozen=True):
 
     id: int
     texts: list[str]
+    add_special: bool = True
+    parse_special: bool = True
+
+
+class Detokenize(msgspec.Struct, tag="detokenize", frozen=True):
+    """Texts of sequences of these lengths; the array holds their ids, end to end."""
+
+    id: int
+    lengths: list[int]
+    special: bool
+
+
+class Spell(msgspec.Struct, tag="spell", frozen=True):
+    """What each of the ids in the array stands for."""
+
+    id: int
 
 
 class Encode(msgspec.Struct, tag="encode", frozen=True):
@@ -69,6 +86,16 @@ class Progress(msgspec.Struct, tag="progress", frozen=True):
     share: float
 
 
+class Pair(msgspec.Struct, frozen=True):
+    """A `PairFrame`."""
+
+    prefix: tuple[int, ...]
+    middle: tuple[int, ...]
+    suffix: tuple[int, ...]
+    query_lead: str
+    document_lead: str
+
+
 class Ready(msgspec.Struct, tag="ready", frozen=True):
     """The model is loaded and has passed its self-test."""
 
@@ -82,6 +109,8 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     max_sequences: int
     replicas: int
     gpu_bytes: int
+    pair: Pair | None
+    labels: tuple[str, ...]
 
 
 class Fault(StrEnum):
@@ -106,6 +135,21 @@ class Tokens(msgspec.Struct, tag="tokens", frozen=True):
     lengths: list[int]
 
 
+class Texts(msgspec.Struct, tag="texts", frozen=True):
+    """Answer to `Detokenize`."""
+
+    id: int
+    texts: list[bytes]
+
+
+class Pieces(msgspec.Struct, tag="pieces", frozen=True):
+    """Answer to `Spell`."""
+
+    id: int
+    texts: list[bytes]
+    special: list[bool]
+
+
 class Started(msgspec.Struct, tag="started", frozen=True):
     """A replica begins to compute this batch: if the worker dies now, it is suspect."""
 
@@ -128,8 +172,10 @@ class Refused(msgspec.Struct, tag="refused", frozen=True):
     index: int | None = None
 
 
-ToWorker: TypeAlias = Load | Cores | Tokenize | Encode
-FromWorker: TypeAlias = Progress | Ready | Failed | Tokens | Started | Computed | Refused
+ToWorker: TypeAlias = Load | Cores | Tokenize | Detokenize | Spell | Encode
+FromWorker: TypeAlias = (
+    Progress | Ready | Failed | Tokens | Texts | Pieces | Started | Computed | Refused
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

@@ -7,7 +7,6 @@ poisoned model does to this process, the server only sees the end of the socket.
 
 import contextlib
 import ctypes
-import importlib
 import os
 import queue
 import resource
@@ -26,14 +25,12 @@ from typing import TypeAlias
 import numpy as np
 
 from embedd.engine import wire
-from embedd.engine.base import Engine, ModelInfo, ModelSpec, Rung
+from embedd.engine.base import Engine, Tokenizer
+from embedd.engine.messages import to_ready
+from embedd.engine.opening import TokenizerCall, answer_call, open_engine, open_tokenizer
 from embedd.errors import EmbeddError, EngineError, InsufficientMemoryError, ModelLoadError
 from embedd.types import Pooling, TokenIds, Vectors
 
-ENGINES = {
-    "llama": "embedd.engine.llama.engine:LlamaEngine",
-    "fake": "embedd.engine.fake:FakeEngine",
-}
 # llama.cpp's fall-back for regular expressions recurses once per letter of a word:
 # 80,000 letters overflow the default 8 MiB.
 TOKENIZER_STACK = 256 << 20
@@ -127,7 +124,7 @@ class Worker:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._pending = Pending()
-        self._texts: queue.SimpleQueue[wire.Tokenize] = queue.SimpleQueue()
+        self._texts: queue.SimpleQueue[tuple[TokenizerCall, bytes]] = queue.SimpleQueue()
         self._cores = Cores(1, 1)
 
     def run(self) -> None:
@@ -137,11 +134,12 @@ class Worker:
             match message:
                 case wire.Load():
                     self._cores = Cores(message.cores, message.replicas)
-                    _start_thread(self._load, message)
+                    load = self._load_vocabulary if message.vocabulary_only else self._load
+                    _start_thread(load, message)
                 case wire.Cores():
                     self._cores.count = message.count
-                case wire.Tokenize():
-                    self._texts.put(message)
+                case wire.Tokenize() | wire.Detokenize() | wire.Spell():
+                    self._texts.put((message, array))
                 case wire.Encode():
                     self._pending.put((message, array))
 
@@ -158,22 +156,29 @@ class Worker:
         threading.stack_size(0)
         for _ in range(message.replicas - 1):
             _start_thread(self._encode_all, engine.replicate())
-        self._connection.send(_describe(engine.info, message.replicas))
+        self._connection.send(to_ready(engine.info, message.replicas))
         # This thread goes on as the first replica: OpenMP keeps a team of threads for
         # every thread that ever computed.
         self._encode_all(engine)
 
-    def _tokenize_all(self, engine: Engine) -> None:
+    def _load_vocabulary(self, message: wire.Load) -> None:
+        try:
+            tokenizer = open_tokenizer(message)
+        except (EmbeddError, MemoryError) as error:
+            self._connection.send(wire.Failed(str(error) or "not enough memory", _fault(error)))
+            return
+        threading.stack_size(TOKENIZER_STACK)
+        _start_thread(self._tokenize_all, tokenizer)
+        self._connection.send(to_ready(tokenizer.info, replicas=0))
+
+    def _tokenize_all(self, tokenizer: Tokenizer) -> None:
         while True:
-            message = self._texts.get()
+            message, array = self._texts.get()
             try:
-                ids = engine.tokenize(message.texts)
+                answer = answer_call(tokenizer, message, np.frombuffer(array, np.int32))
             except EmbeddError as error:
-                self._connection.send(wire.Refused(message.id, str(error), error.index))
-                continue
-            lengths = [len(one) for one in ids]
-            array = np.concatenate(ids) if ids else np.empty(0, np.int32)
-            self._connection.send(wire.Tokens(message.id, lengths), array)
+                answer = wire.Refused(message.id, str(error), error.index), None
+            self._connection.send(*answer)
 
     def _encode_all(self, engine: Engine) -> None:
         while True:
@@ -194,39 +199,6 @@ class Worker:
             return
         seconds = time.perf_counter() - start
         self._connection.send(wire.Computed(message.id, len(vectors), seconds), vectors)
-
-
-def open_engine(message: wire.Load, report: Callable[[float], None]) -> Engine:
-    """Load the model that *message* names, on the engine and the rung that it names."""
-    module, name = ENGINES[message.engine].split(":")
-    factory = getattr(importlib.import_module(module), name)
-    spec = ModelSpec(
-        name="",
-        digest="",
-        path=Path(message.path),
-        pooling=message.pooling,
-        context_length=message.context_length,
-        vocabulary=0,
-        width=0,
-        weights=0,
-        engine=message.engine,
-        gpu_layers=message.gpu_layers,
-        main_gpu=message.main_gpu,
-        use_mmap=message.use_mmap,
-    )
-    rung = Rung(
-        name=message.rung,
-        extra_buffers=message.extra_buffers,
-        flash_attention=message.flash_attention,
-    )
-    engine: Engine = factory.load(
-        spec,
-        rung,
-        threads=message.cores,
-        batch_tokens=message.batch_tokens,
-        report=report,
-    )
-    return engine
 
 
 def test_engine(engine: Engine) -> None:
@@ -275,21 +247,6 @@ def _bad_rows(vectors: Vectors, pooling: Pooling) -> np.ndarray[tuple[int], np.d
     if pooling is Pooling.RANK:
         return np.asarray(~finite)
     return np.asarray(~finite | ~vectors.any(axis=1))
-
-
-def _describe(info: ModelInfo, replicas: int) -> wire.Ready:
-    return wire.Ready(
-        width=info.width,
-        limit=info.limit,
-        pooling=info.pooling,
-        prefix=info.frame.prefix,
-        suffix=info.frame.suffix,
-        vocabulary=info.vocabulary,
-        max_batch_tokens=info.max_batch_tokens,
-        max_sequences=info.max_sequences,
-        replicas=replicas,
-        gpu_bytes=info.gpu_bytes,
-    )
 
 
 def _fault(error: Exception) -> wire.Fault:

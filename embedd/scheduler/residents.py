@@ -8,16 +8,34 @@ from typing import Protocol
 
 from embedd.engine.base import ModelInfo, ModelSpec
 from embedd.engine.queue import Outcome
-from embedd.types import Pooling, TokenIds
+from embedd.types import Piece, Pooling, TokenIds
 
 
-class Loaded(Protocol):
-    """A model that serves; `ServedModel` is one."""
+class Vocabulary(Protocol):
+    """A model's tokenizer, with or without its weights in memory."""
 
     @property
     def info(self) -> ModelInfo:
-        """Facts of the loaded model."""
+        """Facts of the model; without weights its numbers are 0."""
         ...
+
+    async def tokenize(
+        self, texts: Sequence[str], *, add_special: bool = ..., parse_special: bool = ...
+    ) -> list[TokenIds]:
+        """Ids of each text; see `Tokenizer.tokenize`."""
+        ...
+
+    async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
+        """The text of each sequence; see `Tokenizer.detokenize`."""
+        ...
+
+    async def spell(self, ids: TokenIds) -> list[Piece]:
+        """What each token stands for."""
+        ...
+
+
+class Loaded(Vocabulary, Protocol):
+    """A model that serves; `ServedModel` is one."""
 
     @property
     def pid(self) -> int:
@@ -27,10 +45,6 @@ class Loaded(Protocol):
     @property
     def broken(self) -> str | None:
         """Why it can compute no more, or None."""
-        ...
-
-    async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Ids of each text."""
         ...
 
     async def embed(

@@ -41,7 +41,13 @@ def open_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open
         if kind == "decoder":
             write_tiny_decoder(path, pooling="last", context=CONTEXT, add_eos=True)
         else:
-            write_tiny_bert(path, context=CONTEXT)
+            rank = pooling is Pooling.RANK
+            write_tiny_bert(
+                path,
+                context=CONTEXT,
+                pooling="rank" if rank else "mean",
+                head=["no", "yes"] if rank else None,
+            )
         factory: type[FakeEngine | LlamaEngine] = FakeEngine if kind == "fake" else LlamaEngine
         opened.append(factory.load(make_spec(path, pooling), CPU_LADDER[0], threads=1))
         return opened[-1]

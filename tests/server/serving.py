@@ -30,7 +30,7 @@ from embedd.server.dialects.base import Policy
 from embedd.server.keys import Keys
 from embedd.server.security import Doors
 from embedd.store.store import Store
-from embedd.types import Pooling, TokenIds
+from embedd.types import Piece, Pooling, TokenIds
 from tests.fakes import Clock
 from tests.tiny_models import write_tiny_bert, write_tiny_decoder
 from tests.unit.stored import store_model
@@ -68,8 +68,16 @@ class LocalModel:
     def broken(self) -> str | None:
         return None
 
-    async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        return self._engine.tokenize(texts)
+    async def tokenize(
+        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
+    ) -> list[TokenIds]:
+        return self._engine.tokenize(texts, add_special=add_special, parse_special=parse_special)
+
+    async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
+        return self._engine.detokenize(sequences, special=special)
+
+    async def spell(self, ids: TokenIds) -> list[Piece]:
+        return self._engine.spell(ids)
 
     async def embed(
         self,

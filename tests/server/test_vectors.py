@@ -132,7 +132,7 @@ async def test_an_input_without_tokens_is_named(
     await served.embed(input=[])
     empty = np.empty(0, np.int32)
 
-    async def tokenize(texts: Sequence[str]) -> list[npt.NDArray[np.int32]]:
+    async def tokenize(texts: Sequence[str], **_: bool) -> list[npt.NDArray[np.int32]]:
         return [np.array([65], np.int32) if text else empty for text in texts]
 
     monkeypatch.setattr(served.loads.models[0], "tokenize", tokenize)

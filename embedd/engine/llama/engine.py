@@ -10,7 +10,7 @@ from embedd.engine.llama.context import Context
 from embedd.engine.llama.model import LlamaModel, Report
 from embedd.engine.llama.vocabulary import Vocabulary
 from embedd.errors import EngineError, ModelLoadError
-from embedd.types import Pooling, TokenIds, Vectors
+from embedd.types import Piece, Pooling, TokenIds, Vectors
 
 # Tokens in a batch before anything was measured on this machine: larger batches are
 # slower, because attention is computed over the square of the whole batch.
@@ -85,6 +85,8 @@ class LlamaEngine:
             max_sequences=MAX_SEQUENCES,
             engine="llama",
             rung=rung.name,
+            pair=vocabulary.learn_pair(),
+            labels=model.labels if spec.pooling is Pooling.RANK else (),
         )
         weights = _Weights(model=model, vocabulary=vocabulary, rung=rung, info=info)
         return cls(weights, threads=threads, is_replica=False)
@@ -104,9 +106,20 @@ class LlamaEngine:
             self._threads = threads
             self._context.set_threads(threads)
 
-    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """See `Engine.tokenize`."""
-        return self._weights.vocabulary.tokenize(texts)
+    def tokenize(
+        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
+    ) -> list[TokenIds]:
+        """See `Tokenizer.tokenize`."""
+        vocabulary = self._weights.vocabulary
+        return vocabulary.tokenize(texts, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
+        """See `Tokenizer.detokenize`."""
+        return self._weights.vocabulary.detokenize(sequences, special=special)
+
+    def spell(self, ids: TokenIds) -> list[Piece]:
+        """See `Tokenizer.spell`."""
+        return self._weights.vocabulary.spell(ids)
 
     def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Vectors:
         """See `Engine.encode`."""

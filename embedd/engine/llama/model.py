@@ -8,6 +8,7 @@ from llama_cpp import llama_cpp as lib
 
 from embedd.engine.llama.library import fill_params, open_library, take_log_lines
 from embedd.errors import ModelLoadError
+from embedd.types import Labels
 
 NO_LAYERS_ON_GPU = 0
 LOAD_WITHOUT_MMAP = 0
@@ -25,6 +26,7 @@ class LlamaModel:
         vocab: llama.cpp's pointer to the vocabulary.
 
     Args:
+        vocabulary_only: No weights are loaded, and the model has no numbers.
         report: Called with the share loaded so far, 0 … 1.
 
     Raises:
@@ -40,6 +42,7 @@ class LlamaModel:
         main_gpu: int | None = None,
         use_mmap: bool = True,
         check_tensors: bool = False,
+        vocabulary_only: bool = False,
         report: Report = lambda _share: None,
     ) -> None:
         open_library()
@@ -52,6 +55,7 @@ class LlamaModel:
             use_extra_bufts=extra_buffers,
             load_mode=LOAD_MODE_AUTO if use_mmap else LOAD_WITHOUT_MMAP,
             check_tensors=check_tensors,
+            vocab_only=vocabulary_only,
             progress_callback=self._callback,
         )
         if main_gpu is not None:
@@ -60,11 +64,25 @@ class LlamaModel:
         if not self.handle:
             raise ModelLoadError(f"llama.cpp cannot load the model: {_explain()}")
         self.vocab: Any = lib.llama_model_get_vocab(self.handle)
+        self.vocabulary: int = lib.llama_vocab_n_tokens(self.vocab)
+        if vocabulary_only:
+            return
         self.width: int = lib.llama_model_n_embd_out(self.handle)
         self.context_length: int = lib.llama_model_n_ctx_train(self.handle)
-        self.vocabulary: int = lib.llama_vocab_n_tokens(self.vocab)
         self.scores: int = lib.llama_model_n_cls_out(self.handle)
         self.has_encoder = bool(lib.llama_model_has_encoder(self.handle))
+
+    @property
+    def labels(self) -> Labels:
+        """Names of the scores of a model with a head, empty where they have none."""
+        names = (lib.llama_model_cls_label(self.handle, at) for at in range(self.scores))
+        return tuple((name or b"").decode("utf-8", "replace") for name in names)
+
+    @property
+    def pair_template(self) -> str | None:
+        """The text around ``{query}`` and ``{document}``, if the file has one."""
+        template: bytes | None = lib.llama_model_chat_template(self.handle, b"rerank")
+        return None if template is None else template.decode("utf-8", "replace")
 
     def close(self) -> None:
         """Free the weights; every context of the model must be closed before."""

@@ -1,17 +1,22 @@
-"""Texts to token ids with the model's own tokenizer."""
+"""Texts to token ids and back with the model's own tokenizer."""
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
+from embedd.engine.base import ModelInfo, ModelSpec, check_ids
 from embedd.engine.llama.model import LlamaModel
 from embedd.errors import ModelLoadError
-from embedd.tokens import Frame
-from embedd.types import TokenIds
+from embedd.tokens import Frame, PairFrame
+from embedd.types import Piece, Pooling, TokenIds
 
 NO_TOKENIZER = 0
+WORDPIECE = 3
 PROBE = "a"
+QUERY, DOCUMENT = "{query}", "{document}"
 
 
 class Vocabulary:
@@ -22,17 +27,63 @@ class Vocabulary:
     """
 
     def __init__(self, model: LlamaModel) -> None:
+        self._model = model
         self._vocab = model.vocab
-        if lib.llama_vocab_type(self._vocab) == NO_TOKENIZER:
+        self._kind: int = lib.llama_vocab_type(self._vocab)
+        if self._kind == NO_TOKENIZER:
             raise ModelLoadError("the GGUF has no tokenizer: convert the model with its vocabulary")
         self._buffer = np.empty(1024, np.int32)
         self.frame = self._learn_frame()
 
-    def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Ids of each text with its special tokens. A text that spells one gets it."""
-        return [self._tokenize(text, add_special=True) for text in texts]
+    def tokenize(
+        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
+    ) -> list[TokenIds]:
+        """See `Tokenizer.tokenize`."""
+        return [
+            self._tokenize(text, add_special=add_special, parse_special=parse_special)
+            for text in texts
+        ]
 
-    def _tokenize(self, text: str, *, add_special: bool) -> TokenIds:
+    def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
+        """See `Tokenizer.detokenize`."""
+        return [self._detokenize(ids, special=special) for ids in sequences]
+
+    def spell(self, ids: TokenIds) -> list[Piece]:
+        """See `Tokenizer.spell`."""
+        check_ids(ids, self._model.vocabulary)
+        known = {one: self._spell(one) for one in {*ids.tolist()}}
+        return [known[one] for one in ids.tolist()]
+
+    def learn_pair(self) -> PairFrame | None:
+        """What stands around a query and a document; None: in a way that nobody foresaw."""
+        template = self._model.pair_template
+        if template is not None:
+            return self._parse_pair(template)
+        middle = self.frame.suffix
+        # WordPiece ends a text with its separator; others have one besides the end.
+        if self._kind != WORDPIECE and lib.llama_vocab_get_add_sep(self._vocab):
+            middle = (*middle, lib.llama_vocab_sep(self._vocab))
+        return PairFrame(prefix=self.frame.prefix, middle=middle, suffix=self.frame.suffix)
+
+    def _parse_pair(self, template: str) -> PairFrame | None:
+        head, query, rest = template.partition(QUERY)
+        middle, document, tail = rest.partition(DOCUMENT)
+        if not query or not document or DOCUMENT in head:
+            return None
+        texts = [head, middle, tail]
+        # A word and the blank before it are one token: the blank goes with the user's text.
+        leads = [" " if text.endswith(" ") else "" for text in texts[:2]]
+        texts[:2] = [text.removesuffix(" ") for text in texts[:2]]
+        ids = [tuple(row.tolist()) for row in self.tokenize(texts, add_special=False)]
+        return PairFrame(
+            prefix=ids[0],
+            middle=ids[1],
+            suffix=ids[2],
+            query_lead=leads[0],
+            document_lead=leads[1],
+        )
+
+    def _tokenize(self, text: str, *, add_special: bool, parse_special: bool = True) -> TokenIds:
         data = text.encode("utf-8", "replace")
         needed = len(data) + 8
         while True:
@@ -45,12 +96,45 @@ class Vocabulary:
                 self._buffer.ctypes.data_as(lib.llama_token_p),
                 len(self._buffer),
                 add_special,
-                True,  # noqa: FBT003 - a C call: parse_special
+                parse_special,
             )
             if count >= 0:
                 return self._buffer[:count].copy()
             # Normalisation can give more tokens than bytes; the answer says how many.
             needed = -count
+
+    def _detokenize(self, ids: TokenIds, *, special: bool) -> bytes:
+        check_ids(ids, self._model.vocabulary)
+        ids = np.ascontiguousarray(ids, np.int32)
+        pointer = ids.ctypes.data_as(lib.llama_token_p)
+        text = _read_text(
+            16 * len(ids) + 16,
+            lambda buffer, size: lib.llama_detokenize(
+                self._vocab,
+                pointer,
+                len(ids),
+                buffer,
+                size,
+                False,  # noqa: FBT003 - a C call: remove_special
+                special,
+            ),
+        )
+        # WordPiece puts a blank before every word, also before the first.
+        return text.removeprefix(b" ") if self._kind == WORDPIECE else text
+
+    def _spell(self, id_: int) -> Piece:
+        text = _read_text(
+            64,
+            lambda buffer, size: lib.llama_token_to_piece(
+                self._vocab,
+                id_,
+                buffer,
+                size,
+                0,
+                True,  # noqa: FBT003 - a C call: special
+            ),
+        )
+        return Piece(text, bool(lib.llama_vocab_is_control(self._vocab, id_)))
 
     def _learn_frame(self) -> Frame:
         """What is put around a text, seen by doing it: the file's flags are not reliable."""
@@ -63,3 +147,45 @@ class Vocabulary:
                     prefix=tuple(framed[:start].tolist()), suffix=tuple(framed[end:].tolist())
                 )
         raise ModelLoadError("the tokenizer changes a text when it adds special tokens")
+
+
+class LlamaVocabulary(Vocabulary):
+    """A vocabulary without weights, in this process. Made by `load_vocabulary`."""
+
+    @classmethod
+    def load_vocabulary(cls, spec: ModelSpec) -> Self:
+        """Read the vocabulary of *spec*, in some milliseconds.
+
+        Raises:
+            ModelLoadError: The file or its tokenizer cannot be used.
+        """
+        return cls(LlamaModel(spec.path, extra_buffers=False, gpu_layers=0, vocabulary_only=True))
+
+    @property
+    def info(self) -> ModelInfo:
+        """See `Tokenizer.info`."""
+        return ModelInfo(
+            width=0,
+            limit=0,
+            pooling=Pooling.NONE,
+            frame=self.frame,
+            vocabulary=self._model.vocabulary,
+            max_batch_tokens=0,
+            max_sequences=0,
+            engine="llama",
+            rung="",
+        )
+
+    def close(self) -> None:
+        """Free the vocabulary."""
+        self._model.close()
+
+
+def _read_text(size: int, write: Callable[[Any, int], int]) -> bytes:
+    """What *write* puts into a buffer; it answers with the bytes, negative: that it needs."""
+    while True:
+        buffer = ctypes.create_string_buffer(size)
+        count = write(buffer, size)
+        if count >= 0:
+            return buffer.raw[:count]
+        size = -count

@@ -13,7 +13,7 @@ from embedd.engine.supervisor import Supervisor
 from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.errors import EngineError
 from embedd.tokens import Frame
-from embedd.types import Pooling, TokenIds, Vectors
+from embedd.types import Piece, Pooling, TokenIds, Vectors
 
 KILLS, REFUSED, REFUSED_UNNAMED = 66, 67, 68  # token ids that do what they say
 MAX_BATCH_TOKENS, MAX_SEQUENCES = 8, 4
@@ -90,7 +90,9 @@ class FakeWorker:
         self.rung = rung.name
         return INFO
 
-    async def tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+    async def tokenize(
+        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
+    ) -> list[TokenIds]:
         await asyncio.sleep(0)
         self._refuse_if_dead()
         self._workshop.tokenized.append(len(texts))
@@ -98,6 +100,14 @@ class FakeWorker:
             self.die()
             self._refuse_if_dead()
         return [to_ids(*map(ord, text)) for text in texts]
+
+    async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
+        self._refuse_if_dead()
+        return ["".join(map(chr, ids.tolist())).encode() for ids in sequences]
+
+    async def spell(self, ids: TokenIds) -> list[Piece]:
+        self._refuse_if_dead()
+        return [Piece(chr(one).encode(), is_special=False) for one in ids.tolist()]
 
     async def set_cores(self, count: int) -> None:
         self.cores = count

@@ -1,0 +1,104 @@
+"""Facts of models as messages between the server and a worker, and back."""
+
+from pathlib import Path
+
+import msgspec
+
+from embedd.engine import wire
+from embedd.engine.base import ModelInfo, ModelSpec, Rung
+from embedd.engine.tuning import ONE_REPLICA, Tuning
+from embedd.tokens import Frame, PairFrame
+
+NO_RUNG = Rung(name="", extra_buffers=False, flash_attention=False)
+
+
+def to_load(spec: ModelSpec, rung: Rung, threads: int, tuning: Tuning) -> wire.Load:
+    """Load *spec* with these settings."""
+    return wire.Load(
+        engine=spec.engine,
+        path=str(spec.path),
+        pooling=spec.pooling,
+        context_length=spec.context_length,
+        gpu_layers=spec.gpu_layers,
+        main_gpu=spec.main_gpu,
+        use_mmap=spec.use_mmap,
+        rung=rung.name,
+        extra_buffers=rung.extra_buffers,
+        flash_attention=rung.flash_attention,
+        cores=spec.threads or threads,
+        replicas=tuning.replicas,
+        batch_tokens=tuning.batch_tokens,
+    )
+
+
+def to_vocabulary_load(spec: ModelSpec) -> wire.Load:
+    """Load the vocabulary of *spec* and nothing else."""
+    message = to_load(spec, NO_RUNG, 1, ONE_REPLICA)
+    return msgspec.structs.replace(message, vocabulary_only=True)
+
+
+def to_spec(message: wire.Load) -> ModelSpec:
+    """What a worker must know of the model that *message* names."""
+    return ModelSpec(
+        name="",
+        digest="",
+        path=Path(message.path),
+        pooling=message.pooling,
+        context_length=message.context_length,
+        vocabulary=0,
+        width=0,
+        weights=0,
+        engine=message.engine,
+        gpu_layers=message.gpu_layers,
+        main_gpu=message.main_gpu,
+        use_mmap=message.use_mmap,
+    )
+
+
+def to_ready(info: ModelInfo, replicas: int) -> wire.Ready:
+    """A loaded model says what it is."""
+    pair = info.pair
+    return wire.Ready(
+        width=info.width,
+        limit=info.limit,
+        pooling=info.pooling,
+        prefix=info.frame.prefix,
+        suffix=info.frame.suffix,
+        vocabulary=info.vocabulary,
+        max_batch_tokens=info.max_batch_tokens,
+        max_sequences=info.max_sequences,
+        replicas=replicas,
+        gpu_bytes=info.gpu_bytes,
+        pair=None
+        if pair is None
+        else wire.Pair(pair.prefix, pair.middle, pair.suffix, pair.query_lead, pair.document_lead),
+        labels=info.labels,
+    )
+
+
+def to_info(ready: wire.Ready, engine: str, rung: str) -> ModelInfo:
+    """What a loaded model said."""
+    pair = ready.pair
+    return ModelInfo(
+        width=ready.width,
+        limit=ready.limit,
+        pooling=ready.pooling,
+        frame=Frame(prefix=ready.prefix, suffix=ready.suffix),
+        vocabulary=ready.vocabulary,
+        max_batch_tokens=ready.max_batch_tokens,
+        max_sequences=ready.max_sequences,
+        engine=engine,
+        rung=rung,
+        replicas=ready.replicas,
+        gpu_bytes=ready.gpu_bytes,
+        pair=None
+        if pair is None
+        else PairFrame(
+            prefix=pair.prefix,
+            middle=pair.middle,
+            suffix=pair.suffix,
+            query_lead=pair.query_lead,
+            document_lead=pair.document_lead,
+        ),
+        labels=ready.labels,
+    )

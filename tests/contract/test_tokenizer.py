@@ -1,0 +1,96 @@
+"""What every tokenizer promises: text to ids and back, with and without special tokens."""
+
+import numpy as np
+import pytest
+
+from embedd.engine.base import Engine
+from embedd.errors import EngineError, ModelLoadError
+from embedd.types import Pooling
+from tests.contract.conftest import OpenEngine
+
+TEXTS = ["the cat sat", "on a mat", "x"]
+
+
+@pytest.fixture
+def engine(open_engine: OpenEngine) -> Engine:
+    return open_engine(Pooling.LAST)
+
+
+def test_without_special_tokens_only_the_frame_is_missing(engine: Engine) -> None:
+    frame = engine.info.frame
+    for bare, framed in zip(
+        engine.tokenize(TEXTS, add_special=False), engine.tokenize(TEXTS), strict=True
+    ):
+        assert (*frame.prefix, *bare.tolist(), *frame.suffix) == tuple(framed.tolist())
+
+
+def test_a_text_comes_back_from_its_ids(engine: Engine) -> None:
+    ids = engine.tokenize(TEXTS, add_special=False)
+    assert [text.decode() for text in engine.detokenize(ids, special=True)] == TEXTS
+    framed = engine.tokenize(TEXTS)
+    assert [text.decode() for text in engine.detokenize(framed, special=False)] == TEXTS
+
+
+def test_special_tokens_are_spelled_or_left_out(engine: Engine) -> None:
+    special = [*engine.info.frame.prefix, *engine.info.frame.suffix]
+    pieces = engine.spell(np.array(special, np.int32))
+    assert all(piece.is_special for piece in pieces)
+    [spelled] = engine.detokenize([np.array(special[:1], np.int32)], special=True)
+    assert spelled == pieces[0].text != b""
+    assert engine.detokenize([np.array(special, np.int32)], special=False) == [b""]
+
+
+def test_pieces_make_up_the_text(engine: Engine) -> None:
+    [ids] = engine.tokenize(["the cat"], add_special=False)
+    pieces = engine.spell(ids)
+    assert not any(piece.is_special for piece in pieces)
+    assert b"".join(piece.text for piece in pieces).decode().strip() in ("the cat", "thecat")
+    assert engine.spell(np.empty(0, np.int32)) == []
+
+
+def test_a_text_can_not_forge_a_special_token(engine: Engine) -> None:
+    special = engine.info.frame.suffix[0]
+    [spelled] = engine.detokenize([np.array([special], np.int32)], special=True)
+    text = chr(special) if spelled == b"[SEP]" and special == 2 else spelled.decode()
+    [parsed] = engine.tokenize([text], add_special=False)
+    [literal] = engine.tokenize([text], add_special=False, parse_special=False)
+    assert parsed.tolist() == [special]
+    assert special not in literal
+
+
+@pytest.mark.parametrize("bad", [-1, None])
+def test_an_id_outside_the_vocabulary_is_refused(engine: Engine, bad: int | None) -> None:
+    ids = np.array([5, engine.info.vocabulary if bad is None else bad], np.int32)
+    with pytest.raises(EngineError, match="token id"):
+        engine.spell(ids)
+    with pytest.raises(EngineError, match="token id"):
+        engine.detokenize([ids], special=True)
+
+
+def test_long_texts_are_longer_than_any_buffer(engine: Engine) -> None:
+    [ids] = engine.tokenize(["the cat sat " * 200], add_special=False)
+    [text] = engine.detokenize([np.tile(ids, 3)], special=True)
+    assert len(text) > 5000
+
+
+def test_a_pair_has_the_query_before_the_document(engine: Engine) -> None:
+    pair = engine.info.pair
+    assert pair is not None
+    frame = engine.info.frame
+    assert (pair.prefix, pair.suffix) == (frame.prefix, frame.suffix)
+    query, document = engine.tokenize(["why", "the sky"], add_special=False, parse_special=False)
+    joined = pair.join(query, document)
+    assert len(joined) == len(pair) + len(query) + len(document)
+
+
+def test_a_reranker_gives_a_number_for_each_label(open_engine: OpenEngine) -> None:
+    try:
+        engine = open_engine(Pooling.RANK)
+    except ModelLoadError as error:  # a decoder without a head
+        assert "cannot rerank" in str(error)
+        return
+    sequences = engine.tokenize(TEXTS)
+    scores = engine.encode(sequences)
+    assert scores.shape == (len(TEXTS), len(engine.info.labels))
+    assert len({*scores[:, 0].tolist()}) == len(TEXTS)
+    assert engine.info.labels in (("",), ("no", "yes"))
