@@ -17,8 +17,6 @@ EMBEDDER = web.AppKey("embedder", Embedder)
 LIBRARY = web.AppKey("library", Library)
 BODIES = web.AppKey("bodies", BodyLimits)
 
-POLICY: web.AppKey["Policy"] = web.AppKey("policy")
-
 LONGEST_INDEX_LIST = 1000  # bytes of `X-Embedd-Truncated`
 
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -37,6 +35,9 @@ class Policy:
     max_inputs: int = 2048
     token_ids: bool = True
     default_model: str | None = None
+
+
+POLICY = web.AppKey("policy", Policy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
