@@ -25,6 +25,9 @@ BUILT := $(WHEELS)/built
 INSTALLED := $(VENV)/installed-$(LLAMA_CPP)-$(KEY)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
+# One process a core; a file's tests stay together, because they share servers and models.
+PARALLEL := --numprocesses auto --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help run install test check lint types arch fmt cover bench clean
 
@@ -38,7 +41,7 @@ run: install ## Install, prepare the default model, serve on port 11434
 install: $(INSTALLED) ## Create .venv with embedd and everything it needs
 
 test: install ## Install and run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 check: install lint types arch cover ## Format, lint, types, import rules, tests with coverage
 
@@ -58,7 +61,7 @@ fmt: install ## Format and fix what can be fixed
 
 cover: install ## Run all tests and demand 95 % branch coverage, workers included
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest $(PARALLEL)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

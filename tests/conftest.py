@@ -5,9 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from embedd.config import Settings, read_settings
 from embedd.runtime import open_library
+
+# Laws are looked at afresh on every run: few examples each time are many in a week. A busy
+# machine is no reason to fail.
+hypothesis_settings.register_profile("embedd", max_examples=40, deadline=None)
+hypothesis_settings.load_profile("embedd")
 
 DEFAULT_TAGS = ("latest", "f32", "q8_0")
 
