@@ -59,7 +59,10 @@ def make_app(
     keys: Keys | None = None,
 ) -> web.Application:
     """The application over the two doors of the core."""
-    app = web.Application(middlewares=[make_guard(doors), _answer_unknown_paths])
+    app = web.Application(
+        middlewares=[make_guard(doors), _answer_unknown_paths],
+        handler_args={"auto_decompress": False},  # see `inflating`
+    )
     app[EMBEDDER] = embedder
     app[LIBRARY] = library
     app[BODIES] = bodies

@@ -11,7 +11,7 @@ import json
 import math
 import types
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, TypeAlias, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -23,6 +23,7 @@ from embedd.errors import (
     OverloadedError,
     TooLargeError,
 )
+from embedd.server.inflating import read_pieces
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 
@@ -88,18 +89,17 @@ class BodyLimits:
         chunks: list[bytes] = []
         size = 0
         try:
-            async for chunk in request.content.iter_any():
-                size += len(chunk)
-                self._in_flight += len(chunk)
-                if size > self._one:
-                    raise self._too_large()
-                # A body that is alone always fits, whatever the limits are.
-                if self._in_flight > self._all and self._in_flight > size:
-                    raise OverloadedError("too many bytes of request bodies are in flight")
-                chunks.append(chunk)
+            async with aclosing(read_pieces(request)) as pieces:
+                async for piece in pieces:
+                    size += len(piece)
+                    self._in_flight += len(piece)
+                    if size > self._one:
+                        raise self._too_large()
+                    # A body that is alone always fits, whatever the limits are.
+                    if self._in_flight > self._all and self._in_flight > size:
+                        raise OverloadedError("too many bytes of request bodies are in flight")
+                    chunks.append(piece)
             yield b"".join(chunks)
-        except web.RequestPayloadError as error:
-            raise MalformedBodyError(f"cannot read the request body: {error}") from error
         finally:
             self._in_flight -= size
 

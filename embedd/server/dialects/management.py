@@ -25,6 +25,7 @@ from embedd.names import ModelName, parse_model_name
 from embedd.server.bodies import decode
 from embedd.server.dialects.base import BODIES, EMBEDDER, LIBRARY, Dialect, Route
 from embedd.server.dialects.ollama import to_error
+from embedd.server.inflating import read_pieces
 from embedd.server.replies import json_response
 from embedd.server.streams import Stop, answer_streamed, answer_whole, follow, in_thread
 
@@ -228,7 +229,7 @@ async def add_blob(request: web.Request) -> web.StreamResponse:
     with contextlib.ExitStack() as stack:
         incoming = await in_thread(stack.enter_context, library.open_upload())
         pieces = bytearray()
-        async for piece in request.content.iter_any():
+        async for piece in read_pieces(request):
             pieces += piece
             if len(pieces) >= CHUNK:
                 await in_thread(incoming.write, bytes(pieces))
