@@ -2,20 +2,28 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 
+from embedd import inputs
 from embedd.engine.base import ModelInfo, ModelSpec
-from embedd.errors import EmbeddError, InvalidInputError, InvalidTokenIdError, WrongModelError
+from embedd.errors import (
+    EmbeddError,
+    InvalidInputError,
+    NotARerankerError,
+    UnsupportedError,
+    WrongModelError,
+)
 from embedd.options import Options, parse_options
+from embedd.ranking import rank, to_scores
 from embedd.resolve import ResolvedModel, Resolver
 from embedd.scheduler.memory import measure_bytes
-from embedd.scheduler.residents import Loaded, ResidentStatus
+from embedd.scheduler.residents import ResidentStatus, Vocabulary
 from embedd.scheduler.scheduler import Scheduler
-from embedd.tokens import fit_ids, fit_text
 from embedd.types import (
     ClientIds,
     DimensionRule,
@@ -25,14 +33,18 @@ from embedd.types import (
     Normalize,
     Pooling,
     Quantized,
+    RerankRequest,
+    RerankResult,
     Role,
     ServedBy,
     Timings,
-    TokenIds,
-    Truncated,
+    Tokenized,
+    TokenizeRequest,
     Vectors,
 )
-from embedd.vectors import finish, quantize
+from embedd.vectors import finish, quantize, scale_to_p_norm
+
+OpenVocabulary = Callable[[ModelSpec], AbstractAsyncContextManager[Vocabulary]]
 
 QUICK_NUMBERS = 1 << 17  # that are normalised in about 1 ms: more go to a thread
 
@@ -56,14 +68,6 @@ class RunningModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Fitted:
-    """Sequences that are ready to encode, and what was cut from them."""
-
-    sequences: Sequence[TokenIds]
-    truncated: Sequence[Truncated]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Checked:
     """A request that may be served, and what its model says to it."""
 
@@ -83,12 +87,21 @@ class Embedder:
     """Embeds for every way in.
 
     Args:
+        open_vocabulary: The tokenizer of a model without its weights.
         context_length: Tokens that an input may have where neither request nor model
             says otherwise; 0 is what the model was trained for.
     """
 
-    def __init__(self, *, resolver: Resolver, scheduler: Scheduler, context_length: int) -> None:
+    def __init__(
+        self,
+        *,
+        resolver: Resolver,
+        scheduler: Scheduler,
+        open_vocabulary: OpenVocabulary,
+        context_length: int,
+    ) -> None:
         self._resolver = resolver
+        self._open_vocabulary = open_vocabulary
         self._scheduler = scheduler
         self._context_length = context_length
 
@@ -119,7 +132,13 @@ class Embedder:
             if not request.inputs:
                 return _nothing(total=loaded_at - start)
             limit = self.limit(model, checked.options)
-            fitted = await self._fit(loaded, checked.prefix, request, limit)
+            fitted = inputs.fit(
+                request.inputs,
+                await inputs.tokenize(loaded, request.inputs, prefix=checked.prefix),
+                frame=loaded.info.frame,
+                limit=min(limit, request.max_tokens or limit),
+                truncate=request.truncate,
+            )
             fitted_at = time.perf_counter()
             pooling = Pooling.NONE if request.per_token else None
             outcome = await loaded.embed(fitted.sequences, pooling, store=request.store)
@@ -142,6 +161,96 @@ class Embedder:
                 served_by=_served_by(model.spec, loaded.info),
             )
 
+    async def rerank(self, request: RerankRequest, *, arrived: float | None = None) -> RerankResult:
+        """The documents in the order of their scores, or an error for all.
+
+        Args:
+            arrived: When the request came, by ``time.perf_counter``.
+
+        Raises:
+            EmbeddError: As `embed`; `NotARerankerError` if the model cannot score pairs.
+        """
+        start = time.perf_counter() if arrived is None else arrived
+        model = self.find(request.model)
+        if not model.is_reranker:
+            raise NotARerankerError
+        spec = model.spec_for(Options())
+        was_ready = self._is_ready(spec)
+        async with self._scheduler.lease(spec) as loaded:
+            loaded_at = time.perf_counter()
+            if loaded.info.pair is None:
+                raise UnsupportedError("the model's rerank template is not one that embedd knows")
+            fitted = await inputs.tokenize_pairs(
+                loaded,
+                request.query,
+                request.documents,
+                frame=loaded.info.pair,
+                limit=self.limit(model),
+                cap=request.max_tokens_per_doc,
+                truncate=request.truncate,
+            )
+            fitted_at = time.perf_counter()
+            outcome = await loaded.embed(fitted.sequences, store=request.store)
+            scores = to_scores(outcome.vectors, loaded.info.labels, raw=request.raw_scores)
+            return RerankResult(
+                ranked=rank(scores, request.top_n),
+                tokens=[len(ids) for ids in fitted.sequences],
+                truncated=fitted.truncated,
+                timings=Timings(
+                    load=0.0 if was_ready else loaded_at - start,
+                    tokenize=fitted_at - loaded_at,
+                    queue=outcome.queue,
+                    compute=outcome.compute,
+                    total=time.perf_counter() - start,
+                    reused=outcome.reused,
+                ),
+                served_by=_served_by(model.spec, loaded.info),
+            )
+
+    async def tokenize(self, request: TokenizeRequest) -> list[Tokenized]:
+        """The tokens of each input; the model is not loaded for it.
+
+        Raises:
+            ModelNotFoundError: Not in the store.
+            InvalidInputError: A token id or a prompt's name is not valid.
+            ServiceError: The vocabulary cannot be read.
+        """
+        model = self.find(request.model)
+        prefix = inputs.choose_prefix(request, model)
+        inputs.check_ids(request.inputs, model.spec.vocabulary)
+        async with self._vocabulary(model.spec) as vocabulary:
+            rows = await inputs.tokenize(
+                vocabulary,
+                request.inputs,
+                prefix=prefix,
+                add_special=request.add_special,
+                parse_special=request.parse_special,
+            )
+            if not request.spell:
+                return [Tokenized(ids=ids, prefix=prefix) for ids in rows]
+            pieces = iter(await vocabulary.spell(np.concatenate(rows)) if rows else ())
+            return [
+                Tokenized(ids=ids, pieces=list(islice(pieces, len(ids))), prefix=prefix)
+                for ids in rows
+            ]
+
+    async def detokenize(
+        self, name: str, sequences: Sequence[ClientIds], *, special: bool
+    ) -> list[str]:
+        """The text of each of *sequences*, special tokens spelled or left out.
+
+        Raises:
+            ModelNotFoundError: Not in the store.
+            InvalidTokenIdError: An id is none of the model's.
+            ServiceError: The vocabulary cannot be read.
+        """
+        model = self.find(name)
+        inputs.check_ids(sequences, model.spec.vocabulary)
+        async with self._vocabulary(model.spec) as vocabulary:
+            ids = [one.astype(np.int32) for one in sequences]
+            texts = await vocabulary.detokenize(ids, special=special)
+        return [text.decode("utf-8", "replace") for text in texts]
+
     def find(self, name: str) -> ResolvedModel:
         """The stored model *name*.
 
@@ -162,6 +271,17 @@ class Embedder:
         """
         await self._scheduler.unload(self.find(name).spec)
 
+    def is_loaded(self, model: ResolvedModel) -> bool:
+        """Whether it would compute at once."""
+        return self._is_ready(model.spec)
+
+    def trouble(self) -> str | None:
+        """Why requests that worked before do not work now, or None."""
+        if self._scheduler.is_closed:
+            return "server is shutting down"
+        broken = (one.model.broken for one in self._scheduler.residents() if one.model)
+        return next(filter(None, broken), None)
+
     def running(self) -> list[RunningModel]:
         """Models in memory, furthest expiry first."""
         models = [self._describe(status) for status in self._scheduler.residents()]
@@ -175,12 +295,22 @@ class Embedder:
             )
         options = parse_options(request.options)
         warnings = _check_dimensions(request, model)
-        prefix = _prefix(request, model)
-        _check_ids(request.inputs, model.spec.vocabulary)
+        prefix = inputs.choose_prefix(request, model)
+        inputs.check_ids(request.inputs, model.spec.vocabulary)
         is_prompted = request.prompt is not None or request.role is not Role.NONE
         if is_prompted and not all(isinstance(one, str) for one in request.inputs):
             warnings.append("no prompt was put before token arrays")
         return _Checked(model=model, options=options, prefix=prefix, warnings=warnings)
+
+    @asynccontextmanager
+    async def _vocabulary(self, spec: ModelSpec) -> AsyncIterator[Vocabulary]:
+        """The tokenizer of a loaded model, else one of its own without weights."""
+        if self._is_ready(spec):
+            async with self._scheduler.lease(spec) as loaded:
+                yield loaded
+        else:
+            async with self._open_vocabulary(spec) as vocabulary:
+                yield vocabulary
 
     def _is_ready(self, spec: ModelSpec) -> bool:
         """Whether a lease taken at once would not wait for a load."""
@@ -189,29 +319,6 @@ class Embedder:
             for one in self._scheduler.residents()
             if one.spec.key == spec.key
         )
-
-    async def _fit(self, loaded: Loaded, prefix: str, request: EmbedRequest, limit: int) -> _Fitted:
-        limit = min(limit, request.max_tokens or limit)
-        texts = [prefix + text for text in request.inputs if isinstance(text, str)]
-        tokenized = iter(await loaded.tokenize(texts))
-        sequences = []
-        truncated = []
-        for index, sent in enumerate(request.inputs):
-            ids = next(tokenized) if isinstance(sent, str) else sent.astype(np.int32)
-            if not len(ids):
-                raise InvalidInputError("input has no tokens", index=index)
-            kept = ids
-            if len(ids) > limit:
-                kept = (fit_text if isinstance(sent, str) else fit_ids)(
-                    ids,
-                    frame=loaded.info.frame,
-                    limit=limit,
-                    truncate=request.truncate,
-                    index=index,
-                )
-                truncated.append(Truncated(index=index, tokens=len(ids), kept=len(kept)))
-            sequences.append(kept)
-        return _Fitted(sequences=sequences, truncated=truncated)
 
     def _describe(self, status: ResidentStatus) -> RunningModel:
         try:
@@ -229,30 +336,6 @@ class Embedder:
             limit=limit,
             loading=loaded is None,
         )
-
-
-def _check_ids(inputs: Sequence[str | ClientIds], vocabulary: int) -> None:
-    numbered = [(index, ids) for index, ids in enumerate(inputs) if not isinstance(ids, str)]
-    every = [ids for _, ids in numbered]
-    # One look at all: each of ten thousand by itself would take a tenth of a second.
-    if not every or not _outside(np.concatenate(every), vocabulary).any():
-        return
-    for index, ids in numbered:
-        bad = _outside(ids, vocabulary)
-        if bad.any():
-            position = int(bad.argmax())
-            raise InvalidTokenIdError(
-                f"token id {ids[position]} is out of range (vocabulary size {vocabulary}): "
-                "token ids must be the model's own, send text instead",
-                index=index,
-                position=position,
-                value=str(ids[position]),
-                vocabulary=vocabulary,
-            )
-
-
-def _outside(ids: ClientIds, vocabulary: int) -> npt.NDArray[np.bool_]:
-    return (ids < 0) | (ids >= vocabulary)
 
 
 def _check_dimensions(request: EmbedRequest, model: ResolvedModel) -> list[str]:
@@ -286,29 +369,15 @@ async def _finish(vectors: Vectors, request: EmbedRequest, model: ResolvedModel)
 def _finish_now(vectors: Vectors, request: EmbedRequest, model: ResolvedModel) -> _Finished:
     normalize = _normalizes(request.normalize, model)
     vectors = finish(vectors, dimensions=request.dimensions, normalize=normalize)
+    if not isinstance(request.normalize, Normalize):
+        vectors = scale_to_p_norm(vectors, request.normalize)
     dtypes = {output.dtype for output in request.outputs} - {DType.FLOAT}
     int8_range = model.parameters.int8_range
     quantized = {dtype: quantize(vectors, dtype, int8_range) for dtype in dtypes}
     return _Finished(vectors=vectors, quantized=quantized)
 
 
-def _prefix(request: EmbedRequest, model: ResolvedModel) -> str:
-    parameters = model.parameters
-    named = {"query": parameters.query_prefix, "document": parameters.document_prefix}
-    if request.prompt is None:
-        return named.get(request.role) or ""
-    prompts = {name.lower(): text for name, text in parameters.prompts.items()}
-    wanted = request.prompt.name.lower()
-    if wanted not in prompts and not request.prompt.is_optional and any((*named.values(), prompts)):
-        allowed = ", ".join([*named, "passage", *parameters.prompts])
-        raise InvalidInputError(
-            f'unknown prompt_name "{request.prompt.name}", allowed are: {allowed}',
-            field="prompt_name",
-        )
-    return prompts.get(wanted, "")
-
-
-def _normalizes(normalize: Normalize, model: ResolvedModel) -> bool:
+def _normalizes(normalize: Normalize | int, model: ResolvedModel) -> bool:
     if normalize is Normalize.LEGACY:
         return model.normalizes_legacy
     return normalize is Normalize.L2

@@ -5,6 +5,7 @@ EmbeddError
 │   ├── InvalidInputError
 │   │   ├── MalformedBodyError
 │   │   ├── EmptyInputError
+│   │   ├── TooManyInputsError
 │   │   ├── InvalidTokenIdError
 │   │   └── UnsupportedValueError
 │   ├── InputTooLongError
@@ -16,6 +17,7 @@ EmbeddError
 │   ├── TooLargeError
 │   └── UnsupportedError
 │       └── WrongModelError
+│           └── NotARerankerError
 ├── UnavailableError         the same request may succeed later
 │   ├── OverloadedError
 │   ├── LoadTimeoutError
@@ -76,6 +78,19 @@ class MalformedBodyError(InvalidInputError):
 
 class EmptyInputError(InvalidInputError):
     """There is nothing to embed."""
+
+
+class TooManyInputsError(InvalidInputError):
+    """More inputs than one request may have.
+
+    Args:
+        count: How many there are.
+    """
+
+    def __init__(self, count: int, *, limit: int, field: str | None = None) -> None:
+        message = f"too many inputs: {count}, the limit is {limit}"
+        super().__init__(message, limit=limit, field=field)
+        self.count = count
 
 
 class InvalidTokenIdError(InvalidInputError):
@@ -179,6 +194,13 @@ class WrongModelError(UnsupportedError):
     def __init__(self, message: str, *, is_reranker: bool) -> None:
         super().__init__(message)
         self.is_reranker = is_reranker
+
+
+class NotARerankerError(WrongModelError):
+    """The model cannot score pairs of texts."""
+
+    def __init__(self) -> None:
+        super().__init__("this model does not support reranking", is_reranker=False)
 
 
 class UnavailableError(EmbeddError):

@@ -75,7 +75,10 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         keep_alive=settings.keep_alive,
     )
     embedder = Embedder(
-        resolver=resolver, scheduler=scheduler, context_length=settings.context_length
+        resolver=resolver,
+        scheduler=scheduler,
+        open_vocabulary=loader.open_vocabulary,
+        context_length=settings.context_length,
     )
     try:
         yield Runtime(embedder=embedder, library=_make_library(settings, store, resolver))

@@ -107,6 +107,16 @@ class Output:
     wire: Wire = Wire.LIST
 
 
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """One sequence of texts and ids; a text at its start gets the special tokens."""
+
+    parts: Sequence[str | ClientIds]
+
+
+Input: TypeAlias = str | ClientIds | Mixed
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedRequest:
     """Texts or token sequences to embed, in the words of no dialect.
@@ -114,16 +124,17 @@ class EmbedRequest:
     ``options`` are runner options as the client sent them; they are checked after
     the model is known. ``store`` lets vectors come from the cache and go to it.
     ``keep_alive`` is in seconds, ``math.inf`` for ever, None to keep what the model has.
-    ``max_tokens`` caps every input below the model's own limit.
+    ``max_tokens`` caps every input below the model's own limit. A number in ``normalize``
+    is that p-norm, 0 the largest number, as in `embedd.vectors.scale_to_p_norm`.
     """
 
     model: str
-    inputs: Sequence[str | ClientIds]
+    inputs: Sequence[Input]
     truncate: Truncate = Truncate.END
     max_tokens: int | None = None
     dimensions: int | None = None
     dimension_rule: DimensionRule = DimensionRule.LENIENT
-    normalize: Normalize = Normalize.L2
+    normalize: Normalize | int = Normalize.L2
     outputs: Sequence[Output] = (Output(),)
     role: Role = Role.NONE
     prompt: NamedPrompt | None = None
@@ -131,6 +142,46 @@ class EmbedRequest:
     store: bool = True
     keep_alive: float | None = None
     options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankRequest:
+    """Documents to be ordered by how well they answer a query.
+
+    ``top_n`` is how many come back, None for all; ``max_tokens_per_doc`` caps every
+    document. ``raw_scores`` are the model's logits, others are in 0 … 1.
+    """
+
+    model: str
+    query: str
+    documents: Sequence[str]
+    top_n: int | None = None
+    truncate: Truncate = Truncate.END
+    max_tokens_per_doc: int | None = None
+    raw_scores: bool = False
+    store: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizeRequest:
+    """Inputs to tokenize; ``spell`` asks what each token stands for."""
+
+    model: str
+    inputs: Sequence[Input]
+    add_special: bool = True
+    parse_special: bool = True
+    role: Role = Role.NONE
+    prompt: NamedPrompt | None = None
+    spell: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenized:
+    """The tokens of one input; ``prefix`` is the prompt that was put before its text."""
+
+    ids: TokenIds
+    pieces: Sequence[Piece] = ()
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,13 +219,27 @@ class ServedBy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedResult:
+class Computed:
+    """What is said of every computed result.
+
+    ``tokens`` counts after truncation, special tokens included. ``served_by`` is None
+    when nothing was computed.
+    """
+
+    tokens: Sequence[int]
+    warnings: Sequence[str] = ()
+    truncated: Sequence[Truncated] = ()
+    timings: Timings
+    served_by: ServedBy | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedResult(Computed):
     """Vectors in the order of the inputs.
 
     ``vectors`` has shape (inputs, dimensions); asked for ``per_token`` it has
     (tokens of all inputs, dimensions) and ``tokens`` tells where each input ends.
-    ``tokens`` counts after truncation, special tokens included. ``served_by`` is
-    None when nothing was computed. ``quantized`` has what `outputs` asked for besides
+    ``quantized`` has what `outputs` asked for besides
     float; ``int8_range`` is the model's constant for that, None where each vector has
     its own.
     """
@@ -182,8 +247,18 @@ class EmbedResult:
     vectors: Vectors
     quantized: Mapping[DType, Quantized] = field(default_factory=dict)
     int8_range: float | None = None
-    tokens: Sequence[int]
-    warnings: Sequence[str] = ()
-    truncated: Sequence[Truncated] = ()
-    timings: Timings
-    served_by: ServedBy | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    """A document's place in the request, and its score."""
+
+    index: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankResult(Computed):
+    """The best documents first; ``tokens`` are of the pairs, in the order of the request."""
+
+    ranked: Sequence[Ranked]

@@ -53,6 +53,18 @@ def scale_to_unit_length(vectors: Vectors, norms: Norms) -> Vectors:
     return vectors / norms[:, np.newaxis]
 
 
+def scale_to_p_norm(vectors: Vectors, p: int) -> Vectors:
+    """Each row divided by its p-norm; 0 makes its largest number 32760, as llama.cpp does."""
+    largest = np.abs(vectors).max(axis=1, keepdims=True)
+    if p == 0:
+        scaled: Vectors = vectors / largest * np.float32(32760)
+        return scaled
+    # High powers of small numbers are 0: of shares of the largest they are not.
+    shares = (vectors / largest).astype(np.float64)
+    norms = (np.abs(shares) ** p).sum(axis=1, keepdims=True) ** (1 / p)
+    return np.asarray(shares / norms, np.float32)
+
+
 def check_finite(vectors: Vectors) -> None:
     """Raise `EngineError` naming the first row that has NaN or Inf."""
     # One pass without a mask as large as the matrix: a sum is finite only if all are,

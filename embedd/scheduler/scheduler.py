@@ -91,6 +91,11 @@ class Scheduler:
         if resident.unloading is not None:
             await asyncio.shield(resident.unloading)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def residents(self) -> list[ResidentStatus]:
         """Models in memory and models that load; never waits."""
         now = self._now().time()

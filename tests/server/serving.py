@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,17 +114,24 @@ class Loads:
 
     Attributes:
         names: Of every model that was loaded, in order.
+        vocabularies: The same of those whose vocabulary alone was opened.
         gate: Where every load waits; open at first.
         error: Raised by the next loads, if set.
     """
 
     names: list[str] = field(default_factory=list)
+    vocabularies: list[str] = field(default_factory=list)
     models: list[LocalModel] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     error: Exception | None = None
 
     def __post_init__(self) -> None:
         self.gate.set()
+
+    @asynccontextmanager
+    async def open_vocabulary(self, spec: ModelSpec) -> AsyncIterator[LocalModel]:
+        self.vocabularies.append(spec.name)
+        yield LocalModel(spec)
 
     async def load(self, spec: ModelSpec) -> LocalModel:
         self.names.append(spec.name)
@@ -249,7 +257,10 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
         )
         app = make_app(
             embedder=Embedder(
-                resolver=resolver, scheduler=scheduler, context_length=context_length
+                resolver=resolver,
+                scheduler=scheduler,
+                open_vocabulary=loads.open_vocabulary,
+                context_length=context_length,
             ),
             library=Library(store, resolver, read_catalog(tmp_path / "recipes")),
             bodies=bodies or BodyLimits(one=64 * MIB, all_=512 * MIB),

@@ -52,7 +52,12 @@ async def embedder(tmp_path: Path, loads: Loads) -> AsyncIterator[Embedder]:
         keep_alive=300,
         clock=Clock(),
     )
-    yield Embedder(resolver=Resolver(store), scheduler=scheduler, context_length=0)
+    yield Embedder(
+        resolver=Resolver(store),
+        scheduler=scheduler,
+        open_vocabulary=loads.open_vocabulary,
+        context_length=0,
+    )
     await scheduler.close()
 
 

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from embedd.errors import EngineError
 from embedd.types import Vectors
-from embedd.vectors import finish
+from embedd.vectors import finish, scale_to_p_norm
 
 LARGEST = float(np.finfo(np.float32).max)
 SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
@@ -99,3 +99,19 @@ def test_the_callers_matrix_is_not_changed() -> None:
     before = vectors.copy()
     finish(vectors, dimensions=None, normalize=True)
     assert np.array_equal(vectors, before)
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"),
+    [
+        (0, [24570, -32760]),
+        (1, [3 / 7, -4 / 7]),
+        (2, [0.6, -0.8]),
+        (3, [3 / 91 ** (1 / 3), -4 / 91 ** (1 / 3)]),
+        (5000, [0.75, -1]),
+    ],
+)
+def test_a_vector_is_scaled_to_any_norm(p: int, expected: list[float]) -> None:
+    vectors = np.array([[3, -4], [3e-30, -4e-30]], np.float32)
+    assert scale_to_p_norm(vectors, p) == pytest.approx(np.array([expected, expected]), rel=1e-5)
+    assert scale_to_p_norm(vectors, p).dtype == np.float32

@@ -10,6 +10,7 @@ from embedd.errors import (
     EmptyInputError,
     InvalidInputError,
     InvalidTokenIdError,
+    TooManyInputsError,
     UnsupportedValueError,
 )
 from embedd.server.bodies import parse_leniently
@@ -55,9 +56,7 @@ def check_inputs(
         InvalidTokenIdError: Token arrays are not accepted.
     """
     if len(inputs) > policy.max_inputs:
-        raise InvalidInputError(
-            f"too many inputs: {len(inputs)}, the limit is {policy.max_inputs}", field=field
-        )
+        raise TooManyInputsError(len(inputs), limit=policy.max_inputs, field=field)
     if not policy.token_ids and not all(isinstance(one, str) for one in inputs):
         raise InvalidTokenIdError(NO_IDS)
     return inputs
