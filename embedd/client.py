@@ -1,6 +1,7 @@
 """`Client`: what a running server can be asked, typed, asynchronous."""
 
 import math
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Self, TypeVar
@@ -63,11 +64,17 @@ class Client:
     async def __aenter__(self) -> Self:
         socket = self._address.socket
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(str(socket)) if socket else aiohttp.TCPConnector(),
+            connector=aiohttp.UnixConnector(str(socket)) if socket else self._connect_tcp(),
             timeout=_TIMEOUT,
             trust_env=not self._address.is_local,  # a proxy cannot reach this machine's loopback
         )
         return self
+
+    def _connect_tcp(self) -> aiohttp.TCPConnector:
+        if self._address.scheme == "http":
+            return aiohttp.TCPConnector()
+        # What this machine trusts, or SSL_CERT_FILE names: read now, not at import.
+        return aiohttp.TCPConnector(ssl=ssl.create_default_context())
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
@@ -236,7 +243,9 @@ class Client:
             ) as response:
                 yield response
         except aiohttp.ClientSSLError as error:
-            raise ServiceError(f"no safe connection to {self._address.url}: {error}") from error
+            hint = "SSL_CERT_FILE names a certificate of your own"
+            text = f"no safe connection to {self._address.url}: {error} ({hint})"
+            raise ServiceError(text) from error
         except (aiohttp.ClientConnectorError, TimeoutError) as error:
             raise UnavailableError(NOBODY_THERE) from error
         except (aiohttp.ClientError, OSError) as error:

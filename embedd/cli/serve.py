@@ -9,6 +9,8 @@ import click
 from embedd.cli.session import duration, load_settings, warn
 from embedd.config import parse_host
 
+PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
+
 
 @click.command
 @click.option("--host", help="Address to bind: host, host:port or unix:PATH  [EMBEDD_HOST]")
@@ -31,9 +33,19 @@ from embedd.config import parse_host
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="File of keys that clients need, read again when it changes  [EMBEDD_API_KEY_FILE]",
 )
+@click.option(
+    "--tls-cert", type=PEM, help="Certificate to show, and those that signed it; serves HTTPS."
+)
+@click.option("--tls-key", type=PEM, help="Its key, if the same file does not hold it.")
 @click.option("--load", "preload", metavar="MODEL", multiple=True, help="Load MODEL at the start.")
 def serve(
-    *, host: str | None, port: int | None, preload: tuple[str, ...], **overrides: Any
+    *,
+    host: str | None,
+    port: int | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    preload: tuple[str, ...],
+    **overrides: Any,
 ) -> None:
     """Run the server."""
     from embedd.server.serve import run
@@ -42,5 +54,11 @@ def serve(
     address = settings.host if host is None else parse_host(host, warn)
     if port is not None:
         address = replace(address, port=port, socket=None)
+    if tls_cert is None and tls_key is not None:
+        raise click.UsageError("--tls-key needs --tls-cert")
+    if tls_cert is not None and address.socket is not None:
+        raise click.UsageError("--tls-cert does not go with a Unix socket")
     given = {name: value for name, value in overrides.items() if value is not None}
-    run(replace(settings, host=address, **given), preload)
+    run(
+        replace(settings, host=address, **given), preload, (tls_cert, tls_key) if tls_cert else None
+    )

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import stat
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -28,6 +29,7 @@ from embedd.server.bodies import BodyLimits
 from embedd.server.dialects.base import Policy
 from embedd.server.keys import KeyFile, Keys
 from embedd.server.security import Doors
+from embedd.server.tls import open_tls
 from embedd.types import EmbedRequest
 
 log = logging.getLogger(__name__)
@@ -37,21 +39,27 @@ FOREVER = 365 * 86400.0  # seconds; running requests finish, unless a second sig
 PROBE_TIMEOUT = 1.0
 
 
-def run(settings: Settings, preload: Sequence[str] = ()) -> None:
+def run(
+    settings: Settings, preload: Sequence[str] = (), tls: tuple[Path, Path | None] | None = None
+) -> None:
     """Serve until a signal comes.
 
     Args:
         preload: Models to load at once.
+        tls: Files of the certificate and its key; None is plain HTTP.
 
     Raises:
-        ConfigError: The address cannot be bound; says by whom it is taken.
+        ConfigError: The address cannot be bound, and by whom it is taken; the certificate
+            or the file of keys cannot be used.
     """
     set_up_logs(settings.debug)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, preload))
+        runner.run(serve(settings, preload, open_tls(*tls) if tls else None))
 
 
-async def serve(settings: Settings, preload: Sequence[str] = ()) -> None:
+async def serve(
+    settings: Settings, preload: Sequence[str] = (), tls: ssl.SSLContext | None = None
+) -> None:
     """See `run`; for a running event loop."""
     stop = _stop_on_signals()
     keys = choose_keys(settings)
@@ -69,11 +77,11 @@ async def serve(settings: Settings, preload: Sequence[str] = ()) -> None:
                 default_model=settings.default_model,
             ),
         )
-        async with _listen(app, sock):
+        async with _listen(app, sock, tls):
             log.info(
                 "embedd is listening",
                 extra={
-                    "address": _address_of(sock, settings.host),
+                    "address": _address_of(sock, settings.host, tls),
                     "version": __version__,
                     "models": settings.models,
                     "threads": settings.threads,
@@ -178,13 +186,15 @@ def describe_listener(address: Address) -> str:
 
 
 @asynccontextmanager
-async def _listen(app: web.Application, sock: socket.socket) -> AsyncIterator[None]:
+async def _listen(
+    app: web.Application, sock: socket.socket, tls: ssl.SSLContext | None
+) -> AsyncIterator[None]:
     runner = web.AppRunner(
         app, access_log=None, handler_cancellation=True, shutdown_timeout=FOREVER
     )
     await runner.setup()
     try:
-        await web.SockSite(runner, sock).start()
+        await web.SockSite(runner, sock, ssl_context=tls).start()
         yield
     finally:
         await runner.cleanup()
@@ -217,7 +227,7 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost" or host.startswith("127.") or host == "::1"
 
 
-def _address_of(sock: socket.socket, address: Address) -> str:
+def _address_of(sock: socket.socket, address: Address, tls: ssl.SSLContext | None) -> str:
     if address.socket is not None:
         return address.url
-    return f"{address.scheme}://{address.host}:{sock.getsockname()[1]}"
+    return f"{'https' if tls else 'http'}://{address.host}:{sock.getsockname()[1]}"

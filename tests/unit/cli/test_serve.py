@@ -12,17 +12,18 @@ from embedd.config import Settings
 from embedd.errors import ConfigError
 from tests.unit.cli.conftest import Run
 
-Calls = list[tuple[Settings, Sequence[str]]]
+Tls = tuple[Path, Path | None] | None
+Calls = list[tuple[Settings, Sequence[str], Tls]]
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls: Calls = []
 
-    def run(settings: Settings, preload: Sequence[str]) -> None:
+    def run(settings: Settings, preload: Sequence[str], tls: Tls) -> None:
         if settings.host.port == 1:
             raise ConfigError("port 1 is taken by Ollama")
-        calls.append((settings, preload))
+        calls.append((settings, preload, tls))
 
     monkeypatch.setitem(sys.modules, "embedd.server.serve", SimpleNamespace(run=run))
     return calls
@@ -34,8 +35,9 @@ def test_serve_takes_the_environment(
 ) -> None:
     monkeypatch.setenv("EMBEDD_THREADS", "3")
     assert embedd(command).status == 0
-    ((settings, preload),) = calls
+    ((settings, preload, tls),) = calls
     assert (settings.host.url, settings.threads, preload) == ("http://127.0.0.1:11434", 3, ())
+    assert tls is None
 
 
 def test_options_go_before_the_environment(
@@ -46,7 +48,7 @@ def test_options_go_before_the_environment(
     options = "--host 0.0.0.0 --port 5 --models /m --keep-alive -1 --threads 2 --load a --load b "
     options += f"--api-key-file {__file__}"
     assert embedd("serve", *options.split()).status == 0
-    ((settings, preload),) = calls
+    ((settings, preload, _),) = calls
     assert settings.host.url == "http://0.0.0.0:5"
     assert settings.models == Path("/m")
     assert settings.keep_alive == math.inf
@@ -67,7 +69,7 @@ def test_a_port_means_tcp(embedd: Run, calls: Calls, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("EMBEDD_HOST", "unix:/run/s")
     embedd("serve")
     embedd("serve", "--port", "6")
-    assert [settings.host.url for settings, _ in calls] == ["unix:/run/s", "http://127.0.0.1:6"]
+    assert [settings.host.url for settings, *_ in calls] == ["unix:/run/s", "http://127.0.0.1:6"]
 
 
 @pytest.mark.usefixtures("calls")
@@ -76,6 +78,28 @@ def test_a_port_means_tcp(embedd: Run, calls: Calls, monkeypatch: pytest.MonkeyP
 )
 def test_an_option_that_cannot_be_read_is_wrong_usage(embedd: Run, option: str) -> None:
     assert embedd("serve", option).status == 2
+
+
+def test_a_certificate_makes_it_https(embedd: Run, calls: Calls, tmp_path: Path) -> None:
+    cert, key = tmp_path / "c", tmp_path / "k"
+    cert.touch()
+    key.touch()
+    assert embedd("serve", "--tls-cert", str(cert)).status == 0
+    assert embedd("serve", "--tls-cert", str(cert), "--tls-key", str(key)).status == 0
+    assert [tls for *_, tls in calls] == [(cert, None), (cert, key)]
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--tls-key", __file__],
+        ["--tls-cert", "nothing"],
+        ["--tls-cert", __file__, "--host", "unix:/run/s"],
+    ],
+)
+def test_a_certificate_that_cannot_be_meant_is_wrong_usage(embedd: Run, options: list[str]) -> None:
+    assert embedd("serve", *options).status == 2
 
 
 @pytest.mark.usefixtures("calls")
