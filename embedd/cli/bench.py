@@ -57,7 +57,7 @@ class Speed:
 @click.command
 @model_argument
 def bench(*, model: str) -> None:
-    """Measure how fast the running server embeds with a model."""
+    """Measure how fast the server embeds."""
     click.echo(asyncio.run(_bench(model)))
 
 
@@ -66,9 +66,9 @@ def bench(*, model: str) -> None:
 @model_argument
 @click.option("--other-model", help="Its name on the other server, if it differs.")
 def compare(*, url: str, model: str, other_model: str | None) -> None:
-    """Compare the running server with another one at URL: speed and cosine.
+    """Compare the server with another one: speed and cosine.
 
-    The other may speak Ollama's or OpenAI's API.
+    The other, at URL, may speak Ollama's or OpenAI's API.
     """
     click.echo(asyncio.run(_compare(url, model, other_model or model)))
 

@@ -12,7 +12,7 @@ from embedd.errors import EmbeddError
 
 log = logging.getLogger(__name__)
 
-IDLE = 5.0  # seconds without anything to compute before a calibration begins
+IDLE = 10.0  # seconds without anything to compute before a calibration begins
 LOOK = 0.5  # seconds between looks at that
 
 
