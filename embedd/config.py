@@ -47,6 +47,7 @@ SETTINGS = (
     Setting("MAX_BODY_IN_FLIGHT", "8 × MAX_BODY", "bytes of all bodies in work", twin=False),
     Setting("MAX_INPUTS", "2048", "inputs of a request, Ollama's routes excepted", twin=False),
     Setting("DEFAULT_MODEL", "the only one", "model of requests that name none", twin=False),
+    Setting("DEFAULT_RERANK_MODEL", "DEFAULT_MODEL", "the same for rerank requests", twin=False),
     Setting("TOKEN_IDS", "own", "token arrays: `own` ids or `reject`", twin=False),
     Setting("API_KEY", "", "keys that clients need, by comma", twin=False),
     Setting("API_KEY_FILE", "", "file with more of them, read again when it changes", twin=False),
@@ -119,6 +120,7 @@ class Settings:
     max_body_in_flight: int
     max_inputs: int
     default_model: str | None
+    default_rerank_model: str | None
     token_ids: bool
     api_key: tuple[str, ...] = field(repr=False)
     api_key_file: Path | None
@@ -157,6 +159,7 @@ def read_settings(
         max_body_in_flight=read.unsigned("MAX_BODY_IN_FLIGHT", 8 * max_body, least=1),
         max_inputs=read.unsigned("MAX_INPUTS", 2048, least=1),
         default_model=read.text("DEFAULT_MODEL") or None,
+        default_rerank_model=read.text("DEFAULT_RERANK_MODEL") or None,
         token_ids=read.choice("TOKEN_IDS", ("own", "reject")) == "own",
         api_key=parse_keys(read.text("API_KEY")),
         api_key_file=read.folder("API_KEY_FILE") if read.text("API_KEY_FILE") else None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from embedd.errors import InvalidInputError, InvalidTokenIdError
+from embedd.errors import EmptyInputError, InvalidInputError, InvalidTokenIdError
 from embedd.resolve import ResolvedModel
 from embedd.scheduler.residents import Vocabulary
 from embedd.tokens import Frame, PairFrame, fit_document, fit_ids, fit_text
@@ -145,7 +145,7 @@ def fit(
     fitted, truncated = [], []
     for index, (sent, ids) in enumerate(zip(inputs, sequences, strict=True)):
         if not len(ids):
-            raise InvalidInputError("input has no tokens", index=index)
+            raise EmptyInputError("input has no tokens", index=index)
         kept = ids
         if len(ids) > limit:
             cut = fit_text if isinstance(sent, str) else fit_ids

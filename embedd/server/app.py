@@ -12,7 +12,19 @@ from embedd.embedder import Embedder
 from embedd.errors import EmbeddError, ServiceError, UnknownRouteError, WrongVerbError
 from embedd.library import Library
 from embedd.server.bodies import ALREADY_READ, BodyLimits, field_names
-from embedd.server.dialects import aigne, cohere, management, nugen, ollama, openai
+from embedd.server.dialects import (
+    aigne,
+    cohere,
+    llamacpp,
+    management,
+    nugen,
+    ollama,
+    openai,
+    rerank,
+    tei,
+    tei_rerank,
+    tei_tokens,
+)
 from embedd.server.dialects.base import (
     BODIES,
     EMBEDDER,
@@ -40,12 +52,24 @@ DIALECTS: Sequence[Dialect] = (
     aigne.DIALECT,
     nugen.DIALECT,
     cohere.DIALECT,
+    rerank.DIALECT,
+    tei.DIALECT,
+    llamacpp.DIALECT,
 )
 # Who else answers on a path, by what the body holds; the path's own dialect answers the
 # rest, and whatever goes wrong before the body is known.
-SHARED: Mapping[str, Sequence[Sharer]] = {"/api/embeddings": (aigne.SHARER,)}
+SHARED: Mapping[str, Sequence[Sharer]] = {
+    "/api/embeddings": (aigne.SHARER,),
+    "/embeddings": (llamacpp.SHARER,),
+    "/tokenize": (tei_tokens.SHARER,),
+    **dict.fromkeys(rerank.PATHS, (tei_rerank.SHARER,)),
+}
 # Paths that nobody serves but whose clients want to be told so in their own shape.
-NOT_SERVED: Mapping[str, Dialect] = {"/v1/": openai.DIALECT, "/v2/": openai.DIALECT}
+NOT_SERVED: Mapping[str, Dialect] = {
+    "/v1/": openai.DIALECT,
+    "/v2/": openai.DIALECT,
+    **dict.fromkeys(("/embed_sparse", "/predict", "/vertex", "/invocations"), tei.DIALECT),
+}
 SERVER_NAME = f"embedd/{__version__}"
 
 

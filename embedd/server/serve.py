@@ -75,6 +75,7 @@ async def serve(
                 max_inputs=settings.max_inputs,
                 token_ids=settings.token_ids,
                 default_model=settings.default_model,
+                default_rerank_model=settings.default_rerank_model,
             ),
         )
         async with _listen(app, sock, tls):

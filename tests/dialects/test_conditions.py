@@ -23,8 +23,8 @@ class Speaker:
     family: str
 
     def body(self, model: str, text: str) -> dict[str, object]:
-        never_cut = {"truncate": False} if self.family == "openai" else {"truncate": "NONE"}
-        texts = text if self.field == "input" else [text]
+        never_cut: dict[str, object] = {"truncate": "NONE" if self.family == "cohere" else False}
+        texts = [text] if self.field == "texts" else text
         return {"model": model, self.field: texts, **never_cut}
 
     def shape(self, reply: Reply) -> tuple[str | None, str | None]:
@@ -37,6 +37,16 @@ class Speaker:
             }  # fmt: skip
             assert reply.json["detail"] == error["message"] != ""
             return error["type"], error["code"]
+        if self.family == "tei":
+            assert reply.json.keys() == {"error", "error_type"}
+            assert reply.json["error"]
+            return reply.json["error_type"], None
+        if self.family == "llamacpp":
+            assert reply.json.keys() == {"error"}
+            error = reply.json["error"]
+            assert error.keys() - {"n_prompt_tokens", "n_ctx"} == {"code", "message", "type"}
+            assert error["code"] == reply.status
+            return error["type"], None
         assert reply.json.keys() == {"id", "message"}
         assert reply.json["id"] == reply.headers["X-Request-Id"]
         assert reply.json["message"]
@@ -50,6 +60,10 @@ SPEAKERS = {
     "nugen": Speaker(path="/api/v3/inference/embeddings", field="input", family="openai"),
     "cohere 1": Speaker(path="/v1/embed", field="texts", family="cohere"),
     "cohere 2": Speaker(path="/v2/embed", field="texts", family="cohere"),
+    "tei": Speaker(path="/embed", field="inputs", family="tei"),
+    "tei root": Speaker(path="/", field="inputs", family="tei"),
+    "llama.cpp": Speaker(path="/embedding", field="content", family="llamacpp"),
+    "llama.cpp shared": Speaker(path="/embeddings", field="content", family="llamacpp"),
 }
 
 Told = tuple[int, str | None, str | None]
@@ -61,66 +75,112 @@ class Condition:
 
     openai: Told
     cohere: int
+    tei: tuple[int, str]
+    llamacpp: tuple[int, str]
     model: str = "tiny"
     text: str = "a"
     load_error: Callable[[], Exception] | None = None
 
     def told(self, speaker: Speaker) -> Told:
-        return self.openai if speaker.family == "openai" else (self.cohere, None, None)
+        if speaker.family == "cohere":
+            return (self.cohere, None, None)
+        if speaker.family == "openai":
+            return self.openai
+        return (*(self.tei if speaker.family == "tei" else self.llamacpp), None)
 
 
 INVALID = "invalid_request_error"
 CONDITIONS = {
     "unknown model": Condition(
-        model="nope", openai=(404, "not_found_error", "model_not_found"), cohere=404
+        model="nope",
+        openai=(404, "not_found_error", "model_not_found"),
+        cohere=404,
+        tei=(404, "Validation"),
+        llamacpp=(404, "not_found_error"),
     ),
     "no model name": Condition(
-        model="a b", openai=(404, "not_found_error", "model_not_found"), cohere=404
+        model="a b",
+        openai=(404, "not_found_error", "model_not_found"),
+        cohere=404,
+        tei=(404, "Validation"),
+        llamacpp=(404, "not_found_error"),
     ),
     "a language model": Condition(
-        model="talker", openai=(400, INVALID, "model_not_supported"), cohere=400
+        model="talker",
+        openai=(400, INVALID, "model_not_supported"),
+        cohere=400,
+        tei=(424, "Backend"),
+        llamacpp=(501, "not_supported_error"),
     ),
     "a reranker": Condition(
-        model="ranker", openai=(400, INVALID, "model_not_supported"), cohere=400
+        model="ranker",
+        openai=(400, INVALID, "model_not_supported"),
+        cohere=400,
+        tei=(424, "Backend"),
+        llamacpp=(501, "not_supported_error"),
     ),
-    "over-long": Condition(text=LONG, openai=(400, INVALID, "context_length_exceeded"), cohere=400),
+    "over-long": Condition(
+        text=LONG,
+        openai=(400, INVALID, "context_length_exceeded"),
+        cohere=400,
+        tei=(422, "Validation"),
+        llamacpp=(400, "exceed_context_size_error"),
+    ),
     "a vector that is none": Condition(
-        text=NOT_A_NUMBER, openai=(500, "api_error", None), cohere=500
+        text=NOT_A_NUMBER,
+        openai=(500, "api_error", None),
+        cohere=500,
+        tei=(424, "Backend"),
+        llamacpp=(500, "server_error"),
     ),
     "no key": Condition(
         load_error=lambda: errors.UnauthorizedError("invalid API key"),
         openai=(401, INVALID, "invalid_api_key"),
         cohere=401,
+        tei=(401, "Unauthorized"),
+        llamacpp=(401, "authentication_error"),
     ),
     "queue full": Condition(
         load_error=lambda: errors.OverloadedError("queue full", retry_after=7),
         openai=(429, "rate_limit_error", "rate_limit_exceeded"),
         cohere=429,
+        tei=(429, "Overloaded"),
+        llamacpp=(503, "unavailable_error"),
     ),
     "load timed out": Condition(
         load_error=lambda: errors.LoadTimeoutError("no progress"),
         openai=(503, "api_error", "unavailable"),
         cohere=503,
+        tei=(503, "Unhealthy"),
+        llamacpp=(503, "unavailable_error"),
     ),
     "out of memory": Condition(
         load_error=lambda: errors.InsufficientMemoryError("too large"),
         openai=(503, "api_error", "unavailable"),
         cohere=503,
+        tei=(503, "Unhealthy"),
+        llamacpp=(503, "unavailable_error"),
     ),
     "draining": Condition(
         load_error=errors.ShuttingDownError,
         openai=(503, "api_error", "unavailable"),
         cohere=503,
+        tei=(503, "Unhealthy"),
+        llamacpp=(503, "unavailable_error"),
     ),
     "cannot be loaded": Condition(
         load_error=lambda: errors.ModelLoadError("bad file"),
         openai=(500, "api_error", None),
         cohere=500,
+        tei=(424, "Backend"),
+        llamacpp=(500, "server_error"),
     ),
     "a bug": Condition(
         load_error=lambda: RuntimeError("/secret/path"),
         openai=(500, "api_error", None),
         cohere=500,
+        tei=(424, "Backend"),
+        llamacpp=(500, "server_error"),
     ),
 }
 
@@ -138,7 +198,8 @@ async def test_what_went_wrong_has_the_dialects_status_and_shape(
     assert ("Retry-After" in reply.headers) == (reply.status in (429, 503))
     assert reply.headers.get("WWW-Authenticate") == ("Bearer" if reply.status == 401 else None)
     one_input = condition.text == NOT_A_NUMBER
-    assert reply.headers.get("x-should-retry") == ("false" if one_input else None)
+    told_never = (one_input and reply.status == 500) or reply.status == 501
+    assert reply.headers.get("x-should-retry") == ("false" if told_never else None)
 
 
 @pytest.mark.parametrize("speaker", SPEAKERS.values(), ids=SPEAKERS)
@@ -158,13 +219,18 @@ async def test_the_message_tells_what_to_wait_for(speaker: Speaker, served: Serv
             json=speaker.body("tiny", "a"),
             headers={"X-Request-Id": "mine"},
         )
-        assert message_of(reply.json) == message
+        in_teis_words = speaker.family == "tei" and reply.status == 429
+        wanted = "Model is overloaded" if in_teis_words else message
+        assert message_of(reply.json) == wanted
         retry = {429: "7", 503: "1"}.get(reply.status)
+        if isinstance(error, errors.OverloadedError):
+            retry = "7"
         assert reply.headers.get("Retry-After") == retry
 
 
 def message_of(body: Any) -> str:
-    message: str = body["error"]["message"] if "error" in body else body["message"]
+    error = body.get("error", body)
+    message: str = error if isinstance(error, str) else error["message"]
     return message
 
 
@@ -179,6 +245,9 @@ async def test_a_body_that_is_too_large_is_told_before_it_is_read(
     if speaker.path == "/api/embeddings":  # who would answer is not known yet
         assert reply.json["error"] == limit
         return
+    if speaker.path == "/embeddings":
+        assert reply.json["detail"] == limit
+        return
     assert message_of(reply.json) == limit
     if speaker.family == "openai":
         assert speaker.shape(reply) == (INVALID, "request_too_large")
@@ -191,5 +260,5 @@ async def test_bad_input_is_refused_before_the_model_is_loaded(
     speaker: Speaker, served: Served
 ) -> None:
     reply = await served.post(speaker.path, {"model": "tiny", speaker.field: [None]})
-    assert reply.status == 400
+    assert reply.status == (422 if speaker.family == "tei" else 400)
     assert served.loads.names == []

@@ -133,6 +133,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         max_body_in_flight=8 * 67108864,
         max_inputs=2048,
         default_model=None,
+        default_rerank_model=None,
         token_ids=True,
         api_key=(),
         api_key_file=None,

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from aiohttp import web
@@ -11,7 +12,7 @@ from embedd.embedder import Embedder
 from embedd.errors import EmbeddError, InvalidInputError, LoadTimeoutError
 from embedd.library import Library
 from embedd.server.bodies import Body, BodyLimits, decode_plainly
-from embedd.types import DType, EmbedRequest, EmbedResult
+from embedd.types import Computed, DType, EmbedRequest, EmbedResult
 
 EMBEDDER = web.AppKey("embedder", Embedder)
 LIBRARY = web.AppKey("library", Library)
@@ -30,11 +31,13 @@ class Policy:
         max_inputs: Inputs of one request.
         token_ids: Whether token arrays are accepted.
         default_model: For requests that name none; None is the only model there is.
+        default_rerank_model: The same for those that rerank; None is `default_model`.
     """
 
     max_inputs: int = 2048
     token_ids: bool = True
     default_model: str | None = None
+    default_rerank_model: str | None = None
 
 
 POLICY = web.AppKey("policy", Policy)
@@ -102,13 +105,19 @@ async def embed_body(
     arrived = time.perf_counter()
     async with request.app[BODIES].read(request) as data:
         asked = to_request(decode_plainly(data, kind), request.app[POLICY])
-        if not asked.model:
-            asked = replace(asked, model=await choose_model(request.app, "embedding"))
-        asked = replace(asked, store=may_store(request))
-        try:
+        model = asked.model or await choose_model(request.app, "embedding")
+        asked = replace(asked, model=model, store=may_store(request))
+        with naming_the_model(model):
             return asked, await request.app[EMBEDDER].embed(asked, arrived=arrived)
-        except LoadTimeoutError as error:
-            raise LoadTimeoutError(f'model "{asked.model}" is still loading') from error
+
+
+@contextmanager
+def naming_the_model(name: str) -> Iterator[None]:
+    """Whoever waited in vain is told for which model."""
+    try:
+        yield
+    except LoadTimeoutError as error:
+        raise LoadTimeoutError(f'model "{name}" is still loading') from error
 
 
 def may_store(request: web.Request) -> bool:
@@ -122,7 +131,11 @@ async def choose_model(app: web.Application, capability: str) -> str:
     Raises:
         InvalidInputError: There is no such model, or more than one.
     """
-    if (default := app[POLICY].default_model) is not None:
+    policy = app[POLICY]
+    default = policy.default_model
+    if capability == "rerank":
+        default = policy.default_rerank_model or default
+    if default is not None:
         return default
     entries = await asyncio.to_thread(app[LIBRARY].list)
     names = [entry.name for entry in entries if capability in entry.capabilities]
@@ -131,7 +144,7 @@ async def choose_model(app: web.Application, capability: str) -> str:
     return names[0]
 
 
-def computed_headers(result: EmbedResult) -> dict[str, str]:
+def computed_headers(result: Computed) -> dict[str, str]:
     """What every computed answer says in its headers, in every dialect."""
     if result.served_by is None:
         return {}
@@ -147,7 +160,7 @@ def computed_headers(result: EmbedResult) -> dict[str, str]:
     if result.warnings:
         warnings = "; ".join(result.warnings)
         headers["X-Embedd-Warning"] = warnings.encode("ascii", "backslashreplace").decode()
-    if result.quantized.keys() & {DType.INT8, DType.UINT8}:
+    if isinstance(result, EmbedResult) and result.quantized.keys() & {DType.INT8, DType.UINT8}:
         headers["X-Embedd-Quantization"] = _quantization(result.int8_range)
     return headers
 
@@ -158,7 +171,7 @@ def _quantization(int8_range: float | None) -> str:
     return f"int8;scale=fixed;range={int8_range:g}"
 
 
-def _server_timing(result: EmbedResult) -> str:
+def _server_timing(result: Computed) -> str:
     timings = result.timings
     parts = {
         "tokenize": timings.tokenize,

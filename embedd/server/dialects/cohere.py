@@ -1,4 +1,4 @@
-"""Cohere's API, versions 1 and 2: embed."""
+"""Cohere's API, versions 1 and 2: embed, and the routes of all it has."""
 
 import uuid
 from typing import Any
@@ -20,6 +20,7 @@ from embedd.server.dialects.base import (
     computed_headers,
     embed_body,
 )
+from embedd.server.dialects.cohere_tokens import detokenize_tokens, tokenize
 from embedd.server.dialects.columns import column
 from embedd.server.dialects.envelope import STATUSES
 from embedd.server.dialects.fields import (
@@ -32,6 +33,7 @@ from embedd.server.dialects.fields import (
 from embedd.server.dialects.forms import check_inputs
 from embedd.server.dialects.phrases import phrase
 from embedd.server.dialects.prompts import parse_prompt
+from embedd.server.dialects.rerank import rerank_v2
 from embedd.server.replies import Parts, Rows, dump, parts_response
 from embedd.types import DimensionRule, EmbedRequest, EmbedResult, Output
 
@@ -181,6 +183,9 @@ DIALECT = Dialect(
     routes=(
         Route(method="POST", path="/v1/embed", endpoint=embed),
         Route(method="POST", path="/v2/embed", endpoint=embed_v2),
+        Route(method="POST", path="/v2/rerank", endpoint=rerank_v2),
+        Route(method="POST", path="/v1/tokenize", endpoint=tokenize),
+        Route(method="POST", path="/v1/detokenize", endpoint=detokenize_tokens),
     ),
     to_error=to_error,
     statuses=STATUSES,

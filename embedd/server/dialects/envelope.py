@@ -39,6 +39,11 @@ STATUSES: Final[Mapping[type[errors.EmbeddError], int]] = {
 
 
 def to_error(failure: Failure) -> bytes:
+    """The envelope as JSON."""
+    return dump(to_envelope(failure))
+
+
+def to_envelope(failure: Failure) -> dict[str, object]:
     """The envelope; ``detail`` repeats the message, the only key that voyageai reads."""
     error = failure.error
     message = phrase(error, failure.request_id)
@@ -52,4 +57,4 @@ def to_error(failure: Failure) -> bytes:
     if error.index is not None:
         facts = {"index": error.index, "tokens": error.tokens, "limit": error.limit}
         body |= {name: fact for name, fact in facts.items() if fact is not None}
-    return dump({"error": body, "detail": message})
+    return {"error": body, "detail": message}

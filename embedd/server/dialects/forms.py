@@ -72,7 +72,7 @@ def _to_inputs(value: object) -> Sequence[str | ClientIds]:
     if {*map(type, value)} == {str}:
         return value
     if isinstance(value[0], int | float):
-        return [_to_ids(value, 0, place="input[{}]")]
+        return [to_ids(value, 0, place="input[{}]")]
     return [_to_input(one, index) for index, one in enumerate(value)]
 
 
@@ -85,7 +85,7 @@ def _to_input(value: object, index: int) -> str | ClientIds:
                 f"invalid input: input[{index}] is an empty token array", index=index, field=FIELD
             )
         case list():
-            return _to_ids(value, index, place=f"input[{index}][{{}}]")
+            return to_ids(value, index, place=f"input[{index}][{{}}]")
         case {"text": str(text), **others} if not others:
             return text
         case dict() if value.keys() - {"text"}:
@@ -94,8 +94,13 @@ def _to_input(value: object, index: int) -> str | ClientIds:
             raise _wrong_type(value, f"input[{index}]", index)
 
 
-def _to_ids(row: list[object], index: int, *, place: str) -> ClientIds:
-    """Ids as sent; *place* names one of them in messages."""
+def to_ids(row: list[object], index: int, *, place: str) -> ClientIds:
+    """Ids as sent; *place* names one of them in messages.
+
+    Raises:
+        InvalidTokenIdError: One is no id.
+        InvalidInputError: One is not even a number.
+    """
     if {*map(type, row)} != {int}:
         row = [_to_id(one, index, position, place) for position, one in enumerate(row)]
     try:
