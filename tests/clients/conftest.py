@@ -1,0 +1,73 @@
+"""A server in a process of its own, started as users start it, with the default model."""
+
+import json
+import os
+import re
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EMBEDD = ROOT / ".venv" / "bin" / "embedd"
+MODEL = "all-minilm"
+TEXTS = ["Why is the sky blue?", "Why is the grass green?", "a"]
+START = 60.0  # seconds
+
+# Otherwise litellm asks the network for a table of prices.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+
+Matrix = npt.NDArray[np.float64]
+
+
+@pytest.fixture(scope="session")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Base URL of the server."""
+    home = tmp_path_factory.mktemp("home")
+    environment = {
+        **{name: value for name, value in os.environ.items() if "_PROXY" not in name.upper()},
+        "EMBEDD_HOST": "127.0.0.1:0",
+        "EMBEDD_MODELS": str(home / "models"),
+        "EMBEDD_STATE": str(home / "state"),
+        "EMBEDD_DEFAULT_MODEL": MODEL,
+    }
+    subprocess.run([EMBEDD, "pull", MODEL], env=environment, check=True)
+    log = home / "log"
+    with log.open("w") as output:
+        server = subprocess.Popen([EMBEDD, "serve"], env=environment, stderr=output)
+    try:
+        deadline = time.monotonic() + START
+        while not (found := re.search(r"address=(http://\S+)", log.read_text())):
+            assert time.monotonic() < deadline, log.read_text()
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.05)
+        yield found[1]
+    finally:
+        server.terminate()
+        server.wait(START)
+
+
+@pytest.fixture(scope="session")
+def expected(url: str) -> Matrix:
+    """Vectors of the texts by ``/api/embed``, without any client."""
+    body = json.dumps({"model": MODEL, "input": TEXTS}).encode()
+    with urllib.request.urlopen(f"{url}/api/embed", body, timeout=START) as reply:
+        return np.array(json.load(reply)["embeddings"])
+
+
+@pytest.fixture
+def check(expected: Matrix) -> Callable[[object], None]:
+    """Fails unless it is given the expected vectors, in order."""
+
+    def check(vectors: object) -> None:
+        given = np.array(vectors, np.float64)
+        assert given.shape == expected.shape == (len(TEXTS), 384)
+        norms = np.linalg.norm(given, axis=1) * np.linalg.norm(expected, axis=1)
+        assert ((given * expected).sum(axis=1) / norms > 0.9999).all()
+
+    return check

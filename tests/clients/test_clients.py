@@ -1,0 +1,163 @@
+"""Official clients, unchanged: the vectors of ``/api/embed``, and errors of their own."""
+
+import asyncio
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import cohere
+import litellm
+import ollama
+import openai
+import pytest
+import voyageai
+from conftest import MODEL, ROOT, TEXTS
+from langchain_ollama import OllamaEmbeddings
+from langchain_openai import OpenAIEmbeddings
+from llama_index.embeddings.ollama import OllamaEmbedding
+from llama_index.embeddings.openai import OpenAIEmbedding
+
+Check = Callable[[object], None]
+NODE = ROOT / ".venv-clients" / "node"
+KEY = "any"
+
+
+def test_ollama(url: str, check: Check) -> None:
+    client = ollama.Client(url)
+    check(client.embed(MODEL, TEXTS).embeddings)
+    check([client.embeddings(MODEL, text).embedding for text in TEXTS])
+    with pytest.raises(ollama.ResponseError, match="not found") as caught:
+        client.embed("nope", "x")
+    assert caught.value.status_code == 404
+
+
+async def test_ollama_async(url: str, check: Check) -> None:
+    client = ollama.AsyncClient(url)
+    check((await client.embed(MODEL, TEXTS)).embeddings)
+    with pytest.raises(ollama.ResponseError):
+        await client.embed("nope", "x")
+
+
+@pytest.mark.parametrize("options", [{}, {"encoding_format": "float"}], ids=["base64", "float"])
+def test_openai(url: str, check: Check, options: dict[str, str]) -> None:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY)
+    reply = client.embeddings.create(model=MODEL, input=TEXTS, **options)
+    check([one.embedding for one in reply.data])
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens > 0
+    with pytest.raises(openai.NotFoundError, match="not found"):
+        client.embeddings.create(model="nope", input="x", **options)
+    with pytest.raises(openai.BadRequestError):
+        client.embeddings.create(model=MODEL, input="x", dimensions=1000)
+
+
+def test_openai_lists_models(url: str) -> None:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY)
+    assert f"{MODEL}:latest" in [model.id for model in client.models.list()]
+    assert client.models.retrieve(MODEL).object == "model"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("nope")
+
+
+async def test_openai_async(url: str, check: Check) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key=KEY) as client:
+        reply = await client.embeddings.create(model=MODEL, input=TEXTS)
+        check([one.embedding for one in reply.data])
+        with pytest.raises(openai.NotFoundError):
+            await client.embeddings.create(model="nope", input="x")
+
+
+def test_cohere(url: str, check: Check) -> None:
+    client = cohere.Client(KEY, base_url=url)
+    reply = client.embed(texts=TEXTS, model=MODEL, input_type="search_document")
+    assert reply.response_type == "embeddings_floats"
+    check(reply.embeddings)
+    with pytest.raises(cohere.NotFoundError):
+        client.embed(texts=["x"], model="nope", input_type="search_document")
+
+
+def test_cohere_version_2(url: str, check: Check) -> None:
+    client = cohere.ClientV2(KEY, base_url=url)
+    asked = {"model": MODEL, "input_type": "search_document"}
+    reply = client.embed(texts=TEXTS, embedding_types=["float", "int8"], **asked)
+    check(reply.embeddings.float_)
+    assert {type(number) for number in reply.embeddings.int8[0]} == {int}
+    with pytest.raises(cohere.NotFoundError):
+        client.embed(texts=["x"], **{**asked, "model": "nope"})
+
+
+@pytest.mark.parametrize("dtype", [None, "int8", "uint8", "binary", "ubinary"])
+def test_voyageai(url: str, check: Check, dtype: str | None) -> None:
+    client = voyageai.Client(KEY, base_url=f"{url}/v1", max_retries=0)
+    reply = client.embed(TEXTS, MODEL, output_dtype=dtype)
+    if dtype is None:
+        check(reply.embeddings)
+    assert len(reply.embeddings) == len(TEXTS)
+    assert len(reply.embeddings[0]) == (48 if dtype and "binary" in dtype else 384)
+    assert reply.total_tokens > 0
+    with pytest.raises(voyageai.error.VoyageError, match="not found"):
+        client.embed(["x"], "nope", output_dtype=dtype)
+
+
+def test_langchain_ollama(url: str, check: Check) -> None:
+    client = OllamaEmbeddings(model=MODEL, base_url=url)
+    check(client.embed_documents(TEXTS))
+    check([client.embed_query(text) for text in TEXTS])
+    with pytest.raises(ollama.ResponseError):
+        OllamaEmbeddings(model="nope", base_url=url).embed_query("x")
+
+
+def test_langchain_openai(url: str, check: Check) -> None:
+    def client(model: str) -> OpenAIEmbeddings:
+        return OpenAIEmbeddings(
+            model=model, base_url=f"{url}/v1", api_key=KEY, check_embedding_ctx_length=False
+        )
+
+    check(client(MODEL).embed_documents(TEXTS))
+    check(asyncio.run(client(MODEL).aembed_documents(TEXTS)))
+    with pytest.raises(openai.NotFoundError):
+        client("nope").embed_query("x")
+
+
+def test_llama_index_ollama(url: str, check: Check) -> None:
+    client = OllamaEmbedding(MODEL, base_url=url)
+    check(client.get_text_embedding_batch(TEXTS))
+    with pytest.raises(ollama.ResponseError):
+        OllamaEmbedding("nope", base_url=url).get_text_embedding("x")
+
+
+def test_llama_index_openai(url: str, check: Check) -> None:
+    def client(model: str) -> OpenAIEmbedding:
+        return OpenAIEmbedding(
+            model_name=model, api_base=f"{url}/v1", api_key=KEY, max_retries=0, timeout=30.0
+        )
+
+    check(client(MODEL).get_text_embedding_batch(TEXTS))
+    with pytest.raises(openai.NotFoundError):
+        client("nope").get_text_embedding("x")
+
+
+@pytest.mark.parametrize(
+    ("provider", "path"), [("openai", "/v1"), ("ollama", ""), ("cohere", "/v1/embed")]
+)
+def test_litellm(provider: str, path: str, url: str, check: Check) -> None:
+    asked = {"api_base": url + path, "api_key": KEY}
+    reply = litellm.embedding(f"{provider}/{MODEL}", TEXTS, **asked)
+    check([one["embedding"] for one in reply.data])
+    with pytest.raises(litellm.NotFoundError, match="not found"):
+        litellm.embedding(f"{provider}/nope", ["x"], **asked)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node here")
+def test_javascript(url: str, check: Check) -> None:
+    script = NODE / "clients.mjs"
+    shutil.copy(Path(__file__).with_name("clients.mjs"), script)
+    done = subprocess.run(
+        ["node", script, url, MODEL, *TEXTS], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    check(printed["vectors"]["ollama"])
+    check(printed["vectors"]["openai"])
+    assert printed["refusals"] == {"ollama": 404, "openai": 404}
