@@ -226,8 +226,8 @@ def read_header(stream: BinaryIO, *, size: int | None = None) -> GgufFacts:
     source = _Source(stream)
     version, tensor_count, pair_count = _read_preamble(source)
     metadata, lengths, types = _read_pairs(source, pair_count)
-    architecture = metadata.get("general.architecture")
-    if not (isinstance(architecture, str) and architecture):
+    architecture, part = metadata.get("general.architecture"), metadata.get("split.no")
+    if not part and not (isinstance(architecture, str) and architecture):
         raise ModelLoadError("the GGUF has no general.architecture: it holds no model")
     placed = [_read_tensor(source) for _ in range(tensor_count)]
     tensors = tuple(tensor for tensor, _ in placed)

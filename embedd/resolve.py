@@ -1,7 +1,7 @@
 """Name of a model → what to load and how: manifest, parameters, GGUF header."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
@@ -178,20 +178,21 @@ class Resolver:
         layers = stored.manifest.of_type(MODEL)
         if not layers:
             raise ModelLoadError(f'model "{stored.name.display}" has no GGUF: it cannot be loaded')
-        layer = layers[0]
-        facts = self._read_facts(layer.digest)
+        paths = [self._store.blobs.path(layer.digest) for layer in layers]
+        facts = self._read_facts(" ".join(layer.digest for layer in layers), paths)
         parameters = self._read_parameters(stored)
         pooling = choose_pooling(parameters.pooling, facts)
         spec = ModelSpec(
             name=stored.name.display,
-            digest=layer.digest,
-            path=self._store.blobs.path(layer.digest),
+            digest=layers[0].digest,
+            path=paths[0],
+            parts=tuple(paths[1:]),
             # Never used for a model without: nothing is embedded with it.
             pooling=pooling or Pooling.LAST,
             context_length=facts.context_length or 0,
             vocabulary=facts.vocabulary_size or 0,
             width=facts.embedding_length or 0,
-            weights=layer.size,
+            weights=sum(layer.size for layer in layers),
         )
         model = ResolvedModel(
             name=stored.name,
@@ -228,11 +229,11 @@ class Resolver:
         _warn_of_guess(model)
         return model
 
-    def _read_facts(self, digest: str) -> GgufFacts:
-        facts = self._facts.get(digest)
+    def _read_facts(self, digests: str, paths: Sequence[Path]) -> GgufFacts:
+        facts = self._facts.get(digests)
         if facts is None:
-            facts = read_header_file(self._store.blobs.path(digest))
-            _remember(self._facts, digest, facts)
+            facts = read_model_facts(paths)
+            _remember(self._facts, digests, facts)
         return facts
 
     def _read_parameters(self, stored: StoredManifest) -> Parameters:
@@ -248,6 +249,28 @@ class Resolver:
             return parse_parameters(raw)
         except InvalidInputError as error:
             raise _bad_parameters(stored, str(error)) from error
+
+
+def read_model_facts(paths: Sequence[Path]) -> GgufFacts:
+    """Facts of a GGUF: of one file, or of all the parts of a split one, in order.
+
+    The first part holds the metadata, each its own tensors.
+
+    Raises:
+        ModelLoadError: A file cannot be used, a part is missing or out of place.
+    """
+    all_facts = [read_header_file(path) for path in paths]
+    first = all_facts[0]
+    count = max(int(first.metadata.get("split.count", 1)), 1)
+    numbers = [facts.metadata.get("split.no", 0) for facts in all_facts]
+    if count == 1 and len(paths) > 1:
+        raise ModelLoadError(f"{len(paths)} GGUFs were given that are no parts of one: give one")
+    if numbers != list(range(count)):
+        raise ModelLoadError(
+            f"the GGUF is split into {count} parts, but those given are "
+            f"{', '.join(f'number {int(number) + 1}' for number in numbers)}: give all, in order"
+        )
+    return replace(first, tensors=tuple(one for facts in all_facts for one in facts.tensors))
 
 
 def parse_parameters(raw: Mapping[str, object]) -> Parameters:

@@ -40,14 +40,17 @@ def write_tiny_bert(
     seed: int = 0,
     weights: str = "f32",
     head: Sequence[str] | None = None,
+    split: int = 0,
 ) -> Path:
     """A BERT encoder; *vocabulary* is in WordPiece's own spelling (``##ing``).
+
+    *split* writes so many tensors to a file, and returns the first: see `find_parts`.
 
     *pooling* None leaves the key out. *head* adds a score head with these labels, for
     ``pooling="rank"``; without it a rank file is one that must be refused.
     """
     tokens = TINY_VOCABULARY if vocabulary is None else tuple(vocabulary)
-    writer = gguf.GGUFWriter(path, "bert")
+    writer = gguf.GGUFWriter(path, "bert", split_max_tensors=split)
     _add_sizes(writer, width=width, layers=layers, heads=heads, context=context)
     writer.add_layer_norm_eps(1e-12)
     writer.add_causal_attention(False)
@@ -67,7 +70,13 @@ def write_tiny_bert(
         _add_tensor(writer, "cls.bias", _vector(random, width), "f32")
         _add_tensor(writer, "cls.output.weight", _matrix(random, len(head), width), "f32")
         _add_tensor(writer, "cls.output.bias", _vector(random, len(head)), "f32")
-    return _written(writer, path)
+    _written(writer, path)
+    return find_parts(path)[0] if split else path
+
+
+def find_parts(path: Path) -> list[Path]:
+    """The files of the split GGUF that was written as *path*, in order."""
+    return sorted(path.parent.glob(f"{path.stem}-*-of-*.gguf"))
 
 
 def write_tiny_decoder(

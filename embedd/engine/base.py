@@ -22,6 +22,7 @@ class ModelSpec:
         width: Numbers in one vector.
         weights: Bytes of the GGUF.
         gpu_layers: Layers placed on the GPU; None leaves it to the engine, 0 is the CPU.
+        parts: Further files of a split GGUF, in order; ``path`` is the first.
         threads: Cores that one encode may use; None leaves it to the server.
     """
 
@@ -38,6 +39,7 @@ class ModelSpec:
     main_gpu: int | None = None
     threads: int | None = None
     use_mmap: bool = True
+    parts: tuple[Path, ...] = ()
 
     @property
     def key(self) -> tuple[str, Pooling, str]:

@@ -28,6 +28,7 @@ def to_load(spec: ModelSpec, rung: Rung, threads: int, tuning: Tuning) -> wire.L
         cores=spec.threads or threads,
         replicas=tuning.replicas,
         batch_tokens=tuning.batch_tokens,
+        parts=list(map(str, spec.parts)),
     )
 
 
@@ -52,6 +53,7 @@ def to_spec(message: wire.Load) -> ModelSpec:
         gpu_layers=message.gpu_layers,
         main_gpu=message.main_gpu,
         use_mmap=message.use_mmap,
+        parts=tuple(map(Path, message.parts)),
     )
 
 

@@ -36,6 +36,7 @@ class Load(msgspec.Struct, tag="load", frozen=True):
     cores: int
     replicas: int
     batch_tokens: int | None
+    parts: list[str] = []
     vocabulary_only: bool = False
 
 

@@ -16,7 +16,7 @@ _OTHER_NAMES: Final = {"fp16": "f16", "fp32": "f32"}
 _PREFERRED: Final = ("q8_0", "f16", "bf16", "f32")
 _AT_LEAST_Q4_K_M: Final = re.compile(r"q4_k_(?:m|l|xl)|q[56]_.*")
 _NO_MODELS: Final = ("mmproj", "imatrix")
-_PART: Final = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE)
+_PART: Final = re.compile(r"-\d{5}(-of-(\d{5})\.gguf)$", re.IGNORECASE)
 
 
 def choose_file(files: Iterable[RemoteFile], tag: str) -> RemoteFile | None:
@@ -35,10 +35,13 @@ def choose_file(files: Iterable[RemoteFile], tag: str) -> RemoteFile | None:
     return _first([file for file in models if _is_named(_base(file.path), wanted)])
 
 
-def count_parts(path: str) -> int:
-    """Into how many files the model is split that *path* belongs to; 1 if it is not."""
+def name_parts(path: str) -> list[str]:
+    """All files of the model that *path* belongs to, in order: itself, unless it is split."""
     match = _PART.search(path)
-    return int(match[1]) if match else 1
+    if match is None:
+        return [path]
+    start, end = path[: match.start()], match[1]
+    return [f"{start}-{number:05d}{end}" for number in range(1, int(match[2]) + 1)]
 
 
 def _choose_latest(models: Sequence[RemoteFile]) -> RemoteFile | None:

@@ -18,10 +18,10 @@ from embedd.library.storing import prefixes, read_config, store_model
 from embedd.library.uploads import blob_at, choose_ggufs, open_folder, parse_uploads
 from embedd.modelfile import INTEGERS, PARAMETERS
 from embedd.names import ModelName, parse_model_name
-from embedd.resolve import Resolver, parse_parameters
+from embedd.resolve import Resolver, parse_parameters, read_model_facts
 from embedd.store.blobs import Blob, hash_bytes
 from embedd.store.draft import Draft, make_config
-from embedd.store.manifests import LICENSE, MODEL, PARAMS, StoredManifest
+from embedd.store.manifests import LICENSE, MODEL, PARAMS, StoredManifest, make_layer
 from embedd.store.store import Store
 
 _log = logging.getLogger(__name__)
@@ -142,17 +142,15 @@ class Creator:
             with open_folder(paths) as folder:
                 return self._from_checkpoint(creation, folder, report)
         report(Progress(status="parsing GGUF"))
-        if len(ggufs) > 1:
-            raise InvalidInputError(
-                f"{len(ggufs)} GGUFs were given, one is needed: "
-                "merge the parts with `llama-gguf-split --merge`"
-            )
-        blob = blob_at(ggufs[0])
+        if len(ggufs) > 1 and creation.quantize is not None:
+            raise InvalidInputError("a split GGUF cannot be quantized: give the checkpoint")
+        blob, *parts = map(blob_at, ggufs)
         try:
-            draft = _draft_of_gguf(creation, ggufs[0])
+            draft = _draft_of_gguf(creation, *ggufs)
         except ModelLoadError:
             self._discard(blob)
             raise
+        draft = replace(draft, kept=tuple(make_layer(MODEL, part) for part in parts))
         return self._store_gguf(draft, blob, creation.quantize, report)
 
     def _from_checkpoint(self, creation: Creation, source: Path, report: ReportProgress) -> bool:
@@ -211,10 +209,10 @@ class Creator:
             self._store.discard({blob.digest})
 
 
-def _draft_of_gguf(creation: Creation, path: Path) -> Draft:
-    facts = read_header_file(path)
+def _draft_of_gguf(creation: Creation, *paths: Path) -> Draft:
+    facts = read_model_facts(paths)
     if facts.foreign_package is not None:
-        raise ModelLoadError(f"{path} cannot be loaded: {facts.foreign_package}")
+        raise ModelLoadError(f"{paths[0]} cannot be loaded: {facts.foreign_package}")
     return Draft(
         name=creation.name,
         config=make_config(facts),

@@ -1,7 +1,9 @@
 """Pulling from a hub of models: choose the file, look into it, fetch it, store it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
 
@@ -9,7 +11,7 @@ from embedd.catalog.catalog import Offer
 from embedd.catalog.recipe import HubSource
 from embedd.errors import PullError
 from embedd.gguf_header import GgufFacts, read_header_file
-from embedd.library.choosing import choose_file, count_parts
+from embedd.library.choosing import choose_file, name_parts
 from embedd.library.inspecting import (
     Companions,
     check_usable,
@@ -24,16 +26,18 @@ from embedd.library.storing import (
     store_model,
 )
 from embedd.names import ModelName
+from embedd.resolve import read_model_facts
 from embedd.store.blobs import Blob, Report
 from embedd.store.disk import Disk
 from embedd.store.downloads import Downloads
 from embedd.store.draft import Draft, make_config, read_manifest
-from embedd.store.manifests import MODEL
+from embedd.store.manifests import MODEL, make_layer
 from embedd.store.partial import STOPPED, fetch_blob, partial_path
 from embedd.store.remote import RemoteBlob, Repository, Source, Stop
 from embedd.store.store import Store
 
 HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
+MAX_TRANSFERS = 4  # parts of one model that are fetched side by side
 NOT_FOUND = "pull model manifest: file does not exist"
 
 OpenSource: TypeAlias = Callable[[], Source]
@@ -87,20 +91,23 @@ class HubPuller:
             StoreError: The store cannot be written.
         """
         source = self._open_source()
-        repository, blob = _locate(source, wanted)
+        repository, blobs = _locate(source, wanted)
         go_on(stop)
         companions = Companions() if wanted.offer else read_companions(source, repository)
-        facts = self._look_into(source, blob)
+        facts = self._look_into(source, blobs[0])
         pooling = wanted.offer.recipe.pooling if wanted.offer else companions.pooling
-        check_usable(facts, pooling, blob)
+        check_usable(facts, pooling, blobs[0])
         go_on(stop)
-        kept = self._fetch(source, blob, report, stop)
+        kept, *parts = self._fetch_all(source, blobs, report, stop)
         go_on(stop)
-        made_from = self._made_from(wanted, blob)
+        if parts:
+            facts = read_model_facts([self._store.blobs.path(one.digest) for one in (kept, *parts)])
+        made_from = self._made_from(wanted, blobs[0])
         if wanted.offer is not None:
             draft = draft_of_offer(wanted.name, wanted.offer, facts, made_from)
         else:
             draft = _draft_of_companions(wanted.name, companions, facts, made_from)
+        draft = replace(draft, kept=tuple(make_layer(MODEL, part) for part in parts))
         return store_model(self._store, draft, lambda: kept, report, tell_pulled, verified=True)
 
     def _look_into(self, source: Source, blob: RemoteBlob) -> GgufFacts:
@@ -108,6 +115,37 @@ class HubPuller:
         if self._store.blobs.has(blob.digest, blob.size):
             return read_header_file(layout.blob(blob.digest))
         return read_remote_header(source, blob, partial_path(layout, blob.digest))
+
+    def _fetch_all(
+        self, source: Source, blobs: Sequence[RemoteBlob], report: ReportProgress, stop: Stop
+    ) -> list[Blob]:
+        """The files of the model, the parts of a split one side by side.
+
+        If one fails the others stop.
+        """
+        if len(blobs) == 1:
+            return [self._fetch(source, blobs[0], report, stop)]
+        failed = threading.Event()
+        telling = threading.Lock()
+
+        def tell(progress: Progress) -> None:
+            with telling:
+                report(progress)
+
+        def fetch(blob: RemoteBlob) -> Blob:
+            try:
+                return self._fetch(source, blob, tell, lambda: failed.is_set() or stop())
+            except BaseException:
+                failed.set()
+                raise
+
+        with ThreadPoolExecutor(MAX_TRANSFERS, "pull") as pool:
+            futures = [pool.submit(fetch, blob) for blob in blobs]
+        # The first failure is the cause; those after it were stopped.
+        errors = [error for future in futures if (error := future.exception())]
+        for error in sorted(errors, key=lambda error: STOPPED in str(error)):
+            raise error
+        return [future.result() for future in futures]
 
     def _fetch(self, source: Source, blob: RemoteBlob, report: ReportProgress, stop: Stop) -> Blob:
         wanted = Blob(digest=blob.digest, size=blob.size)
@@ -151,7 +189,8 @@ def go_on(stop: Stop) -> None:
         raise PullError(STOPPED)
 
 
-def _locate(source: Source, wanted: Wanted) -> tuple[Repository, RemoteBlob]:
+def _locate(source: Source, wanted: Wanted) -> tuple[Repository, list[RemoteBlob]]:
+    """The repository, and the file that is wanted of it or the parts that make it up."""
     recipe = wanted.source
     repository = source.look_up(wanted.repository, recipe.revision if recipe else None)
     if recipe is not None:
@@ -159,22 +198,17 @@ def _locate(source: Source, wanted: Wanted) -> tuple[Repository, RemoteBlob]:
     else:
         file = choose_file(repository.files, wanted.tag)
         path = file.path if file else ""
-    if not repository.has(path):
+    paths = name_parts(path)
+    if not all(map(repository.has, paths)):
         raise PullError(NOT_FOUND)
-    parts = count_parts(path)
-    if parts > 1:
-        raise PullError(
-            f"pull model manifest: {path} is split into {parts} files, which embedd does not "
-            "join: take another tag, or join them with llama-gguf-split and create the model"
-        )
-    blob = source.locate(repository, path)
+    blob, *parts = [source.locate(repository, part) for part in paths]
     expected = f"sha256:{recipe.sha256}" if recipe and recipe.sha256 else blob.digest
     if blob.digest != expected:
         raise PullError(
             "digest mismatch, file must be downloaded again: "
             f"want {expected}, got {blob.digest} ({path} of {repository.name} has changed)"
         )
-    return repository, blob
+    return repository, [blob, *parts]
 
 
 def _draft_of_companions(

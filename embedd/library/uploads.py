@@ -41,7 +41,8 @@ def choose_ggufs(paths: Mapping[str, Path]) -> list[Path]:
     if any(name.lower().endswith(".safetensors") for name in paths):
         return []
     chosen = []
-    for name, path in paths.items():
+    # The parts of a split GGUF are numbered in their names.
+    for name, path in sorted(paths.items()):
         if _is_gguf(path):
             chosen.append(path)
         elif name.lower().endswith(".gguf"):

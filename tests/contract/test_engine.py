@@ -1,14 +1,19 @@
 """What every engine promises, whatever computes behind it."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from embedd.engine.base import Engine
+from embedd.engine.base import CPU_LADDER, Engine
+from embedd.engine.llama.engine import LlamaEngine
 from embedd.errors import EngineError
 from embedd.types import Pooling, TokenIds, Vectors
-from tests.contract.conftest import CONTEXT, OpenEngine
+from tests.contract.conftest import CONTEXT, OpenEngine, make_spec
+from tests.tiny_models import find_parts, write_tiny_bert
 
 TEXTS = ["the cat sat", "on a mat", "and then it slept for a long while", "x"]
 TOLERANCE = 1e-5  # 1 - cosine, float32 weights
@@ -133,3 +138,19 @@ def test_composition_of_a_batch_does_not_matter(
     together = engine.encode(sequences)
     alone = np.concatenate([engine.encode([ids]) for ids in sequences])
     assert (1 - cosines(together, alone) <= TOLERANCE).all()
+
+
+def test_a_split_gguf_gives_the_vectors_of_the_whole_one(tmp_path: Path) -> None:
+    whole = write_tiny_bert(tmp_path / "whole.gguf")
+    write_tiny_bert(tmp_path / "split.gguf", split=8)
+    parts = find_parts(tmp_path / "split.gguf")
+    assert len(parts) > 1
+    # In the store the parts have names that say nothing of their order.
+    paths = [part.rename(tmp_path / f"blob{number}") for number, part in enumerate(parts)]
+    spec = make_spec(paths[0], Pooling.MEAN)
+    vectors = []
+    for one in (make_spec(whole, Pooling.MEAN), replace(spec, parts=tuple(paths[1:]))):
+        engine = LlamaEngine.load(one, CPU_LADDER[0], threads=1)
+        vectors.append(engine.encode(engine.tokenize(TEXTS)))
+        engine.close()
+    assert np.array_equal(vectors[0], vectors[1])

@@ -16,6 +16,7 @@ from embedd.server.dialects.base import LIBRARY
 from tests.server.serving import CONTEXT, MIB, OpenServer, Served
 from tests.tiny_models import (
     TINY_VOCABULARY,
+    find_parts,
     write_tiny_bert,
     write_tiny_checkpoint,
     write_tiny_decoder,
@@ -373,13 +374,23 @@ async def test_a_damaged_gguf_is_an_error_and_leaves_nothing(
     assert whole.status == 500
 
 
+async def test_the_parts_of_a_split_gguf_make_a_model(served: Served, tmp_path: Path) -> None:
+    write_tiny_bert(tmp_path / "whole.gguf", split=8)
+    parts = find_parts(tmp_path / "whole.gguf")
+    files = {part.name: await upload(served, part) for part in reversed(parts)}
+    lines = await lines_of(served, "/api/create", model="x", files=files)
+    assert lines[-1] == {"status": "success"}
+    lines = await lines_of(served, "/api/create", model="x", files=files, quantize="q8_0")
+    assert "cannot be quantized" in lines[-1]["error"]
+
+
 async def test_several_ggufs_are_refused_with_a_way_out(served: Served, tmp_path: Path) -> None:
     files = {
         f"{seed}.gguf": await upload(served, write_tiny_bert(tmp_path / f"{seed}", seed=seed))
         for seed in (8, 9)
     }
     lines = await lines_of(served, "/api/create", model="x", files=files)
-    assert "llama-gguf-split --merge" in lines[-1]["error"]
+    assert "2 GGUFs were given that are no parts of one" in lines[-1]["error"]
 
 
 async def test_a_name_that_is_a_folder_of_another_is_refused(

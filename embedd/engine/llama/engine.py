@@ -65,6 +65,7 @@ class LlamaEngine:
         """
         model = LlamaModel(
             spec.path,
+            parts=spec.parts,
             extra_buffers=rung.extra_buffers,
             gpu_layers=spec.gpu_layers,
             main_gpu=spec.main_gpu,

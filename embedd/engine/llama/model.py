@@ -1,6 +1,7 @@
 """Weights in memory."""
 
-from collections.abc import Callable
+import ctypes
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class LlamaModel:
         vocab: llama.cpp's pointer to the vocabulary.
 
     Args:
+        parts: Further files of a split GGUF, in order.
         vocabulary_only: No weights are loaded, and the model has no numbers.
         report: Called with the share loaded so far, 0 … 1.
 
@@ -37,6 +39,7 @@ class LlamaModel:
         self,
         path: Path,
         *,
+        parts: Sequence[Path] = (),
         extra_buffers: bool,
         gpu_layers: int | None = None,
         main_gpu: int | None = None,
@@ -60,7 +63,7 @@ class LlamaModel:
         )
         if main_gpu is not None:
             fill_params(params, split_mode=ONE_GPU, main_gpu=main_gpu)
-        self.handle: Any = lib.llama_model_load_from_file(str(path).encode(), params)
+        self.handle: Any = _load([path, *parts], params)
         if not self.handle:
             raise ModelLoadError(f"llama.cpp cannot load the model: {_explain()}")
         self.vocab: Any = lib.llama_model_get_vocab(self.handle)
@@ -87,6 +90,15 @@ class LlamaModel:
     def close(self) -> None:
         """Free the weights; every context of the model must be closed before."""
         lib.llama_model_free(self.handle)
+
+
+def _load(paths: Sequence[Path], params: ctypes.Structure) -> Any:
+    names = [str(path).encode() for path in paths]
+    if len(names) == 1:
+        return lib.llama_model_load_from_file(names[0], params)
+    # By name: in the store a part is called by its digest, not by its number.
+    array = (ctypes.c_char_p * len(names))(*names)
+    return lib.llama_model_load_from_splits(array, len(names), params)
 
 
 def _careful(report: Report) -> Callable[[float, object], bool]:

@@ -159,7 +159,10 @@ class LlamaVocabulary(Vocabulary):
         Raises:
             ModelLoadError: The file or its tokenizer cannot be used.
         """
-        return cls(LlamaModel(spec.path, extra_buffers=False, gpu_layers=0, vocabulary_only=True))
+        model = LlamaModel(
+            spec.path, parts=spec.parts, extra_buffers=False, gpu_layers=0, vocabulary_only=True
+        )
+        return cls(model)
 
     @property
     def info(self) -> ModelInfo:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from embedd.library.choosing import choose_file, count_parts
+from embedd.library.choosing import choose_file, name_parts
 from embedd.store.remote import RemoteFile
 
 
@@ -67,11 +67,15 @@ def test_a_tag_names_a_quantisation_or_a_file(tag: str, chosen: str | None) -> N
 @pytest.mark.parametrize(
     ("path", "parts"),
     [
-        ("m-00001-of-00003.gguf", 3),
-        ("a/M-Q8_0-00002-OF-00002.GGUF", 2),
-        ("m.gguf", 1),
-        ("m-1-of-2.gguf", 1),
+        (
+            "m-00002-of-00003.gguf",
+            ["m-00001-of-00003.gguf", "m-00002-of-00003.gguf", "m-00003-of-00003.gguf"],
+        ),
+        ("a/M-00001-OF-00002.GGUF", ["a/M-00001-OF-00002.GGUF", "a/M-00002-OF-00002.GGUF"]),
+        ("m.gguf", ["m.gguf"]),
+        ("m-1-of-2.gguf", ["m-1-of-2.gguf"]),
     ],
+    ids=["three", "shouted", "whole", "not quite"],
 )
-def test_a_split_model_is_known_by_the_name_of_its_files(path: str, parts: int) -> None:
-    assert count_parts(path) == parts
+def test_a_split_model_is_known_by_the_name_of_its_files(path: str, parts: list[str]) -> None:
+    assert name_parts(path) == parts

@@ -17,7 +17,7 @@ from embedd.library import Library, Progress, ReportProgress
 from embedd.library.uploads import parse_uploads
 from embedd.resolve import Resolver
 from embedd.store.manifests import LICENSE, MODEL, ConfigBlob, make_layer
-from tests.tiny_models import write_tiny_checkpoint
+from tests.tiny_models import find_parts, write_tiny_bert, write_tiny_checkpoint
 from tests.unit.library.conftest import Workshop
 from tests.unit.stored import store_model
 
@@ -155,17 +155,14 @@ def test_a_file_type_that_is_not_said_is_taken_from_the_tensors(workshop: Worksh
     assert "quantizing F32 model to Q8_0" in workshop.statuses
 
 
-def test_a_split_model_cannot_be_quantized(workshop: Workshop) -> None:
-    first = store_model(workshop.store, "base", workshop.gguf(), {})
-    with workshop.store.open_for_change():
-        part = make_layer(MODEL, workshop.store.blobs.add_bytes(b"part two"))
-        manifest = first.manifest
-        manifest.layers.append(part)
-        workshop.store.commit(first.name, manifest)
+def test_a_split_model_cannot_be_quantized(workshop: Workshop, tmp_path: Path) -> None:
+    write_tiny_bert(tmp_path / "base.gguf", split=8)
+    parts = {part.name: upload(workshop, part) for part in find_parts(tmp_path / "base.gguf")}
+    workshop.create("base", parts)
     with pytest.raises(InvalidInputError, match="is split"):
         workshop.create("small", "base", quantize="q8_0")
     workshop.create("copy", "base")
-    assert len(workshop.library._find("copy").manifest.of_type(MODEL)) == 2
+    assert len(workshop.library._find("copy").manifest.of_type(MODEL)) == len(parts)
 
 
 def test_uploads_become_a_model(workshop: Workshop, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from embedd.catalog.catalog import Catalog
 from embedd.catalog.recipe import Recipe
 from embedd.errors import EmbeddError, ModelLoadError, PullError, UnsupportedError
+from embedd.gguf_header import read_header_file
 from embedd.library import Library, Progress
 from embedd.library.architectures import ARCHITECTURES
 from embedd.options import Options
@@ -25,7 +26,7 @@ from embedd.store.remote import RemoteBlob, RemoteFile, Repository, Sink
 from embedd.store.store import Store
 from embedd.types import Pooling
 from tests.loopback_hub import digest_of
-from tests.tiny_models import write_tiny_bert, write_tiny_decoder
+from tests.tiny_models import find_parts, write_tiny_bert, write_tiny_decoder
 
 NAME = "hf.co/acme/tiny-GGUF"
 
@@ -386,9 +387,50 @@ def test_a_recipe_whose_file_is_gone_is_not_found(place: Place) -> None:
         place.pull("tiny")
 
 
-def test_a_split_model_is_refused_with_a_way_out(place: Place) -> None:
-    place.source.files = {f"m-Q8_0-0000{part}-of-00002.gguf": place.bert() for part in (1, 2)}
-    with pytest.raises(PullError, match=r"split into 2 files.*take another tag"):
+def offer_parts(place: Place) -> list[str]:
+    """Put a model of several files on the hub: their names."""
+    write_tiny_bert(place.root / "m-Q8_0.gguf", split=8)
+    parts = find_parts(place.root / "m-Q8_0.gguf")
+    place.source.files = {part.name: part.read_bytes() for part in parts}
+    return [part.name for part in parts]
+
+
+def test_the_parts_of_a_split_model_are_fetched_and_make_one_model(place: Place) -> None:
+    names = offer_parts(place)
+    assert len(names) == 3
+    assert place.pull(f"{NAME}:Q8_0")
+    assert sorted(place.source.streamed) == names
+    model = place.model(f"{NAME}:Q8_0")
+    digests = [digest_of(place.source.files[name]) for name in names]
+    paths = [place.store.blobs.path(digest) for digest in digests]
+    assert [model.spec.path, *model.spec.parts] == paths
+    assert model.facts.parameter_count == sum(
+        facts.parameter_count for facts in map(read_header_file, paths)
+    )
+    assert model.spec.weights == sum(map(len, place.source.files.values()))
+    assert not place.pull(f"{NAME}:Q8_0")
+
+
+def test_a_split_model_that_lacks_a_part_is_not_found(place: Place) -> None:
+    names = offer_parts(place)
+    del place.source.files[names[1]]
+    with pytest.raises(PullError, match="file does not exist"):
+        place.pull(f"{NAME}:Q8_0")
+    assert place.source.streamed == []
+
+
+def test_a_part_that_fails_stops_the_others_and_names_the_cause(place: Place) -> None:
+    offer_parts(place)
+    place.source.break_at = 100
+    with pytest.raises(PullError, match="it broke off"):
+        place.pull(f"{NAME}:Q8_0")
+    assert not [name for name in place.files if name.startswith("sha256") and "-" not in name[7:]]
+
+
+def test_parts_that_are_no_parts_of_one_model_are_refused(place: Place) -> None:
+    names = offer_parts(place)
+    place.source.files[names[1]] = place.bert()
+    with pytest.raises(ModelLoadError, match="split into 3 parts"):
         place.pull(f"{NAME}:Q8_0")
 
 
