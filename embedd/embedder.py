@@ -11,6 +11,7 @@ import numpy as np
 
 from embedd import inputs
 from embedd.engine.base import ModelInfo, ModelSpec
+from embedd.engine.queue import Outcome
 from embedd.errors import (
     EmbeddError,
     InvalidInputError,
@@ -150,13 +151,11 @@ class Embedder:
                 tokens=[len(ids) for ids in fitted.sequences],
                 truncated=fitted.truncated,
                 warnings=checked.warnings,
-                timings=Timings(
-                    load=0.0 if was_ready else loaded_at - start,
+                timings=_timings(
+                    outcome,
+                    start=start,
+                    loaded=start if was_ready else loaded_at,
                     tokenize=fitted_at - loaded_at,
-                    queue=outcome.queue,
-                    compute=outcome.compute,
-                    total=time.perf_counter() - start,
-                    reused=outcome.reused,
                 ),
                 served_by=_served_by(model.spec, loaded.info),
             )
@@ -191,18 +190,21 @@ class Embedder:
             )
             fitted_at = time.perf_counter()
             outcome = await loaded.embed(fitted.sequences, store=request.store)
-            scores = to_scores(outcome.vectors, loaded.info.labels, raw=request.raw_scores)
+            scores = to_scores(
+                outcome.vectors,
+                loaded.info.labels,
+                architecture=model.facts.architecture,
+                raw=request.raw_scores,
+            )
             return RerankResult(
                 ranked=rank(scores, request.top_n),
                 tokens=[len(ids) for ids in fitted.sequences],
                 truncated=fitted.truncated,
-                timings=Timings(
-                    load=0.0 if was_ready else loaded_at - start,
+                timings=_timings(
+                    outcome,
+                    start=start,
+                    loaded=start if was_ready else loaded_at,
                     tokenize=fitted_at - loaded_at,
-                    queue=outcome.queue,
-                    compute=outcome.compute,
-                    total=time.perf_counter() - start,
-                    reused=outcome.reused,
                 ),
                 served_by=_served_by(model.spec, loaded.info),
             )
@@ -381,6 +383,17 @@ def _normalizes(normalize: Normalize | int, model: ResolvedModel) -> bool:
     if normalize is Normalize.LEGACY:
         return model.normalizes_legacy
     return normalize is Normalize.L2
+
+
+def _timings(outcome: Outcome, *, start: float, loaded: float, tokenize: float) -> Timings:
+    return Timings(
+        load=loaded - start,
+        tokenize=tokenize,
+        queue=outcome.queue,
+        compute=outcome.compute,
+        total=time.perf_counter() - start,
+        reused=outcome.reused,
+    )
 
 
 def _served_by(spec: ModelSpec, info: ModelInfo) -> ServedBy:

@@ -10,28 +10,33 @@ from embedd.types import Labels, Ranked, Vectors
 
 Scores = npt.NDArray[np.float64]  # (documents,)
 
-# Of models that answer with a word: their two scores are shares of one.
+# Models that answer with a word have a number for each; that of this word is the score.
 YES = "yes"
+# Of these llama.cpp turns the numbers into shares of 1 (a softmax), of others into nothing.
+SHARING = frozenset({"qwen3", "qwen3vl"})
 SMALLEST_SHARE = 1e-12
 
 
-def to_scores(numbers: Vectors, labels: Labels, *, raw: bool) -> Scores:
+def to_scores(numbers: Vectors, labels: Labels, *, architecture: str, raw: bool) -> Scores:
     """A score for each row of *numbers*, whose shape is (documents, labels).
 
     Args:
+        architecture: Of the model: it decides what the numbers are.
         raw: The model's logit; otherwise a number in 0 … 1.
 
     Raises:
         EngineError: A score is not finite; ``index`` is its document.
     """
     names = [label.lower() for label in labels]
-    answers = YES in names and len(names) > 1
-    scores: Scores = numbers[:, names.index(YES) if answers else 0].astype(np.float64)
+    chosen = names.index(YES) if YES in names else 0
+    scores: Scores = numbers[:, chosen].astype(np.float64)
+    if architecture not in SHARING and YES in names and len(names) == 2:
+        scores -= numbers[:, 1 - chosen]
     finite = np.isfinite(scores)
     if not finite.all():
         index = int((~finite).argmax())
         raise EngineError(f"the score is not a number (input {index})", index=index)
-    if answers:
+    if architecture in SHARING:
         return _to_logits(scores) if raw else scores
     return scores if raw else _to_shares(scores)
 
