@@ -14,7 +14,6 @@ from embedd.engine.base import ModelInfo, ModelSpec
 from embedd.engine.queue import Outcome
 from embedd.errors import (
     EmbeddError,
-    InvalidInputError,
     NotARerankerError,
     UnsupportedError,
     WrongModelError,
@@ -27,7 +26,6 @@ from embedd.scheduler.residents import ResidentStatus, Vocabulary
 from embedd.scheduler.scheduler import Scheduler
 from embedd.types import (
     ClientIds,
-    DimensionRule,
     DType,
     EmbedRequest,
     EmbedResult,
@@ -296,7 +294,7 @@ class Embedder:
                 "this model does not support embeddings", is_reranker=model.is_reranker
             )
         options = parse_options(request.options)
-        warnings = _check_dimensions(request, model)
+        warnings = inputs.check_dimensions(request, model)
         prefix = inputs.choose_prefix(request, model)
         inputs.check_ids(request.inputs, model.spec.vocabulary)
         is_prompted = request.prompt is not None or request.role is not Role.NONE
@@ -338,26 +336,6 @@ class Embedder:
             limit=limit,
             loading=loaded is None,
         )
-
-
-def _check_dimensions(request: EmbedRequest, model: ResolvedModel) -> list[str]:
-    """Refuse what the request's rule refuses; warnings of what it lets pass."""
-    asked, width = request.dimensions, model.spec.width
-    if asked is None or request.dimension_rule is DimensionRule.LENIENT:
-        return []
-    sizes = model.parameters.matryoshka
-    if request.dimension_rule is DimensionRule.MATRYOSHKA and not sizes:
-        raise InvalidInputError(
-            f'dimensions is only supported by matryoshka models, "{request.model}" is not one',
-            field="dimensions",
-        )
-    if not 1 <= asked <= width:
-        raise InvalidInputError(
-            f"dimensions must be between 1 and {width}, got {asked}", field="dimensions"
-        )
-    if asked in (*sizes, width):
-        return []
-    return [f'dimensions={asked} is not a matryoshka size of "{request.model}"']
 
 
 async def _finish(vectors: Vectors, request: EmbedRequest, model: ResolvedModel) -> _Finished:

@@ -12,6 +12,7 @@ from embedd.scheduler.residents import Vocabulary
 from embedd.tokens import Frame, PairFrame, fit_document, fit_ids, fit_text
 from embedd.types import (
     ClientIds,
+    DimensionRule,
     EmbedRequest,
     Input,
     Mixed,
@@ -49,6 +50,30 @@ def choose_prefix(request: EmbedRequest | TokenizeRequest, model: ResolvedModel)
             field="prompt_name",
         )
     return prompts.get(wanted, "")
+
+
+def check_dimensions(request: EmbedRequest, model: ResolvedModel) -> list[str]:
+    """Warnings of what the request's rule lets pass.
+
+    Raises:
+        InvalidInputError: It does not.
+    """
+    asked, width = request.dimensions, model.spec.width
+    if asked is None or request.dimension_rule is DimensionRule.LENIENT:
+        return []
+    sizes = model.parameters.matryoshka
+    if request.dimension_rule is DimensionRule.MATRYOSHKA and not sizes:
+        raise InvalidInputError(
+            f'dimensions is only supported by matryoshka models, "{request.model}" is not one',
+            field="dimensions",
+        )
+    if not 1 <= asked <= width:
+        raise InvalidInputError(
+            f"dimensions must be between 1 and {width}, got {asked}", field="dimensions"
+        )
+    if asked in (*sizes, width):
+        return []
+    return [f'dimensions={asked} is not a matryoshka size of "{request.model}"']
 
 
 def check_ids(inputs: Sequence[Input], vocabulary: int) -> None:
