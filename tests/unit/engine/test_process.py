@@ -224,3 +224,27 @@ def test_descriptors_do_not_leak_from_a_worker_that_cannot_start(
     for _ in range(5):
         asyncio.run(fail_to_start())
     assert count() <= before
+
+
+async def test_texts_and_pieces_come_back(peer: Peer) -> None:
+    detokenizing = asyncio.create_task(peer.worker.detokenize([to_ids(5)], special=True))
+    message = await peer.hear()
+    assert message == wire.Detokenize(0, [1], special=True)
+    peer.say(wire.Texts(0, [b"a"]))
+    assert await detokenizing == [b"a"]
+    spelling = asyncio.create_task(peer.worker.spell(to_ids(5)))
+    assert await peer.hear() == wire.Spell(1)
+    peer.say(wire.Pieces(1, [b"a"], [True]))
+    assert await spelling == [(b"a", True)]
+
+
+async def test_the_wrong_kind_of_text_is_an_error(peer: Peer) -> None:
+    for task in (
+        asyncio.create_task(peer.worker.detokenize([to_ids(5)], special=True)),
+        asyncio.create_task(peer.worker.spell(to_ids(5))),
+    ):
+        message = await peer.hear()
+        assert isinstance(message, wire.Detokenize | wire.Spell)
+        peer.say(wire.Refused(message.id, "no such id"))
+        with pytest.raises(EngineError, match="no such id"):
+            await task

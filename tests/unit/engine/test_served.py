@@ -7,7 +7,7 @@ from embedd.engine.cores import CoreShares
 from embedd.engine.process import WorkerDiedError
 from embedd.engine.served import CHUNK_CHARACTERS, CHUNK_TEXTS, ServedModel
 from embedd.errors import ModelLoadError
-from tests.unit.engine.workshop import INFO, KILLS, SPEC, Workshop
+from tests.unit.engine.workshop import INFO, KILLS, SPEC, Workshop, to_ids
 
 
 async def load(workshop: Workshop) -> ServedModel:
@@ -80,3 +80,12 @@ async def test_close_ends_the_worker() -> None:
     model = await load(workshop)
     await model.close()
     assert workshop.worker.closed
+
+
+async def test_ids_become_text_also_after_a_death() -> None:
+    workshop = Workshop()
+    model = await load(workshop)
+    workshop.worker.die()
+    assert await model.detokenize([to_ids(ord("a"))], special=True) == [b"a"]
+    workshop.worker.die()
+    assert await model.spell(to_ids(ord("a"))) == [(b"a", False)]
