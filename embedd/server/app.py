@@ -1,6 +1,7 @@
 """Builds the aiohttp application: routes of all dialects, one way to answer errors."""
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
@@ -11,6 +12,7 @@ from embedd import __version__
 from embedd.embedder import Embedder
 from embedd.errors import EmbeddError, ServiceError, UnknownRouteError, WrongVerbError
 from embedd.library import Library
+from embedd.server import pages
 from embedd.server.bodies import ALREADY_READ, BodyLimits, field_names
 from embedd.server.dialects import (
     aigne,
@@ -39,6 +41,7 @@ from embedd.server.dialects.base import (
 )
 from embedd.server.errors import choose_status, error_headers, log_error, log_refusal
 from embedd.server.keys import KEYS, Keys, choose_access, require_key
+from embedd.server.openapi import describe
 from embedd.server.replies import JSON
 from embedd.server.request_id import add_request_id, request_id
 from embedd.server.security import Doors, add_cors_headers, make_guard
@@ -55,6 +58,7 @@ DIALECTS: Sequence[Dialect] = (
     rerank.DIALECT,
     tei.DIALECT,
     llamacpp.DIALECT,
+    pages.DIALECT,
 )
 # Who else answers on a path, by what the body holds; the path's own dialect answers the
 # rest, and whatever goes wrong before the body is known.
@@ -92,6 +96,8 @@ def make_app(
     app[BODIES] = bodies
     app[POLICY] = policy or Policy()
     app[KEYS] = keys or Keys()
+    document: Callable[[], bytes] = _describe
+    app[pages.DOCUMENT] = document
     app.on_response_prepare.append(add_cors_headers)
     app.on_response_prepare.append(_name_server)
     app.on_response_prepare.append(add_request_id)
@@ -99,6 +105,11 @@ def make_app(
         for route in dialect.routes:
             _add_route(app, dialect, route)
     return app
+
+
+@functools.cache
+def _describe() -> bytes:
+    return describe(DIALECTS, SHARED)
 
 
 def _add_route(app: web.Application, dialect: Dialect, route: Route) -> None:

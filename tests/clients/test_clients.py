@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cohere
+import huggingface_hub
 import litellm
+import numpy as np
 import ollama
 import openai
 import pytest
@@ -98,6 +100,16 @@ def test_voyageai(url: str, check: Check, dtype: str | None) -> None:
     assert reply.total_tokens > 0
     with pytest.raises(voyageai.error.VoyageError, match="not found"):
         client.embed(["x"], "nope", output_dtype=dtype)
+
+
+def test_huggingface_hub(url: str, check: Check) -> None:
+    client = huggingface_hub.InferenceClient(base_url=url)
+    one = client.feature_extraction(TEXTS[0])
+    assert one.shape == (1, 384)
+    check(np.concatenate([client.feature_extraction(text) for text in TEXTS]))
+    assert len(client.sentence_similarity(TEXTS[0], other_sentences=TEXTS[1:])) == 2
+    with pytest.raises(huggingface_hub.errors.HfHubHTTPError):
+        client.feature_extraction("x " * 600, truncate=False)
 
 
 def test_langchain_ollama(url: str, check: Check) -> None:

@@ -1,0 +1,53 @@
+"""The OpenAPI document, and a page to read it and to try it out, without any network."""
+
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Final
+
+from aiohttp import web
+
+from embedd.errors import UnknownRouteError
+from embedd.server.dialects.base import Dialect, Route
+from embedd.server.dialects.envelope import STATUSES, to_error
+from embedd.server.replies import JSON
+
+# Makes the document; the app sets it, for it alone knows all dialects.
+DOCUMENT: web.AppKey[Callable[[], bytes]] = web.AppKey("document")
+TYPES: Final = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+
+
+async def document(request: web.Request) -> web.StreamResponse:
+    """``GET /openapi.json``."""
+    return web.Response(body=request.app[DOCUMENT](), headers={"Content-Type": JSON})
+
+
+async def page(_: web.Request) -> web.StreamResponse:
+    """``GET /docs``."""
+    return _static("index.html")
+
+
+async def asset(request: web.Request) -> web.StreamResponse:
+    """``GET /docs/{file}``."""
+    return _static(request.match_info["file"].rstrip("/"))
+
+
+def _static(name: str) -> web.Response:
+    # Only what is listed: a name from the network never becomes a path.
+    found = [one for one in files("embedd.server").joinpath("static").iterdir() if one.name == name]
+    kind = TYPES.get(name[name.rfind(".") :])
+    if not found or kind is None:
+        raise UnknownRouteError(f"no such file: {name}")
+    headers = {"Content-Type": f"{kind}; charset=utf-8", "Cache-Control": "max-age=3600"}
+    return web.Response(body=found[0].read_bytes(), headers=headers)
+
+
+DIALECT = Dialect(
+    name="documents",
+    routes=(
+        Route(method="GET", path="/openapi.json", endpoint=document),
+        Route(method="GET", path="/docs", endpoint=page),
+        Route(method="GET", path="/docs/{file}", endpoint=asset),
+    ),
+    to_error=to_error,
+    statuses=STATUSES,
+)
