@@ -121,7 +121,7 @@ async def test_a_crash_is_an_internal_error_with_the_traceback_in_the_log_only(
 ) -> None:
     await served.embed(input=[])
 
-    async def crash(_: object) -> None:
+    async def crash(_: object, **__: bool) -> None:
         raise RuntimeError("a secret detail")
 
     monkeypatch.setattr(served.loads.models[0], "tokenize", crash)
