@@ -31,6 +31,8 @@ def make_settings(tmp_path: Path) -> MakeSettings:
                 "EMBEDD_MODELS": str(tmp_path / "models"),
                 "EMBEDD_STATE": str(tmp_path / "state"),
                 "EMBEDD_THREADS": "1",
+                # A vector that is compared with another must have been computed.
+                "EMBEDD_CACHE_BYTES": "0",
             }
         )
         return replace(settings, **changes)  # type: ignore[arg-type]
