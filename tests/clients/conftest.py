@@ -7,6 +7,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EMBEDD = ROOT / ".venv" / "bin" / "embedd"
 MODEL = "all-minilm"
+DAMAGED = "all-minilm:q8_0"
+KEY = "a secret"
 TEXTS = ["Why is the sky blue?", "Why is the grass green?", "a"]
 START = 60.0  # seconds
 
@@ -26,8 +29,8 @@ Matrix = npt.NDArray[np.float64]
 
 
 @pytest.fixture(scope="session")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Base URL of the server."""
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Where servers find the default model, and one whose file is damaged."""
     home = tmp_path_factory.mktemp("home")
     environment = {
         **{name: value for name, value in os.environ.items() if "_PROXY" not in name.upper()},
@@ -36,8 +39,18 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "EMBEDD_STATE": str(home / "state"),
         "EMBEDD_DEFAULT_MODEL": MODEL,
     }
-    subprocess.run([EMBEDD, "pull", MODEL], env=environment, check=True)
-    log = home / "log"
+    for model in (MODEL, DAMAGED):
+        subprocess.run([EMBEDD, "pull", model], env=environment, check=True)
+    [manifest] = (home / "models" / "manifests").glob(f"*/*/{DAMAGED.replace(':', '/')}")
+    digest = json.loads(manifest.read_text())["layers"][0]["digest"].replace(":", "-")
+    with (home / "models" / "blobs" / digest).open("r+b") as blob:
+        blob.truncate(1 << 20)
+    return environment
+
+
+@contextmanager
+def serving(environment: dict[str, str], log: Path) -> Iterator[str]:
+    """A server with these settings: its base URL."""
     with log.open("w") as output:
         server = subprocess.Popen([EMBEDD, "serve"], env=environment, stderr=output)
     try:
@@ -50,6 +63,28 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         server.terminate()
         server.wait(START)
+
+
+@pytest.fixture(scope="session")
+def url(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Base URL of the server."""
+    with serving(environment, tmp_path_factory.mktemp("open") / "log") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def strict_url(
+    environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Base URL of a locked server with narrow limits, which keeps no model."""
+    narrow = {
+        "EMBEDD_API_KEY": KEY,
+        "EMBEDD_MAX_BODY": "4000",
+        "EMBEDD_MAX_QUEUE": "0",
+        "EMBEDD_KEEP_ALIVE": "0",
+    }
+    with serving({**environment, **narrow}, tmp_path_factory.mktemp("strict") / "log") as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import ollama
 import openai
 import pytest
 import voyageai
-from conftest import MODEL, ROOT, TEXTS
+from conftest import KEY, MODEL, ROOT, TEXTS
 from langchain_ollama import OllamaEmbeddings
 from langchain_openai import OpenAIEmbeddings
 from llama_index.embeddings.ollama import OllamaEmbedding
@@ -23,7 +23,6 @@ from llama_index.embeddings.openai import OpenAIEmbedding
 
 Check = Callable[[object], None]
 NODE = ROOT / ".venv-clients" / "node"
-KEY = "any"
 
 
 def test_ollama(url: str, check: Check) -> None:
