@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cohere
 import huggingface_hub
@@ -22,6 +23,7 @@ from llama_index.embeddings.ollama import OllamaEmbedding
 from llama_index.embeddings.openai import OpenAIEmbedding
 
 Check = Callable[[object], None]
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is no node here")
 NODE = ROOT / ".venv-clients" / "node"
 
 
@@ -160,15 +162,32 @@ def test_litellm(provider: str, path: str, url: str, check: Check) -> None:
         litellm.embedding(f"{provider}/nope", ["x"], **asked)
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node here")
-def test_javascript(url: str, check: Check) -> None:
-    script = NODE / "clients.mjs"
-    shutil.copy(Path(__file__).with_name("clients.mjs"), script)
-    done = subprocess.run(
-        ["node", script, url, MODEL, *TEXTS], capture_output=True, text=True, check=False
-    )
+def run_node(name: str, *args: str) -> dict[str, Any]:
+    """What a script of this folder prints, run beside the packages that it needs."""
+    script = NODE / name
+    shutil.copy(Path(__file__).with_name(name), script)
+    done = subprocess.run(["node", script, *args], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    printed = json.loads(done.stdout)
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
+
+
+@needs_node
+def test_javascript(url: str, check: Check) -> None:
+    printed = run_node("clients.mjs", url, MODEL, *TEXTS)
     check(printed["vectors"]["ollama"])
     check(printed["vectors"]["openai"])
     assert printed["refusals"] == {"ollama": 404, "openai": 404}
+
+
+@needs_node
+def test_javascript_manages_models(url: str) -> None:
+    printed = run_node("manage.mjs", url, MODEL)
+    assert printed["last"] == "success"
+    assert printed["family"] == "bert"
+    assert f"{MODEL}:latest" in printed["running"]
+    assert printed["created"]["status"] == "success"
+    assert {"js-copy:latest", "js-made:latest"} <= set(printed["after"])
+    assert printed["parameters"].split() == ["num_ctx", "16"]
+    assert printed["refused"] == 404
+    assert not [name for name in printed["left"] if name.startswith("js-")]
