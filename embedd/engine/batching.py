@@ -41,6 +41,7 @@ class Batch(Generic[Request]):
 
     items: list[tuple[Request, int]]
     urgent: bool
+    tokens: int
 
 
 @dataclass(slots=True, eq=False)
@@ -97,15 +98,14 @@ class Lanes(Generic[Request]):
         lanes = [self._interactive, self._bulk]
         if self._turn % BULK_TURN == 0:
             lanes.reverse()
-        batch: Batch[Request] = Batch(items=[], urgent=False)
-        tokens = 0
+        items: list[tuple[Request, int]] = []
+        tokens, urgent = 0, False
         for lane in lanes:
-            before = len(batch.items)
-            tokens = self._fill(batch.items, tokens, lane, max_tokens, max_sequences)
-            if lane is self._interactive and len(batch.items) > before:
-                batch = Batch(items=batch.items, urgent=True)
+            before = len(items)
+            tokens = self._fill(items, tokens, lane, max_tokens, max_sequences)
+            urgent |= lane is self._interactive and len(items) > before
         self._tokens -= tokens
-        return batch
+        return Batch(items=items, urgent=urgent, tokens=tokens)
 
     def _fill(
         self,

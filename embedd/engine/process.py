@@ -8,14 +8,17 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 
 from embedd.engine import wire
 from embedd.engine.base import ModelInfo, ModelSpec, Rung
+from embedd.engine.board import Board
+from embedd.engine.frames import Frames
 from embedd.engine.messages import to_info, to_load, to_vocabulary_load
 from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.errors import (
@@ -29,6 +32,8 @@ from embedd.types import Piece, Pooling, TokenIds, Vectors
 log = logging.getLogger(__name__)
 
 FOLDERS = re.compile(r"(?:/[^\s/:]+)+/")
+_Answer: TypeAlias = asyncio.Future[tuple[wire.FromWorker, bytes]]
+
 KEPT_STDERR = 8192  # bytes: an abort's assertion is at the end
 GRACE = 2.0  # seconds between the end of the socket and SIGKILL
 
@@ -51,14 +56,6 @@ class Encoded:
 
     vectors: Vectors
     seconds: float
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """A request that the worker has not answered."""
-
-    future: asyncio.Future[tuple[wire.FromWorker, bytes]]
-    started: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -99,23 +96,18 @@ class WorkerProcess:
     of the process.
     """
 
-    def __init__(
-        self,
-        process: asyncio.subprocess.Process,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        self._process = process
-        self._reader = reader
-        self._writer = writer
-        self._ids = itertools.count()
-        self._calls: dict[int, _Call] = {}
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._process: asyncio.subprocess.Process
+        self._frames: Frames
+        self._ids = itertools.count(1)
+        self._calls: dict[int, _Answer] = {}
         self._loading: _Loading | None = None
         self._death: str | None = None
         self._died_computing = False
         self._stderr = b""
-        self._errors = asyncio.create_task(self._keep_stderr())
-        self._reading = asyncio.create_task(self._read())
+        self._errors: asyncio.Task[None]
+        self._reading: asyncio.Task[None]
 
     @classmethod
     async def start(cls, environment: Mapping[str, str]) -> Self:
@@ -125,17 +117,21 @@ class WorkerProcess:
             ModelLoadError: The system gives no process.
         """
         ours, theirs = socket.socketpair()
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        with contextlib.ExitStack() as undo, theirs:
-            undo.callback(writer.close)
+        with contextlib.ExitStack() as undo, theirs, tempfile.TemporaryFile() as file:
+            board = Board.create(file)
+            undo.callback(board.close)
+            worker = cls(board)
+            await worker.connect(ours)
+            undo.callback(worker._frames.close)
+            descriptors = [theirs.fileno(), file.fileno()]
             try:
                 process = await asyncio.create_subprocess_exec(
                     sys.executable,
                     "-P",  # the user's folder must not provide modules
                     "-m",
                     "embedd.engine.worker",
-                    str(theirs.fileno()),
-                    pass_fds=[theirs.fileno()],
+                    *map(str, descriptors),
+                    pass_fds=descriptors,
                     env=environment,
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
@@ -144,7 +140,20 @@ class WorkerProcess:
             except OSError as error:
                 raise ModelLoadError(f"cannot start a worker process: {error}") from error
             undo.pop_all()
-        return cls(process, reader, writer)
+        worker.watch(process)
+        return worker
+
+    async def connect(self, sock: socket.socket) -> None:
+        """Speak through this end of a socket pair, whose other end the process has."""
+        _, self._frames = await asyncio.get_running_loop().create_unix_connection(
+            lambda: Frames(self._dispatch), sock=sock
+        )
+
+    def watch(self, process: asyncio.subprocess.Process) -> None:
+        """The process that has the other end: its end is the end of every waiting call."""
+        self._process = process
+        self._errors = asyncio.create_task(self._keep_stderr())
+        self._reading = asyncio.create_task(self._await_end())
 
     @property
     def pid(self) -> int:
@@ -199,7 +208,7 @@ class WorkerProcess:
                 ready = asyncio.get_running_loop().create_future()
                 self._loading = _Loading(ready, report, deadline, patience)
                 self._refuse_if_dead()
-                await self._send(message)
+                await self._frames.send(message)
                 return to_info(await ready, spec.engine, message.rung)
         except TimeoutError:
             raise LoadTimeoutError(f'timed out loading model "{spec.name}"') from None
@@ -251,11 +260,17 @@ class WorkerProcess:
         return list(map(Piece, reply.texts, reply.special))
 
     async def encode(
-        self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, urgent: bool = False
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None,
+        *,
+        urgent: bool = False,
+        alone: bool = False,
     ) -> Encoded:
         """Vectors of one batch; see `Engine.encode`.
 
-        An *urgent* batch passes those that the worker has not started and are not.
+        An *urgent* batch passes those that the worker has not started and are not. One
+        that is not *alone* may be computed together with others.
 
         Raises:
             WorkerDiedError: The process ended.
@@ -264,7 +279,8 @@ class WorkerProcess:
         """
         lengths = [len(ids) for ids in sequences]
         reply, array = await self._call(
-            lambda id_: wire.Encode(id_, pooling, lengths, urgent), np.concatenate(sequences)
+            lambda id_: wire.Encode(id_, pooling, lengths, urgent, alone),
+            np.concatenate(sequences),
         )
         if not isinstance(reply, wire.Computed):
             raise _unexpected(reply)
@@ -273,11 +289,11 @@ class WorkerProcess:
 
     async def set_cores(self, count: int) -> None:
         """Compute with so many cores from the next batch on."""
-        await self._send(wire.Cores(count))
+        await self._frames.send(wire.Cores(count))
 
     async def close(self) -> None:
         """End the process and wait until it is gone."""
-        self._writer.close()
+        self._frames.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GRACE):
                 await asyncio.shield(self._reading)
@@ -292,56 +308,32 @@ class WorkerProcess:
     ) -> tuple[wire.FromWorker, bytes]:
         self._refuse_if_dead()
         id_ = next(self._ids)
-        call = _Call(asyncio.get_running_loop().create_future())
-        self._calls[id_] = call
+        future: _Answer = asyncio.get_running_loop().create_future()
+        self._calls[id_] = future
         try:
-            await self._send(make_message(id_), array)
-            return await call.future
+            await self._frames.send(make_message(id_), array)
+            return await future
         finally:
             self._calls.pop(id_, None)
-
-    async def _send(self, message: wire.ToWorker, array: TokenIds | None = None) -> None:
-        # A write to a dead worker is not an error of its own: `_read` sees the end and
-        # fails every waiting call with the reason.
-        with contextlib.suppress(ConnectionError):
-            self._writer.writelines(wire.make_frame(message, array))
-            await self._writer.drain()
 
     def _refuse_if_dead(self) -> None:
         if self._death is not None:
             raise WorkerDiedError(self._death)
 
-    async def _read(self) -> None:
-        try:
-            await self._read_messages()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the process ended, or `close` was called
-        except Exception:
-            # A process that cannot be understood may have overwritten its own memory.
-            log.exception("worker speaks nonsense", extra={"pid": self.pid})
-            self._kill()
-        self._writer.close()
+    async def _await_end(self) -> None:
+        await self._frames.lost
         self._bury(await self._wait_for_end())
-
-    async def _read_messages(self) -> None:
-        while True:
-            prefix = await self._reader.readexactly(wire.PREFIX.size)
-            header, array = wire.parse_prefix(prefix)
-            message = wire.parse_from_worker(await self._reader.readexactly(header))
-            self._dispatch(message, await self._reader.readexactly(array))
 
     def _dispatch(self, message: wire.FromWorker, array: bytes) -> None:
         match message:
             case wire.Progress() | wire.Ready() | wire.Failed():
                 if self._loading is not None:
                     self._loading.take(message)
-            case wire.Started():
-                if message.id in self._calls:
-                    self._calls[message.id].started = True
             case _:
                 # The caller may have left: nobody waits for this answer.
-                if (call := self._calls.get(message.id)) and not call.future.done():
-                    call.future.set_result((message, array))
+                future = self._calls.get(message.id)
+                if future is not None and not future.done():
+                    future.set_result((message, array))
 
     async def _wait_for_end(self) -> str:
         """The process has closed its socket: how it ended, in words."""
@@ -367,12 +359,14 @@ class WorkerProcess:
 
     def _bury(self, reason: str) -> None:
         self._death = reason
-        self._died_computing = any(call.started for call in self._calls.values())
+        self._died_computing = any(map(self._board.has, self._calls))
         if self._loading is not None and not self._loading.ready.done():
             self._loading.ready.set_exception(WorkerDiedError(reason))
-        for call in self._calls.values():
-            if not call.future.done():
-                call.future.set_exception(WorkerDiedError(reason, started=call.started))
+        for id_, future in self._calls.items():
+            if not future.done():
+                started = self._board.has(id_)
+                future.set_exception(WorkerDiedError(reason, started=started))
+        self._board.close()
 
     async def _keep_stderr(self) -> None:
         stderr = self._process.stderr

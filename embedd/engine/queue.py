@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 
 import numpy as np
@@ -108,8 +107,10 @@ class BatchQueue:
         self._cores = cores
         self._max_waiting_tokens = max_waiting_tokens
         self._lanes: Lanes[Job] = Lanes()
-        self._batches: set[asyncio.Task[None]] = set()
+        self._batches: dict[asyncio.Task[None], Batch[Job]] = {}  # in the worker
         self._bulk_batches = 0  # of these, those that urgent ones may pass
+        self._tokens = 0  # in these
+        self._pumping = False  # `_pump` was scheduled
         self._notes: set[asyncio.Task[None]] = set()  # to the worker, kept until sent
         self._searches = 0  # batches that are being split to find a killing input
 
@@ -175,11 +176,12 @@ class BatchQueue:
             admitted=time.perf_counter(),
         )
         self._lanes.add(job)
-        self._pump()
+        self._pump_soon()
         return job
 
     def _pump(self) -> None:
-        while self._lanes and len(self._batches) < self._places():
+        self._pumping = False
+        while self._lanes and self._has_room():
             batch = self._lanes.take_batch(
                 max_tokens=self._info.max_batch_tokens, max_sequences=self._info.max_sequences
             )
@@ -188,22 +190,38 @@ class BatchQueue:
                 job.started = job.started or now
             task = asyncio.create_task(self._run(batch))
             self._cores.enter(self, self._set_cores)
-            self._batches.add(task)
+            self._batches[task] = batch
             self._bulk_batches += not batch.urgent
-            task.add_done_callback(partial(self._finish, urgent=batch.urgent))
+            self._tokens += batch.tokens
+            task.add_done_callback(self._finish)
 
-    def _places(self) -> int:
-        """Batches that may be in the worker; urgent ones need not wait for places of bulk."""
-        replicas = self._info.replicas
-        extra = min(self._bulk_batches, replicas) if self._lanes.is_urgent else 0
-        return IN_FLIGHT_PER_REPLICA * replicas + extra
+    def _has_room(self) -> bool:
+        """Whether the worker is to get another batch.
 
-    def _finish(self, task: asyncio.Task[None], *, urgent: bool) -> None:
-        self._batches.discard(task)
-        self._bulk_batches -= not urgent
+        Small ones do not count as whole: it computes together what fits. Urgent ones need
+        not wait for places of bulk.
+        """
+        places = IN_FLIGHT_PER_REPLICA * self._info.replicas
+        if self._lanes.is_urgent:
+            places += min(self._bulk_batches, self._info.replicas)
+        return (
+            len(self._batches) < places
+            or self._tokens + self._lanes.tokens <= places * self._info.max_batch_tokens
+        )
+
+    def _pump_soon(self) -> None:
+        """Requests that arrive together go into one batch."""
+        if not self._pumping:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        batch = self._batches.pop(task)
+        self._bulk_batches -= not batch.urgent
+        self._tokens -= batch.tokens
         if not task.cancelled():
-            self._pump()
-        if not self._batches:
+            self._pump_soon()
+        if not self._batches and not self._lanes:
             self._cores.leave(self)
 
     def _set_cores(self, count: int) -> None:
@@ -225,16 +243,23 @@ class BatchQueue:
             log.exception("batch failed")
             _fail_all(entries, EngineError("internal error"))
 
-    async def _compute(self, entries: list[Entry], *, urgent: bool, deaths: int = 0) -> None:
+    async def _compute(
+        self, entries: list[Entry], *, urgent: bool, deaths: int = 0, searching: bool = False
+    ) -> None:
         """Deliver every entry, or fail the job of the one that cannot be computed.
 
-        *deaths* is how often the worker died while it computed these entries.
+        *deaths* is how often the worker died while it computed these entries; *searching*
+        says that one of them is at fault.
         """
         while entries := [entry for entry in entries if not entry.job.done.done()]:
             worker = self._supervisor.worker
             try:
                 encoded = await worker.encode(
-                    [entry.ids for entry in entries], entries[0].job.kind, urgent=urgent
+                    [entry.ids for entry in entries],
+                    entries[0].job.kind,
+                    urgent=urgent,
+                    # Computed together with it, others would be under suspicion too.
+                    alone=deaths > 0 or searching,
                 )
             except WorkerDiedError as error:
                 deaths += error.started
@@ -261,7 +286,7 @@ class BatchQueue:
         self._searches += 1
         try:
             for half in (entries[:middle], entries[middle:]):
-                await self._compute(half, urgent=False, deaths=deaths)
+                await self._compute(half, urgent=False, deaths=deaths, searching=True)
         finally:
             self._searches -= 1
 

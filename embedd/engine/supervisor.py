@@ -60,7 +60,12 @@ class Worker(Protocol):
         ...
 
     async def encode(
-        self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, urgent: bool = False
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None,
+        *,
+        urgent: bool = ...,
+        alone: bool = ...,
     ) -> Encoded:
         """See `WorkerProcess.encode`."""
         ...

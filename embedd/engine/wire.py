@@ -72,13 +72,15 @@ class Spell(msgspec.Struct, tag="spell", frozen=True):
 class Encode(msgspec.Struct, tag="encode", frozen=True):
     """Encode sequences of these lengths; the array holds their ids, end to end.
 
-    An ``urgent`` batch passes those that have not started and are not.
+    An ``urgent`` batch passes those that have not started and are not. One that wants to
+    be ``alone`` is not computed together with others: it is under suspicion.
     """
 
     id: int
     pooling: Pooling | None
     lengths: list[int]
     urgent: bool = False
+    alone: bool = False
 
 
 class Progress(msgspec.Struct, tag="progress", frozen=True):
@@ -151,12 +153,6 @@ class Pieces(msgspec.Struct, tag="pieces", frozen=True):
     special: list[bool]
 
 
-class Started(msgspec.Struct, tag="started", frozen=True):
-    """A replica begins to compute this batch: if the worker dies now, it is suspect."""
-
-    id: int
-
-
 class Computed(msgspec.Struct, tag="computed", frozen=True):
     """Answer to `Encode`: the array has shape (rows, width), in ``seconds`` of compute."""
 
@@ -174,9 +170,7 @@ class Refused(msgspec.Struct, tag="refused", frozen=True):
 
 
 ToWorker: TypeAlias = Load | Cores | Tokenize | Detokenize | Spell | Encode
-FromWorker: TypeAlias = (
-    Progress | Ready | Failed | Tokens | Texts | Pieces | Started | Computed | Refused
-)
+FromWorker: TypeAlias = Progress | Ready | Failed | Tokens | Texts | Pieces | Computed | Refused
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
@@ -199,7 +193,7 @@ def make_frame(
     return [PREFIX.pack(length, len(header)), header, payload]
 
 
-def parse_prefix(prefix: bytes) -> tuple[int, int]:
+def parse_prefix(prefix: bytes | memoryview) -> tuple[int, int]:
     """(header length, array length) of the frame that starts with these 8 bytes.
 
     Raises:
@@ -216,6 +210,6 @@ def parse_to_worker(header: bytes) -> ToWorker:
     return _to_worker.decode(header)
 
 
-def parse_from_worker(header: bytes) -> FromWorker:
+def parse_from_worker(header: bytes | memoryview) -> FromWorker:
     """The message of a frame that a worker sent."""
     return _from_worker.decode(header)

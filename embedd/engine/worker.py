@@ -1,8 +1,9 @@
-"""The process that owns a loaded model: ``python -m embedd.engine.worker <fd>``.
+"""The process that owns a loaded model: ``python -m embedd.engine.worker <socket> <board>``.
 
-It speaks the frames of `wire` over the socket with that file descriptor. One thread
-reads, one tokenizes, one loads and encodes; it ends when the socket does. Whatever a
-poisoned model does to this process, the server only sees the end of the socket.
+It speaks the frames of `wire` over the socket with the first file descriptor; the second
+is of its `Board`. One thread reads, one tokenizes, the others load and encode; it ends when
+the socket does. Whatever a poisoned model does to this process, the server only sees the
+end of the socket.
 """
 
 import contextlib
@@ -16,9 +17,8 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TypeAlias
 
@@ -26,8 +26,10 @@ import numpy as np
 
 from embedd.engine import wire
 from embedd.engine.base import Engine, Tokenizer
+from embedd.engine.board import Board
 from embedd.engine.messages import to_ready
 from embedd.engine.opening import TokenizerCall, answer_call, open_engine, open_tokenizer
+from embedd.engine.pending import Batch, Pending
 from embedd.errors import EmbeddError, EngineError, InsufficientMemoryError, ModelLoadError
 from embedd.types import Pooling, TokenIds, Vectors
 
@@ -38,7 +40,7 @@ OOM_SCORE = 500  # the kernel takes a worker before it takes the server
 PR_SET_PDEATHSIG = 1
 SELF_TEST = "Every worker proves on one ordinary sentence that it can count to eight."
 
-Batch: TypeAlias = tuple[wire.Encode, bytes]
+Answer: TypeAlias = tuple[wire.FromWorker, TokenIds | Vectors | None]
 
 
 class Connection:
@@ -49,12 +51,11 @@ class Connection:
         self._sock = sock
         self._sending = threading.Lock()
 
-    def send(self, message: wire.FromWorker, array: TokenIds | Vectors | None = None) -> None:
-        """Write one frame whole."""
-        frame = wire.make_frame(message, array)
+    def send(self, *answers: Answer) -> None:
+        """Write a frame for each message with its array, all at once: one wakes the server."""
+        frames = b"".join(piece for answer in answers for piece in wire.make_frame(*answer))
         with self._sending:
-            for piece in frame:
-                self._sock.sendall(piece)
+            self._sock.sendall(frames)
 
     def receive(self) -> tuple[wire.ToWorker, bytes] | None:
         """The next message with its array; None when the server has left."""
@@ -68,64 +69,14 @@ class Connection:
         return wire.parse_to_worker(body[:header]), body[header:]
 
 
-class Pending:
-    """Batches that no replica has started: urgent ones first, else as they came."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._lanes: tuple[deque[Batch], deque[Batch]] = (deque(), deque())
-
-    def put(self, batch: Batch) -> None:
-        """Let a batch wait."""
-        with self._changed:
-            self._lanes[0 if batch[0].urgent else 1].append(batch)
-            self._changed.notify()
-
-    def take(self) -> Batch:
-        """The next batch, waited for if need be."""
-        with self._changed:
-            while not any(self._lanes):
-                self._changed.wait()
-            return next(lane for lane in self._lanes if lane).popleft()
-
-    def __bool__(self) -> bool:
-        return any(self._lanes)
-
-
-class Cores:
-    """The cores of this worker, shared by the replicas that compute.
-
-    A lone batch gets them all; with more to do every replica has its even share.
-    """
-
-    def __init__(self, count: int, replicas: int) -> None:
-        self._lock = threading.Lock()
-        self._replicas = replicas
-        self._busy = 0
-        self.count = count
-
-    @contextmanager
-    def claim(self, *, alone: bool) -> Iterator[int]:
-        """Threads for one batch; *alone*: no other batch waits."""
-        with self._lock:
-            self._busy += 1
-            share = 1 if alone and self._busy == 1 else self._replicas
-            threads = max(1, self.count // share)
-        try:
-            yield threads
-        finally:
-            with self._lock:
-                self._busy -= 1
-
-
 class Worker:
     """Joins the threads: queues between them, one model, its replicas."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, board: Board) -> None:
         self._connection = connection
-        self._pending = Pending()
+        self._board = board
+        self._pending: Pending
         self._texts: queue.SimpleQueue[tuple[TokenizerCall, bytes]] = queue.SimpleQueue()
-        self._cores = Cores(1, 1)
 
     def run(self) -> None:
         """Serve until the server closes the socket."""
@@ -133,11 +84,10 @@ class Worker:
             message, array = received
             match message:
                 case wire.Load():
-                    self._cores = Cores(message.cores, message.replicas)
                     load = self._load_vocabulary if message.vocabulary_only else self._load
                     _start_thread(load, message)
                 case wire.Cores():
-                    self._cores.count = message.count
+                    self._pending.set_cores(message.count)
                 case wire.Tokenize() | wire.Detokenize() | wire.Spell():
                     self._texts.put((message, array))
                 case wire.Encode():
@@ -145,31 +95,41 @@ class Worker:
 
     def _load(self, message: wire.Load) -> None:
         try:
-            engine = open_engine(message, lambda share: self._connection.send(wire.Progress(share)))
+            engine = open_engine(message, self._report)
             test_engine(engine)
         except (EmbeddError, MemoryError) as error:
             reason = str(error) or "not enough memory"
-            self._connection.send(wire.Failed(reason, _fault(error)))
+            self._connection.send((wire.Failed(reason, _fault(error)), None))
             return
+        self._pending = Pending(
+            replicas=message.replicas,
+            cores=message.cores,
+            max_tokens=engine.info.max_batch_tokens,
+            max_sequences=engine.info.max_sequences,
+        )
         threading.stack_size(TOKENIZER_STACK)
         _start_thread(self._tokenize_all, engine)
         threading.stack_size(0)
         for _ in range(message.replicas - 1):
             _start_thread(self._encode_all, engine.replicate())
-        self._connection.send(to_ready(engine.info, message.replicas))
+        self._connection.send((to_ready(engine.info, message.replicas), None))
         # This thread goes on as the first replica: OpenMP keeps a team of threads for
         # every thread that ever computed.
         self._encode_all(engine)
+
+    def _report(self, share: float) -> None:
+        self._connection.send((wire.Progress(share), None))
 
     def _load_vocabulary(self, message: wire.Load) -> None:
         try:
             tokenizer = open_tokenizer(message)
         except (EmbeddError, MemoryError) as error:
-            self._connection.send(wire.Failed(str(error) or "not enough memory", _fault(error)))
+            reason = str(error) or "not enough memory"
+            self._connection.send((wire.Failed(reason, _fault(error)), None))
             return
         threading.stack_size(TOKENIZER_STACK)
         _start_thread(self._tokenize_all, tokenizer)
-        self._connection.send(to_ready(tokenizer.info, replicas=0))
+        self._connection.send((to_ready(tokenizer.info, replicas=0), None))
 
     def _tokenize_all(self, tokenizer: Tokenizer) -> None:
         while True:
@@ -178,27 +138,46 @@ class Worker:
                 answer = answer_call(tokenizer, message, np.frombuffer(array, np.int32))
             except EmbeddError as error:
                 answer = wire.Refused(message.id, str(error), error.index), None
-            self._connection.send(*answer)
+            self._connection.send(answer)
 
     def _encode_all(self, engine: Engine) -> None:
         while True:
-            message, array = self._pending.take()
-            with self._cores.claim(alone=not self._pending) as threads:
-                engine.set_threads(threads)
-                self._encode(engine, message, array)
+            work = self._pending.take()
+            engine.set_threads(work.threads)
+            for message, _ in work.batches:
+                self._board.mark(message.id)
+            answers = encode_together(engine, work.batches)
+            self._pending.give_back(work)
+            self._connection.send(*answers)
 
-    def _encode(self, engine: Engine, message: wire.Encode, array: bytes) -> None:
-        self._connection.send(wire.Started(message.id))
-        start = time.perf_counter()
-        ids = np.frombuffer(array, np.int32)
-        sequences = np.split(ids, np.cumsum(message.lengths)[:-1])
-        try:
-            vectors = encode_checked(engine, sequences, message.pooling)
-        except EmbeddError as error:
-            self._connection.send(wire.Refused(message.id, str(error), error.index))
-            return
-        seconds = time.perf_counter() - start
-        self._connection.send(wire.Computed(message.id, len(vectors), seconds), vectors)
+
+def encode_together(engine: Engine, batches: Sequence[Batch]) -> list[Answer]:
+    """An answer to each of *batches*, computed as one, or one by one if that fails."""
+    start = time.perf_counter()
+    sequences = [one for batch in batches for one in split_batch(batch)]
+    try:
+        vectors = encode_checked(engine, sequences, batches[0][0].pooling)
+    except EmbeddError as error:
+        if len(batches) > 1:
+            return [answer for batch in batches for answer in encode_together(engine, [batch])]
+        return [(wire.Refused(batches[0][0].id, str(error), error.index), None)]
+    seconds = time.perf_counter() - start
+    per_token = len(vectors) != len(sequences)
+    answers: list[Answer] = []
+    end = 0
+    for message, _ in batches:
+        start_row, end = end, end + (sum(message.lengths) if per_token else len(message.lengths))
+        rows = vectors[start_row:end]
+        answers.append((wire.Computed(message.id, len(rows), seconds), rows))
+    return answers
+
+
+def split_batch(batch: Batch) -> list[TokenIds]:
+    """The sequences of *batch*."""
+    message, array = batch
+    ids = np.frombuffer(array, np.int32)
+    ends = list(accumulate(message.lengths))
+    return [ids[end - length : end] for end, length in zip(ends, message.lengths, strict=True)]
 
 
 def test_engine(engine: Engine) -> None:
@@ -293,7 +272,8 @@ def main() -> None:
     """Entry point of the process."""
     settle()
     with ending_the_process_on_error():
-        Worker(Connection(socket.socket(fileno=int(sys.argv[1])))).run()
+        sock, board = map(int, sys.argv[1:])
+        Worker(Connection(socket.socket(fileno=sock)), Board(board)).run()
     # No interpreter shutdown: llama.cpp's callbacks and threads do not survive one.
     os._exit(0)
 

@@ -102,7 +102,7 @@ async def wait_until(holds: Callable[[], bool]) -> None:
 
 
 def is_computing(worker: WorkerProcess) -> bool:
-    return any(call.started for call in worker._calls.values())
+    return any(map(worker._board.has, worker._calls))
 
 
 async def embed(model: ServedModel, *texts: str) -> Outcome:

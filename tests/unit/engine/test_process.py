@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from embedd.engine import process, wire
 from embedd.engine.base import CPU_LADDER, ModelInfo
+from embedd.engine.board import Board
 from embedd.engine.process import SelfTestError, WorkerDiedError, WorkerProcess
 from embedd.errors import EngineError, InsufficientMemoryError, LoadTimeoutError, ModelLoadError
 from embedd.types import TokenIds, Vectors
@@ -24,9 +26,12 @@ SLEEPER = "import sys, time; print('GGML_ASSERT', file=sys.stderr, flush=True); 
 class Peer:
     """The other end of the socket, in the hands of the test, and a process that only sleeps."""
 
-    def __init__(self, sock: socket.socket, sleeper: asyncio.subprocess.Process) -> None:
+    def __init__(
+        self, sock: socket.socket, sleeper: asyncio.subprocess.Process, board: Board
+    ) -> None:
         self.sock = sock
         self.sleeper = sleeper
+        self.board = board
         self.worker: WorkerProcess
 
     def say(self, message: wire.FromWorker, array: TokenIds | Vectors | None = None) -> None:
@@ -53,10 +58,11 @@ async def peer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Peer]:
     sleeper = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-S", "-c", SLEEPER, stderr=asyncio.subprocess.PIPE
     )
-    peer = Peer(theirs, sleeper)
-    with theirs:
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        peer.worker = WorkerProcess(sleeper, reader, writer)
+    with theirs, tempfile.TemporaryFile() as file:
+        peer = Peer(theirs, sleeper, Board.create(file))
+        peer.worker = WorkerProcess(peer.board)
+        await peer.worker.connect(ours)
+        peer.worker.watch(sleeper)
         yield peer
         await peer.worker.close()
     assert sleeper.returncode is not None
@@ -130,7 +136,6 @@ async def test_answers_find_their_calls_in_any_order(peer: Peer) -> None:
 
 async def test_an_answer_that_nobody_asked_for_is_ignored(peer: Peer) -> None:
     peer.say(wire.Computed(99, 1, 0.0), np.ones((1, 2), np.float32))
-    peer.say(wire.Started(99))
     task, id_ = await tokenize(peer)
     peer.say(wire.Tokens(id_, [1]), to_ids(7))
     await task
@@ -172,7 +177,7 @@ async def test_half_a_frame_and_an_end_fail_every_wait(peer: Peer) -> None:
     encoding = asyncio.create_task(peer.worker.encode([to_ids(1)], None))
     encode = await peer.hear()
     assert isinstance(encode, wire.Encode)
-    peer.say(wire.Started(encode.id))
+    peer.board.mark(encode.id)
     peer.shout(wire.PREFIX.pack(100, 50) + b"only so much")
     peer.sock.close()
     with pytest.raises(WorkerDiedError) as caught:
@@ -203,7 +208,7 @@ async def test_a_worker_that_closes_its_socket_and_stays_is_killed(peer: Peer) -
 
 
 def test_frames_are_decoded_by_the_stricter_rules_of_their_direction() -> None:
-    frame = b"".join(wire.make_frame(wire.Started(1)))
+    frame = b"".join(wire.make_frame(wire.Refused(1, "no")))
     with pytest.raises(msgspec.ValidationError):
         wire.parse_to_worker(frame[wire.PREFIX.size :])
 
@@ -229,12 +234,12 @@ def test_descriptors_do_not_leak_from_a_worker_that_cannot_start(
 async def test_texts_and_pieces_come_back(peer: Peer) -> None:
     detokenizing = asyncio.create_task(peer.worker.detokenize([to_ids(5)], special=True))
     message = await peer.hear()
-    assert message == wire.Detokenize(0, [1], special=True)
-    peer.say(wire.Texts(0, [b"a"]))
+    assert message == wire.Detokenize(1, [1], special=True)
+    peer.say(wire.Texts(1, [b"a"]))
     assert await detokenizing == [b"a"]
     spelling = asyncio.create_task(peer.worker.spell(to_ids(5)))
-    assert await peer.hear() == wire.Spell(1)
-    peer.say(wire.Pieces(1, [b"a"], [True]))
+    assert await peer.hear() == wire.Spell(2)
+    peer.say(wire.Pieces(2, [b"a"], [True]))
     assert await spelling == [(b"a", True)]
 
 

@@ -53,6 +53,7 @@ async def finish(workshop: Workshop, batches: int = 1) -> None:
         await settle()
 
 
+FULL = to_ids(*range(1, MAX_BATCH_TOKENS + 1))  # a batch of its own
 SEQUENCES = st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=12), min_size=1, max_size=8)
 REQUESTS = st.lists(
     st.tuples(SEQUENCES, st.sampled_from([None, Pooling.CLS, Pooling.NONE])), max_size=8
@@ -117,13 +118,34 @@ def test_only_the_request_with_a_bad_input_fails_and_its_input_is_named(
 async def test_sequences_of_all_requests_share_a_batch() -> None:
     workshop = Workshop(automatic=False)
     queue = await open_queue(workshop)
-    first = [await ask(queue, to_ids(1)) for _ in range(2)]  # both places in flight are taken
+    first = [await ask(queue, FULL) for _ in range(2)]  # both places in flight are taken
     tasks = [await ask(queue, to_ids(2, 3)) for _ in range(3)]
     await finish(workshop)
     assert [len(batch.sequences) for batch in workshop.worker.batches] == [1, 3]
     await finish(workshop, 2)
     for task in first + tasks:
         await task
+
+
+async def test_requests_that_arrive_together_share_a_batch() -> None:
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    tasks = [asyncio.create_task(queue.embed([to_ids(one)], None)) for one in range(1, 4)]
+    await settle()
+    assert [len(batch.sequences) for batch in workshop.worker.batches] == [3]
+    await finish(workshop)
+    await asyncio.gather(*tasks)
+
+
+async def test_small_requests_need_no_place_of_their_own() -> None:
+    """The worker computes them together, as many as have come by then."""
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    tasks = [await ask(queue, to_ids(1, 2, 3)) for _ in range(6)]
+    assert [len(batch.sequences) for batch in workshop.worker.batches] == [1] * 5
+    assert queue.waiting_tokens == 3
+    await finish(workshop, 6)
+    await asyncio.gather(*tasks)
 
 
 async def test_one_batch_computes_and_one_lies_ready() -> None:
@@ -173,7 +195,7 @@ async def test_an_empty_queue_admits_any_request() -> None:
 async def test_a_request_that_leaves_is_out_of_the_queue_at_once() -> None:
     workshop = Workshop(automatic=False)
     queue = await open_queue(workshop)
-    running = [await ask(queue, to_ids(1)) for _ in range(2)]
+    running = [await ask(queue, FULL) for _ in range(2)]
     leaving, staying = await ask(queue, to_ids(7), to_ids(8)), await ask(queue, to_ids(9))
     leaving.cancel()
     await settle()

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedd.engine import worker
+from embedd.engine import wire, worker
 from embedd.engine.base import CPU_LADDER, ModelSpec
 from embedd.engine.fake import FakeEngine
+from embedd.engine.pending import Batch
 from embedd.errors import EngineError, InsufficientMemoryError, ModelLoadError
 from embedd.types import Pooling, TokenIds, Vectors
 
@@ -107,3 +108,44 @@ def test_the_self_test_fails_on_rubbish() -> None:
 )
 def test_a_fault_says_what_may_help(error: Exception, fault: str) -> None:
     assert worker._fault(error) == fault
+
+
+def make_batches(*lengths: list[int]) -> list[Batch]:
+    return [
+        (wire.Encode(id_, None, ones), np.ones(sum(ones), np.int32).tobytes())
+        for id_, ones in enumerate(lengths, start=1)
+    ]
+
+
+def test_batches_that_are_computed_together_get_their_own_rows() -> None:
+    engine = ScriptedEngine([1.0, 2.0, 3.0])
+    answers = worker.encode_together(engine, make_batches([1, 2], [1]))
+    assert [(message.id, rows[:, 0].tolist()) for message, rows in read(answers)] == [
+        (1, [1.0, 2.0]),
+        (2, [3.0]),
+    ]
+
+
+def test_the_tokens_of_batches_stay_with_their_batch() -> None:
+    batches = [
+        (wire.Encode(id_, Pooling.NONE, [2, 1]), np.ones(3, np.int32).tobytes()) for id_ in (1, 2)
+    ]
+    engine = FakeEngine(make_spec(), CPU_LADDER[0], batch_tokens=64)
+    assert [len(rows) for _, rows in read(worker.encode_together(engine, batches))] == [3, 3]
+
+
+def test_a_fault_is_found_in_the_batch_that_has_it() -> None:
+    engine = ScriptedEngine([1.0, NAN, 3.0], [NAN], [1.0, NAN], [NAN], [3.0])
+    bad, good = worker.encode_together(engine, make_batches([1, 1], [1]))
+    assert bad[0] == wire.Refused(1, "embedding contains NaN or Inf values", 1)
+    assert isinstance(good[0], wire.Computed)
+    assert good[0].id == 2
+
+
+def read(answers: list[worker.Answer]) -> list[tuple[wire.Computed, Vectors]]:
+    found = []
+    for message, rows in answers:
+        assert isinstance(message, wire.Computed)
+        assert rows is not None
+        found.append((message, rows.astype(np.float32)))
+    return found

@@ -62,6 +62,7 @@ class Batch:
     pooling: Pooling | None
     answer: "asyncio.Future[Encoded]"
     urgent: bool = False
+    alone: bool = False
 
 
 class FakeWorker:
@@ -113,10 +114,16 @@ class FakeWorker:
         self.cores = count
 
     async def encode(
-        self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, urgent: bool = False
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None,
+        *,
+        urgent: bool = False,
+        alone: bool = False,
     ) -> Encoded:
         self._refuse_if_dead()
-        batch = Batch(sequences, pooling, asyncio.get_running_loop().create_future(), urgent)
+        answer = asyncio.get_running_loop().create_future()
+        batch = Batch(sequences, pooling, answer, urgent, alone)
         passed = [one for one in self.batches[1:] if urgent and not one.urgent]
         self.batches.insert(self.batches.index(passed[0]) if passed else len(self.batches), batch)
         if self._workshop.automatic:

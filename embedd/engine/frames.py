@@ -1,0 +1,83 @@
+"""The server's end of the socket to a worker."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import cast
+
+from embedd.engine import wire
+from embedd.types import TokenIds
+
+log = logging.getLogger(__name__)
+
+
+class Frames(asyncio.Protocol):
+    """Sends frames, and cuts what arrives into them.
+
+    Args:
+        take: Called with the message and the array of each frame.
+
+    Attributes:
+        lost: Done when the connection is no more. A worker that speaks nonsense may have
+            overwritten its own memory: its connection is cut.
+    """
+
+    def __init__(self, take: Callable[[wire.FromWorker, bytes], None]) -> None:
+        self._take = take
+        self._received = bytearray()
+        self._transport: asyncio.Transport
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def send(self, message: wire.ToWorker, array: TokenIds | None = None) -> None:
+        """Write a frame, and wait while the worker takes none; of no effect after the end."""
+        self._transport.write(b"".join(wire.make_frame(message, array)))
+        if not self._writable.is_set():
+            await self._writable.wait()
+
+    def close(self) -> None:
+        """End the connection: the worker ends with it."""
+        self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        self._received += data
+        try:
+            self._cut()
+        except Exception:
+            log.exception("worker speaks nonsense")
+            self._received.clear()
+            self._transport.abort()
+
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        del exc  # how the process ended says more
+        self._writable.set()
+        self.lost.set_result(None)
+
+    def _cut(self) -> None:
+        start = 0
+        with memoryview(self._received) as received:
+            while len(received) - start >= wire.PREFIX.size:
+                body = start + wire.PREFIX.size
+                header, array = wire.parse_prefix(received[start:body])
+                end = body + header + array
+                if len(received) < end:
+                    break
+                message = wire.parse_from_worker(received[body : body + header])
+                self._take(message, bytes(received[body + header : end]))
+                start = end
+        del self._received[:start]

@@ -1,0 +1,125 @@
+"""In a worker: what waits to be computed, which replica takes it, with how many cores."""
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from embedd.engine import wire
+
+Batch: TypeAlias = tuple[wire.Encode, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Batches to compute as one, with so many threads."""
+
+    batches: list[Batch]
+    threads: int
+
+
+class Pending:
+    """Batches that no replica has begun, and the cores that replicas compute with.
+
+    A batch is what the server had when a place was free, and may be small: so a replica
+    that becomes free takes all that fit together. Urgent ones come first, else they go as
+    they came. A lone batch gets all cores; otherwise the replicas share them, and share
+    what waits. Of idle replicas the last busy one is taken: its threads are awake and its
+    memory is in the caches.
+
+    Args:
+        max_tokens, max_sequences: Of what is computed as one.
+    """
+
+    def __init__(self, *, replicas: int, cores: int, max_tokens: int, max_sequences: int) -> None:
+        self._lock = threading.Lock()
+        self._idle: list[threading.Condition] = []
+        self._lanes: tuple[deque[Batch], deque[Batch]] = (deque(), deque())
+        self._replicas = replicas
+        self._cores = cores
+        self._used = 0
+        self._max_tokens = max_tokens
+        self._max_sequences = max_sequences
+
+    def put(self, batch: Batch) -> None:
+        """Let a batch wait."""
+        with self._lock:
+            self._lanes[0 if batch[0].urgent else 1].append(batch)
+            self._wake()
+
+    def set_cores(self, count: int) -> None:
+        """Compute with so many, all replicas together, from the next batch on."""
+        with self._lock:
+            self._cores = count
+            self._wake()
+
+    def take(self) -> Work:
+        """What to compute next, waited for if need be; `give_back` the cores after it."""
+        with self._lock:
+            while not self._may_start():
+                turn = threading.Condition(self._lock)
+                self._idle.append(turn)
+                turn.wait()
+            work = self._choose()
+            self._used += work.threads
+            self._wake()
+            return work
+
+    def give_back(self, work: Work) -> None:
+        """*work* is done."""
+        with self._lock:
+            self._used -= work.threads
+            self._wake()
+
+    def _may_start(self) -> bool:
+        return any(self._lanes) and self._used < self._cores
+
+    def _wake(self) -> None:
+        if self._idle and self._may_start():
+            self._idle.pop().notify()
+
+    def _choose(self) -> Work:
+        waiting = [batch for lane in self._lanes for batch in lane]
+        if len(waiting) == 1 and not self._used:
+            return Work(batches=self._remove(waiting), threads=self._cores)
+        tokens = sum(sum(message.lengths) for message, _ in waiting)
+        share = tokens if self._used else -(-tokens // self._replicas)
+        taken = choose_mergeable(
+            waiting, max_tokens=min(share, self._max_tokens), max_sequences=self._max_sequences
+        )
+        threads = max(1, self._cores // self._replicas)
+        return Work(batches=self._remove(taken), threads=threads)
+
+    def _remove(self, batches: list[Batch]) -> list[Batch]:
+        for batch in batches:
+            self._lanes[0 if batch[0].urgent else 1].remove(batch)
+        return batches
+
+
+def choose_mergeable(
+    waiting: Iterable[Batch], *, max_tokens: int, max_sequences: int
+) -> list[Batch]:
+    """The first batch and those after it that can be computed with it, in order.
+
+    Only batches of one pooling and one urgency go together, and none that asks to be
+    alone. The first is taken whatever its size.
+    """
+    taken: list[Batch] = []
+    tokens = sequences = 0
+    for batch in waiting:
+        message = batch[0]
+        if taken:
+            first = taken[0][0]
+            fits = (
+                tokens + sum(message.lengths) <= max_tokens
+                and sequences + len(message.lengths) <= max_sequences
+            )
+            if not fits or message.alone or first.alone:
+                continue
+            if message.pooling != first.pooling or message.urgent != first.urgent:
+                continue
+        taken.append(batch)
+        tokens += sum(message.lengths)
+        sequences += len(message.lengths)
+    return taken
