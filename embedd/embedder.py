@@ -125,7 +125,7 @@ class Embedder:
         checked = self._check(request)
         model = checked.model
         spec = model.spec_for(checked.options)
-        was_ready = self._is_ready(spec)
+        was_ready = self._scheduler.is_ready(spec)
         async with self._scheduler.lease(spec, request.keep_alive) as loaded:
             loaded_at = time.perf_counter()
             if not request.inputs:
@@ -172,7 +172,7 @@ class Embedder:
         if not model.is_reranker:
             raise NotARerankerError
         spec = model.spec_for(Options())
-        was_ready = self._is_ready(spec)
+        was_ready = self._scheduler.is_ready(spec)
         async with self._scheduler.lease(spec) as loaded:
             loaded_at = time.perf_counter()
             if loaded.info.pair is None:
@@ -273,7 +273,7 @@ class Embedder:
 
     def is_loaded(self, model: ResolvedModel) -> bool:
         """Whether it would compute at once."""
-        return self._is_ready(model.spec)
+        return self._scheduler.is_ready(model.spec)
 
     def trouble(self) -> str | None:
         """Why requests that worked before do not work now, or None."""
@@ -305,20 +305,12 @@ class Embedder:
     @asynccontextmanager
     async def _vocabulary(self, spec: ModelSpec) -> AsyncIterator[Vocabulary]:
         """The tokenizer of a loaded model, else one of its own without weights."""
-        if self._is_ready(spec):
+        if self._scheduler.is_ready(spec):
             async with self._scheduler.lease(spec) as loaded:
                 yield loaded
         else:
             async with self._open_vocabulary(spec) as vocabulary:
                 yield vocabulary
-
-    def _is_ready(self, spec: ModelSpec) -> bool:
-        """Whether a lease taken at once would not wait for a load."""
-        return any(
-            one.model is not None and one.model.broken is None and one.expires_in >= 0
-            for one in self._scheduler.residents()
-            if one.spec.key == spec.key
-        )
 
     def _describe(self, status: ResidentStatus) -> RunningModel:
         try:

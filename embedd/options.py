@@ -52,6 +52,11 @@ class Options:
     num_thread: int | None = None
     use_mmap: bool | None = None
 
+    @property
+    def leave_loading_alone(self) -> bool:
+        """Whether they say nothing of how a model is loaded."""
+        return self.num_gpu is self.main_gpu is self.num_thread is self.use_mmap is None
+
     def over(self, base: "Options") -> "Options":
         """These options, and those of *base* where these are absent."""
         merged = {

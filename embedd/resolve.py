@@ -133,14 +133,9 @@ class ResolvedModel:
 
     def spec_for(self, options: Options) -> ModelSpec:
         """What to load for a request: its *options* over the model's parameters."""
-        merged = options.over(self.parameters.options)
-        return replace(
-            self.spec,
-            gpu_layers=_known(merged.num_gpu),
-            main_gpu=_known(merged.main_gpu),
-            threads=merged.num_thread if (merged.num_thread or 0) > 0 else None,
-            use_mmap=merged.use_mmap is not False,
-        )
+        if options.leave_loading_alone:
+            return self.spec
+        return _place(self.spec, options.over(self.parameters.options))
 
 
 class Resolver:
@@ -194,9 +189,9 @@ class Resolver:
             width=facts.embedding_length or 0,
             weights=sum(layer.size for layer in layers),
         )
-        model = ResolvedModel(
+        return ResolvedModel(
             name=stored.name,
-            spec=spec,
+            spec=_place(spec, parameters.options),
             facts=facts,
             parameters=parameters,
             supports_embedding=pooling is not None and pooling is not Pooling.RANK,
@@ -205,7 +200,6 @@ class Resolver:
             modified_at=stored.modified_at,
             refusal=_find_refusal(facts),
         )
-        return replace(model, spec=model.spec_for(Options()))
 
     def _remembered(self, text: str) -> ResolvedModel | None:
         entry = self._by_text.get(text)
@@ -368,6 +362,16 @@ def _stamp(path: Path) -> _Stamp | None:
     except OSError:
         return None
     return (status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def _place(spec: ModelSpec, merged: Options) -> ModelSpec:
+    return replace(
+        spec,
+        gpu_layers=_known(merged.num_gpu),
+        main_gpu=_known(merged.main_gpu),
+        threads=merged.num_thread if (merged.num_thread or 0) > 0 else None,
+        use_mmap=merged.use_mmap is not False,
+    )
 
 
 def _remember(memory: dict[str, _Value], key: str, value: _Value) -> None:

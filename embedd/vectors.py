@@ -24,9 +24,11 @@ def finish(vectors: Vectors, *, dimensions: int | None, normalize: bool) -> Vect
         EngineError: A row has NaN or Inf, or norm 0 before or after the cut; ``index``
             is the first such row.
     """
-    check_finite(vectors)
     norms = row_norms(vectors)
-    check_not_zero(vectors, norms)
+    # Nearly always: sums of squares tell that all is well, and one look is enough.
+    if not _are_ordinary(norms).all():
+        check_finite(vectors)
+        check_not_zero(vectors, norms)
     if dimensions is not None and 0 < dimensions < vectors.shape[1]:
         vectors = vectors[:, :dimensions]
         norms = row_norms(vectors)
@@ -43,9 +45,15 @@ def row_norms(vectors: Vectors) -> Norms:
     return np.sqrt(squares)
 
 
+def _are_ordinary(norms: Norms) -> npt.NDArray[np.bool_]:
+    """Which are far from 0, finite, and so exact; shape (inputs,)."""
+    ordinary: npt.NDArray[np.bool_] = (norms > SAFE_NORM) & (norms < np.inf)
+    return ordinary
+
+
 def scale_to_unit_length(vectors: Vectors, norms: Norms) -> Vectors:
     """Each row divided by its norm, also where float32 cannot hold the squares."""
-    odd = ~((norms > SAFE_NORM) & np.isfinite(norms))
+    odd = ~_are_ordinary(norms)
     if odd.any():
         vectors = vectors.copy()
         vectors[odd] /= np.abs(vectors[odd]).max(axis=1, keepdims=True)
@@ -67,12 +75,6 @@ def scale_to_p_norm(vectors: Vectors, p: int) -> Vectors:
 
 def check_finite(vectors: Vectors) -> None:
     """Raise `EngineError` naming the first row that has NaN or Inf."""
-    # One pass without a mask as large as the matrix: a sum is finite only if all are,
-    # short of overflow, which the slow look below tells apart.
-    with np.errstate(all="ignore"):
-        suspicious = not np.isfinite(vectors.sum())
-    if not suspicious:
-        return
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
         index = int(bad.argmax())

@@ -1,15 +1,26 @@
 """Facts of models as messages between the server and a worker, and back."""
 
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from embedd.engine import wire
 from embedd.engine.base import ModelInfo, ModelSpec, Rung
 from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.tokens import Frame, PairFrame
+from embedd.types import TokenIds
 
 NO_RUNG = Rung(name="", extra_buffers=False, flash_attention=False)
+
+
+def split_ids(array: bytes | memoryview, lengths: Sequence[int]) -> list[TokenIds]:
+    """Sequences of these lengths, whose ids lie end to end in *array*."""
+    ids = np.frombuffer(array, np.int32)
+    ends = accumulate(lengths)
+    return [ids[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
 def to_load(spec: ModelSpec, rung: Rung, threads: int, tuning: Tuning) -> wire.Load:

@@ -8,7 +8,7 @@ import numpy as np
 
 from embedd.engine import wire
 from embedd.engine.base import Engine, Rung, Tokenizer
-from embedd.engine.messages import to_spec
+from embedd.engine.messages import split_ids, to_spec
 from embedd.types import TokenIds
 
 ENGINES = {
@@ -41,7 +41,7 @@ def answer_call(
             array = np.concatenate(rows) if rows else np.empty(0, np.int32)
             return wire.Tokens(message.id, [len(one) for one in rows]), array
         case wire.Detokenize():
-            sequences = np.split(ids, np.cumsum(message.lengths)[:-1])
+            sequences = split_ids(ids.data, message.lengths)
             texts = tokenizer.detokenize(sequences, special=message.special)
             return wire.Texts(message.id, texts), None
         case wire.Spell():

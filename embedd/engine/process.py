@@ -19,7 +19,7 @@ from embedd.engine import wire
 from embedd.engine.base import ModelInfo, ModelSpec, Rung
 from embedd.engine.board import Board
 from embedd.engine.frames import Frames
-from embedd.engine.messages import to_info, to_load, to_vocabulary_load
+from embedd.engine.messages import split_ids, to_info, to_load, to_vocabulary_load
 from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.errors import (
     EngineError,
@@ -229,8 +229,7 @@ class WorkerProcess:
         )
         if not isinstance(reply, wire.Tokens):
             raise _unexpected(reply)
-        ids = np.frombuffer(array, np.int32)
-        return np.split(ids, np.cumsum(reply.lengths)[:-1])
+        return split_ids(array, reply.lengths)
 
     async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
         """The text of each sequence; see `Tokenizer.detokenize`.
@@ -280,7 +279,7 @@ class WorkerProcess:
         lengths = [len(ids) for ids in sequences]
         reply, array = await self._call(
             lambda id_: wire.Encode(id_, pooling, lengths, urgent, alone),
-            np.concatenate(sequences),
+            np.concatenate(sequences) if len(sequences) > 1 else sequences[0],
         )
         if not isinstance(reply, wire.Computed):
             raise _unexpected(reply)

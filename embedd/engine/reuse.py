@@ -1,7 +1,7 @@
 """Computes equal sequences once: within a request, beside others, and later."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -28,13 +28,11 @@ class Reuse:
         self._cache = cache
         self._under_way: dict[CacheKey, asyncio.Future[Vector]] = {}
 
-    async def embed(
-        self, sequences: Sequence[TokenIds], maker: Hashable, compute: Compute
-    ) -> Outcome:
+    async def embed(self, sequences: Sequence[TokenIds], maker: bytes, compute: Compute) -> Outcome:
         """Vectors of *sequences*, computed by *compute* where they must be.
 
         Args:
-            maker: What vectors depend on besides the ids: digest, engine, rung, pooling.
+            maker: What vectors depend on besides the ids; see `embedd.cache.make_maker`.
 
         Raises:
             EmbeddError: Of *compute*; ``index`` counts in *sequences*.
@@ -51,15 +49,18 @@ class Reuse:
         }
         missing = {key: row for key, row in rows.items() if key not in vectors | joined}
         joinable = len(missing) <= JOINED_SEQUENCES
-        outcomes = [await self._compute(sequences, missing, vectors, compute, joinable=joinable)]
+        outcome = await self._compute(sequences, missing, vectors, compute, joinable=joinable)
+        if outcome is not None and len(missing) == len(keys):
+            return outcome
         left_over = await _join(joined, vectors)
         retried = {key: rows[key] for key in left_over}
         # Many may be left by one: each computes for himself, none waits for another again.
-        outcomes.append(await self._compute(sequences, retried, vectors, compute, joinable=False))
+        again = await self._compute(sequences, retried, vectors, compute, joinable=False)
+        outcomes = [one for one in (outcome, again) if one is not None]
         return Outcome(
             vectors=np.stack([vectors[key] for key in keys]),
-            queue=sum(one.queue for one in outcomes if one),
-            compute=sum(one.compute for one in outcomes if one),
+            queue=sum(one.queue for one in outcomes),
+            compute=sum(one.compute for one in outcomes),
             reused=len(keys) - len(missing) - len(retried),
         )
 

@@ -1,10 +1,9 @@
 """A model that is ready to serve: its worker, its queue, its tokenizer."""
 
-import functools
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeVar
 
-from embedd.cache import VectorCache
+from embedd.cache import VectorCache, make_maker
 from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
 from embedd.engine.cores import CoreShares
 from embedd.engine.process import WorkerDiedError
@@ -93,11 +92,7 @@ class ServedModel:
         """
         ids: list[TokenIds] = []
         for chunk in _chunks(texts):
-            ids += await self._ask(
-                functools.partial(
-                    _tokenize, texts=chunk, add_special=add_special, parse_special=parse_special
-                )
-            )
+            ids += await self._tokenize(chunk, add_special=add_special, parse_special=parse_special)
         return ids
 
     async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
@@ -131,7 +126,7 @@ class ServedModel:
         if not store or not sequences or (pooling or self.info.pooling) is Pooling.NONE:
             return await self._queue.embed(sequences, pooling)
         info = self.info
-        maker = (self._spec.digest, info.engine, info.rung, pooling or info.pooling)
+        maker = make_maker(self._spec.digest, info.engine, info.rung, pooling or info.pooling)
         return await self._reuse.embed(
             sequences, maker, lambda missing: self._queue.embed(missing, pooling)
         )
@@ -141,6 +136,15 @@ class ServedModel:
         await self._queue.close()
         await self._supervisor.close()
 
+    async def _tokenize(
+        self, texts: Sequence[str], *, add_special: bool, parse_special: bool
+    ) -> list[TokenIds]:
+        return await self._ask(
+            lambda worker: worker.tokenize(
+                texts, add_special=add_special, parse_special=parse_special
+            )
+        )
+
     async def _ask(self, ask: Callable[[Worker], Awaitable[_Answer]]) -> _Answer:
         worker = self._supervisor.worker
         try:
@@ -149,12 +153,6 @@ class ServedModel:
             # It may have died of a batch that computed beside: once more on the next.
             await self._supervisor.revive(worker)
             return await ask(self._supervisor.worker)
-
-
-async def _tokenize(
-    worker: Worker, *, texts: Sequence[str], add_special: bool, parse_special: bool
-) -> list[TokenIds]:
-    return await worker.tokenize(texts, add_special=add_special, parse_special=parse_special)
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -18,7 +18,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import TypeAlias
 
@@ -27,7 +26,7 @@ import numpy as np
 from embedd.engine import wire
 from embedd.engine.base import Engine, Tokenizer
 from embedd.engine.board import Board
-from embedd.engine.messages import to_ready
+from embedd.engine.messages import split_ids, to_ready
 from embedd.engine.opening import TokenizerCall, answer_call, open_engine, open_tokenizer
 from embedd.engine.pending import Batch, Pending
 from embedd.errors import EmbeddError, EngineError, InsufficientMemoryError, ModelLoadError
@@ -154,7 +153,7 @@ class Worker:
 def encode_together(engine: Engine, batches: Sequence[Batch]) -> list[Answer]:
     """An answer to each of *batches*, computed as one, or one by one if that fails."""
     start = time.perf_counter()
-    sequences = [one for batch in batches for one in split_batch(batch)]
+    sequences = [one for message, ids in batches for one in split_ids(ids, message.lengths)]
     try:
         vectors = encode_checked(engine, sequences, batches[0][0].pooling)
     except EmbeddError as error:
@@ -170,14 +169,6 @@ def encode_together(engine: Engine, batches: Sequence[Batch]) -> list[Answer]:
         rows = vectors[start_row:end]
         answers.append((wire.Computed(message.id, len(rows), seconds), rows))
     return answers
-
-
-def split_batch(batch: Batch) -> list[TokenIds]:
-    """The sequences of *batch*."""
-    message, array = batch
-    ids = np.frombuffer(array, np.int32)
-    ends = list(accumulate(message.lengths))
-    return [ids[end - length : end] for end, length in zip(ends, message.lengths, strict=True)]
 
 
 def test_engine(engine: Engine) -> None:

@@ -96,6 +96,11 @@ class Scheduler:
         """Whether `close` was called."""
         return self._closed
 
+    def is_ready(self, spec: ModelSpec) -> bool:
+        """Whether a lease taken at once would not wait for a load."""
+        one = self._residents.get(spec.key)
+        return one is not None and not one.leaving and one.model.broken is None
+
     def residents(self) -> list[ResidentStatus]:
         """Models in memory and models that load; never waits."""
         now = self._now().time()

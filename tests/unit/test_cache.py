@@ -4,10 +4,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedd.cache import OVERHEAD, VectorCache, make_key
+from embedd.cache import OVERHEAD, VectorCache, make_key, make_maker
 from embedd.types import TokenIds, Vector
 
 VECTOR = np.array([1, 2], np.float32)
+MODEL = make_maker("model")
 
 
 def to_ids(*ids: int) -> TokenIds:
@@ -16,12 +17,12 @@ def to_ids(*ids: int) -> TokenIds:
 
 def size_of(count: int) -> int:
     """Bytes of so many entries with one token each."""
-    return count * (4 + VECTOR.nbytes + OVERHEAD)
+    return count * (len(MODEL) + 4 + VECTOR.nbytes + OVERHEAD)
 
 
 def test_what_was_put_is_found_until_it_is_the_least_recently_used() -> None:
     cache = VectorCache(size_of(2))
-    first, second, third = (make_key("model", to_ids(n)) for n in (1, 2, 3))
+    first, second, third = (make_key(MODEL, to_ids(n)) for n in (1, 2, 3))
     cache.put(first, VECTOR)
     cache.put(second, VECTOR)
     assert cache.get(first) is not None
@@ -34,13 +35,13 @@ def test_what_was_put_is_found_until_it_is_the_least_recently_used() -> None:
 
 def test_models_poolings_and_rungs_do_not_share_vectors() -> None:
     cache = VectorCache(1 << 20)
-    cache.put(make_key(("a", "cpu1"), to_ids(1)), VECTOR)
-    assert cache.get(make_key(("a", "cpu2"), to_ids(1))) is None
+    cache.put(make_key(make_maker("a", "cpu1"), to_ids(1)), VECTOR)
+    assert cache.get(make_key(make_maker("a", "cpu2"), to_ids(1))) is None
 
 
 def test_a_vector_is_kept_as_it_was() -> None:
     batch = np.ones((4, 2), np.float32)
-    cache, key = VectorCache(1 << 20), make_key("model", to_ids(1))
+    cache, key = VectorCache(1 << 20), make_key(MODEL, to_ids(1))
     cache.put(key, batch[0])
     batch[:] = 9
     kept = cache.get(key)
@@ -50,7 +51,7 @@ def test_a_vector_is_kept_as_it_was() -> None:
 
 
 def test_a_cache_of_nothing_keeps_nothing() -> None:
-    cache, key = VectorCache(0), make_key("model", to_ids(1))
+    cache, key = VectorCache(0), make_key(MODEL, to_ids(1))
     cache.put(key, VECTOR)
     assert cache.get(key) is None
     assert len(cache) == 0
@@ -62,10 +63,10 @@ def test_it_never_takes_more_than_it_may(puts: list[tuple[int, int]], limit: int
     last: dict[int, Vector] = {}
     for number, width in puts:
         vector = np.full(width, number, np.float32)
-        cache.put(make_key("model", to_ids(number)), vector)
+        cache.put(make_key(MODEL, to_ids(number)), vector)
         last[number] = vector
         assert cache.size <= limit
-    found = {number: cache.get(make_key("model", to_ids(number))) for number in last}
+    found = {number: cache.get(make_key(MODEL, to_ids(number))) for number in last}
     kept = [vector for vector in found.values() if vector is not None]
-    assert cache.size == sum(4 + vector.nbytes + OVERHEAD for vector in kept)
+    assert cache.size == sum(len(MODEL) + 4 + vector.nbytes + OVERHEAD for vector in kept)
     assert all(vector is None or vector[0] == number for number, vector in found.items())

@@ -173,18 +173,15 @@ def _quantization(int8_range: float | None) -> str:
 
 def _server_timing(result: Computed) -> str:
     timings = result.timings
-    parts = {
-        "tokenize": timings.tokenize,
-        "queue": timings.queue,
-        "compute": timings.compute,
-        "total": timings.total,
-    }
+    text = (
+        f"tokenize;dur={1000 * timings.tokenize:.3f}, queue;dur={1000 * timings.queue:.3f}, "
+        f"compute;dur={1000 * timings.compute:.3f}, total;dur={1000 * timings.total:.3f}"
+    )
     if timings.load:
-        parts = {"load": timings.load, **parts}
-    entries = [f"{name};dur={round(1000 * seconds, 3)}" for name, seconds in parts.items()]
+        text = f"load;dur={1000 * timings.load:.3f}, {text}"
     if timings.reused:
-        entries.append(f'cache;desc="{timings.reused} of {len(result.tokens)} reused"')
-    return ", ".join(entries)
+        text += f', cache;desc="{timings.reused} of {len(result.tokens)} reused"'
+    return text
 
 
 def _index_list(indices: list[int]) -> str:

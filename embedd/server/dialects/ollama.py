@@ -3,7 +3,6 @@
 import asyncio
 import math
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -95,7 +94,7 @@ class ChatBody(msgspec.Struct):
     options: dict[str, Any] | None = None
 
 
-def to_request(body: EmbedBody) -> EmbedRequest:
+def to_request(body: EmbedBody, *, store: bool = True) -> EmbedRequest:
     """``/api/embed`` in the words of the core; checks in the order of the protocol."""
     keep_alive = _keep_alive(body.keep_alive)
     _check_name(body.model)
@@ -107,10 +106,11 @@ def to_request(body: EmbedBody) -> EmbedRequest:
         role=_role(body.input_type),
         keep_alive=keep_alive,
         options=body.options or {},
+        store=store,
     )
 
 
-def to_legacy_request(body: EmbeddingBody) -> EmbedRequest:
+def to_legacy_request(body: EmbeddingBody, *, store: bool = True) -> EmbedRequest:
     """``/api/embeddings``: one prompt, never cut, normalised as the kind of model was."""
     keep_alive = _keep_alive(body.keep_alive)
     if not (body.model or "").strip():
@@ -123,6 +123,7 @@ def to_legacy_request(body: EmbeddingBody) -> EmbedRequest:
         normalize=Normalize.LEGACY,
         keep_alive=keep_alive,
         options=body.options or {},
+        store=store,
     )
 
 
@@ -177,7 +178,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
     arrived = time.perf_counter()
     async with request.app[BODIES].read(request) as data:
         body = decode(data, EmbedBody)
-        asked = replace(to_request(body), store=may_store(request))
+        asked = to_request(body, store=may_store(request))
         parsing = time.perf_counter() - arrived
         result = await request.app[EMBEDDER].embed(asked, arrived=arrived)
     head, tail = to_reply_ends(asked.model, result, parsing=parsing)
@@ -189,7 +190,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     arrived = time.perf_counter()
     async with request.app[BODIES].read(request) as data:
         body = decode(data, EmbeddingBody)
-        asked = replace(to_legacy_request(body), store=may_store(request))
+        asked = to_legacy_request(body, store=may_store(request))
         result = await request.app[EMBEDDER].embed(asked, arrived=arrived)
     row = dump_rows(result.vectors) or b"[]"
     return await rows_response(

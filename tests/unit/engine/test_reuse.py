@@ -34,7 +34,7 @@ class Queue:
 
 
 async def embed(reuse: Reuse, queue: Queue, *sequences: TokenIds) -> Outcome:
-    outcome = await reuse.embed(sequences, "maker", queue.compute)
+    outcome = await reuse.embed(sequences, b"maker", queue.compute)
     assert np.array_equal(outcome.vectors, expected_vectors(sequences))
     return outcome
 

@@ -43,7 +43,7 @@ def make_result(cut: int, *, load: float = 0.0) -> EmbedResult:
 
 def test_a_computed_answer_tells_model_and_times() -> None:
     assert computed_headers(make_result(2)) == {
-        "Server-Timing": "tokenize;dur=0.3, queue;dur=1.2, compute;dur=8.94, total;dur=10.6",
+        "Server-Timing": "tokenize;dur=0.300, queue;dur=1.200, compute;dur=8.940, total;dur=10.600",
         "X-Embedd-Model": "abababababab;engine=llama;rung=cpu1",
         "X-Embedd-Truncated": "0,1",
     }
@@ -51,7 +51,7 @@ def test_a_computed_answer_tells_model_and_times() -> None:
 
 def test_the_load_is_told_only_by_who_waited_for_it() -> None:
     timing = computed_headers(make_result(0, load=1.5))["Server-Timing"]
-    assert timing.startswith("load;dur=1500.0, tokenize;")
+    assert timing.startswith("load;dur=1500.000, tokenize;")
 
 
 def test_what_was_not_computed_has_no_such_headers() -> None:
