@@ -3,7 +3,8 @@
 Two lanes. A request begins in the interactive lane; when as many of its tokens are taken
 as one batch holds, its tail goes on in the bulk lane. So a short query passes a large
 request after the batch that is running, and large requests go on all the same: every
-`BULK_TURN`-th batch begins with the bulk lane. Within a lane the requests take turns,
+`BULK_TURN`-th batch is of the bulk lane. No batch is of both: a query of ten tokens would
+wait for the hundred that filled it up. Within a lane the requests take turns,
 sequence by sequence; within a request the order is kept.
 """
 
@@ -36,7 +37,7 @@ Request = TypeVar("Request", bound=Waiting)
 class Batch(Generic[Request]):
     """Sequences to encode together, each as a request and its row.
 
-    ``urgent``: one of them was in the interactive lane.
+    ``urgent``: they were in the interactive lane.
     """
 
     items: list[tuple[Request, int]]
@@ -95,27 +96,22 @@ class Lanes(Generic[Request]):
     def take_batch(self, *, max_tokens: int, max_sequences: int) -> Batch[Request]:
         """The next batch: at least one sequence, and a longer one than *max_tokens* alone."""
         self._turn += 1
-        lanes = [self._interactive, self._bulk]
-        if self._turn % BULK_TURN == 0:
-            lanes.reverse()
+        urgent = not self._bulk or (bool(self._interactive) and self._turn % BULK_TURN != 0)
+        lane = self._interactive if urgent else self._bulk
         items: list[tuple[Request, int]] = []
-        tokens, urgent = 0, False
-        for lane in lanes:
-            before = len(items)
-            tokens = self._fill(items, tokens, lane, max_tokens, max_sequences)
-            urgent |= lane is self._interactive and len(items) > before
+        tokens = self._fill(items, lane, max_tokens, max_sequences)
         self._tokens -= tokens
         return Batch(items=items, urgent=urgent, tokens=tokens)
 
     def _fill(
         self,
         items: list[tuple[Request, int]],
-        tokens: int,
         lane: OrderedDict[Request, _Place[Request]],
         max_tokens: int,
         max_sequences: int,
     ) -> int:
         """Move sequences from *lane* into *items*; the tokens that *items* then hold."""
+        tokens = 0
         passed = 0  # requests in a row whose next sequence does not fit
         while passed < len(lane) and len(items) < max_sequences:
             request, place = next(iter(lane.items()))

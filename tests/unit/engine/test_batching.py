@@ -123,13 +123,13 @@ def test_large_requests_take_turns() -> None:
     assert drained.count("a") == drained.count("b")
 
 
-def test_a_batch_is_filled_from_both_lanes() -> None:
+def test_a_short_query_is_not_made_to_wait_for_bulk_in_its_own_batch() -> None:
     large, query = Request("large", [2] * 50), Request("query", [2])
     lanes = fill(large)
     lanes.take_batch(max_tokens=8, max_sequences=8)
     lanes.add(query)
     batch = lanes.take_batch(max_tokens=8, max_sequences=8)
-    assert [request.name for request, _ in batch.items] == ["query", "large", "large", "large"]
+    assert [request.name for request, _ in batch.items] == ["query"]
 
 
 @pytest.mark.parametrize("count", [1, 3])
