@@ -35,6 +35,7 @@ from embedd.types import Pooling, TokenIds, Vectors
 # llama.cpp's fall-back for regular expressions recurses once per letter of a word:
 # 80,000 letters overflow the default 8 MiB.
 TOKENIZER_STACK = 256 << 20
+SHORT = 1024  # characters that any thread can tokenize, in a tenth of a millisecond
 OOM_SCORE = 500  # the kernel takes a worker before it takes the server
 PR_SET_PDEATHSIG = 1
 SELF_TEST = "Every worker proves on one ordinary sentence that it can count to eight."
@@ -76,6 +77,8 @@ class Worker:
         self._board = board
         self._pending: Pending
         self._texts: queue.SimpleQueue[tuple[TokenizerCall, bytes]] = queue.SimpleQueue()
+        self._tokenizer: Tokenizer
+        self._tokenizing = threading.Lock()
 
     def run(self) -> None:
         """Serve until the server closes the socket."""
@@ -87,6 +90,8 @@ class Worker:
                     _start_thread(load, message)
                 case wire.Cores():
                     self._pending.set_cores(message.count)
+                case wire.Tokenize(texts=[text]) if len(text) <= SHORT:
+                    self._tokenize_here(message)
                 case wire.Tokenize() | wire.Detokenize() | wire.Spell():
                     self._texts.put((message, array))
                 case wire.Encode():
@@ -106,9 +111,7 @@ class Worker:
             max_tokens=engine.info.max_batch_tokens,
             max_sequences=engine.info.max_sequences,
         )
-        threading.stack_size(TOKENIZER_STACK)
-        _start_thread(self._tokenize_all, engine)
-        threading.stack_size(0)
+        self._start_tokenizing(engine)
         for _ in range(message.replicas - 1):
             _start_thread(self._encode_all, engine.replicate())
         self._connection.send((to_ready(engine.info, message.replicas), None))
@@ -126,18 +129,38 @@ class Worker:
             reason = str(error) or "not enough memory"
             self._connection.send((wire.Failed(reason, _fault(error)), None))
             return
-        threading.stack_size(TOKENIZER_STACK)
-        _start_thread(self._tokenize_all, tokenizer)
+        self._start_tokenizing(tokenizer)
         self._connection.send((to_ready(tokenizer.info, replicas=0), None))
 
-    def _tokenize_all(self, tokenizer: Tokenizer) -> None:
+    def _start_tokenizing(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        threading.stack_size(TOKENIZER_STACK)
+        _start_thread(self._tokenize_all)
+        threading.stack_size(0)
+
+    def _tokenize_all(self) -> None:
         while True:
             message, array = self._texts.get()
-            try:
-                answer = answer_call(tokenizer, message, np.frombuffer(array, np.int32))
-            except EmbeddError as error:
-                answer = wire.Refused(message.id, str(error), error.index), None
+            with self._tokenizing:
+                answer = self._answer(message, array)
             self._connection.send(answer)
+
+    def _tokenize_here(self, message: wire.Tokenize) -> None:
+        """A short text takes less time than to wake the thread for it."""
+        if not self._tokenizing.acquire(blocking=False):
+            self._texts.put((message, b""))
+            return
+        try:
+            answer = self._answer(message, b"")
+        finally:
+            self._tokenizing.release()
+        self._connection.send(answer)
+
+    def _answer(self, message: TokenizerCall, array: bytes) -> Answer:
+        try:
+            return answer_call(self._tokenizer, message, np.frombuffer(array, np.int32))
+        except EmbeddError as error:
+            return wire.Refused(message.id, str(error), error.index), None
 
     def _encode_all(self, engine: Engine) -> None:
         while True:
