@@ -18,6 +18,7 @@ from embedd.errors import (
     UnsupportedError,
     WrongModelError,
 )
+from embedd.metrics import Metrics
 from embedd.options import Options, parse_options
 from embedd.ranking import rank, to_scores
 from embedd.resolve import ResolvedModel, Resolver
@@ -97,11 +98,13 @@ class Embedder:
         resolver: Resolver,
         scheduler: Scheduler,
         open_vocabulary: OpenVocabulary,
+        metrics: Metrics,
         context_length: int,
     ) -> None:
         self._resolver = resolver
         self._open_vocabulary = open_vocabulary
         self._scheduler = scheduler
+        self._metrics = metrics
         self._context_length = context_length
 
     async def embed(self, request: EmbedRequest, *, arrived: float | None = None) -> EmbedResult:
@@ -142,6 +145,7 @@ class Embedder:
             pooling = Pooling.NONE if request.per_token else None
             outcome = await loaded.embed(fitted.sequences, pooling, store=request.store)
             finished = await _finish(outcome.vectors, request, model)
+            self._count(spec, fitted, outcome)
             return EmbedResult(
                 vectors=finished.vectors,
                 quantized=finished.quantized,
@@ -194,6 +198,7 @@ class Embedder:
                 architecture=model.facts.architecture,
                 raw=request.raw_scores,
             )
+            self._count(spec, fitted, outcome)
             return RerankResult(
                 ranked=rank(scores, request.top_n),
                 tokens=[len(ids) for ids in fitted.sequences],
@@ -311,6 +316,15 @@ class Embedder:
         else:
             async with self._open_vocabulary(spec) as vocabulary:
                 yield vocabulary
+
+    def _count(self, spec: ModelSpec, fitted: inputs.Fitted, outcome: Outcome) -> None:
+        self._metrics.of_model(spec.name).answered(
+            inputs=len(fitted.sequences),
+            tokens=sum(map(len, fitted.sequences)),
+            truncated=len(fitted.truncated),
+            reused=outcome.reused,
+            queue=outcome.queue,
+        )
 
     def _describe(self, status: ResidentStatus) -> RunningModel:
         try:

@@ -25,6 +25,7 @@ from embedd.engine.quantizing import FileType, quantize_gguf
 from embedd.errors import StoreError
 from embedd.gguf_header import read_header_file
 from embedd.library import Library
+from embedd.metrics import Metrics, ModelState, State
 from embedd.resolve import Resolver
 from embedd.scheduler.memory import estimate_bytes
 from embedd.scheduler.scheduler import Scheduler
@@ -42,10 +43,11 @@ MODELS_WITHOUT_GPU = 3  # in memory at a time, where the operator does not say
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """The two doors of a running server."""
+    """The two doors of a running server, and what it counts."""
 
     embedder: Embedder
     library: Library
+    metrics: Metrics
 
 
 def open_store(settings: Settings) -> Store:
@@ -65,7 +67,9 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     store = open_store(settings)
     await asyncio.to_thread(_prune, store)
     resolver = Resolver(store)
-    loader = _make_loader(settings, open_calibrations(settings))
+    metrics = Metrics()
+    vectors = VectorCache(settings.cache_bytes)
+    loader = _make_loader(settings, open_calibrations(settings), metrics, vectors)
     scheduler = Scheduler(
         load=loader.load,
         estimate=estimate_bytes,
@@ -78,21 +82,53 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         resolver=resolver,
         scheduler=scheduler,
         open_vocabulary=loader.open_vocabulary,
+        metrics=metrics,
         context_length=settings.context_length,
     )
+    metrics.watch(functools.partial(_look, scheduler, vectors))
+    library = _make_library(settings, store, resolver)
     try:
-        yield Runtime(embedder=embedder, library=_make_library(settings, store, resolver))
+        yield Runtime(embedder=embedder, library=library, metrics=metrics)
     finally:
         await scheduler.close()
         await loader.close()
 
 
-def _make_loader(settings: Settings, calibrations: CalibrationStore) -> Loader:
+def _look(scheduler: Scheduler, vectors: VectorCache) -> State:
+    """What the metrics tell of this moment."""
+    models = [
+        ModelState(
+            name=one.spec.name,
+            engine=one.model.info.engine,
+            rung=one.model.info.rung,
+            size=one.size,
+            waiting_tokens=one.model.waiting_tokens,
+        )
+        for one in scheduler.residents()
+        if one.model is not None
+    ]
+    return State(
+        models=models,
+        cache_size=vectors.size,
+        cache_entries=len(vectors),
+        cache_hits=vectors.hits,
+        cache_misses=vectors.misses,
+    )
+
+
+def _make_loader(
+    settings: Settings,
+    calibrations: CalibrationStore,
+    metrics: Metrics | None = None,
+    vectors: VectorCache | None = None,
+) -> Loader:
+    """A loader for a server, or, without its metrics and vectors, for a command."""
     return Loader(
         environment=worker_environment(),
         cores=settings.threads,
-        cache=VectorCache(settings.cache_bytes),
+        cache=VectorCache(0) if vectors is None else vectors,
         calibrations=calibrations,
+        metrics=metrics or Metrics(),
         flash_attention=settings.flash_attention,
         load_timeout=settings.load_timeout,
     )

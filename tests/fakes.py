@@ -63,6 +63,7 @@ class FakeModel:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self.pid = 1
+        self.waiting_tokens = 0
         self.broken: str | None = None
         self.closed = False
         self.may_close = asyncio.Event()

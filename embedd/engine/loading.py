@@ -4,6 +4,7 @@ import asyncio
 import functools
 import logging
 import math
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -23,6 +24,7 @@ from embedd.engine.served import ServedModel
 from embedd.engine.tuner import Tuner
 from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.engine.vocabulary import Vocabulary
+from embedd.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +50,14 @@ class Loader:
         cores: int,
         cache: VectorCache,
         calibrations: CalibrationStore,
+        metrics: Metrics,
         flash_attention: bool | None = None,
         load_timeout: float = math.inf,
     ) -> None:
         self._start = functools.partial(WorkerProcess.start, environment)
         self._cores = CoreShares(cores)
         self._cache = cache
+        self._metrics = metrics
         self._patience = None if math.isinf(load_timeout) else load_timeout
         self._ladder: Sequence[Rung] = CPU_LADDER
         if flash_attention is False:
@@ -69,16 +73,20 @@ class Loader:
             LoadTimeoutError: It makes no progress.
         """
         tuning = self._tuner.choose(spec)
+        metrics = self._metrics.of_model(spec.name)
+        start = time.perf_counter()
         model = await ServedModel.load(
             spec,
             start=self._start,
             cores=self._cores,
             cache=self._cache,
+            metrics=metrics,
             tuning=tuning,
             max_waiting_tokens=MAX_WAITING_TOKENS,
             load_timeout=self._patience,
             ladder=start_ladder(self._ladder, tuning),
         )
+        metrics.load_seconds.observe(time.perf_counter() - start)
         info = model.info
         log.info(
             "model loaded",

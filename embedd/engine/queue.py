@@ -15,6 +15,7 @@ from embedd.engine.cores import CoreShares
 from embedd.engine.process import Encoded, WorkerDiedError
 from embedd.engine.supervisor import Supervisor
 from embedd.errors import EmbeddError, EngineError, OverloadedError, ShuttingDownError
+from embedd.metrics import ModelMetrics
 from embedd.types import Pooling, TokenIds, Vectors
 
 log = logging.getLogger(__name__)
@@ -101,9 +102,15 @@ class BatchQueue:
     """
 
     def __init__(
-        self, supervisor: Supervisor, *, cores: CoreShares, max_waiting_tokens: int
+        self,
+        supervisor: Supervisor,
+        *,
+        cores: CoreShares,
+        metrics: ModelMetrics,
+        max_waiting_tokens: int,
     ) -> None:
         self._supervisor = supervisor
+        self._metrics = metrics
         self._cores = cores
         self._max_waiting_tokens = max_waiting_tokens
         self._lanes: Lanes[Job] = Lanes()
@@ -161,6 +168,7 @@ class BatchQueue:
         lengths = list(map(len, sequences))
         tokens = sum(lengths)
         if self._lanes and self._lanes.tokens + tokens > self._max_waiting_tokens:
+            self._metrics.overloads.inc()
             raise OverloadedError(
                 f"{self._lanes.tokens} tokens wait, {tokens} more would pass the limit "
                 f"of {self._max_waiting_tokens}: try again later"
@@ -274,6 +282,11 @@ class BatchQueue:
                 entries[error.index].blame(error)
             else:
                 self._supervisor.prove()
+                self._metrics.computed(
+                    tokens=sum(len(entry.ids) for entry in entries),
+                    sequences=len(entries),
+                    seconds=encoded.seconds,
+                )
                 _deliver(entries, encoded)
                 return
 

@@ -11,6 +11,7 @@ from embedd.engine.queue import BatchQueue, Outcome
 from embedd.engine.reuse import Reuse
 from embedd.engine.supervisor import Supervisor, Worker
 from embedd.engine.tuning import ONE_REPLICA, Tuning
+from embedd.metrics import ModelMetrics
 from embedd.types import Piece, Pooling, TokenIds
 
 # Texts travel to the tokenizer in frames of at most so many characters, so that a short
@@ -40,6 +41,7 @@ class ServedModel:
         start: Callable[[], Awaitable[Worker]],
         cores: CoreShares,
         cache: VectorCache,
+        metrics: ModelMetrics,
         tuning: Tuning = ONE_REPLICA,
         max_waiting_tokens: int,
         load_timeout: float | None = None,
@@ -54,6 +56,7 @@ class ServedModel:
         supervisor = Supervisor(
             spec,
             start=start,
+            metrics=metrics,
             threads=cores.total,
             tuning=tuning,
             load_timeout=load_timeout,
@@ -64,7 +67,9 @@ class ServedModel:
         except BaseException:
             await supervisor.close()
             raise
-        queue = BatchQueue(supervisor, cores=cores, max_waiting_tokens=max_waiting_tokens)
+        queue = BatchQueue(
+            supervisor, cores=cores, metrics=metrics, max_waiting_tokens=max_waiting_tokens
+        )
         return cls(spec, supervisor, queue, Reuse(cache))
 
     @property
@@ -81,6 +86,11 @@ class ServedModel:
     def broken(self) -> str | None:
         """Why this model can compute no more, or None."""
         return self._supervisor.broken
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens that no batch has taken yet."""
+        return self._queue.waiting_tokens
 
     async def tokenize(
         self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True

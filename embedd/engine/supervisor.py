@@ -11,6 +11,7 @@ from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
 from embedd.engine.process import Encoded, SelfTestError, WorkerDiedError
 from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.errors import EmbeddError, ModelLoadError, ShuttingDownError
+from embedd.metrics import ModelMetrics
 from embedd.types import Piece, Pooling, TokenIds
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class Supervisor:
         spec: ModelSpec,
         *,
         start: Callable[[], Awaitable[Worker]],
+        metrics: ModelMetrics,
         threads: int,
         tuning: Tuning = ONE_REPLICA,
         load_timeout: float | None = None,
@@ -109,6 +111,7 @@ class Supervisor:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec = spec
+        self._metrics = metrics
         self._start = start
         self._threads = threads
         self._tuning = tuning
@@ -214,6 +217,7 @@ class Supervisor:
         self.worker = worker
 
     async def _replace(self, dead: Worker, *, counts: bool) -> None:
+        self._metrics.worker_deaths.inc()
         try:
             if dead.died_computing and not self._proven and len(self._ladder) > 1:
                 self._ladder.pop(0)

@@ -43,6 +43,11 @@ class Loaded(Vocabulary, Protocol):
         ...
 
     @property
+    def waiting_tokens(self) -> int:
+        """Tokens that no batch has taken yet."""
+        ...
+
+    @property
     def broken(self) -> str | None:
         """Why it can compute no more, or None."""
         ...

@@ -12,7 +12,8 @@ from embedd import __version__
 from embedd.embedder import Embedder
 from embedd.errors import EmbeddError, ServiceError, UnknownRouteError, WrongVerbError
 from embedd.library import Library
-from embedd.server import pages
+from embedd.metrics import Metrics
+from embedd.server import ops, pages
 from embedd.server.bodies import ALREADY_READ, BodyLimits, field_names
 from embedd.server.dialects import (
     aigne,
@@ -59,6 +60,7 @@ DIALECTS: Sequence[Dialect] = (
     tei.DIALECT,
     llamacpp.DIALECT,
     pages.DIALECT,
+    ops.DIALECT,
 )
 # Who else answers on a path, by what the body holds; the path's own dialect answers the
 # rest, and whatever goes wrong before the body is known.
@@ -83,15 +85,17 @@ def make_app(
     library: Library,
     bodies: BodyLimits,
     doors: Doors,
+    metrics: Metrics,
     policy: Policy | None = None,
     keys: Keys | None = None,
 ) -> web.Application:
     """The application over the two doors of the core."""
     app = web.Application(
-        middlewares=[make_guard(doors), _answer_unknown_paths],
+        middlewares=[ops.make_counter(metrics), make_guard(doors), _answer_unknown_paths],
         handler_args={"auto_decompress": False},  # see `inflating`
     )
     app[EMBEDDER] = embedder
+    app[ops.METRICS] = metrics
     app[LIBRARY] = library
     app[BODIES] = bodies
     app[POLICY] = policy or Policy()

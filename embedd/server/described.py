@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 from msgspec import Struct
 
 from embedd import api
-from embedd.server import pages
+from embedd.server import ops, pages
 from embedd.server.dialects import (
     aigne,
     cohere,
@@ -193,6 +193,7 @@ ENDPOINTS: Final[Mapping[Endpoint, Described]] = {
     llamacpp.props: Described(reply=Object, query=("model",)),
     health: Described(reply=Object),
     pages.document: Described(reply=Object),
+    ops.metrics: Described(media=TEXT, reply=str),
     pages.page: Described(media=HTML, reply=str),
     pages.asset: Described(media=HTML, reply=str),
 }

@@ -71,6 +71,7 @@ async def serve(
             bodies=BodyLimits(one=settings.max_body, all_=settings.max_body_in_flight),
             doors=choose_doors(settings),
             keys=keys,
+            metrics=runtime.metrics,
             policy=Policy(
                 max_inputs=settings.max_inputs,
                 token_ids=settings.token_ids,

@@ -23,6 +23,7 @@ from embedd.engine.queue import Outcome
 from embedd.engine.worker import encode_checked
 from embedd.errors import EngineError
 from embedd.library import Library
+from embedd.metrics import Metrics
 from embedd.resolve import Resolver
 from embedd.scheduler.scheduler import Scheduler
 from embedd.server.app import make_app
@@ -64,6 +65,10 @@ class LocalModel:
     @property
     def pid(self) -> int:
         return os.getpid()
+
+    @property
+    def waiting_tokens(self) -> int:
+        return 0
 
     @property
     def broken(self) -> str | None:
@@ -255,16 +260,19 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
             keep_alive=300.0,
             clock=clock,
         )
+        metrics = Metrics()
         app = make_app(
             embedder=Embedder(
                 resolver=resolver,
                 scheduler=scheduler,
                 open_vocabulary=loads.open_vocabulary,
+                metrics=metrics,
                 context_length=context_length,
             ),
             library=Library(store, resolver, read_catalog(tmp_path / "recipes")),
             bodies=bodies or BodyLimits(one=64 * MIB, all_=512 * MIB),
             doors=doors or Doors(check_host=True),
+            metrics=metrics,
             policy=policy,
             keys=keys,
         )

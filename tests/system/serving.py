@@ -61,6 +61,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
             library=runtime.library,
             bodies=BodyLimits(one=settings.max_body, all_=settings.max_body_in_flight),
             doors=Doors(check_host=True),
+            metrics=runtime.metrics,
         )
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await runner.setup()

@@ -22,6 +22,7 @@ from embedd.engine.process import WorkerDiedError, WorkerProcess
 from embedd.engine.queue import Outcome
 from embedd.engine.served import ServedModel
 from embedd.errors import EngineError, LoadTimeoutError, ModelLoadError, ShuttingDownError
+from embedd.metrics import Metrics
 from embedd.types import Pooling
 from tests.tiny_models import write_tiny_bert
 
@@ -65,6 +66,7 @@ class Yard:
                 start=self.start,
                 cores=CoreShares(1),
                 cache=VectorCache(0),
+                metrics=Metrics().of_model("a"),
                 max_waiting_tokens=100_000,
             )
         )
@@ -313,6 +315,7 @@ async def test_an_interpreter_that_does_not_start_is_a_load_error(
             start=start,
             cores=CoreShares(1),
             cache=VectorCache(0),
+            metrics=Metrics().of_model("a"),
             max_waiting_tokens=1,
         )
 

@@ -19,6 +19,7 @@ from embedd.errors import (
     ModelNotFoundError,
     UnsupportedError,
 )
+from embedd.metrics import Metrics
 from embedd.resolve import Resolver
 from embedd.scheduler.scheduler import Scheduler
 from embedd.store.store import Store
@@ -56,6 +57,7 @@ async def embedder(tmp_path: Path, loads: Loads) -> AsyncIterator[Embedder]:
         resolver=Resolver(store),
         scheduler=scheduler,
         open_vocabulary=loads.open_vocabulary,
+        metrics=Metrics(),
         context_length=0,
     )
     await scheduler.close()

@@ -15,6 +15,7 @@ from embedd.engine.loading import Loader, NothingToLearn
 from embedd.engine.messages import to_vocabulary_load
 from embedd.engine.opening import answer_call, open_tokenizer
 from embedd.errors import EngineError, ModelLoadError
+from embedd.metrics import Metrics
 from embedd.types import Pooling
 from tests.contract.conftest import make_spec
 from tests.tiny_models import TINY_VOCABULARY, write_tiny_bert
@@ -81,6 +82,7 @@ async def test_a_loader_opens_vocabularies_in_processes_that_end(tmp_path: Path)
         cores=1,
         cache=VectorCache(0),
         calibrations=NothingToLearn(),
+        metrics=Metrics(),
     )
     spec = make_spec(write_tiny_bert(tmp_path / "tiny.gguf"), Pooling.MEAN)
     async with loader.open_vocabulary(spec) as vocabulary:

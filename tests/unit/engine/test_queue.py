@@ -33,7 +33,10 @@ from tests.unit.engine.workshop import (
 
 async def open_queue(workshop: Workshop, *, max_waiting_tokens: int = 10_000) -> BatchQueue:
     return BatchQueue(
-        await workshop.open(), cores=CoreShares(1), max_waiting_tokens=max_waiting_tokens
+        await workshop.open(),
+        cores=CoreShares(1),
+        metrics=workshop.metrics.of_model("a"),
+        max_waiting_tokens=max_waiting_tokens,
     )
 
 

@@ -7,6 +7,7 @@ from embedd.engine.cores import CoreShares
 from embedd.engine.process import WorkerDiedError
 from embedd.engine.served import CHUNK_CHARACTERS, CHUNK_TEXTS, ServedModel
 from embedd.errors import ModelLoadError
+from embedd.metrics import Metrics
 from tests.unit.engine.workshop import INFO, KILLS, SPEC, Workshop, to_ids
 
 
@@ -16,6 +17,7 @@ async def load(workshop: Workshop) -> ServedModel:
         start=workshop.start,
         cores=CoreShares(1),
         cache=VectorCache(0),
+        metrics=Metrics().of_model("a"),
         max_waiting_tokens=10_000,
     )
 

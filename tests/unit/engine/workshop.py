@@ -12,6 +12,7 @@ from embedd.engine.process import Encoded, WorkerDiedError
 from embedd.engine.supervisor import Supervisor
 from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.errors import EngineError
+from embedd.metrics import Metrics
 from embedd.tokens import Frame
 from embedd.types import Piece, Pooling, TokenIds, Vectors
 
@@ -183,6 +184,7 @@ class Workshop:
 
     def __init__(self, *, automatic: bool = True) -> None:
         self.automatic = automatic
+        self.metrics = Metrics()
         self.workers: list[FakeWorker] = []
         self.faults: dict[str, Exception] = {}
         self.delays: list[float] = []
@@ -221,6 +223,7 @@ class Workshop:
         return Supervisor(
             SPEC,
             start=self.start,
+            metrics=self.metrics.of_model("a"),
             threads=1,
             ladder=ladder,
             sleep=self.sleep,

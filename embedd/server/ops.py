@@ -1,0 +1,54 @@
+"""For the operator: metrics, and the counting of requests."""
+
+import time
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from embedd.metrics import Metrics
+from embedd.server.dialects.base import Dialect, Route
+from embedd.server.dialects.envelope import STATUSES, to_error
+
+METRICS = web.AppKey("metrics", Metrics)
+CLIENT_LEFT = 499  # as nginx logs it
+NO_ROUTE = "none"
+
+
+async def metrics(request: web.Request) -> web.StreamResponse:
+    """``GET /metrics``: the text format of Prometheus, or OpenMetrics for who accepts it."""
+    body, content_type = request.app[METRICS].expose(request.headers.get("Accept", ""))
+    return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+def make_counter(counts: Metrics) -> Middleware:
+    """The outermost middleware: every request by its route and status, with its seconds."""
+
+    @web.middleware
+    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
+        start = time.perf_counter()
+        status = CLIENT_LEFT
+        counts.in_flight.inc()
+        try:
+            response = await handler(request)
+            status = response.status
+        except web.HTTPException as error:
+            status = error.status
+            raise
+        else:
+            return response
+        finally:
+            counts.in_flight.dec()
+            resource = request.match_info.route.resource
+            route = NO_ROUTE if resource is None else resource.canonical.rstrip("/") or "/"
+            counts.requests.labels(route, status).inc()
+            counts.request_seconds.labels(route).observe(time.perf_counter() - start)
+
+    return count
+
+
+DIALECT = Dialect(
+    name="operations",
+    routes=(Route(method="GET", path="/metrics", endpoint=metrics),),
+    to_error=to_error,
+    statuses=STATUSES,
+)
