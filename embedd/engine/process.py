@@ -172,10 +172,15 @@ class WorkerProcess:
         rung: Rung,
         threads: int,
         tuning: Tuning = ONE_REPLICA,
+        tolerance: float | None = None,
         patience: float | None = None,
         report: Callable[[float], None] = lambda _share: None,
     ) -> ModelInfo:
-        """Load the model; *patience* is in seconds without progress, None is endless.
+        """Load the model.
+
+        Args:
+            tolerance: How far its vectors may be from llama.cpp's; None does not look.
+            patience: Seconds without progress; None is endless.
 
         Raises:
             ModelLoadError: The file cannot be used (`InsufficientMemoryError`: not now).
@@ -183,7 +188,7 @@ class WorkerProcess:
             WorkerDiedError: The process ended.
             LoadTimeoutError: No progress for *patience* seconds.
         """
-        message = to_load(spec, rung, threads, tuning)
+        message = to_load(spec, rung, threads, tuning, tolerance)
         return await self._load(message, spec, patience, report)
 
     async def load_vocabulary(self, spec: ModelSpec, *, patience: float | None) -> ModelInfo:
@@ -209,7 +214,7 @@ class WorkerProcess:
                 self._loading = _Loading(ready, report, deadline, patience)
                 self._refuse_if_dead()
                 await self._frames.send(message)
-                return to_info(await ready, spec.engine, message.rung)
+                return to_info(await ready, message.engine, message.rung)
         except TimeoutError:
             raise LoadTimeoutError(f'timed out loading model "{spec.name}"') from None
         finally:

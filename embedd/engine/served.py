@@ -1,6 +1,6 @@
 """A model that is ready to serve: its worker, its queue, its tokenizer."""
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from embedd.cache import VectorCache, make_maker
@@ -43,6 +43,7 @@ class ServedModel:
         cache: VectorCache,
         metrics: ModelMetrics,
         tuning: Tuning = ONE_REPLICA,
+        tolerance: float | None = None,
         max_waiting_tokens: int,
         load_timeout: float | None = None,
         ladder: Sequence[Rung] = CPU_LADDER,
@@ -59,6 +60,7 @@ class ServedModel:
             metrics=metrics,
             threads=cores.total,
             tuning=tuning,
+            tolerance=tolerance,
             load_timeout=load_timeout,
             ladder=ladder,
         )
@@ -86,6 +88,11 @@ class ServedModel:
     def broken(self) -> str | None:
         """Why this model can compute no more, or None."""
         return self._supervisor.broken
+
+    @property
+    def refusals(self) -> Mapping[str, str]:
+        """Engine → why it cannot compute this model."""
+        return self._supervisor.refusals
 
     @property
     def waiting_tokens(self) -> int:

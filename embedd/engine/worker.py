@@ -24,6 +24,7 @@ from typing import TypeAlias
 import numpy as np
 
 from embedd.engine import wire
+from embedd.engine.agreement import check_agreement
 from embedd.engine.base import Engine, Tokenizer
 from embedd.engine.board import Board
 from embedd.engine.messages import split_ids, to_ready
@@ -101,6 +102,7 @@ class Worker:
         try:
             engine = open_engine(message, self._report)
             test_engine(engine)
+            distance = check_agreement(engine, message)
         except (EmbeddError, MemoryError) as error:
             reason = str(error) or "not enough memory"
             self._connection.send((wire.Failed(reason, _fault(error)), None))
@@ -114,7 +116,7 @@ class Worker:
         self._start_tokenizing(engine)
         for _ in range(message.replicas - 1):
             _start_thread(self._encode_all, engine.replicate())
-        self._connection.send((to_ready(engine.info, message.replicas), None))
+        self._connection.send((to_ready(engine.info, message.replicas, distance), None))
         # This thread goes on as the first replica: OpenMP keeps a team of threads for
         # every thread that ever computed.
         self._encode_all(engine)

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from embedd.config import worker_environment
 from embedd.engine import fake, process
 from embedd.engine.base import CPU_LADDER, ModelSpec
 from embedd.engine.cores import CoreShares
+from embedd.engine.fake import FAKE_LADDER
 from embedd.engine.process import WorkerDiedError, WorkerProcess
 from embedd.engine.queue import Outcome
 from embedd.engine.served import ServedModel
@@ -26,7 +28,8 @@ from embedd.metrics import Metrics
 from embedd.types import Pooling
 from tests.tiny_models import write_tiny_bert
 
-WARM = CPU_LADDER[0]
+LADDERS = {"fake": FAKE_LADDER, "llama": CPU_LADDER}
+WARM = FAKE_LADDER[0]
 
 
 class Yard:
@@ -37,7 +40,7 @@ class Yard:
         self.workers: list[WorkerProcess] = []
         self.models: list[ServedModel] = []
 
-    def spec(self, engine: str = "fake") -> ModelSpec:
+    def spec(self) -> ModelSpec:
         return ModelSpec(
             name="tiny",
             digest="sha256:0",
@@ -47,7 +50,6 @@ class Yard:
             vocabulary=0,
             width=0,
             weights=0,
-            engine=engine,
         )
 
     async def start(self) -> WorkerProcess:
@@ -56,7 +58,7 @@ class Yard:
 
     async def start_loaded(self, engine: str = "fake", *, threads: int = 1) -> WorkerProcess:
         worker = await self.start()
-        await worker.load(self.spec(engine), rung=WARM, threads=threads)
+        await worker.load(self.spec(), rung=LADDERS[engine][0], threads=threads)
         return worker
 
     async def serve(self) -> ServedModel:
@@ -68,6 +70,7 @@ class Yard:
                 cache=VectorCache(0),
                 metrics=Metrics().of_model("a"),
                 max_waiting_tokens=100_000,
+                ladder=FAKE_LADDER,
             )
         )
         return self.models[-1]
@@ -268,7 +271,7 @@ async def test_llama_says_why_it_refuses_a_file(yard: Yard) -> None:
     yard.file.write_bytes(b"GGUF" + bytes(100))
     worker = await yard.start()
     with pytest.raises(ModelLoadError, match=r"^llama\.cpp cannot load the model: "):
-        await worker.load(yard.spec("llama"), rung=WARM, threads=1)
+        await worker.load(yard.spec(), rung=CPU_LADDER[0], threads=1)
 
 
 async def test_a_load_without_progress_is_given_up(
@@ -297,7 +300,9 @@ async def test_a_worker_says_its_last_line_without_folders(yard: Yard) -> None:
     """A fault of one of its threads that nobody foresaw ends it."""
     worker = await yard.start()
     with pytest.raises(WorkerDiedError) as caught:
-        await worker.load(yard.spec("/home/me/build/ggml.c:42"), rung=WARM, threads=1)
+        await worker.load(
+            yard.spec(), rung=replace(WARM, engine="/home/me/build/ggml.c:42"), threads=1
+        )
     assert str(caught.value) == (
         "the worker process ended with exit status 1: KeyError: 'ggml.c:42'"
     )
@@ -317,6 +322,7 @@ async def test_an_interpreter_that_does_not_start_is_a_load_error(
             cache=VectorCache(0),
             metrics=Metrics().of_model("a"),
             max_waiting_tokens=1,
+            ladder=FAKE_LADDER,
         )
 
 

@@ -85,9 +85,11 @@ class FakeWorker:
         rung: Rung,
         threads: int,
         tuning: Tuning = ONE_REPLICA,
+        tolerance: float | None = None,
         patience: float | None = None,
         report: Callable[[float], None] = lambda _share: None,
     ) -> ModelInfo:
+        self.tuning, self.tolerance = tuning, tolerance
         await self._workshop.load(rung)
         self.rung = rung.name
         return INFO
@@ -185,6 +187,7 @@ class Workshop:
     def __init__(self, *, automatic: bool = True) -> None:
         self.automatic = automatic
         self.metrics = Metrics()
+        self.tuning = ONE_REPLICA
         self.workers: list[FakeWorker] = []
         self.faults: dict[str, Exception] = {}
         self.delays: list[float] = []
@@ -225,6 +228,8 @@ class Workshop:
             start=self.start,
             metrics=self.metrics.of_model("a"),
             threads=1,
+            tuning=self.tuning,
+            tolerance=1e-4,
             ladder=ladder,
             sleep=self.sleep,
             now=lambda: self.now,
