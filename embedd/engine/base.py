@@ -85,6 +85,7 @@ class ModelInfo:
         gpu_bytes: Memory taken on a GPU.
         pair: What stands around a query and a document; None if nothing can be told apart.
         labels: Names of a reranker's scores, one for each number that it computes.
+        padded: Whether a batch costs its rows times its longest sequence, see `padding`.
     """
 
     width: int
@@ -100,6 +101,7 @@ class ModelInfo:
     gpu_bytes: int = 0
     pair: PairFrame | None = None
     labels: Labels = ()
+    padded: bool = False
 
 
 class Tokenizer(Protocol):

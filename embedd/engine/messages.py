@@ -86,6 +86,7 @@ def to_ready(info: ModelInfo, replicas: int) -> wire.Ready:
         if pair is None
         else wire.Pair(pair.prefix, pair.middle, pair.suffix, pair.query_lead, pair.document_lead),
         labels=info.labels,
+        padded=info.padded,
     )
 
 
@@ -114,4 +115,5 @@ def to_info(ready: wire.Ready, engine: str, rung: str) -> ModelInfo:
             document_lead=pair.document_lead,
         ),
         labels=ready.labels,
+        padded=ready.padded,
     )

@@ -114,6 +114,7 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     gpu_bytes: int
     pair: Pair | None
     labels: tuple[str, ...]
+    padded: bool = False
 
 
 class Fault(StrEnum):
