@@ -99,6 +99,7 @@ class ModelInfo:
         pair: What stands around a query and a document; None if nothing can be told apart.
         labels: Names of a reranker's scores, one for each number that it computes.
         distance: The most that its vectors were from llama.cpp's; None: not compared.
+        padded: Whether a batch costs its rows times its longest sequence, see `padding`.
     """
 
     width: int
@@ -115,6 +116,7 @@ class ModelInfo:
     pair: PairFrame | None = None
     labels: Labels = ()
     distance: float | None = None
+    padded: bool = False
 
 
 class Tokenizer(Protocol):

@@ -89,6 +89,7 @@ def to_ready(info: ModelInfo, replicas: int, distance: float | None = None) -> w
         else wire.Pair(pair.prefix, pair.middle, pair.suffix, pair.query_lead, pair.document_lead),
         labels=info.labels,
         distance=distance,
+        padded=info.padded,
     )
 
 
@@ -118,4 +119,5 @@ def to_info(ready: wire.Ready, engine: str, rung: str) -> ModelInfo:
         ),
         labels=ready.labels,
         distance=ready.distance,
+        padded=ready.padded,
     )

@@ -116,6 +116,7 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     pair: Pair | None
     labels: tuple[str, ...]
     distance: float | None = None
+    padded: bool = False
 
 
 class Fault(StrEnum):

@@ -27,6 +27,7 @@ from embedd.engine import wire
 from embedd.engine.agreement import check_agreement
 from embedd.engine.base import Engine, Tokenizer
 from embedd.engine.board import Board
+from embedd.engine.errors import UnsuitableError
 from embedd.engine.messages import split_ids, to_ready
 from embedd.engine.opening import TokenizerCall, answer_call, open_engine, open_tokenizer
 from embedd.engine.pending import Batch, Pending
@@ -247,7 +248,8 @@ def _bad_rows(vectors: Vectors, pooling: Pooling) -> np.ndarray[tuple[int], np.d
 def _fault(error: Exception) -> wire.Fault:
     if isinstance(error, InsufficientMemoryError | MemoryError):
         return wire.Fault.MEMORY
-    return wire.Fault.REFUSED if isinstance(error, ModelLoadError) else wire.Fault.WRONG
+    refused = isinstance(error, ModelLoadError | UnsuitableError)
+    return wire.Fault.REFUSED if refused else wire.Fault.WRONG
 
 
 def _start_thread(target: Callable[..., None], *args: object) -> None:
