@@ -46,8 +46,8 @@ class Contender:
 
 
 @asynccontextmanager
-async def open_embedd(gguf: Path, cores: int) -> AsyncIterator[Contender]:
-    """``embedd serve`` on a store of its own, its cache off."""
+async def open_embedd(gguf: Path, cores: int, engine: str) -> AsyncIterator[Contender]:
+    """``embedd serve`` on a store of its own, its cache off, calibrated for *engine*."""
     with tempfile.TemporaryDirectory() as folder:
         port = _free_port()
         environment = {
@@ -56,6 +56,7 @@ async def open_embedd(gguf: Path, cores: int) -> AsyncIterator[Contender]:
             "EMBEDD_STATE": os.environ.get("EMBEDD_BENCH_STATE", f"{folder}/state"),
             "EMBEDD_THREADS": str(cores),
             "EMBEDD_CACHE_BYTES": "0",
+            "EMBEDD_ENGINE": engine,
         }
         command = [sys.executable, "-m", "embedd"]
         subprocess.run(
@@ -64,6 +65,7 @@ async def open_embedd(gguf: Path, cores: int) -> AsyncIterator[Contender]:
             check=True,
             capture_output=True,
         )
+        subprocess.run([*command, "tune", "bench"], env=environment, check=True)
         serve = [*command, "serve", "--port", str(port)]
         async with _process(serve, port, "/", environment) as pid, _session() as session:
             url = f"http://127.0.0.1:{port}/api/embed"
@@ -72,7 +74,7 @@ async def open_embedd(gguf: Path, cores: int) -> AsyncIterator[Contender]:
                 body = {"model": "bench", "input": texts, "options": {"num_ctx": NUM_CTX}}
                 return await _post(session, url, body)
 
-            yield Contender(name="embedd", embed=embed, parse=_parse_ollama, pid=pid)
+            yield Contender(name=f"embedd, {engine}", embed=embed, parse=_parse_ollama, pid=pid)
 
 
 @asynccontextmanager
@@ -137,7 +139,9 @@ async def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
 
 def _session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=600)
+        # Servers close what was idle for some seconds while others had their turn.
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=1),
+        timeout=aiohttp.ClientTimeout(total=600),
     )
 
 
