@@ -25,6 +25,7 @@ class ModelSpec:
         parts: Further files of a split GGUF, in order; ``path`` is the first.
         threads: Cores that one encode may use; None leaves it to the server.
         engine: Which one is to compute it; None leaves it to the operator.
+        elements: Numbers in all its weights.
         exact: Whether its weights are floating-point numbers, not quantised.
     """
 
@@ -37,6 +38,7 @@ class ModelSpec:
     width: int
     weights: int
     engine: EngineChoice | None = None
+    elements: int = 0
     exact: bool = False
     gpu_layers: int | None = None
     main_gpu: int | None = None
