@@ -34,7 +34,7 @@ OpenEngine = Callable[[Pooling], Engine]
 def find_engine(kind: str) -> type[Any]:
     """The class that a kind of model is opened with; skips where it is not installed."""
     if kind == "openvino":
-        pytest.importorskip("openvino")
+        pytest.importorskip("embedd.engine.openvino.library")
     place = ENGINES[kind if kind in ENGINES else "llama"]
     module, name = place.split(":")
     found: type[Any] = getattr(importlib.import_module(module), name)

@@ -166,7 +166,9 @@ def _dequantize(path: Path, offset: int, tensor: TensorFacts, elements: int) -> 
         # The package goes row by row, and slowly: here a row is as long as memory allows.
         for start in range(0, len(raw), PIECE_BLOCKS * width):
             piece = raw[start : start + PIECE_BLOCKS * width]
-            pieces.append(gguf.dequantize(piece[np.newaxis], kind)[0].astype(np.float16))
+            exact = gguf.dequantize(piece[np.newaxis], kind)[0]
+            with np.errstate(over="ignore"):
+                pieces.append(exact.astype(np.float16))
     except (NotImplementedError, ValueError) as error:
         raise UnsuitableError(f"tensor {tensor.name} has the type {tensor.type}") from error
     # Rounding to 11 bits is nothing beside what quantising has cost.

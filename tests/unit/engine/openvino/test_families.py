@@ -15,7 +15,7 @@ from tests.contract.conftest import make_spec
 from tests.tiny_families import CONTEXT, FAMILIES, LAYERS, WIDTH, write_tiny_family
 from tests.tiny_models import TINY_VOCABULARY, find_parts
 
-pytest.importorskip("openvino")
+pytest.importorskip("embedd.engine.openvino.library")
 from embedd.engine.openvino.engine import OpenVinoEngine
 
 # llama.cpp looks its GELU up in a table of 16 bits and has such keys and values too.

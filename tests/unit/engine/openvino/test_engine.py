@@ -1,0 +1,222 @@
+"""What is this engine's own: compiled when wanted, checked against llama.cpp, silent."""
+
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedd.engine.agreement import check_agreement
+from embedd.engine.base import OPENVINO_RUNG, ModelSpec
+from embedd.engine.errors import UnsuitableError
+from embedd.engine.messages import to_load
+from embedd.engine.padding import round_length
+from embedd.engine.tuning import ONE_REPLICA
+from embedd.errors import EngineError
+from embedd.types import Pooling
+from tests.contract.conftest import make_spec
+from tests.tiny_families import CONTEXT, WIDTH, write_tiny_family
+from tests.unit.engine.openvino.test_families import distances, make_sequences
+
+pytest.importorskip("embedd.engine.openvino.library")
+from embedd.engine.openvino import blocks, engine, library, tensors
+from embedd.engine.openvino.engine import OpenVinoEngine, choose_streams
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ModelSpec:
+    return make_spec(write_tiny_family(tmp_path / "tiny.gguf"), Pooling.MEAN, context=CONTEXT)
+
+
+def load(spec: ModelSpec, **settings: Any) -> OpenVinoEngine:
+    return OpenVinoEngine.load(spec, OPENVINO_RUNG, **{"threads": 2, **settings})
+
+
+@pytest.mark.parametrize(
+    ("threads", "replicas", "streams"),
+    [(2, 1, {2: 1}), (2, 2, {2: 1, 1: 2}), (8, 2, {8: 1, 4: 2}), (1, 1, {1: 1}), (1, 3, {1: 3})],
+)
+def test_a_lone_batch_gets_all_threads_and_replicas_share_them(
+    threads: int, replicas: int, streams: dict[int, int]
+) -> None:
+    assert choose_streams(threads, replicas) == streams
+
+
+def test_the_graph_is_compiled_when_it_is_wanted(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[tuple[int, int]] = []
+
+    def compile_graph(graph: Any, *, streams: int, threads: int, precision: str) -> Any:
+        compiled.append((streams, threads))
+        return library.compile_graph(graph, streams=streams, threads=threads, precision=precision)
+
+    monkeypatch.setattr(engine, "compile_graph", compile_graph)
+    first = load(spec, replicas=2)
+    second = first.replicate()
+    [ids] = make_sequences([9])
+    lone = first.encode([ids])
+    assert compiled == [(1, 2)]
+    for one in (first, second):
+        one.set_threads(1)
+        assert distances(one.encode([ids]), lone).max() <= 1e-9
+    first.set_threads(2)
+    assert distances(first.encode([ids]), lone).max() <= 1e-9
+    assert compiled == [(1, 2), (2, 1)]
+
+
+def test_replicas_compute_side_by_side(spec: ModelSpec) -> None:
+    first = load(spec, replicas=2)
+    replicas = [first, first.replicate()]
+    batches = [make_sequences(range(1, CONTEXT), seed) for seed in range(2)]
+    expected = [first.encode(batch) for batch in batches]
+    for one in replicas:
+        one.set_threads(1)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(5):
+            found = pool.map(lambda one, batch: one.encode(batch), replicas, batches)
+            for vectors, right in zip(found, expected, strict=True):
+                assert distances(vectors, right).max() <= 1e-9
+
+
+def test_a_batch_is_computed_in_few_shapes(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = load(spec)
+    request = one.find_request()
+    shapes: list[tuple[int, ...]] = []
+
+    class Watched:
+        def infer(self, inputs: Any, **how: Any) -> Any:
+            shapes.append(inputs[0].shape)
+            return request.infer(inputs, **how)
+
+    monkeypatch.setattr(one, "find_request", Watched)
+    one.encode(make_sequences([90, 5, 88, 7, 6]))
+    # No row beyond the model's positions, whatever lengths are rounded to.
+    assert shapes == [(2, CONTEXT), (3, round_length(7))]
+    one.encode(make_sequences([CONTEXT]))
+    assert shapes[-1] == (1, CONTEXT)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "message"), [(Pooling.RANK, "not loaded as a reranker"), (None, "sequences")]
+)
+def test_what_it_cannot_do_it_says(spec: ModelSpec, pooling: Pooling | None, message: str) -> None:
+    count = 1 if pooling else engine.MAX_SEQUENCES + 1
+    with pytest.raises(EngineError, match=message):
+        load(spec).encode(make_sequences([3] * count), pooling)
+
+
+def shift_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_inputs = blocks.make_inputs
+
+    def shifted() -> blocks.Inputs:
+        inputs = make_inputs()
+        further = blocks.op.add(inputs.positions, blocks.number(1))
+        return replace(inputs, positions=further)
+
+    monkeypatch.setattr(blocks, "make_inputs", shifted)
+
+
+def change_epsilon(monkeypatch: pytest.MonkeyPatch) -> None:
+    number = tensors.Gguf.number
+
+    def wrong(gguf: tensors.Gguf, key: str, default: float | None = None) -> float:
+        right = number(gguf, key, default)
+        return 0.1 if key.endswith("epsilon") else right
+
+    monkeypatch.setattr(tensors.Gguf, "number", wrong)
+
+
+def plant_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    del monkeypatch
+
+
+@pytest.mark.parametrize("plant", [shift_positions, change_epsilon, plant_nothing])
+@pytest.mark.parametrize("weights", ["f32", "q8_0"])
+def test_a_graph_that_is_not_llama_cpps_is_refused(
+    plant: Callable[[pytest.MonkeyPatch], None],
+    weights: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = write_tiny_family(tmp_path / "tiny.gguf", weights=weights)
+    spec = make_spec(path, Pooling.MEAN, context=CONTEXT)
+    tolerance = 1e-4 if weights == "f32" else 3e-3
+    message = to_load(spec, OPENVINO_RUNG, 1, ONE_REPLICA, tolerance=tolerance)
+    plant(monkeypatch)
+    found = load(spec)
+    if plant is plant_nothing:
+        distance = check_agreement(found, message)
+        assert distance is not None
+        assert 0 <= distance <= tolerance
+        return
+    with pytest.raises(UnsuitableError, match="does not agree with llama"):
+        check_agreement(found, message)
+
+
+def test_brain_floats_are_read_and_half_floats_that_overflow_are_refused(tmp_path: Path) -> None:
+    import gguf
+
+    random = np.random.default_rng(0)
+    matrix = random.standard_normal((WIDTH, WIDTH)).astype(np.float32)
+    for name, kind, factor in (("bf16", "BF16", 1.0), ("q8", "Q8_0", 1e6)):
+        path = tmp_path / f"{name}.gguf"
+        writer = gguf.GGUFWriter(path, "bert")
+        quantization = gguf.GGMLQuantizationType[kind]
+        data = gguf.quants.quantize(matrix * np.float32(factor), quantization)
+        writer.add_tensor("one", data, raw_dtype=quantization)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    read = tensors.Gguf([tmp_path / "bf16.gguf"]).take("one", WIDTH, WIDTH)
+    assert np.allclose(read, matrix, rtol=2**-8)
+    with pytest.raises(UnsuitableError, match="beyond a float16"):
+        tensors.Gguf([tmp_path / "q8.gguf"]).take("one", WIDTH, WIDTH)
+
+
+SILENT = """
+    import socket, sys
+    calls = []
+    sys.addaudithook(lambda name, _: calls.append(name) if name in {names} else None)
+    from pathlib import Path
+    from tests.unit.engine.openvino.test_engine import load, make_sequences, make_spec
+    from embedd.types import Pooling
+    engine = load(make_spec(Path({path!r}), Pooling.MEAN, context=96))
+    engine.encode(make_sequences([5, 50]))
+    forbidden = ("openvino.tools", "openvino_telemetry", "ovc")
+    modules = {{name for name, module in sys.modules.items() if module is not None}}
+    imported = [name for name in modules if name.startswith(forbidden)]
+    print(calls, imported, "openvino" in sys.modules)
+"""
+
+
+def run_silently(spec: ModelSpec, *before: str) -> subprocess.CompletedProcess[str]:
+    names = {"socket.connect", "socket.sendto", "socket.getaddrinfo", "urllib.Request"}
+    script = textwrap.dedent(SILENT.format(names=names, path=str(spec.path)))
+    command = [*before, sys.executable, "-c", script]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+
+
+def test_it_speaks_to_nobody_and_imports_no_telemetry(spec: ModelSpec) -> None:
+    done = run_silently(spec)
+    assert done.stdout.strip() == "[] [] True", done.stderr
+
+
+def test_the_kernel_sees_no_connection_either(spec: ModelSpec) -> None:
+    """What a C library does, no hook of Python's sees."""
+    strace = shutil.which("strace")
+    if not strace or subprocess.run([strace, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs strace and the right to use it")
+    done = run_silently(spec, strace, "-f", "-e", "trace=connect,sendto,sendmsg")
+    assert done.stdout.strip() == "[] [] True", done.stderr
+    assert "AF_INET" not in done.stderr
