@@ -26,6 +26,11 @@ def is_alike(length: int, longest: int) -> bool:
     return padded - length <= max(SPARED, padded // SHARE)
 
 
+def measure_cost(lengths: Sequence[int], *, padded: bool) -> int:
+    """What sequences of these lengths, at least one, cost as one batch."""
+    return len(lengths) * round_length(max(lengths)) if padded else sum(lengths)
+
+
 def group_alike(lengths: Sequence[int]) -> list[list[int]]:
     """Rows by like length: every row in one group, the longest of each group first."""
     groups: list[list[int]] = []

@@ -113,6 +113,7 @@ class Worker:
             cores=message.cores,
             max_tokens=engine.info.max_batch_tokens,
             max_sequences=engine.info.max_sequences,
+            padded=engine.info.padded,
         )
         self._start_tokenizing(engine)
         for _ in range(message.replicas - 1):
