@@ -75,7 +75,9 @@ class EngineAlone:
         batches: deque[list[TokenIds]] = deque()
         while lanes:
             batch = lanes.take_batch(
-                max_tokens=info.max_batch_tokens, max_sequences=info.max_sequences
+                max_tokens=info.max_batch_tokens,
+                max_sequences=info.max_sequences,
+                padded=info.padded,
             )
             batches.append([sequences[row] for _, row in batch.items])
         lock = threading.Lock()
