@@ -269,7 +269,8 @@ class WorkerProcess:
         """Vectors of one batch; see `Engine.encode`.
 
         An *urgent* batch passes those that the worker has not started and are not. One
-        that is not *alone* may be computed together with others.
+        that is not *alone* may be computed together with others. The worker computes no
+        longer what a cancelled call waited for.
 
         Raises:
             WorkerDiedError: The process ended.
@@ -280,6 +281,7 @@ class WorkerProcess:
         reply, array = await self._call(
             lambda id_: wire.Encode(id_, pooling, lengths, urgent, alone),
             np.concatenate(sequences) if len(sequences) > 1 else sequences[0],
+            abort=wire.Abort,
         )
         if not isinstance(reply, wire.Computed):
             raise _unexpected(reply)
@@ -304,6 +306,8 @@ class WorkerProcess:
         self,
         make_message: Callable[[int], wire.ToWorker],
         array: TokenIds | None = None,
+        *,
+        abort: Callable[[int], wire.ToWorker] | None = None,
     ) -> tuple[wire.FromWorker, bytes]:
         self._refuse_if_dead()
         id_ = next(self._ids)
@@ -312,6 +316,10 @@ class WorkerProcess:
         try:
             await self._frames.send(make_message(id_), array)
             return await future
+        except asyncio.CancelledError:
+            if abort is not None:
+                self._frames.write(abort(id_))
+            raise
         finally:
             self._calls.pop(id_, None)
 

@@ -119,6 +119,7 @@ class BatchQueue:
         self._tokens = 0  # in these
         self._pumping = False  # `_pump` was scheduled
         self._notes: set[asyncio.Task[None]] = set()  # to the worker, kept until sent
+        self._closed = False
         self._searches = 0  # batches that are being split to find a killing input
 
     @property
@@ -129,7 +130,7 @@ class BatchQueue:
     async def embed(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Outcome:
         """Vectors of all *sequences*, none of them empty; all are admitted or none.
 
-        A cancelled call leaves the queue at once.
+        A cancelled call leaves the queue at once, and the worker stops computing for it.
 
         Raises:
             OverloadedError: Too many tokens wait.
@@ -143,6 +144,9 @@ class BatchQueue:
         job = self._admit(sequences, pooling)
         try:
             vectors = await job.done
+        except BaseException:
+            self._abandon(job)
+            raise
         finally:
             self._lanes.remove(job)
         now = time.perf_counter()
@@ -151,6 +155,7 @@ class BatchQueue:
 
     async def close(self) -> None:
         """Stop computing; what waits fails with `ShuttingDownError`."""
+        self._closed = True
         for job in list(self._lanes):
             job.fail(ShuttingDownError())
             self._lanes.remove(job)
@@ -165,6 +170,8 @@ class BatchQueue:
         return self._supervisor.info
 
     def _admit(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Job:
+        if self._closed:
+            raise ShuttingDownError
         lengths = list(map(len, sequences))
         tokens = sum(lengths)
         if self._lanes and self._lanes.tokens + tokens > self._max_waiting_tokens:
@@ -227,10 +234,18 @@ class BatchQueue:
         batch = self._batches.pop(task)
         self._bulk_batches -= not batch.urgent
         self._tokens -= batch.tokens
-        if not task.cancelled():
+        if not self._closed:
             self._pump_soon()
         if not self._batches and not self._lanes:
             self._cores.leave(self)
+
+    def _abandon(self, job: Job) -> None:
+        """Nobody waits for *job*: its batches end, but those that compute for others too."""
+        if job.started is None:  # of thousands that leave at once most have not begun
+            return
+        for task, batch in self._batches.items():
+            if all(other.done.done() for other, _ in batch.items):
+                task.cancel()
 
     def _set_cores(self, count: int) -> None:
         task = asyncio.create_task(self._supervisor.set_cores(count))

@@ -24,11 +24,12 @@ from typing import TypeAlias
 import numpy as np
 
 from embedd.engine import wire
-from embedd.engine.base import Engine, Tokenizer
+from embedd.engine.base import Engine, StoppedError, Tokenizer
 from embedd.engine.board import Board
 from embedd.engine.messages import split_ids, to_ready
 from embedd.engine.opening import TokenizerCall, answer_call, open_engine, open_tokenizer
 from embedd.engine.pending import Batch, Pending
+from embedd.engine.stop import Stop
 from embedd.errors import EmbeddError, EngineError, InsufficientMemoryError, ModelLoadError
 from embedd.types import Pooling, TokenIds, Vectors
 
@@ -96,6 +97,8 @@ class Worker:
                     self._texts.put((message, array))
                 case wire.Encode():
                     self._pending.put((message, array))
+                case wire.Abort():
+                    self._pending.abort(message.id, stuck=message.stuck)
 
     def _load(self, message: wire.Load) -> None:
         try:
@@ -168,20 +171,23 @@ class Worker:
             engine.set_threads(work.threads)
             for message, _ in work.batches:
                 self._board.mark(message.id)
-            answers = encode_together(engine, work.batches)
+            answers = encode_together(engine, work.batches, work.stop)
             self._pending.give_back(work)
             self._connection.send(*answers)
 
 
-def encode_together(engine: Engine, batches: Sequence[Batch]) -> list[Answer]:
+def encode_together(engine: Engine, batches: Sequence[Batch], stop: Stop) -> list[Answer]:
     """An answer to each of *batches*, computed as one, or one by one if that fails."""
     start = time.perf_counter()
     sequences = [one for message, ids in batches for one in split_ids(ids, message.lengths)]
     try:
-        vectors = encode_checked(engine, sequences, batches[0][0].pooling)
+        vectors = encode_checked(engine, sequences, batches[0][0].pooling, stop)
+    except StoppedError:
+        return [(wire.Aborted(message.id), None) for message, _ in batches]
     except EmbeddError as error:
         if len(batches) > 1:
-            return [answer for batch in batches for answer in encode_together(engine, [batch])]
+            alone = [encode_together(engine, [batch], stop) for batch in batches]
+            return [answer for answers in alone for answer in answers]
         return [(wire.Refused(batches[0][0].id, str(error), error.index), None)]
     seconds = time.perf_counter() - start
     per_token = len(vectors) != len(sequences)
@@ -211,7 +217,9 @@ def test_engine(engine: Engine) -> None:
         encode_checked(engine, batch, None)
 
 
-def encode_checked(engine: Engine, sequences: list[TokenIds], pooling: Pooling | None) -> Vectors:
+def encode_checked(
+    engine: Engine, sequences: list[TokenIds], pooling: Pooling | None, stop: Stop | None = None
+) -> Vectors:
     """`Engine.encode`, with every row proved finite and, but for scores, of norm > 0.
 
     A bad row is computed again alone before it counts as an error of its input.
@@ -219,14 +227,14 @@ def encode_checked(engine: Engine, sequences: list[TokenIds], pooling: Pooling |
     Raises:
         EngineError: Of the engine, or naming the sequence whose row stays bad.
     """
-    vectors = engine.encode(sequences, pooling)
+    vectors = engine.encode(sequences, pooling, stop=stop)
     kind = pooling or engine.info.pooling
     if kind is Pooling.NONE:
         if not np.isfinite(vectors).all():
             raise EngineError("embedding contains NaN or Inf values")
         return vectors
     for row in np.flatnonzero(_bad_rows(vectors, kind)):
-        again = engine.encode([sequences[row]], pooling)
+        again = engine.encode([sequences[row]], pooling, stop=stop)
         if _bad_rows(again, kind).any():
             finite = np.isfinite(again).all()
             fault = "has zero norm" if finite else "contains NaN or Inf values"

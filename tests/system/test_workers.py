@@ -156,6 +156,35 @@ async def test_who_leaves_during_a_batch_disturbs_no_other_answer(yard: Yard) ->
     assert np.array_equal(there.vectors, back.vectors[::-1])
 
 
+async def test_what_a_client_that_left_waited_for_is_computed_no_longer(yard: Yard) -> None:
+    """It would compute for ever: whoever comes after it would wait in vain."""
+    model = await yard.serve()
+    expected = (await embed(model, "a", "b")).vectors
+    for _ in range(2):
+        leaving = asyncio.create_task(embed(model, fake.HANG))
+        await wait_until(lambda: is_computing(yard.workers[0]))
+        staying = asyncio.create_task(embed(model, "a", "b"))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        assert np.array_equal((await staying).vectors, expected)
+    assert len(yard.workers) == 1
+
+
+async def test_llama_stops_in_the_middle_of_a_batch(yard: Yard) -> None:
+    """And what it computes next is right to the last bit."""
+    write_tiny_bert(yard.file)
+    worker = await yard.start_loaded("llama")
+    [ids] = await worker.tokenize(["the cat sat on a mat"])
+    expected = (await worker.encode([ids], None)).vectors
+    large = [np.tile(ids, 8)[:64]] * 32
+    batches = [asyncio.create_task(worker.encode(large, None, alone=True)) for _ in range(200)]
+    await wait_until(lambda: any(batch.done() for batch in batches))
+    for batch in batches:
+        batch.cancel()
+    again = (await worker.encode([ids], None)).vectors
+    assert np.array_equal(again, expected)
+
+
 async def test_the_users_folder_provides_no_modules(
     yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -209,7 +209,7 @@ async def test_a_request_that_leaves_is_out_of_the_queue_at_once() -> None:
         await task
 
 
-async def test_nobody_computes_more_than_what_is_in_flight_for_a_client_that_left() -> None:
+async def test_nobody_computes_for_a_client_that_left() -> None:
     workshop = Workshop(automatic=False)
     queue = await open_queue(workshop)
     task = await ask(queue, *[to_ids(1)] * 10_000)
@@ -217,8 +217,50 @@ async def test_nobody_computes_more_than_what_is_in_flight_for_a_client_that_lef
     task.cancel()
     await settle()
     assert queue.waiting_tokens == 0
+    assert workshop.worker.batches == []
     await finish(workshop, 5)
-    assert len(workshop.computed) == 3
+    assert len(workshop.computed) == 1
+
+
+async def test_a_batch_goes_on_while_anybody_waits_for_it() -> None:
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    running = [await ask(queue, FULL) for _ in range(2)]
+    leaving, staying = await ask(queue, to_ids(7)), await ask(queue, to_ids(8))
+    await finish(workshop)
+    [shared] = workshop.worker.batches[1:]
+    leaving.cancel()
+    await settle()
+    assert shared in workshop.worker.batches
+    assert [ids.tolist() for ids in shared.sequences] == [[7], [8]]
+    await finish(workshop, 2)
+    assert (await staying).vectors.tolist() == [[8, 1]]
+    await asyncio.gather(*running)
+
+
+async def test_places_of_clients_that_left_are_taken_at_once() -> None:
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    leaving = [await ask(queue, FULL) for _ in range(2)]
+    staying = await ask(queue, to_ids(9))
+    assert queue.waiting_tokens == 1
+    for task in leaving:
+        task.cancel()
+    await settle()
+    assert [batch.sequences[0].tolist() for batch in workshop.worker.batches] == [[9]]
+    await finish(workshop)
+    assert (await staying).vectors.tolist() == [[9, 1]]
+
+
+async def test_batches_of_a_request_that_failed_are_not_computed() -> None:
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    task = await ask(queue, to_ids(REFUSED), FULL, FULL)
+    await finish(workshop)
+    with pytest.raises(EngineError, match="rubbish"):
+        await task
+    await settle()
+    assert workshop.worker.batches == []
 
 
 async def test_leaving_costs_the_same_however_many_wait() -> None:
@@ -325,4 +367,11 @@ async def test_closing_an_idle_queue_is_fine_and_later_requests_fail() -> None:
     await queue.close()
     await queue._supervisor.close()
     with pytest.raises(EmbeddError):
+        await queue.embed([to_ids(1)], None)
+
+
+async def test_what_comes_after_the_end_is_refused() -> None:
+    queue = await open_queue(Workshop())
+    await queue.close()
+    with pytest.raises(ShuttingDownError):
         await queue.embed([to_ids(1)], None)

@@ -129,7 +129,12 @@ class FakeWorker:
         self.batches.insert(self.batches.index(passed[0]) if passed else len(self.batches), batch)
         if self._workshop.automatic:
             asyncio.get_running_loop().call_soon(self.compute)
-        return await batch.answer
+        try:
+            return await batch.answer
+        except asyncio.CancelledError:
+            if batch in self.batches:  # as a process that was told to abort it
+                self.batches.remove(batch)
+            raise
 
     async def close(self) -> None:
         self.closed = True
