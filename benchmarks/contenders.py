@@ -48,12 +48,13 @@ class Contender:
 
 @asynccontextmanager
 async def open_embedd(
-    gguf: Path, cores: int, engine: str, *, state: Path | None = None
+    gguf: Path, cores: int, engine: str, *, state: Path | None = None, cache: int = 0
 ) -> AsyncIterator[Contender]:
-    """``embedd serve`` on a store of its own, its cache off, calibrated for *engine*.
+    """``embedd serve`` on a store of its own, calibrated for *engine*.
 
     Args:
         state: Folder for what it learns; None is one that goes with it.
+        cache: Bytes of vectors that it keeps.
     """
     with tempfile.TemporaryDirectory() as folder:
         port = _free_port()
@@ -62,7 +63,7 @@ async def open_embedd(
             "EMBEDD_MODELS": f"{folder}/models",
             "EMBEDD_STATE": str(state or f"{folder}/state"),
             "EMBEDD_THREADS": str(cores),
-            "EMBEDD_CACHE_BYTES": "0",
+            "EMBEDD_CACHE_BYTES": str(cache),
             "EMBEDD_ENGINE": engine,
         }
         command = [sys.executable, "-m", "embedd"]

@@ -1,8 +1,8 @@
 """``python -m benchmarks.inside``: what the server adds, what a large request costs others.
 
-Three questions, each answered within one run: how much of the engine's own throughput is
-left over HTTP; how long a short query takes while 20,000 texts are computed; how near the
-calibrated setting is to the best that trying all of them finds.
+Each question is answered within one run: how much of the engine's own throughput is left
+over HTTP; how long a short query takes while 20,000 texts are computed; what the cache gives;
+how near the calibrated setting is to the best that trying all of them finds.
 """
 
 import argparse
@@ -42,6 +42,7 @@ from embedd.types import TokenIds
 
 ROUNDS = 3
 IDLE_QUERIES = 100
+CACHE = 64 * MIB
 PAUSE = 0.05  # seconds between the queries of a user
 
 
@@ -181,6 +182,21 @@ async def read_batches(embedd: Contender) -> list[float]:
     ]
 
 
+async def measure_cache(embedd: Contender) -> str:
+    """The same 1,000 texts, computed once and then known."""
+    texts = make_ingest(texts=1000).requests[0]
+    seconds = []
+    for _ in range(1 + ROUNDS):
+        start = time.perf_counter()
+        await embedd.embed(texts)
+        seconds.append(time.perf_counter() - start)
+    first, again = seconds[0], statistics.median(seconds[1:])
+    return (
+        f"1,000 texts in one request: {1000 / first:.0f} texts/s; the same again, from the cache: "
+        f"{1000 / again:.0f} texts/s."
+    )
+
+
 def compare_settings(model: str, engine: str, chosen: Tuning, cores: int) -> str:
     """The calibrated setting beside every other, in texts/s on passages."""
     spec = Resolver(open_store(read_settings())).resolve(model).spec
@@ -211,7 +227,7 @@ def compare_settings(model: str, engine: str, chosen: Tuning, cores: int) -> str
 
 
 async def run(options: argparse.Namespace) -> list[str]:
-    """All three, for one engine."""
+    """All of it, for one engine."""
     cores = read_settings().threads
     gguf = await asyncio.to_thread(prepare, options.model)
     async with AsyncExitStack() as stack:
@@ -225,6 +241,8 @@ async def run(options: argparse.Namespace) -> list[str]:
         lines = [await measure_overhead(embedd, alone, options.scale)]
         await asyncio.to_thread(alone.close)
         lines.append(await measure_latency(embedd, options.texts))
+    async with open_embedd(gguf, cores, options.engine, cache=CACHE) as embedd:
+        lines.append(await measure_cache(embedd))
     lines.append(
         await asyncio.to_thread(compare_settings, options.model, options.engine, chosen, cores)
     )
