@@ -35,6 +35,7 @@ class Contender:
     embed: Embed
     parse: Callable[[bytes | Matrix], Matrix]
     pid: int | None
+    url: str = ""
 
     def peak_bytes(self) -> int:
         """Resident bytes now, children included; 0 for what runs in this process."""
@@ -46,16 +47,23 @@ class Contender:
 
 
 @asynccontextmanager
-async def open_embedd(gguf: Path, cores: int, engine: str) -> AsyncIterator[Contender]:
-    """``embedd serve`` on a store of its own, its cache off, calibrated for *engine*."""
+async def open_embedd(
+    gguf: Path, cores: int, engine: str, *, state: Path | None = None, cache: int = 0
+) -> AsyncIterator[Contender]:
+    """``embedd serve`` on a store of its own, calibrated for *engine*.
+
+    Args:
+        state: Folder for what it learns; None is one that goes with it.
+        cache: Bytes of vectors that it keeps.
+    """
     with tempfile.TemporaryDirectory() as folder:
         port = _free_port()
         environment = {
             **os.environ,
             "EMBEDD_MODELS": f"{folder}/models",
-            "EMBEDD_STATE": os.environ.get("EMBEDD_BENCH_STATE", f"{folder}/state"),
+            "EMBEDD_STATE": str(state or f"{folder}/state"),
             "EMBEDD_THREADS": str(cores),
-            "EMBEDD_CACHE_BYTES": "0",
+            "EMBEDD_CACHE_BYTES": str(cache),
             "EMBEDD_ENGINE": engine,
         }
         command = [sys.executable, "-m", "embedd"]
@@ -68,13 +76,15 @@ async def open_embedd(gguf: Path, cores: int, engine: str) -> AsyncIterator[Cont
         subprocess.run([*command, "tune", "bench"], env=environment, check=True)
         serve = [*command, "serve", "--port", str(port)]
         async with _process(serve, port, "/", environment) as pid, _session() as session:
-            url = f"http://127.0.0.1:{port}/api/embed"
+            url = f"http://127.0.0.1:{port}"
 
             async def embed(texts: Sequence[str]) -> bytes:
                 body = {"model": "bench", "input": texts, "options": {"num_ctx": NUM_CTX}}
-                return await _post(session, url, body)
+                return await _post(session, f"{url}/api/embed", body)
 
-            yield Contender(name=f"embedd, {engine}", embed=embed, parse=_parse_ollama, pid=pid)
+            yield Contender(
+                name=f"embedd, {engine}", embed=embed, parse=_parse_ollama, pid=pid, url=url
+            )
 
 
 @asynccontextmanager

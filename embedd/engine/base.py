@@ -5,9 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from embedd.engine.stop import Stop
 from embedd.errors import EngineError
 from embedd.tokens import Frame, PairFrame
 from embedd.types import EngineChoice, Labels, Piece, Pooling, TokenIds, Vectors
+
+
+class StoppedError(EngineError):
+    """The computation was stopped, as it was asked to be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +177,13 @@ class Engine(Tokenizer, Protocol):
     class method ``load`` with the arguments of `LlamaEngine.load`.
     """
 
-    def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Vectors:
+    def encode(
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None = None,
+        *,
+        stop: Stop | None = None,
+    ) -> Vectors:
         """Vectors as the model gives them, not normalised.
 
         With the model's own pooling (None) or another of `Pooling` but ``none``: shape
@@ -180,7 +191,11 @@ class Engine(Tokenizer, Protocol):
         per token, sequence after sequence. A row that is not finite or has norm 0 is
         returned as it is: the worker decides what becomes of it.
 
+        Args:
+            stop: Set by another thread, it ends the computation soon, where the engine can.
+
         Raises:
+            StoppedError: *stop* was set.
             EngineError: A sequence is empty, too long, or has an id outside the
                 vocabulary; the batch is larger than the engine takes; or computing
                 failed. The next call is not affected.

@@ -13,7 +13,15 @@ from typing import Self
 
 import numpy as np
 
-from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung, check_ids
+from embedd.engine.base import (
+    CPU_LADDER,
+    ModelInfo,
+    ModelSpec,
+    Rung,
+    StoppedError,
+    check_ids,
+)
+from embedd.engine.stop import Stop
 from embedd.errors import EngineError, ModelLoadError
 from embedd.tokens import Frame, PairFrame
 from embedd.types import Piece, Pooling, TokenIds, Vectors
@@ -32,6 +40,8 @@ NOT_A_NUMBER = "\ue001"  # gives a vector with NaN
 ZERO = "\ue002"  # gives a vector of norm 0
 SLOW = "\ue003"  # takes `SLOW_SECONDS` more
 KILL_FIRST_RUNG = "\ue004"  # ends the process on the first rung only
+HANG = "\ue005"  # computes until it is stopped
+DEAF = "\ue006"  # computes for ever
 SLOW_SECONDS = 0.2
 
 
@@ -117,7 +127,13 @@ class FakeEngine:
             for one in ids.tolist()
         ]
 
-    def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Vectors:
+    def encode(
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None = None,
+        *,
+        stop: Stop | None = None,
+    ) -> Vectors:
         """See `Engine.encode`."""
         if not 0 < len(sequences) <= MAX_SEQUENCES:
             raise EngineError(f"a batch of {len(sequences)} sequences; 1 to {MAX_SEQUENCES} fit")
@@ -128,7 +144,9 @@ class FakeEngine:
                 raise EngineError(f"a sequence of {len(ids)} tokens", index=index)
             if ids.min() < 0 or ids.max() >= VOCABULARY:
                 raise EngineError(f"a token id is outside 0 … {VOCABULARY - 1}", index=index)
-        self._fail_on_demand(np.concatenate(sequences))
+        if stop:
+            raise StoppedError("stopped")
+        self._fail_on_demand(np.concatenate(sequences), stop)
         if (pooling or self._info.pooling) is Pooling.NONE:
             return np.concatenate([self._attend(ids) for ids in sequences])
         return np.stack([self._pool(ids, pooling or self._info.pooling) for ids in sequences])
@@ -136,11 +154,15 @@ class FakeEngine:
     def close(self) -> None:
         """Nothing to give back."""
 
-    def _fail_on_demand(self, ids: TokenIds) -> None:
+    def _fail_on_demand(self, ids: TokenIds, stop: Stop | None) -> None:
         if ord(KILL) in ids or (ord(KILL_FIRST_RUNG) in ids and self._rung.name == "cpu1"):
             os.kill(os.getpid(), signal.SIGKILL)
         if ord(SLOW) in ids:
             time.sleep(SLOW_SECONDS)
+        while ord(HANG) in ids or ord(DEAF) in ids:
+            if stop and ord(HANG) in ids:
+                raise StoppedError("stopped")
+            time.sleep(0.001)
 
     def _pool(self, ids: TokenIds, pooling: Pooling) -> Vectors:
         rows = self._attend(ids)

@@ -32,9 +32,13 @@ class Frames(asyncio.Protocol):
 
     async def send(self, message: wire.ToWorker, array: TokenIds | None = None) -> None:
         """Write a frame, and wait while the worker takes none; of no effect after the end."""
-        self._transport.write(b"".join(wire.make_frame(message, array)))
+        self.write(message, array)
         if not self._writable.is_set():
             await self._writable.wait()
+
+    def write(self, message: wire.ToWorker, array: TokenIds | None = None) -> None:
+        """Write a frame without waiting; for small ones."""
+        self._transport.write(b"".join(wire.make_frame(message, array)))
 
     def close(self) -> None:
         """End the connection: the worker ends with it."""

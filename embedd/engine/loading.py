@@ -21,6 +21,7 @@ from embedd.engine.calibration import (
     start_ladder,
 )
 from embedd.engine.cores import CoreShares
+from embedd.engine.poison import Poison
 from embedd.engine.process import WorkerProcess
 from embedd.engine.served import ServedModel
 from embedd.engine.tuner import Tuner
@@ -66,6 +67,7 @@ class Loader:
         self._cores = CoreShares(cores)
         self._cache = cache
         self._metrics = metrics
+        self._poison: dict[str, Poison] = {}  # by the digest of the model
         self._calibrations = calibrations
         self._engine = engine
         self._has_openvino = has_openvino
@@ -99,6 +101,7 @@ class Loader:
             max_waiting_tokens=MAX_WAITING_TOKENS,
             load_timeout=self._patience,
             ladder=start_ladder(ladder, tuning),
+            poison=self._poison.setdefault(spec.digest, Poison()),
         )
         self._keep_verdict(spec, model)
         metrics.load_seconds.observe(time.perf_counter() - start)

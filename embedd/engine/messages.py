@@ -70,8 +70,14 @@ def to_spec(message: wire.Load) -> ModelSpec:
     )
 
 
-def to_ready(info: ModelInfo, replicas: int, distance: float | None = None) -> wire.Ready:
-    """A loaded model says what it is."""
+def to_ready(
+    info: ModelInfo,
+    replicas: int,
+    distance: float | None = None,
+    *,
+    seconds_per_token: float = 0.0,
+) -> wire.Ready:
+    """A loaded model says what it is, and how fast its self-test was."""
     pair = info.pair
     return wire.Ready(
         width=info.width,
@@ -88,6 +94,7 @@ def to_ready(info: ModelInfo, replicas: int, distance: float | None = None) -> w
         if pair is None
         else wire.Pair(pair.prefix, pair.middle, pair.suffix, pair.query_lead, pair.document_lead),
         labels=info.labels,
+        seconds_per_token=seconds_per_token,
         distance=distance,
         padded=info.padded,
     )

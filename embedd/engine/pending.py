@@ -3,21 +3,23 @@
 import threading
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from embedd.engine import wire
 from embedd.engine.padding import is_alike, measure_cost
+from embedd.engine.stop import Stop
 
 Batch: TypeAlias = tuple[wire.Encode, bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """Batches to compute as one, with so many threads."""
+    """Batches to compute as one, with so many threads, until *stop*."""
 
     batches: list[Batch]
     threads: int
+    stop: Stop = field(default_factory=Stop)
 
 
 class Pending:
@@ -49,6 +51,8 @@ class Pending:
         self._replicas = replicas
         self._cores = cores
         self._used = 0
+        self._running: list[Work] = []
+        self._unwanted: set[int] = set()  # of the batches that run
         self._max_tokens = max_tokens
         self._max_sequences = max_sequences
         self._padded = padded
@@ -74,6 +78,7 @@ class Pending:
                 turn.wait()
             work = self._choose()
             self._used += work.threads
+            self._running.append(work)
             self._wake()
             return work
 
@@ -81,7 +86,25 @@ class Pending:
         """*work* is done."""
         with self._lock:
             self._used -= work.threads
+            self._running.remove(work)
+            self._unwanted.difference_update(message.id for message, _ in work.batches)
             self._wake()
+
+    def abort(self, id_: int, *, stuck: bool = False) -> None:
+        """Forget the batch *id_* if it has not begun; stop it if nothing else is in its work.
+
+        If it is *stuck*, whatever is in its work stops.
+        """
+        with self._lock:
+            for lane in self._lanes:
+                for batch in [one for one in lane if one[0].id == id_]:
+                    lane.remove(batch)
+            for work in self._running:
+                ids = {message.id for message, _ in work.batches}
+                if id_ in ids:
+                    self._unwanted.add(id_)
+                    if stuck or ids <= self._unwanted:
+                        work.stop.set()
 
     def _may_start(self) -> bool:
         return any(self._lanes) and self._used < self._cores

@@ -6,6 +6,7 @@ from typing import TypeVar
 from embedd.cache import VectorCache, make_maker
 from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
 from embedd.engine.cores import CoreShares
+from embedd.engine.poison import Poison
 from embedd.engine.process import WorkerDiedError
 from embedd.engine.queue import BatchQueue, Outcome
 from embedd.engine.reuse import Reuse
@@ -47,6 +48,7 @@ class ServedModel:
         max_waiting_tokens: int,
         load_timeout: float | None = None,
         ladder: Sequence[Rung] = CPU_LADDER,
+        poison: Poison | None = None,
     ) -> "ServedModel":
         """Start a worker for *spec*.
 
@@ -70,7 +72,11 @@ class ServedModel:
             await supervisor.close()
             raise
         queue = BatchQueue(
-            supervisor, cores=cores, metrics=metrics, max_waiting_tokens=max_waiting_tokens
+            supervisor,
+            cores=cores,
+            metrics=metrics,
+            max_waiting_tokens=max_waiting_tokens,
+            poison=poison,
         )
         return cls(spec, supervisor, queue, Reuse(cache))
 

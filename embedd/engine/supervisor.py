@@ -9,7 +9,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
-from embedd.engine.process import Encoded, SelfTestError, WorkerDiedError
+from embedd.engine.death import Death
+from embedd.engine.load_wait import SelfTestError
+from embedd.engine.process import Encoded, WorkerDiedError
 from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.errors import EmbeddError, InsufficientMemoryError, ModelLoadError, ShuttingDownError
 from embedd.metrics import ModelMetrics
@@ -27,6 +29,11 @@ class Worker(Protocol):
     @property
     def pid(self) -> int:
         """Process id."""
+        ...
+
+    @property
+    def death(self) -> Death | None:
+        """How it ended, or None."""
         ...
 
     @property
@@ -244,7 +251,10 @@ class Supervisor:
     async def _replace(self, dead: Worker, *, counts: bool) -> None:
         self._metrics.worker_deaths.inc()
         try:
-            suspect = not self._proven or not self._ladder[0].is_reference
+            full = dead.death is not None and dead.death.of_memory
+            if full:
+                self._compute_less()
+            suspect = not full and (not self._proven or not self._ladder[0].is_reference)
             if dead.died_computing and suspect and len(self._ladder) > 1:
                 self._ladder.pop(0)
                 self._proven = True
@@ -259,6 +269,15 @@ class Supervisor:
         log.warning(
             "worker restarted",
             extra={"model": self._spec.name, "rung": self.info.rung, "pid": self.worker.pid},
+        )
+
+    def _compute_less(self) -> None:
+        """Memory ran out: what is computed at once becomes half as much."""
+        tokens = max(1, self.info.max_batch_tokens // 2)
+        self._tuning = replace(self._tuning, batch_tokens=tokens)
+        log.warning(
+            "out of memory: batches become smaller",
+            extra={"model": self._spec.name, "batch_tokens": tokens},
         )
 
     async def _back_off(self) -> None:

@@ -84,6 +84,16 @@ class Encode(msgspec.Struct, tag="encode", frozen=True):
     alone: bool = False
 
 
+class Abort(msgspec.Struct, tag="abort", frozen=True):
+    """Nobody waits for this batch: forget it, or stop computing it.
+
+    What is computed together with it goes on, but if it is ``stuck``: then all of it stops.
+    """
+
+    id: int
+    stuck: bool = False
+
+
 class Progress(msgspec.Struct, tag="progress", frozen=True):
     """A share (0 … 1) of the weights is loaded."""
 
@@ -115,6 +125,7 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     gpu_bytes: int
     pair: Pair | None
     labels: tuple[str, ...]
+    seconds_per_token: float
     distance: float | None = None
     padded: bool = False
 
@@ -164,6 +175,12 @@ class Computed(msgspec.Struct, tag="computed", frozen=True):
     seconds: float
 
 
+class Aborted(msgspec.Struct, tag="aborted", frozen=True):
+    """This batch is not computed: it was aborted, or computed with one that was stuck."""
+
+    id: int
+
+
 class Refused(msgspec.Struct, tag="refused", frozen=True):
     """A request failed, the worker did not; ``index`` is the sequence at fault."""
 
@@ -172,8 +189,10 @@ class Refused(msgspec.Struct, tag="refused", frozen=True):
     index: int | None = None
 
 
-ToWorker: TypeAlias = Load | Cores | Tokenize | Detokenize | Spell | Encode
-FromWorker: TypeAlias = Progress | Ready | Failed | Tokens | Texts | Pieces | Computed | Refused
+ToWorker: TypeAlias = Load | Cores | Tokenize | Detokenize | Spell | Encode | Abort
+FromWorker: TypeAlias = (
+    Progress | Ready | Failed | Tokens | Texts | Pieces | Computed | Aborted | Refused
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

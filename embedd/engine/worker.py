@@ -25,12 +25,13 @@ import numpy as np
 
 from embedd.engine import wire
 from embedd.engine.agreement import check_agreement
-from embedd.engine.base import Engine, Tokenizer
+from embedd.engine.base import Engine, StoppedError, Tokenizer
 from embedd.engine.board import Board
 from embedd.engine.errors import UnsuitableError
 from embedd.engine.messages import split_ids, to_ready
 from embedd.engine.opening import TokenizerCall, answer_call, open_engine, open_tokenizer
 from embedd.engine.pending import Batch, Pending
+from embedd.engine.stop import Stop
 from embedd.errors import EmbeddError, EngineError, InsufficientMemoryError, ModelLoadError
 from embedd.types import Pooling, TokenIds, Vectors
 
@@ -98,11 +99,13 @@ class Worker:
                     self._texts.put((message, array))
                 case wire.Encode():
                     self._pending.put((message, array))
+                case wire.Abort():
+                    self._pending.abort(message.id, stuck=message.stuck)
 
     def _load(self, message: wire.Load) -> None:
         try:
             engine = open_engine(message, self._report)
-            test_engine(engine)
+            pace = test_engine(engine)
             distance = check_agreement(engine, message)
         except (EmbeddError, MemoryError) as error:
             reason = str(error) or "not enough memory"
@@ -118,7 +121,8 @@ class Worker:
         self._start_tokenizing(engine)
         for _ in range(message.replicas - 1):
             _start_thread(self._encode_all, engine.replicate())
-        self._connection.send((to_ready(engine.info, message.replicas, distance), None))
+        ready = to_ready(engine.info, message.replicas, distance, seconds_per_token=pace)
+        self._connection.send((ready, None))
         # This thread goes on as the first replica: OpenMP keeps a team of threads for
         # every thread that ever computed.
         self._encode_all(engine)
@@ -172,20 +176,23 @@ class Worker:
             engine.set_threads(work.threads)
             for message, _ in work.batches:
                 self._board.mark(message.id)
-            answers = encode_together(engine, work.batches)
+            answers = encode_together(engine, work.batches, work.stop)
             self._pending.give_back(work)
             self._connection.send(*answers)
 
 
-def encode_together(engine: Engine, batches: Sequence[Batch]) -> list[Answer]:
+def encode_together(engine: Engine, batches: Sequence[Batch], stop: Stop) -> list[Answer]:
     """An answer to each of *batches*, computed as one, or one by one if that fails."""
     start = time.perf_counter()
     sequences = [one for message, ids in batches for one in split_ids(ids, message.lengths)]
     try:
-        vectors = encode_checked(engine, sequences, batches[0][0].pooling)
+        vectors = encode_checked(engine, sequences, batches[0][0].pooling, stop)
+    except StoppedError:
+        return [(wire.Aborted(message.id), None) for message, _ in batches]
     except EmbeddError as error:
         if len(batches) > 1:
-            return [answer for batch in batches for answer in encode_together(engine, [batch])]
+            alone = [encode_together(engine, [batch], stop) for batch in batches]
+            return [answer for answers in alone for answer in answers]
         return [(wire.Refused(batches[0][0].id, str(error), error.index), None)]
     seconds = time.perf_counter() - start
     per_token = len(vectors) != len(sequences)
@@ -198,8 +205,8 @@ def encode_together(engine: Engine, batches: Sequence[Batch]) -> list[Answer]:
     return answers
 
 
-def test_engine(engine: Engine) -> None:
-    """One sentence, then a packed batch as large as they get.
+def test_engine(engine: Engine) -> float:
+    """One sentence, then a packed batch as large as they get; its seconds for each token.
 
     A build that is wrong for this CPU survives one token and dies with two: so the
     batch that kills the worker is this one, before the model is announced.
@@ -211,11 +218,15 @@ def test_engine(engine: Engine) -> None:
     [sentence] = engine.tokenize([SELF_TEST])
     sentence = sentence[: info.limit]
     count = max(1, min(info.max_batch_tokens // len(sentence), info.max_sequences))
-    for batch in ([sentence], [sentence] * count):
-        encode_checked(engine, batch, None)
+    encode_checked(engine, [sentence], None)
+    start = time.perf_counter()
+    encode_checked(engine, [sentence] * count, None)
+    return (time.perf_counter() - start) / (count * len(sentence))
 
 
-def encode_checked(engine: Engine, sequences: list[TokenIds], pooling: Pooling | None) -> Vectors:
+def encode_checked(
+    engine: Engine, sequences: list[TokenIds], pooling: Pooling | None, stop: Stop | None = None
+) -> Vectors:
     """`Engine.encode`, with every row proved finite and, but for scores, of norm > 0.
 
     A bad row is computed again alone before it counts as an error of its input.
@@ -223,14 +234,14 @@ def encode_checked(engine: Engine, sequences: list[TokenIds], pooling: Pooling |
     Raises:
         EngineError: Of the engine, or naming the sequence whose row stays bad.
     """
-    vectors = engine.encode(sequences, pooling)
+    vectors = engine.encode(sequences, pooling, stop=stop)
     kind = pooling or engine.info.pooling
     if kind is Pooling.NONE:
         if not np.isfinite(vectors).all():
             raise EngineError("embedding contains NaN or Inf values")
         return vectors
     for row in np.flatnonzero(_bad_rows(vectors, kind)):
-        again = engine.encode([sequences[row]], pooling)
+        again = engine.encode([sequences[row]], pooling, stop=stop)
         if _bad_rows(again, kind).any():
             finite = np.isfinite(again).all()
             fault = "has zero norm" if finite else "contains NaN or Inf values"

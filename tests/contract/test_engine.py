@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from embedd.engine.base import CPU_LADDER, Engine
+from embedd.engine.base import CPU_LADDER, Engine, StoppedError
 from embedd.engine.llama.engine import LlamaEngine
+from embedd.engine.stop import Stop
 from embedd.errors import EngineError
 from embedd.types import Pooling, TokenIds, Vectors
 from tests.contract.conftest import CONTEXT, OpenEngine, make_spec
@@ -120,6 +121,20 @@ def test_a_bad_batch_is_refused_and_leaves_no_trace(engine: Engine) -> None:
         with pytest.raises(EngineError):
             engine.encode(batch)
         assert np.array_equal(engine.encode(sequences), expected)
+
+
+@pytest.mark.parametrize("pooling", [None, Pooling.NONE])
+def test_a_stopped_batch_has_no_vectors_and_leaves_no_trace(
+    pooling: Pooling | None, engine: Engine
+) -> None:
+    sequences = engine.tokenize(TEXTS)
+    expected = engine.encode(sequences, pooling)
+    stop = Stop()
+    assert np.array_equal(engine.encode(sequences, pooling, stop=stop), expected)
+    stop.set()
+    with pytest.raises(StoppedError):
+        engine.encode(engine.tokenize(["something else"]), pooling, stop=stop)
+    assert np.array_equal(engine.encode(sequences, pooling), expected)
 
 
 @settings(

@@ -16,7 +16,7 @@ import pytest
 
 from embedd.cache import VectorCache
 from embedd.config import worker_environment
-from embedd.engine import fake, process
+from embedd.engine import fake, process, watchdog
 from embedd.engine.base import CPU_LADDER, ModelSpec
 from embedd.engine.cores import CoreShares
 from embedd.engine.fake import FAKE_LADDER
@@ -159,6 +159,35 @@ async def test_who_leaves_during_a_batch_disturbs_no_other_answer(yard: Yard) ->
     assert np.array_equal(there.vectors, back.vectors[::-1])
 
 
+async def test_what_a_client_that_left_waited_for_is_computed_no_longer(yard: Yard) -> None:
+    """It would compute for ever: whoever comes after it would wait in vain."""
+    model = await yard.serve()
+    expected = (await embed(model, "a", "b")).vectors
+    for _ in range(2):
+        leaving = asyncio.create_task(embed(model, fake.HANG))
+        await wait_until(lambda: is_computing(yard.workers[0]))
+        staying = asyncio.create_task(embed(model, "a", "b"))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        assert np.array_equal((await staying).vectors, expected)
+    assert len(yard.workers) == 1
+
+
+async def test_llama_stops_in_the_middle_of_a_batch(yard: Yard) -> None:
+    """And what it computes next is right to the last bit."""
+    write_tiny_bert(yard.file)
+    worker = await yard.start_loaded("llama")
+    [ids] = await worker.tokenize(["the cat sat on a mat"])
+    expected = (await worker.encode([ids], None)).vectors
+    large = [np.tile(ids, 8)[:64]] * 32
+    batches = [asyncio.create_task(worker.encode(large, None, alone=True)) for _ in range(200)]
+    await wait_until(lambda: any(batch.done() for batch in batches))
+    for batch in batches:
+        batch.cancel()
+    again = (await worker.encode([ids], None)).vectors
+    assert np.array_equal(again, expected)
+
+
 async def test_the_users_folder_provides_no_modules(
     yard: Yard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +252,45 @@ async def test_a_poisoned_input_fails_its_own_request_alone(yard: Yard) -> None:
     assert model.broken is None
 
 
+async def test_a_poisoned_input_kills_no_second_time(yard: Yard) -> None:
+    model = await yard.serve()
+    await embed(model, "a batch that proves the rung")
+    with pytest.raises(EngineError, match="SIGKILL"):
+        await embed(model, fake.KILL)
+    started = len(yard.workers)
+    for _ in range(3):
+        with pytest.raises(EngineError, match=r"SIGKILL \(input 1\)"):
+            await embed(model, "fine", fake.KILL)
+    assert len((await embed(model, "fine")).vectors) == 1
+    assert len(yard.workers) == started
+
+
+@pytest.mark.parametrize(
+    ("text", "fault", "deaths"),
+    [
+        (fake.HANG, "computing took too long and was stopped", 0),
+        (fake.DEAF, "SIGKILL: it did not stop a batch that took too long", 2),
+    ],
+    ids=["hangs", "is deaf"],
+)
+async def test_an_input_that_hangs_fails_its_own_request_alone(
+    text: str, fault: str, deaths: int, yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LEAST", "OBEDIENCE"):
+        monkeypatch.setattr(watchdog, name, 0.3)
+    monkeypatch.setattr(watchdog, "TIMES", 0.0)
+    monkeypatch.setattr(watchdog, "LOOK", 0.05)
+    model = await yard.serve()
+    expected = (await embed(model, "a", "b")).vectors
+    good, bad = await embed_all(model, [["a", "b"], ["c", text]])
+    assert isinstance(good, Outcome)
+    assert np.allclose(good.vectors, expected)
+    assert isinstance(bad, EngineError)
+    assert (str(bad).endswith(f"{fault} (input 1)"), bad.index) == (True, 1)
+    assert len(yard.workers) >= 1 + deaths
+    assert deaths or len(yard.workers) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [(fake.NOT_A_NUMBER, "contains NaN or Inf values"), (fake.ZERO, "has zero norm")],
@@ -247,9 +315,9 @@ async def test_a_model_whose_first_batch_kills_goes_to_the_next_rung(yard: Yard)
 
 async def test_a_model_that_only_dies_is_given_up(yard: Yard) -> None:
     model = await yard.serve()
-    for _ in range(2):
+    for number in range(2):
         with pytest.raises(EngineError, match="SIGKILL"):
-            await embed(model, fake.KILL)
+            await embed(model, fake.KILL + str(number))
         assert model.broken is None
     with pytest.raises(ModelLoadError, match="died 5 times without computing a batch"):
         await embed(model, fake.KILL)

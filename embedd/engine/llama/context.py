@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
+from embedd.engine.base import StoppedError
 from embedd.engine.llama.library import fill_params, take_log_lines
 from embedd.engine.llama.model import LlamaModel
+from embedd.engine.stop import Stop
 from embedd.errors import EngineError, ModelLoadError
 from embedd.types import Pooling, TokenIds, Vectors
 
@@ -26,6 +28,12 @@ POOLING_TYPES = {
 }
 FLASH_ATTENTION_ON = 1
 FLASH_ATTENTION_OFF = 0
+STOPPED = 2  # what llama.cpp returns when its abort callback said so
+
+# llama.cpp asks it between the nodes of its graph, with the address of a `Stop`: the length
+# of the string is what it takes for yes or no. A function of C, because one of Python would
+# wait for the interpreter's lock some 150 times for each batch.
+_is_set = lib.ggml_abort_callback(ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value or 0)
 
 
 class Columns:
@@ -132,13 +140,17 @@ class Context:
             )
         return handle
 
-    def encode(self, sequences: Sequence[TokenIds]) -> Vectors:
+    def encode(self, sequences: Sequence[TokenIds], stop: Stop | None = None) -> Vectors:
         """One row per sequence, or per token when the context does not pool.
 
         Raises:
+            StoppedError: *stop* was set; the next batch is not affected.
             EngineError: The batch is not one that llama.cpp survives, or computing failed.
         """
         self._check(sequences)
+        # Kept as an attribute: llama.cpp has its address until it gets another.
+        self._stop = stop or Stop()
+        lib.llama_set_abort_callback(self._handle, _is_set, self._stop.address)
         if self._memory:
             lib.llama_memory_clear(self._memory, False)  # noqa: FBT003 - a C call
         if self._two_passes:
@@ -173,6 +185,9 @@ class Context:
 
     def _compute(self, batch: lib.llama_batch) -> None:
         code = self._run(self._handle, batch)
+        if code == STOPPED:
+            take_log_lines()
+            raise StoppedError("stopped")
         if code != 0:
             reason = "; ".join(take_log_lines()[-3:])
             raise EngineError(f"llama.cpp returned {code}" + (f": {reason}" if reason else ""))

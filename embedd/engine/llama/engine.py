@@ -9,6 +9,7 @@ from embedd.engine.base import ModelInfo, ModelSpec, Rung
 from embedd.engine.llama.context import Context
 from embedd.engine.llama.model import LlamaModel, Report
 from embedd.engine.llama.vocabulary import Vocabulary
+from embedd.engine.stop import Stop
 from embedd.errors import EngineError, ModelLoadError
 from embedd.types import Piece, Pooling, TokenIds, Vectors
 
@@ -125,13 +126,19 @@ class LlamaEngine:
         """See `Tokenizer.spell`."""
         return self._weights.vocabulary.spell(ids)
 
-    def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Vectors:
+    def encode(
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None = None,
+        *,
+        stop: Stop | None = None,
+    ) -> Vectors:
         """See `Engine.encode`."""
         longest = max(map(len, sequences), default=0)
         if longest > self.info.limit:
             raise EngineError(f"a sequence of {longest} tokens; the limit is {self.info.limit}")
         with self._context_for(pooling or self.info.pooling, sum(map(len, sequences))) as context:
-            return context.encode(sequences)
+            return context.encode(sequences, stop)
 
     def close(self) -> None:
         """Free the context and, with the first engine, the weights."""

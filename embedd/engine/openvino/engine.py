@@ -8,13 +8,14 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from embedd.engine.base import ModelInfo, ModelSpec, Rung
+from embedd.engine.base import ModelInfo, ModelSpec, Rung, StoppedError
 from embedd.engine.llama.model import LlamaModel
 from embedd.engine.llama.vocabulary import Vocabulary
 from embedd.engine.openvino.families import build_graph
 from embedd.engine.openvino.library import choose_precision, compile_graph
 from embedd.engine.openvino.tensors import Gguf
 from embedd.engine.padding import group_alike, round_length
+from embedd.engine.stop import Stop
 from embedd.errors import EngineError, ModelLoadError
 from embedd.types import Piece, Pooling, TokenIds, Vectors
 
@@ -177,13 +178,26 @@ class OpenVinoEngine:
         """See `Tokenizer.spell`."""
         return self._weights.vocabulary.spell(ids)
 
-    def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Vectors:
-        """See `Engine.encode`; sequences of unlike length are computed one group after another."""
+    def encode(
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None = None,
+        *,
+        stop: Stop | None = None,
+    ) -> Vectors:
+        """See `Engine.encode`; sequences of unlike length are computed one group after another.
+
+        *stop* is looked at before each group.
+        """
         self._check(sequences, pooling)
         lengths = np.fromiter(map(len, sequences), np.int32, len(sequences))
         groups = group_alike(lengths.tolist())
         kind = pooling or self.info.pooling
-        parts = [self._encode(sequences, lengths, rows, kind) for rows in groups]
+        parts = []
+        for rows in groups:
+            if stop:
+                raise StoppedError("stopped")
+            parts.append(self._encode(sequences, lengths, rows, kind))
         if kind is not Pooling.NONE:
             vectors: Vectors = np.empty((len(sequences), parts[0].shape[-1]), np.float32)
             for rows, part in zip(groups, parts, strict=True):

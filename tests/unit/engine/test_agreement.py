@@ -19,6 +19,7 @@ from embedd.engine.base import OPENVINO_RUNG, ModelSpec
 from embedd.engine.errors import UnsuitableError
 from embedd.engine.fake import FAKE_LADDER, FakeEngine
 from embedd.engine.messages import to_load
+from embedd.engine.stop import Stop
 from embedd.engine.tuning import ONE_REPLICA
 from embedd.types import Pooling, TokenIds, Vectors
 from tests.unit.engine.workshop import SPEC
@@ -32,7 +33,13 @@ class Shifted(FakeEngine):
     off = 0.0
     together_only = False
 
-    def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Vectors:
+    def encode(
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None = None,
+        *,
+        stop: Stop | None = None,
+    ) -> Vectors:
         vectors = super().encode(sequences, pooling)
         if self.together_only and len(sequences) == 1:
             return vectors

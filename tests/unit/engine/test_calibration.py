@@ -19,6 +19,7 @@ from embedd.engine.calibration import (
     choose_sizes,
     start_ladder,
 )
+from embedd.engine.death import Death
 from embedd.engine.process import Encoded, WorkerDiedError
 from embedd.engine.tuning import Tuning, choose_start
 from embedd.types import Pooling, TokenIds
@@ -54,7 +55,7 @@ class Computer:
     ) -> Encoded:
         assert alone, "joined batches are not of the size that is measured"
         if self._machine.dies:
-            raise WorkerDiedError("the worker process ended with SIGILL")
+            raise WorkerDiedError(Death("SIGILL"))
         tokens = sum(map(len, sequences))
         await asyncio.sleep(tokens * (0.00002 if tokens <= 256 else 0.0001) / self._speed)
         return Encoded(vectors=np.zeros((len(sequences), 2), np.float32), seconds=0.0)

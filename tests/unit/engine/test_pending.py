@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedd.engine import wire
-from embedd.engine.pending import Batch, Pending, choose_mergeable
+from embedd.engine.pending import Batch, Pending, Work, choose_mergeable
 from embedd.types import Pooling
 
 _ids = itertools.count(1)
@@ -189,3 +189,60 @@ def test_padding_counts_when_batches_are_put_together() -> None:
     waiting = [make_batch(97), make_batch(80), make_batch(80)]
     taken = choose_mergeable(waiting, max_tokens=300, max_sequences=8, padded=True)
     assert taken == waiting[:2]  # three rows would be 312 tokens
+
+
+# Aborting
+
+
+def ids_of(work: Work) -> list[int]:
+    return [message.id for message, _ in work.batches]
+
+
+def test_a_batch_that_waits_is_forgotten() -> None:
+    pending = make_pending(replicas=1, cores=1)
+    batches = [make_batch(90, urgent=urgent) for urgent in (True, False, True, False)]
+    for batch in batches:
+        pending.put(batch)
+    for batch in batches[:2]:
+        pending.abort(batch[0].id)
+    taken = []
+    for _ in range(2):
+        work = pending.take()
+        taken += work.batches
+        pending.give_back(work)
+    assert taken == batches[2:]
+
+
+def test_what_is_computed_together_goes_on_while_one_of_it_is_wanted() -> None:
+    pending = make_pending(replicas=1, cores=1)
+    first, second, other = make_batch(10), make_batch(10), make_batch(90)
+    for batch in (first, second, other):
+        pending.put(batch)
+    work = pending.take()
+    assert work.batches == [first, second]
+    pending.abort(first[0].id)
+    pending.abort(other[0].id)
+    assert not work.stop
+    pending.abort(second[0].id)
+    assert work.stop
+
+
+def test_a_batch_that_is_stuck_stops_what_is_computed_with_it_and_no_more() -> None:
+    pending = make_pending(replicas=2, cores=2)
+    batches = [make_batch(30) for _ in range(4)]
+    for batch in batches:
+        pending.put(batch)
+    works = [pending.take(), pending.take()]
+    assert [len(work.batches) for work in works] == [2, 2]
+    pending.abort(batches[0][0].id, stuck=True)
+    assert [bool(work.stop) for work in works] == [True, False]
+
+
+def test_an_abort_that_comes_too_late_stops_nothing() -> None:
+    pending = make_pending(replicas=1, cores=1)
+    pending.put(make_batch(10))
+    work = pending.take()
+    pending.give_back(work)
+    pending.abort(ids_of(work)[0])
+    assert not work.stop
+    assert not pending._unwanted

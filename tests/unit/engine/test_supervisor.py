@@ -5,7 +5,9 @@ import asyncio
 import pytest
 
 from embedd.engine.base import CPU_LADDER, OPENVINO_RUNG
-from embedd.engine.process import SelfTestError, WorkerDiedError
+from embedd.engine.death import Death
+from embedd.engine.load_wait import SelfTestError
+from embedd.engine.process import WorkerDiedError
 from embedd.engine.supervisor import Supervisor
 from embedd.engine.tuning import Tuning
 from embedd.errors import (
@@ -36,7 +38,7 @@ async def revive(supervisor: Supervisor, workshop: Workshop, *, counts: bool = T
 
 async def test_the_first_rung_that_computes_is_taken() -> None:
     workshop = Workshop()
-    workshop.faults = {"cpu1": WorkerDiedError("SIGILL"), "cpu2": SelfTestError("NaN")}
+    workshop.faults = {"cpu1": WorkerDiedError(Death("SIGILL")), "cpu2": SelfTestError("NaN")}
     supervisor = await workshop.open()
     assert workshop.worker.rung == "cpu3"
     assert supervisor.worker is workshop.worker
@@ -45,11 +47,12 @@ async def test_the_first_rung_that_computes_is_taken() -> None:
 
 async def test_if_no_rung_computes_the_reasons_of_all_are_told() -> None:
     workshop = Workshop()
-    workshop.faults = {name: WorkerDiedError(f"end {name}") for name in ("cpu1", "cpu2", "cpu3")}
+    workshop.faults = {name: WorkerDiedError(Death(name)) for name in ("cpu1", "cpu2", "cpu3")}
     with pytest.raises(ModelLoadError) as caught:
         await workshop.open()
     assert str(caught.value) == (
-        'cannot load model "tiny": cpu1: end cpu1; cpu2: end cpu2; cpu3: end cpu3'
+        'cannot load model "tiny": '
+        + "; ".join(f"{name}: the worker process ended with {name}" for name in workshop.faults)
     )
 
 
@@ -217,7 +220,7 @@ WITH_OPENVINO = (OPENVINO_RUNG, *CPU_LADDER)
     [
         (ModelLoadError("unknown architecture"), {"openvino": "unknown architecture"}),
         (InsufficientMemoryError("full"), {}),
-        (WorkerDiedError("SIGSEGV"), {}),
+        (WorkerDiedError(Death("SIGSEGV")), {}),
         (SelfTestError("NaN"), {}),
     ],
     ids=lambda value: type(value).__name__,
@@ -255,7 +258,7 @@ async def test_a_crash_of_another_engine_falls_back_however_long_it_worked() -> 
 
 async def test_vectors_are_compared_on_other_engines_only() -> None:
     workshop = Workshop()
-    workshop.faults = {"ov1": WorkerDiedError("SIGSEGV")}
+    workshop.faults = {"ov1": WorkerDiedError(Death("SIGSEGV"))}
     await workshop.open(WITH_OPENVINO)
     assert [worker.tolerance for worker in workshop.workers] == [1e-4, None]
 
@@ -263,7 +266,7 @@ async def test_vectors_are_compared_on_other_engines_only() -> None:
 async def test_what_was_measured_on_one_engine_is_not_used_on_another() -> None:
     workshop = Workshop()
     workshop.tuning = Tuning(replicas=2, batch_tokens=1024)
-    workshop.faults = {"ov1": WorkerDiedError("SIGSEGV")}
+    workshop.faults = {"ov1": WorkerDiedError(Death("SIGSEGV"))}
     await workshop.open(WITH_OPENVINO)
     assert [worker.tuning for worker in workshop.workers] == [
         Tuning(replicas=2, batch_tokens=1024),

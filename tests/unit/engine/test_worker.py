@@ -11,6 +11,7 @@ from embedd.engine.base import CPU_LADDER, ModelSpec
 from embedd.engine.errors import UnsuitableError
 from embedd.engine.fake import FakeEngine
 from embedd.engine.pending import Batch
+from embedd.engine.stop import Stop
 from embedd.errors import EngineError, InsufficientMemoryError, ModelLoadError
 from embedd.types import Pooling, TokenIds, Vectors
 
@@ -37,7 +38,13 @@ class ScriptedEngine(FakeEngine):
         super().__init__(make_spec(pooling), CPU_LADDER[0], batch_tokens=64)
         self.calls = list(calls)
 
-    def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Vectors:
+    def encode(
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None = None,
+        *,
+        stop: Stop | None = None,
+    ) -> Vectors:
         values = self.calls.pop(0)
         assert len(values) == len(sequences)
         return np.array([[value, value] for value in values], np.float32)
@@ -83,7 +90,13 @@ def test_the_self_test_computes_a_sentence_and_a_packed_batch() -> None:
     sizes: list[int] = []
 
     class Recording(FakeEngine):
-        def encode(self, sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Vectors:
+        def encode(
+            self,
+            sequences: Sequence[TokenIds],
+            pooling: Pooling | None = None,
+            *,
+            stop: Stop | None = None,
+        ) -> Vectors:
             sizes.append(len(sequences))
             return super().encode(sequences, pooling)
 
@@ -121,7 +134,7 @@ def make_batches(*lengths: list[int]) -> list[Batch]:
 
 def test_batches_that_are_computed_together_get_their_own_rows() -> None:
     engine = ScriptedEngine([1.0, 2.0, 3.0])
-    answers = worker.encode_together(engine, make_batches([1, 2], [1]))
+    answers = worker.encode_together(engine, make_batches([1, 2], [1]), Stop())
     assert [(message.id, rows[:, 0].tolist()) for message, rows in read(answers)] == [
         (1, [1.0, 2.0]),
         (2, [3.0]),
@@ -133,15 +146,24 @@ def test_the_tokens_of_batches_stay_with_their_batch() -> None:
         (wire.Encode(id_, Pooling.NONE, [2, 1]), np.ones(3, np.int32).tobytes()) for id_ in (1, 2)
     ]
     engine = FakeEngine(make_spec(), CPU_LADDER[0], batch_tokens=64)
-    assert [len(rows) for _, rows in read(worker.encode_together(engine, batches))] == [3, 3]
+    answers = worker.encode_together(engine, batches, Stop())
+    assert [len(rows) for _, rows in read(answers)] == [3, 3]
 
 
 def test_a_fault_is_found_in_the_batch_that_has_it() -> None:
     engine = ScriptedEngine([1.0, NAN, 3.0], [NAN], [1.0, NAN], [NAN], [3.0])
-    bad, good = worker.encode_together(engine, make_batches([1, 1], [1]))
+    bad, good = worker.encode_together(engine, make_batches([1, 1], [1]), Stop())
     assert bad[0] == wire.Refused(1, "embedding contains NaN or Inf values", 1)
     assert isinstance(good[0], wire.Computed)
     assert good[0].id == 2
+
+
+def test_batches_that_are_stopped_together_say_so() -> None:
+    engine = FakeEngine(make_spec(), CPU_LADDER[0], batch_tokens=64)
+    stop = Stop()
+    stop.set()
+    answers = worker.encode_together(engine, make_batches([1], [1]), stop)
+    assert answers == [(wire.Aborted(1), None), (wire.Aborted(2), None)]
 
 
 def read(answers: list[worker.Answer]) -> list[tuple[wire.Computed, Vectors]]:

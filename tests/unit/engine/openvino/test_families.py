@@ -40,7 +40,7 @@ def make_sequences(lengths: Sequence[int], seed: int = 0) -> list[TokenIds]:
 
 def distances(a: Vectors, b: Vectors) -> Vectors:
     """1 - cosine, row by row, in double precision."""
-    a, b = a.astype(np.float64), b.astype(np.float64)  # type: ignore[assignment]
+    a, b = a.astype(np.float64), b.astype(np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return np.asarray(1 - (a * b).sum(axis=1) / norms)
 
