@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 from embedd.durations import parse_keep_alive
 from embedd.errors import ConfigError, RequestError
+from embedd.limits import read_limits
+from embedd.types import EngineChoice
 
 MIB = 1 << 20
 DEFAULT_PORT = 11434
@@ -53,6 +55,7 @@ SETTINGS = (
     Setting("API_KEY_FILE", "", "file with more of them, read again when it changes", twin=False),
     Setting("ADMIN_KEY", "API_KEY", "keys for managing models, by comma", twin=False),
     Setting("ALLOWED_HOSTS", "", "more names that `Host` may hold, by comma", twin=False),
+    Setting("ENGINE", "auto", "`llama`, `openvino`, or the faster one that is right", twin=False),
     Setting("THREADS", "affinity and cgroup quota", "cores that embedd may use", twin=False),
     Setting("MEMORY", "80 % of cgroup or machine", "bytes for loaded models", twin=False),
     Setting("CACHE_BYTES", "67108864", "bytes of vectors kept in memory; 0 = off", twin=False),
@@ -126,6 +129,7 @@ class Settings:
     api_key_file: Path | None
     admin_key: tuple[str, ...] = field(repr=False)
     allowed_hosts: tuple[str, ...]
+    engine: EngineChoice
     threads: int
     memory: int
     cache_bytes: int
@@ -152,6 +156,7 @@ def read_settings(
         load_timeout=read.duration("LOAD_TIMEOUT", 300.0) or math.inf,
         context_length=read.unsigned("CONTEXT_LENGTH", 0),
         origins=read.several("ORIGINS"),
+        engine=EngineChoice(read.choice("ENGINE", tuple(EngineChoice))),
         flash_attention=read.switch("FLASH_ATTENTION"),
         debug=read.level("DEBUG"),
         noprune=read.switch("NOPRUNE") or False,
@@ -299,74 +304,6 @@ def _parse_ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None
 
 def _strip(text: str) -> str:
     return text.strip().strip("\"'").strip()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What this process may use of the machine: whole *cores*, bytes of *memory*."""
-
-    cores: int
-    memory: int
-
-
-def read_limits(
-    cgroups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
-) -> Limits:
-    """Limits of the affinity mask, of the cgroups (version 1 or 2) and of the machine."""
-    folders = list(_cgroup_folders(cgroups, membership))
-    quotas = [q for folder in folders for q in (_cpu_quota(folder),) if q is not None]
-    sizes = [
-        size
-        for folder in folders
-        for name in ("memory.max", "memory.limit_in_bytes")
-        for size in _read_numbers(folder / name)
-    ]
-    # A share of a core is left unused: threads that share one stall each other at barriers.
-    return Limits(
-        cores=max(1, math.floor(min([_affinity(), *quotas]))),
-        memory=min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *sizes]),
-    )
-
-
-def _affinity() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def _cgroup_folders(root: Path, membership: Path) -> list[Path]:
-    """Folders that may hold a limit of this process: its own, and those above it.
-
-    In a container the path may be that of the host, which does not exist here; then the
-    container's own limits lie at the root.
-    """
-    folders: dict[Path, None] = {}
-    lines = membership.read_text().splitlines() if membership.exists() else []
-    for _, controllers, path in (line.split(":", 2) for line in lines):
-        for base in [root / name for name in controllers.split(",")]:
-            own = base / path.strip("/")
-            folders |= dict.fromkeys([own, *(p for p in own.parents if p.is_relative_to(base))])
-    return [folder for folder in folders if folder.is_dir()]
-
-
-def _cpu_quota(folder: Path) -> float | None:
-    """Cores that a cgroup may use at a time; None if it does not say."""
-    numbers = _read_numbers(folder / "cpu.max") or [
-        *_read_numbers(folder / "cpu.cfs_quota_us"),
-        *_read_numbers(folder / "cpu.cfs_period_us"),
-    ]
-    match numbers:
-        case [quota, period] if quota > 0 and period > 0:
-            return quota / period
-        case _:
-            return None
-
-
-def _read_numbers(path: Path) -> list[int]:
-    """Whole numbers in a file of the kernel: none if it is missing; "max" and -1 do not count."""
-    try:
-        return [int(word) for word in path.read_text().split() if word.isdecimal()]
-    except OSError:
-        return []
 
 
 _WORKER_NAMES = frozenset(

@@ -41,7 +41,7 @@ FLOATS: Final = frozenset(
     }
 )
 BOOLEANS: Final = frozenset({"use_mmap"})
-TEXTS: Final = frozenset({"document_prefix", "pooling", "query_prefix"})
+TEXTS: Final = frozenset({"document_prefix", "engine", "pooling", "query_prefix"})
 LISTS: Final = frozenset({"stop"})  # may repeat: all count
 PARAMETERS: Final = INTEGERS | FLOATS | BOOLEANS | TEXTS | LISTS
 DROPPED: Final = frozenset(
@@ -57,7 +57,10 @@ DROPPED: Final = frozenset(
         "vocab_only",
     }
 )
-POOLINGS: Final = ("mean", "cls", "last", "rank")
+CHOICES: Final = {
+    "pooling": ("mean", "cls", "last", "rank"),
+    "engine": ("auto", "llama", "openvino"),
+}
 
 _WITHOUT_EFFECT: Final = frozenset(
     {"template", "system", "message", "renderer", "parser", "requires"}
@@ -193,8 +196,8 @@ def parse_parameter(name: str, text: str) -> object:
         return text in _TRUE
     if name not in PARAMETERS:
         raise InvalidInputError(f"unknown parameter '{name}'")
-    if name == "pooling" and text not in POOLINGS:
-        raise InvalidInputError(f'parameter "pooling" must be one of {", ".join(POOLINGS)}')
+    if text not in CHOICES.get(name, (text,)):
+        raise InvalidInputError(f'parameter "{name}" must be one of {", ".join(CHOICES[name])}')
     return [text] if name in LISTS else text
 
 

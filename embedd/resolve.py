@@ -15,7 +15,7 @@ from embedd.names import ModelName, parse_model_name
 from embedd.options import Options, parse_options
 from embedd.store.manifests import MODEL, PARAMS, ConfigBlob, StoredManifest
 from embedd.store.store import Store
-from embedd.types import Pooling
+from embedd.types import EngineChoice, Pooling
 
 _log = logging.getLogger(__name__)
 
@@ -23,9 +23,11 @@ MAX_PARAMS_BYTES: Final = 1 << 20
 # Names come from clients, in any letter case: what is remembered of them is bounded.
 _MAX_REMEMBERED: Final = 1024
 
+EXACT: Final = frozenset({"F32", "F16", "BF16"})
+
 # Parameters that are no options of a request.
 OWN: Final = frozenset(
-    {"pooling", "query_prefix", "document_prefix", "prompts", "matryoshka", "int8_range"}
+    {"engine", "pooling", "query_prefix", "document_prefix", "prompts", "matryoshka", "int8_range"}
 )
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
 Range: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
@@ -49,6 +51,7 @@ class Parameters:
 
     options: Options = field(default_factory=Options)
     pooling: Pooling | None = None
+    engine: EngineChoice | None = None
     query_prefix: str = ""
     document_prefix: str = ""
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -188,6 +191,8 @@ class Resolver:
             vocabulary=facts.vocabulary_size or 0,
             width=facts.embedding_length or 0,
             weights=sum(layer.size for layer in layers),
+            engine=parameters.engine,
+            exact=facts.quantization in EXACT,
         )
         return ResolvedModel(
             name=stored.name,
@@ -277,9 +282,13 @@ def parse_parameters(raw: Mapping[str, object]) -> Parameters:
     allowed = [kind.value for kind in Pooling if kind is not Pooling.NONE]
     if pooling is not None and pooling not in allowed:
         raise InvalidInputError(f'parameter "pooling" must be one of {", ".join(allowed)}')
+    engine = _text(raw, "engine")
+    if engine and engine not in list(EngineChoice):
+        raise InvalidInputError(f'parameter "engine" must be one of {", ".join(EngineChoice)}')
     return Parameters(
         options=parse_options({key: value for key, value in raw.items() if key not in OWN}),
         pooling=None if pooling is None else Pooling(pooling),
+        engine=EngineChoice(engine) if engine else None,
         query_prefix=_text(raw, "query_prefix"),
         document_prefix=_text(raw, "document_prefix"),
         prompts=_typed(raw, "prompts", dict[str, str]) or {},

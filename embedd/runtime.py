@@ -19,7 +19,7 @@ from embedd.catalog.catalog import read_catalog
 from embedd.config import Settings, worker_environment
 from embedd.embedder import Embedder
 from embedd.engine.base import ModelSpec
-from embedd.engine.calibration import Calibration, CalibrationStore, Trial
+from embedd.engine.calibration import Calibration, Trial, TuningStore, Verdict
 from embedd.engine.loading import Loader, NothingToLearn
 from embedd.engine.quantizing import FileType, quantize_gguf
 from embedd.errors import StoreError
@@ -33,7 +33,7 @@ from embedd.state import StateFolder
 from embedd.store.blobs import Report
 from embedd.store.remote import Source
 from embedd.store.store import Store
-from embedd.types import Pooling
+from embedd.types import EngineChoice, Pooling
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def _look(scheduler: Scheduler, vectors: VectorCache) -> State:
 
 def _make_loader(
     settings: Settings,
-    calibrations: CalibrationStore,
+    calibrations: TuningStore,
     metrics: Metrics | None = None,
     vectors: VectorCache | None = None,
 ) -> Loader:
@@ -129,6 +129,8 @@ def _make_loader(
         cache=VectorCache(0) if vectors is None else vectors,
         calibrations=calibrations,
         metrics=metrics or Metrics(),
+        engine=settings.engine,
+        has_openvino=has_openvino(),
         flash_attention=settings.flash_attention,
         load_timeout=settings.load_timeout,
     )
@@ -228,17 +230,18 @@ def read_calibration(settings: Settings, name: str) -> Calibration | None:
     return open_calibrations(settings).read(Resolver(open_store(settings)).resolve(name).spec)
 
 
-def open_calibrations(settings: Settings) -> CalibrationStore:
+def open_calibrations(settings: Settings) -> TuningStore:
     """What was learnt about models here."""
-    return FolderCalibrations(StateFolder(settings.state), settings.threads)
+    return FolderCalibrations(StateFolder(settings.state), settings.threads, settings.engine)
 
 
 class FolderCalibrations:
     """Keeps what calibration found, by model, library build, processor and cores."""
 
-    def __init__(self, state: StateFolder, cores: int) -> None:
+    def __init__(self, state: StateFolder, cores: int, engine: EngineChoice) -> None:
         self._state = state
         self._cores = cores
+        self._engine = engine
 
     def read(self, spec: ModelSpec) -> Calibration | None:
         """What was measured of the model here, or None."""
@@ -252,15 +255,33 @@ class FolderCalibrations:
         """Keep it."""
         self._state.write("calibration", self._key(spec), msgspec.to_builtins(calibration))
 
+    def read_verdict(self, spec: ModelSpec) -> Verdict | None:
+        """What was found of the other engine here, or None."""
+        value = self._state.read("agreement", self._key(spec))
+        try:
+            return None if value is None else msgspec.convert(value, Verdict)
+        except msgspec.ValidationError:
+            return None
+
+    def write_verdict(self, spec: ModelSpec, verdict: Verdict) -> None:
+        """Keep it."""
+        self._state.write("agreement", self._key(spec), msgspec.to_builtins(verdict))
+
     def _key(self, spec: ModelSpec) -> str:
         return " ".join(
-            [spec.digest, spec.engine, spec.pooling, describe_build(), f"cores={self._cores}"]
+            [
+                spec.digest,
+                spec.engine or self._engine,
+                spec.pooling,
+                describe_build(),
+                f"cores={self._cores}",
+            ]
         )
 
 
 @functools.cache
 def describe_build() -> str:
-    """The installed llama.cpp and this processor: speed depends on both."""
+    """The installed engines and this processor: speed depends on them."""
     found = find_spec("llama_cpp")
     library = Path(found.origin).parent / "lib" if found and found.origin else Path()
     sizes = sorted(f"{file.name}:{file.stat().st_size}" for file in library.glob("libllama*"))
@@ -268,4 +289,10 @@ def describe_build() -> str:
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next((line for line in lines if line.startswith("model name")), processor)
-    return f"{version('llama-cpp-python')} {' '.join(sizes)} {processor}"
+    openvino = version("openvino") if has_openvino() else "none"
+    return f"{version('llama-cpp-python')} {' '.join(sizes)} openvino={openvino} {processor}"
+
+
+def has_openvino() -> bool:
+    """Whether that engine is installed; it is not imported for that."""
+    return find_spec("openvino") is not None

@@ -74,6 +74,14 @@ class DimensionRule(StrEnum):
     MATRYOSHKA = "matryoshka"  # as strict, and only for models that were made to be cut
 
 
+class EngineChoice(StrEnum):
+    """Which engine is to compute a model; ``auto`` is the faster one that is right."""
+
+    AUTO = "auto"
+    LLAMA = "llama"
+    OPENVINO = "openvino"
+
+
 class Role(StrEnum):
     """What a text is used for: decides the prefix that the model was trained with."""
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from embedd.engine.stop import Stop
 from embedd.errors import EngineError
 from embedd.tokens import Frame, PairFrame
-from embedd.types import Labels, Piece, Pooling, TokenIds, Vectors
+from embedd.types import EngineChoice, Labels, Piece, Pooling, TokenIds, Vectors
 
 
 class StoppedError(EngineError):
@@ -29,6 +29,8 @@ class ModelSpec:
         gpu_layers: Layers placed on the GPU; None leaves it to the engine, 0 is the CPU.
         parts: Further files of a split GGUF, in order; ``path`` is the first.
         threads: Cores that one encode may use; None leaves it to the server.
+        engine: Which one is to compute it; None leaves it to the operator.
+        exact: Whether its weights are floating-point numbers, not quantised.
     """
 
     name: str
@@ -39,7 +41,8 @@ class ModelSpec:
     vocabulary: int
     width: int
     weights: int
-    engine: str = "llama"
+    engine: EngineChoice | None = None
+    exact: bool = False
     gpu_layers: int | None = None
     main_gpu: int | None = None
     threads: int | None = None
@@ -47,7 +50,7 @@ class ModelSpec:
     parts: tuple[Path, ...] = ()
 
     @property
-    def key(self) -> tuple[str, Pooling, str]:
+    def key(self) -> tuple[str, Pooling, EngineChoice | None]:
         """Identity in memory: names that agree in these share one loaded model.
 
         Where it is placed takes effect at the next load.
@@ -55,9 +58,12 @@ class ModelSpec:
         return (self.digest, self.pooling, self.engine)
 
 
+OPENVINO = "openvino"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
-    """One step of the ladder of settings, fastest first; the last is the safest.
+    """One step of the ladder of engines and settings; the last is the safest.
 
     ``extra_buffers`` lets llama.cpp repack weights for AMX and its kin.
     """
@@ -65,8 +71,15 @@ class Rung:
     name: str
     extra_buffers: bool
     flash_attention: bool
+    engine: str = "llama"
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether nothing else can help where it fails: llama.cpp stands behind the others."""
+        return self.engine != OPENVINO
 
 
+OPENVINO_RUNG = Rung(name="ov1", extra_buffers=False, flash_attention=False, engine=OPENVINO)
 CPU_LADDER = (
     Rung(name="cpu1", extra_buffers=True, flash_attention=True),
     Rung(name="cpu2", extra_buffers=False, flash_attention=True),
@@ -90,6 +103,7 @@ class ModelInfo:
         gpu_bytes: Memory taken on a GPU.
         pair: What stands around a query and a document; None if nothing can be told apart.
         labels: Names of a reranker's scores, one for each number that it computes.
+        distance: The most that its vectors were from llama.cpp's; None: not compared.
     """
 
     width: int
@@ -105,6 +119,7 @@ class ModelInfo:
     gpu_bytes: int = 0
     pair: PairFrame | None = None
     labels: Labels = ()
+    distance: float | None = None
 
 
 class Tokenizer(Protocol):

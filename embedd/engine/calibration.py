@@ -5,6 +5,7 @@ that serves is not disturbed, and a trial is stopped by ending its process.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,13 @@ import numpy as np
 from embedd.engine.base import ModelInfo, ModelSpec, Rung
 from embedd.engine.process import Encoded
 from embedd.engine.tuning import Tuning
+from embedd.errors import ModelLoadError
 from embedd.types import Pooling, TokenIds
 
+log = logging.getLogger(__name__)
+
 BATCH_TOKENS = (64, 128, 256, 512, 1024)
+PADDED_BATCH_TOKENS = (256, 512, 1024, 2048)  # of engines that fill up short sequences
 SEQUENCE_TOKENS = 32  # of the sequences that trial batches are made of
 SECONDS = 0.15  # of one trial
 # Other programs only ever make a trial slower: of two the better one is nearer the truth.
@@ -31,7 +36,7 @@ class Computer(Protocol):
     """What is measured; a loaded `WorkerProcess` is one."""
 
     async def encode(
-        self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, urgent: bool = False
+        self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, alone: bool = False
     ) -> Encoded:
         """See `WorkerProcess.encode`."""
         ...
@@ -62,6 +67,14 @@ class Calibration:
     best: Tuning
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether an engine may compute a model: how far it is from llama.cpp, or why not."""
+
+    distance: float | None = None
+    refusal: str | None = None
+
+
 class CalibrationStore(Protocol):
     """Keeps what was learnt about models on this machine."""
 
@@ -70,6 +83,18 @@ class CalibrationStore(Protocol):
         ...
 
     def write(self, spec: ModelSpec, calibration: Calibration) -> None:
+        """Keep it."""
+        ...
+
+
+class TuningStore(CalibrationStore, Protocol):
+    """Keeps what was learnt about engines too."""
+
+    def read_verdict(self, spec: ModelSpec) -> Verdict | None:
+        """What was found of the other engine, or None."""
+        ...
+
+    def write_verdict(self, spec: ModelSpec, verdict: Verdict) -> None:
         """Keep it."""
         ...
 
@@ -85,6 +110,8 @@ async def calibrate(
 ) -> Calibration:
     """Try batch sizes with every sensible number of replicas, then the other rungs.
 
+    Every engine of the ladder is tried; one that cannot load the model is left out.
+
     Args:
         ladder: Rungs that may be used, the present one first.
         open_computer: Loads the model so, for trials.
@@ -92,40 +119,63 @@ async def calibrate(
     Raises:
         EngineError: A worker died or failed; nothing was learnt.
     """
-    trials: list[Trial] = []
-
-    async def try_out(rung: Rung, replicas: int, sizes: Sequence[int]) -> None:
-        tuning = Tuning(replicas=replicas, batch_tokens=max(sizes))
-        computer, info = await open_computer(rung, tuning)
+    bench = _Bench(open_computer, seconds, report)
+    for engine in dict.fromkeys(rung.engine for rung in ladder):
+        first, *others = [rung for rung in ladder if rung.engine == engine]
         try:
-            for size in sizes:
-                if expect_seconds(trials, size, replicas) > LONGEST:
-                    break
-                rate = max(
-                    [await measure(computer, info, size, replicas, seconds) for _ in range(ROUNDS)]
-                )
-                trials.append(
-                    Trial(
-                        rung=rung.name,
-                        replicas=replicas,
-                        batch_tokens=size,
-                        tokens_per_second=rate,
-                    )
-                )
-                report(trials[-1])
-        finally:
-            await computer.close()
-
-    for replicas in choose_replicas(cores):
-        await try_out(ladder[0], replicas, choose_sizes(spec))
-    best = choose_best(trials)
-    for rung in ladder[1:]:
-        await try_out(rung, best.replicas, [best.batch_tokens])
-    best = choose_best(trials)
+            for replicas in choose_replicas(cores):
+                await bench.try_out(first, replicas, choose_sizes(spec, first))
+        except ModelLoadError as error:
+            if first.is_reference:
+                raise
+            log.warning("engine left out", extra={"engine": engine, "reason": str(error)})
+            continue
+        best = choose_best(bench.trials_on(first))
+        for rung in others:
+            await bench.try_out(rung, best.replicas, [best.batch_tokens])
+    best = choose_best(bench.trials)
     tuning = Tuning(
         replicas=best.replicas, batch_tokens=best.batch_tokens, rung=best.rung, measured=True
     )
-    return Calibration(trials=trials, best=tuning)
+    return Calibration(trials=bench.trials, best=tuning)
+
+
+class _Bench:
+    """Makes trials and remembers them."""
+
+    def __init__(
+        self, open_computer: Open, seconds: float, report: Callable[[Trial], None]
+    ) -> None:
+        self._open_computer = open_computer
+        self._seconds = seconds
+        self._report = report
+        self.trials: list[Trial] = []
+
+    def trials_on(self, rung: Rung) -> list[Trial]:
+        return [trial for trial in self.trials if trial.rung == rung.name]
+
+    async def try_out(self, rung: Rung, replicas: int, sizes: Sequence[int]) -> None:
+        """One process, every size; the largest are left out where they take too long."""
+        tuning = Tuning(replicas=replicas, batch_tokens=max(sizes))
+        computer, info = await self._open_computer(rung, tuning)
+        try:
+            for size in sizes:
+                if expect_seconds(self.trials_on(rung), size, replicas) > LONGEST:
+                    break
+                rates = [
+                    await measure(computer, info, size, replicas, self._seconds)
+                    for _ in range(ROUNDS)
+                ]
+                trial = Trial(
+                    rung=rung.name,
+                    replicas=replicas,
+                    batch_tokens=size,
+                    tokens_per_second=max(rates),
+                )
+                self.trials.append(trial)
+                self._report(trial)
+        finally:
+            await computer.close()
 
 
 async def measure(
@@ -136,14 +186,14 @@ async def measure(
     random = np.random.default_rng(0)
     ids = random.integers(info.vocabulary // 2, info.vocabulary, length).astype(np.int32)
     batch = [ids] * max(1, min(size // length, info.max_sequences))
-    await asyncio.gather(*(computer.encode(batch, None) for _ in range(replicas)))
+    await asyncio.gather(*(computer.encode(batch, None, alone=True) for _ in range(replicas)))
     start = time.perf_counter()
     done = 0
 
     async def keep_busy() -> None:
         nonlocal done
         while time.perf_counter() - start < seconds:
-            await computer.encode(batch, None)
+            await computer.encode(batch, None, alone=True)
             done += len(batch) * length
 
     # Two for each replica: one computes, the next is ready.
@@ -163,8 +213,10 @@ def choose_replicas(cores: int) -> list[int]:
     return sorted({cores, max(1, cores // 2), 1}, reverse=True)
 
 
-def choose_sizes(spec: ModelSpec) -> list[int]:
-    """Batch sizes worth a trial: the largest costs memory by the vocabulary."""
+def choose_sizes(spec: ModelSpec, rung: Rung) -> list[int]:
+    """Batch sizes worth a trial: llama.cpp's largest costs memory by the vocabulary."""
+    if not rung.is_reference:
+        return list(PADDED_BATCH_TOKENS)
     affordable = (256 << 20) // (4 * max(1, spec.vocabulary + spec.width))
     return [size for size in BATCH_TOKENS if size <= max(affordable, BATCH_TOKENS[0])]
 

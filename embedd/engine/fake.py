@@ -8,16 +8,26 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
 
-from embedd.engine.base import ModelInfo, ModelSpec, Rung, StoppedError, check_ids
+from embedd.engine.base import (
+    CPU_LADDER,
+    ModelInfo,
+    ModelSpec,
+    Rung,
+    StoppedError,
+    check_ids,
+)
 from embedd.engine.stop import Stop
 from embedd.errors import EngineError, ModelLoadError
 from embedd.tokens import Frame, PairFrame
 from embedd.types import Piece, Pooling, TokenIds, Vectors
 
+# Rungs that are this engine's, otherwise as llama.cpp's.
+FAKE_LADDER = tuple(replace(rung, engine="fake") for rung in CPU_LADDER)
 WIDTH = 8
 VOCABULARY = 1 << 16
 FIRST, LAST = 1, 2

@@ -10,21 +10,26 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from embedd.cache import VectorCache
-from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
+from embedd.engine.agreement import choose_tolerance
+from embedd.engine.base import CPU_LADDER, OPENVINO_RUNG, ModelInfo, ModelSpec, Rung
 from embedd.engine.calibration import (
     Calibration,
-    CalibrationStore,
     Trial,
+    TuningStore,
+    Verdict,
     calibrate,
     start_ladder,
 )
 from embedd.engine.cores import CoreShares
+from embedd.engine.poison import Poison
 from embedd.engine.process import WorkerProcess
 from embedd.engine.served import ServedModel
 from embedd.engine.tuner import Tuner
 from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.engine.vocabulary import Vocabulary
+from embedd.errors import ModelLoadError
 from embedd.metrics import Metrics
+from embedd.types import EngineChoice
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +44,8 @@ class Loader:
     Args:
         environment: What worker processes start with.
         cores: How many all models together may use.
+        engine: Which one computes models that do not say it themselves.
+        has_openvino: Whether that engine is installed.
         flash_attention: False turns it off; None and True leave it to the rung.
         load_timeout: Seconds that a load may make no progress, ``math.inf`` for ever.
     """
@@ -49,8 +56,10 @@ class Loader:
         environment: Mapping[str, str],
         cores: int,
         cache: VectorCache,
-        calibrations: CalibrationStore,
+        calibrations: TuningStore,
         metrics: Metrics,
+        engine: EngineChoice = EngineChoice.AUTO,
+        has_openvino: bool = False,
         flash_attention: bool | None = None,
         load_timeout: float = math.inf,
     ) -> None:
@@ -58,6 +67,10 @@ class Loader:
         self._cores = CoreShares(cores)
         self._cache = cache
         self._metrics = metrics
+        self._poison: dict[str, Poison] = {}  # by the digest of the model
+        self._calibrations = calibrations
+        self._engine = engine
+        self._has_openvino = has_openvino
         self._patience = None if math.isinf(load_timeout) else load_timeout
         self._ladder: Sequence[Rung] = CPU_LADDER
         if flash_attention is False:
@@ -72,7 +85,9 @@ class Loader:
             ModelLoadError: It cannot be loaded.
             LoadTimeoutError: It makes no progress.
         """
+        ladder = self.choose_ladder(spec)
         tuning = self._tuner.choose(spec)
+        known = self._calibrations.read_verdict(spec)
         metrics = self._metrics.of_model(spec.name)
         start = time.perf_counter()
         model = await ServedModel.load(
@@ -82,10 +97,13 @@ class Loader:
             cache=self._cache,
             metrics=metrics,
             tuning=tuning,
+            tolerance=None if known else choose_tolerance(spec),
             max_waiting_tokens=MAX_WAITING_TOKENS,
             load_timeout=self._patience,
-            ladder=start_ladder(self._ladder, tuning),
+            ladder=start_ladder(ladder, tuning),
+            poison=self._poison.setdefault(spec.digest, Poison()),
         )
+        self._keep_verdict(spec, model)
         metrics.load_seconds.observe(time.perf_counter() - start)
         info = model.info
         log.info(
@@ -101,9 +119,36 @@ class Loader:
             },
         )
         # Rungs above the one that it runs on have failed: they are no candidates.
-        names = [rung.name for rung in self._ladder]
-        self._tuner.consider(spec, self._ladder[names.index(info.rung) :])
+        names = [rung.name for rung in ladder]
+        self._tuner.consider(spec, ladder[names.index(info.rung) :])
         return model
+
+    def choose_ladder(self, spec: ModelSpec) -> list[Rung]:
+        """Engines and settings that may compute *spec*, the one to begin with first.
+
+        Raises:
+            ModelLoadError: The engine that it is to be computed with is not installed.
+        """
+        wish = spec.engine or self._engine
+        if wish is EngineChoice.OPENVINO:
+            if not self._has_openvino:
+                raise ModelLoadError(
+                    f'model "{spec.name}" is to be computed with OpenVINO, which is not installed: '
+                    "pip install 'embedd[openvino]', or set the engine to auto"
+                )
+            return [OPENVINO_RUNG]
+        verdict = self._calibrations.read_verdict(spec)
+        refused = verdict is not None and verdict.refusal is not None
+        if wish is EngineChoice.LLAMA or not self._has_openvino or refused:
+            return list(self._ladder)
+        return [OPENVINO_RUNG, *self._ladder]
+
+    def _keep_verdict(self, spec: ModelSpec, model: ServedModel) -> None:
+        """What the load has shown of the other engine is not to be shown again."""
+        info, refusal = model.info, model.refusals.get(OPENVINO_RUNG.engine)
+        if info.distance is not None or refusal is not None:
+            verdict = Verdict(distance=info.distance, refusal=refusal)
+            self._calibrations.write_verdict(spec, verdict)
 
     async def calibrate(
         self,
@@ -119,7 +164,7 @@ class Loader:
         """
         return await calibrate(
             spec,
-            self._ladder if ladder is None else ladder,
+            self.choose_ladder(spec) if ladder is None else ladder,
             cores=self._cores.total,
             open_computer=functools.partial(self._open_computer, spec),
             report=report,
@@ -148,6 +193,7 @@ class Loader:
     async def _open_computer(
         self, spec: ModelSpec, rung: Rung, tuning: Tuning
     ) -> tuple[WorkerProcess, ModelInfo]:
+        known = self._calibrations.read_verdict(spec)
         worker = await self._start()
         try:
             info = await worker.load(
@@ -155,6 +201,7 @@ class Loader:
                 rung=rung,
                 threads=self._cores.total,
                 tuning=tuning,
+                tolerance=None if known or rung.is_reference else choose_tolerance(spec),
                 patience=self._patience,
             )
         except BaseException:
@@ -164,7 +211,7 @@ class Loader:
 
 
 class NothingToLearn:
-    """A `CalibrationStore` for loads that are not repeated: no trials, one replica."""
+    """A `TuningStore` for loads that are not repeated: no trials, one replica."""
 
     def read(self, spec: ModelSpec) -> Calibration | None:
         """As if one replica had been measured as best."""
@@ -172,4 +219,12 @@ class NothingToLearn:
         return Calibration(trials=(), best=ONE_REPLICA)
 
     def write(self, spec: ModelSpec, calibration: Calibration) -> None:
+        """Nothing is kept."""
+
+    def read_verdict(self, spec: ModelSpec) -> Verdict | None:
+        """As if nobody had ever looked."""
+        del spec
+        return None
+
+    def write_verdict(self, spec: ModelSpec, verdict: Verdict) -> None:
         """Nothing is kept."""

@@ -23,10 +23,12 @@ def split_ids(array: bytes | memoryview, lengths: Sequence[int]) -> list[TokenId
     return [ids[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
-def to_load(spec: ModelSpec, rung: Rung, threads: int, tuning: Tuning) -> wire.Load:
-    """Load *spec* with these settings."""
+def to_load(
+    spec: ModelSpec, rung: Rung, threads: int, tuning: Tuning, tolerance: float | None = None
+) -> wire.Load:
+    """Load *spec* with these settings; its vectors may be *tolerance* from llama.cpp's."""
     return wire.Load(
-        engine=spec.engine,
+        engine=rung.engine,
         path=str(spec.path),
         pooling=spec.pooling,
         context_length=spec.context_length,
@@ -40,6 +42,7 @@ def to_load(spec: ModelSpec, rung: Rung, threads: int, tuning: Tuning) -> wire.L
         replicas=tuning.replicas,
         batch_tokens=tuning.batch_tokens,
         parts=list(map(str, spec.parts)),
+        tolerance=tolerance,
     )
 
 
@@ -60,7 +63,6 @@ def to_spec(message: wire.Load) -> ModelSpec:
         vocabulary=0,
         width=0,
         weights=0,
-        engine=message.engine,
         gpu_layers=message.gpu_layers,
         main_gpu=message.main_gpu,
         use_mmap=message.use_mmap,
@@ -68,8 +70,14 @@ def to_spec(message: wire.Load) -> ModelSpec:
     )
 
 
-def to_ready(info: ModelInfo, replicas: int) -> wire.Ready:
-    """A loaded model says what it is."""
+def to_ready(
+    info: ModelInfo,
+    replicas: int,
+    distance: float | None = None,
+    *,
+    seconds_per_token: float = 0.0,
+) -> wire.Ready:
+    """A loaded model says what it is, and how fast its self-test was."""
     pair = info.pair
     return wire.Ready(
         width=info.width,
@@ -86,6 +94,8 @@ def to_ready(info: ModelInfo, replicas: int) -> wire.Ready:
         if pair is None
         else wire.Pair(pair.prefix, pair.middle, pair.suffix, pair.query_lead, pair.document_lead),
         labels=info.labels,
+        seconds_per_token=seconds_per_token,
+        distance=distance,
     )
 
 
@@ -114,4 +124,5 @@ def to_info(ready: wire.Ready, engine: str, rung: str) -> ModelInfo:
             document_lead=pair.document_lead,
         ),
         labels=ready.labels,
+        distance=ready.distance,
     )

@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import re
-import signal
 import socket
 import sys
 import tempfile
@@ -18,12 +16,14 @@ import numpy as np
 from embedd.engine import wire
 from embedd.engine.base import ModelInfo, ModelSpec, Rung
 from embedd.engine.board import Board
+from embedd.engine.death import Death, count_oom_kills, describe_death
 from embedd.engine.frames import Frames
+from embedd.engine.load_wait import LoadWait
 from embedd.engine.messages import split_ids, to_info, to_load, to_vocabulary_load
 from embedd.engine.tuning import ONE_REPLICA, Tuning
+from embedd.engine.watchdog import Watchdog
 from embedd.errors import (
     EngineError,
-    InsufficientMemoryError,
     LoadTimeoutError,
     ModelLoadError,
 )
@@ -31,7 +31,6 @@ from embedd.types import Piece, Pooling, TokenIds, Vectors
 
 log = logging.getLogger(__name__)
 
-FOLDERS = re.compile(r"(?:/[^\s/:]+)+/")
 _Answer: TypeAlias = asyncio.Future[tuple[wire.FromWorker, bytes]]
 
 KEPT_STDERR = 8192  # bytes: an abort's assertion is at the end
@@ -39,15 +38,20 @@ GRACE = 2.0  # seconds between the end of the socket and SIGKILL
 
 
 class WorkerDiedError(EngineError):
-    """The process ended; ``started``: it was computing the batch that was waited for."""
+    """The process ended; ``started``: it was computing the batch that was waited for.
 
-    def __init__(self, reason: str, *, started: bool = False) -> None:
-        super().__init__(reason)
+    ``alone``: and no other.
+    """
+
+    def __init__(self, death: Death, *, started: bool = False, alone: bool = False) -> None:
+        super().__init__(str(death))
+        self.death = death
         self.started = started
+        self.alone = alone
 
 
-class SelfTestError(EngineError):
-    """The worker computes wrong vectors: another rung may do better."""
+class StuckError(EngineError):
+    """The batch took far too long, or was computed with one that did, and was stopped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,37 +60,6 @@ class Encoded:
 
     vectors: Vectors
     seconds: float
-
-
-@dataclass(slots=True, eq=False)
-class _Loading:
-    """A load under way; ``patience`` is in seconds without progress, None is endless."""
-
-    ready: asyncio.Future[wire.Ready]
-    report: Callable[[float], None]
-    deadline: asyncio.Timeout
-    patience: float | None
-
-    def take(self, message: wire.Progress | wire.Ready | wire.Failed) -> None:
-        """The worker says how far it is."""
-        if self.ready.done():  # too late: nobody waits any more
-            return
-        match message:
-            case wire.Progress():
-                self._postpone_deadline()
-                self.report(message.share)
-            case wire.Ready():
-                self.ready.set_result(message)
-            case wire.Failed(fault=wire.Fault.MEMORY):
-                self.ready.set_exception(InsufficientMemoryError(message.message))
-            case wire.Failed(fault=wire.Fault.WRONG):
-                self.ready.set_exception(SelfTestError(message.message))
-            case wire.Failed():
-                self.ready.set_exception(ModelLoadError(message.message))
-
-    def _postpone_deadline(self) -> None:
-        if self.patience is not None and not self.deadline.expired():
-            self.deadline.reschedule(asyncio.get_running_loop().time() + self.patience)
 
 
 class WorkerProcess:
@@ -102,8 +75,14 @@ class WorkerProcess:
         self._frames: Frames
         self._ids = itertools.count(1)
         self._calls: dict[int, _Answer] = {}
-        self._loading: _Loading | None = None
-        self._death: str | None = None
+        self._watchdog = Watchdog(
+            has_begun=board.has,
+            abort=lambda id_: self._frames.write(wire.Abort(id_, stuck=True)),
+            kill=self._kill,
+        )
+        self._loading: LoadWait | None = None
+        self._death: Death | None = None
+        self._oom_kills = count_oom_kills()
         self._died_computing = False
         self._stderr = b""
         self._errors: asyncio.Task[None]
@@ -161,6 +140,11 @@ class WorkerProcess:
         return self._process.pid
 
     @property
+    def death(self) -> Death | None:
+        """How it ended, or None."""
+        return self._death
+
+    @property
     def died_computing(self) -> bool:
         """It is dead, and a batch had begun: that batch is suspect."""
         return self._died_computing
@@ -172,10 +156,15 @@ class WorkerProcess:
         rung: Rung,
         threads: int,
         tuning: Tuning = ONE_REPLICA,
+        tolerance: float | None = None,
         patience: float | None = None,
         report: Callable[[float], None] = lambda _share: None,
     ) -> ModelInfo:
-        """Load the model; *patience* is in seconds without progress, None is endless.
+        """Load the model.
+
+        Args:
+            tolerance: How far its vectors may be from llama.cpp's; None does not look.
+            patience: Seconds without progress; None is endless.
 
         Raises:
             ModelLoadError: The file cannot be used (`InsufficientMemoryError`: not now).
@@ -183,7 +172,7 @@ class WorkerProcess:
             WorkerDiedError: The process ended.
             LoadTimeoutError: No progress for *patience* seconds.
         """
-        message = to_load(spec, rung, threads, tuning)
+        message = to_load(spec, rung, threads, tuning, tolerance)
         return await self._load(message, spec, patience, report)
 
     async def load_vocabulary(self, spec: ModelSpec, *, patience: float | None) -> ModelInfo:
@@ -206,10 +195,12 @@ class WorkerProcess:
         try:
             async with asyncio.timeout(patience) as deadline:
                 ready = asyncio.get_running_loop().create_future()
-                self._loading = _Loading(ready, report, deadline, patience)
+                self._loading = LoadWait(ready, report, deadline, patience)
                 self._refuse_if_dead()
                 await self._frames.send(message)
-                return to_info(await ready, spec.engine, message.rung)
+                said = await ready
+                self._watchdog.learn(1.0, said.seconds_per_token)
+                return to_info(said, message.engine, message.rung)
         except TimeoutError:
             raise LoadTimeoutError(f'timed out loading model "{spec.name}"') from None
         finally:
@@ -274,6 +265,7 @@ class WorkerProcess:
 
         Raises:
             WorkerDiedError: The process ended.
+            StuckError: It took too long.
             EngineError: The engine refused the batch or gave bad vectors; ``index`` is
                 the sequence at fault where it is known.
         """
@@ -281,10 +273,13 @@ class WorkerProcess:
         reply, array = await self._call(
             lambda id_: wire.Encode(id_, pooling, lengths, urgent, alone),
             np.concatenate(sequences) if len(sequences) > 1 else sequences[0],
-            abort=wire.Abort,
+            computes=sum(lengths),
         )
+        if isinstance(reply, wire.Aborted):
+            raise StuckError("computing took too long and was stopped")
         if not isinstance(reply, wire.Computed):
             raise _unexpected(reply)
+        self._watchdog.learn(sum(lengths), reply.seconds)
         vectors = np.frombuffer(array, np.float32).reshape(reply.rows, -1)
         return Encoded(vectors=vectors, seconds=reply.seconds)
 
@@ -307,21 +302,24 @@ class WorkerProcess:
         make_message: Callable[[int], wire.ToWorker],
         array: TokenIds | None = None,
         *,
-        abort: Callable[[int], wire.ToWorker] | None = None,
+        computes: int = 0,
     ) -> tuple[wire.FromWorker, bytes]:
         self._refuse_if_dead()
         id_ = next(self._ids)
         future: _Answer = asyncio.get_running_loop().create_future()
         self._calls[id_] = future
+        if computes:  # so many tokens
+            self._watchdog.watch(id_, computes)
         try:
             await self._frames.send(make_message(id_), array)
             return await future
         except asyncio.CancelledError:
-            if abort is not None:
-                self._frames.write(abort(id_))
+            if computes:
+                self._frames.write(wire.Abort(id_))
             raise
         finally:
             self._calls.pop(id_, None)
+            self._watchdog.forget(id_)
 
     def _refuse_if_dead(self) -> None:
         if self._death is not None:
@@ -342,8 +340,8 @@ class WorkerProcess:
                 if future is not None and not future.done():
                     future.set_result((message, array))
 
-    async def _wait_for_end(self) -> str:
-        """The process has closed its socket: how it ended, in words."""
+    async def _wait_for_end(self) -> Death:
+        """The process has closed its socket: how it ended."""
         try:
             async with asyncio.timeout(GRACE):
                 await self._process.wait()
@@ -351,28 +349,22 @@ class WorkerProcess:
             self._kill()
             await self._process.wait()
         await self._errors
-        return self._describe_end()
+        if self._watchdog.bitten:
+            return Death("SIGKILL", "it did not stop a batch that took too long")
+        kills = count_oom_kills() - self._oom_kills
+        return describe_death(self._process.returncode or 0, self._stderr, oom_kills=kills)
 
-    def _describe_end(self) -> str:
-        code = self._process.returncode or 0
-        how = f"exit status {code}"
-        if code < 0:
-            with contextlib.suppress(ValueError):
-                how = signal.Signals(-code).name
-        lines = self._stderr.decode("utf-8", "replace").strip().splitlines()
-        # An assertion names the folder that the library was built in: of no use to anybody.
-        last = f": {FOLDERS.sub('', lines[-1])}" if lines else ""
-        return f"the worker process ended with {how}{last}"
-
-    def _bury(self, reason: str) -> None:
-        self._death = reason
-        self._died_computing = any(map(self._board.has, self._calls))
+    def _bury(self, death: Death) -> None:
+        self._death = death
+        begun = set(filter(self._board.has, self._calls))
+        self._died_computing = bool(begun)
         if self._loading is not None and not self._loading.ready.done():
-            self._loading.ready.set_exception(WorkerDiedError(reason))
+            self._loading.ready.set_exception(WorkerDiedError(death))
         for id_, future in self._calls.items():
             if not future.done():
-                started = self._board.has(id_)
-                future.set_exception(WorkerDiedError(reason, started=started))
+                error = WorkerDiedError(death, started=id_ in begun, alone=begun == {id_})
+                future.set_exception(error)
+        self._watchdog.close()
         self._board.close()
 
     async def _keep_stderr(self) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 from embedd.engine.base import ModelInfo
 from embedd.engine.batching import Batch, Lanes
 from embedd.engine.cores import CoreShares
-from embedd.engine.process import Encoded, WorkerDiedError
+from embedd.engine.poison import Poison
+from embedd.engine.process import Encoded, StuckError, WorkerDiedError
 from embedd.engine.supervisor import Supervisor
 from embedd.errors import EmbeddError, EngineError, OverloadedError, ShuttingDownError
 from embedd.metrics import ModelMetrics
@@ -87,9 +88,9 @@ class Entry:
         """Its tokens."""
         return self.job.sequences[self.row]
 
-    def blame(self, error: EngineError) -> None:
+    def blame(self, error: EngineError | str) -> None:
         """Fail the request with the number that its caller gave this input."""
-        self.job.fail(EngineError(f"{error} (input {self.row})", index=self.row))
+        self.job.fail(_error_of_input(error, self.row))
 
 
 class BatchQueue:
@@ -99,6 +100,7 @@ class BatchQueue:
         cores: Told when this model has something to compute, and when it has not.
         max_waiting_tokens: A request that would make more tokens wait is refused whole,
             unless nothing waits.
+        poison: Inputs of the model that were proved to be at fault.
     """
 
     def __init__(
@@ -108,8 +110,10 @@ class BatchQueue:
         cores: CoreShares,
         metrics: ModelMetrics,
         max_waiting_tokens: int,
+        poison: Poison | None = None,
     ) -> None:
         self._supervisor = supervisor
+        self._poison = Poison() if poison is None else poison
         self._metrics = metrics
         self._cores = cores
         self._max_waiting_tokens = max_waiting_tokens
@@ -134,7 +138,7 @@ class BatchQueue:
 
         Raises:
             OverloadedError: Too many tokens wait.
-            EngineError: Computing failed; ``index`` is the sequence at fault.
+            EngineError: Computing failed, or did so before; ``index`` is the sequence at fault.
             ModelLoadError: The worker died too often.
             ShuttingDownError: `close` was called.
         """
@@ -172,6 +176,7 @@ class BatchQueue:
     def _admit(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Job:
         if self._closed:
             raise ShuttingDownError
+        self._refuse_poison(sequences, pooling)
         lengths = list(map(len, sequences))
         tokens = sum(lengths)
         if self._lanes and self._lanes.tokens + tokens > self._max_waiting_tokens:
@@ -193,6 +198,13 @@ class BatchQueue:
         self._lanes.add(job)
         self._pump_soon()
         return job
+
+    def _refuse_poison(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> None:
+        if not self._poison:
+            return
+        for row, ids in enumerate(sequences):
+            if (reason := self._poison.find(ids, pooling)) is not None:
+                raise _error_of_input(reason, row)
 
     def _pump(self) -> None:
         self._pumping = False
@@ -284,10 +296,18 @@ class BatchQueue:
                     # Computed together with it, others would be under suspicion too.
                     alone=deaths > 0 or searching,
                 )
-            except WorkerDiedError as error:
-                deaths += error.started
-                await self._supervisor.revive(worker, counts=self._searches == 0)
+            except StuckError as error:
+                deaths += 1
                 if deaths >= MAX_DEATHS_OF_A_BATCH:
+                    await self._split(entries, deaths, error)
+                    return
+            except WorkerDiedError as error:
+                await self._supervisor.revive(worker, counts=self._searches == 0)
+                # When memory ran out no input is at fault, unless it was alone. Batches that
+                # had not begun are as large: they would only try it again.
+                full = error.death.of_memory and len(entries) > 1
+                deaths += error.started and not full
+                if full or deaths >= MAX_DEATHS_OF_A_BATCH:
                     await self._split(entries, deaths, error)
                     return
             except EngineError as error:
@@ -308,6 +328,8 @@ class BatchQueue:
     async def _split(self, entries: list[Entry], deaths: int, error: EngineError) -> None:
         """Halve the batch until the one input at fault is alone: that one gets the error."""
         if len(entries) == 1:
+            if _proves_fault(error):
+                self._poison.add(entries[0].ids, entries[0].job.kind, str(error))
             entries[0].blame(error)
             return
         middle = len(entries) // 2
@@ -317,6 +339,20 @@ class BatchQueue:
                 await self._compute(half, urgent=False, deaths=deaths, searching=True)
         finally:
             self._searches -= 1
+
+
+def _error_of_input(error: EngineError | str, row: int) -> EngineError:
+    return EngineError(f"{error} (input {row})", index=row)
+
+
+def _proves_fault(error: EngineError) -> bool:
+    """Whether nothing but the one input that it is about can have ended its computation.
+
+    Not if another batch was under suspicion too, or memory ran out.
+    """
+    if isinstance(error, WorkerDiedError):
+        return error.alone and not error.death.of_memory
+    return isinstance(error, StuckError)
 
 
 def _deliver(entries: list[Entry], encoded: Encoded) -> None:

@@ -1,11 +1,12 @@
 """A model that is ready to serve: its worker, its queue, its tokenizer."""
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from embedd.cache import VectorCache, make_maker
 from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
 from embedd.engine.cores import CoreShares
+from embedd.engine.poison import Poison
 from embedd.engine.process import WorkerDiedError
 from embedd.engine.queue import BatchQueue, Outcome
 from embedd.engine.reuse import Reuse
@@ -43,9 +44,11 @@ class ServedModel:
         cache: VectorCache,
         metrics: ModelMetrics,
         tuning: Tuning = ONE_REPLICA,
+        tolerance: float | None = None,
         max_waiting_tokens: int,
         load_timeout: float | None = None,
         ladder: Sequence[Rung] = CPU_LADDER,
+        poison: Poison | None = None,
     ) -> "ServedModel":
         """Start a worker for *spec*.
 
@@ -59,6 +62,7 @@ class ServedModel:
             metrics=metrics,
             threads=cores.total,
             tuning=tuning,
+            tolerance=tolerance,
             load_timeout=load_timeout,
             ladder=ladder,
         )
@@ -68,7 +72,11 @@ class ServedModel:
             await supervisor.close()
             raise
         queue = BatchQueue(
-            supervisor, cores=cores, metrics=metrics, max_waiting_tokens=max_waiting_tokens
+            supervisor,
+            cores=cores,
+            metrics=metrics,
+            max_waiting_tokens=max_waiting_tokens,
+            poison=poison,
         )
         return cls(spec, supervisor, queue, Reuse(cache))
 
@@ -86,6 +94,11 @@ class ServedModel:
     def broken(self) -> str | None:
         """Why this model can compute no more, or None."""
         return self._supervisor.broken
+
+    @property
+    def refusals(self) -> Mapping[str, str]:
+        """Engine → why it cannot compute this model."""
+        return self._supervisor.refusals
 
     @property
     def waiting_tokens(self) -> int:

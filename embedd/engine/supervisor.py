@@ -5,12 +5,15 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
-from embedd.engine.process import Encoded, SelfTestError, WorkerDiedError
+from embedd.engine.death import Death
+from embedd.engine.load_wait import SelfTestError
+from embedd.engine.process import Encoded, WorkerDiedError
 from embedd.engine.tuning import ONE_REPLICA, Tuning
-from embedd.errors import EmbeddError, ModelLoadError, ShuttingDownError
+from embedd.errors import EmbeddError, InsufficientMemoryError, ModelLoadError, ShuttingDownError
 from embedd.metrics import ModelMetrics
 from embedd.types import Piece, Pooling, TokenIds
 
@@ -29,6 +32,11 @@ class Worker(Protocol):
         ...
 
     @property
+    def death(self) -> Death | None:
+        """How it ended, or None."""
+        ...
+
+    @property
     def died_computing(self) -> bool:
         """It is dead, and a batch had begun: that batch is suspect."""
         ...
@@ -40,6 +48,7 @@ class Worker(Protocol):
         rung: Rung,
         threads: int,
         tuning: Tuning = ...,
+        tolerance: float | None = ...,
         patience: float | None = None,
         report: Callable[[float], None] = ...,
     ) -> ModelInfo:
@@ -91,6 +100,7 @@ class Supervisor:
         worker: The present process; it may be dead until `revive` returns.
         info: Facts of the loaded model, from the rung that it runs on.
         broken: Why no worker can be had any more, or None.
+        refusals: Engine → why it cannot compute this model.
     """
 
     worker: Worker
@@ -104,6 +114,7 @@ class Supervisor:
         metrics: ModelMetrics,
         threads: int,
         tuning: Tuning = ONE_REPLICA,
+        tolerance: float | None = None,
         load_timeout: float | None = None,
         report: Callable[[float], None] = lambda _share: None,
         ladder: Sequence[Rung] = CPU_LADDER,
@@ -115,9 +126,11 @@ class Supervisor:
         self._start = start
         self._threads = threads
         self._tuning = tuning
+        self._tolerance = tolerance
         self._load_timeout = load_timeout
         self._report = report
         self._ladder = list(ladder)
+        self._first_engine = self._ladder[0].engine
         self._sleep = sleep
         self._now = now
         # False until a batch of a request was computed, or one step down was made for
@@ -127,6 +140,7 @@ class Supervisor:
         self._reviving: asyncio.Task[None] | None = None
         self._closed = False
         self.broken: str | None = None
+        self.refusals: dict[str, str] = {}
 
     async def load(self) -> None:
         """Start a worker on the first rung that computes.
@@ -140,7 +154,9 @@ class Supervisor:
             rung = self._ladder[0]
             try:
                 await self._load_on(rung)
-            except (WorkerDiedError, SelfTestError) as error:
+            except (WorkerDiedError, SelfTestError, ModelLoadError) as error:
+                if isinstance(error, ModelLoadError) and not self._may_step_down(rung, error):
+                    raise
                 log.warning(
                     "model fails on this rung",
                     extra={"model": self._spec.name, "rung": rung.name, "reason": str(error)},
@@ -164,7 +180,8 @@ class Supervisor:
     async def revive(self, dead: Worker, *, counts: bool = True) -> None:
         """Replace *dead*, unless somebody did; all who wait share one restart.
 
-        A worker that died of its first batch is replaced by one on the next rung.
+        A worker that died of its first batch is replaced by one on the next rung; so is one
+        that died of any batch on another engine than llama.cpp.
 
         Args:
             counts: Whether the death counts towards giving up; it does not while a
@@ -200,6 +217,20 @@ class Supervisor:
         if hasattr(self, "worker"):
             await self.worker.close()
 
+    def _tuning_on(self, rung: Rung) -> Tuning:
+        """What was measured on one engine says nothing of another's batches."""
+        if rung.engine == self._first_engine:
+            return self._tuning
+        return replace(self._tuning, batch_tokens=None)
+
+    def _may_step_down(self, rung: Rung, error: ModelLoadError) -> bool:
+        """Whether a model that *rung* refuses may be loaded by another engine."""
+        if rung.is_reference or len(self._ladder) == 1:
+            return False
+        if not isinstance(error, InsufficientMemoryError):
+            self.refusals[rung.engine] = str(error)
+        return True
+
     async def _load_on(self, rung: Rung) -> None:
         worker = await self._start()
         try:
@@ -207,7 +238,8 @@ class Supervisor:
                 self._spec,
                 rung=rung,
                 threads=self._threads,
-                tuning=self._tuning,
+                tuning=self._tuning_on(rung),
+                tolerance=None if rung.is_reference else self._tolerance,
                 patience=self._load_timeout,
                 report=self._report,
             )
@@ -219,7 +251,11 @@ class Supervisor:
     async def _replace(self, dead: Worker, *, counts: bool) -> None:
         self._metrics.worker_deaths.inc()
         try:
-            if dead.died_computing and not self._proven and len(self._ladder) > 1:
+            full = dead.death is not None and dead.death.of_memory
+            if full:
+                self._compute_less()
+            suspect = not full and (not self._proven or not self._ladder[0].is_reference)
+            if dead.died_computing and suspect and len(self._ladder) > 1:
                 self._ladder.pop(0)
                 self._proven = True
             elif counts:
@@ -233,6 +269,15 @@ class Supervisor:
         log.warning(
             "worker restarted",
             extra={"model": self._spec.name, "rung": self.info.rung, "pid": self.worker.pid},
+        )
+
+    def _compute_less(self) -> None:
+        """Memory ran out: what is computed at once becomes half as much."""
+        tokens = max(1, self.info.max_batch_tokens // 2)
+        self._tuning = replace(self._tuning, batch_tokens=tokens)
+        log.warning(
+            "out of memory: batches become smaller",
+            extra={"model": self._spec.name, "batch_tokens": tokens},
         )
 
     async def _back_off(self) -> None:

@@ -38,6 +38,7 @@ class Load(msgspec.Struct, tag="load", frozen=True):
     batch_tokens: int | None
     parts: list[str] = []
     vocabulary_only: bool = False
+    tolerance: float | None = None
 
 
 class Cores(msgspec.Struct, tag="cores", frozen=True):
@@ -124,6 +125,8 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     gpu_bytes: int
     pair: Pair | None
     labels: tuple[str, ...]
+    seconds_per_token: float
+    distance: float | None = None
 
 
 class Fault(StrEnum):

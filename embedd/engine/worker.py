@@ -24,6 +24,7 @@ from typing import TypeAlias
 import numpy as np
 
 from embedd.engine import wire
+from embedd.engine.agreement import check_agreement
 from embedd.engine.base import Engine, StoppedError, Tokenizer
 from embedd.engine.board import Board
 from embedd.engine.messages import split_ids, to_ready
@@ -103,7 +104,8 @@ class Worker:
     def _load(self, message: wire.Load) -> None:
         try:
             engine = open_engine(message, self._report)
-            test_engine(engine)
+            pace = test_engine(engine)
+            distance = check_agreement(engine, message)
         except (EmbeddError, MemoryError) as error:
             reason = str(error) or "not enough memory"
             self._connection.send((wire.Failed(reason, _fault(error)), None))
@@ -117,7 +119,8 @@ class Worker:
         self._start_tokenizing(engine)
         for _ in range(message.replicas - 1):
             _start_thread(self._encode_all, engine.replicate())
-        self._connection.send((to_ready(engine.info, message.replicas), None))
+        ready = to_ready(engine.info, message.replicas, distance, seconds_per_token=pace)
+        self._connection.send((ready, None))
         # This thread goes on as the first replica: OpenMP keeps a team of threads for
         # every thread that ever computed.
         self._encode_all(engine)
@@ -200,8 +203,8 @@ def encode_together(engine: Engine, batches: Sequence[Batch], stop: Stop) -> lis
     return answers
 
 
-def test_engine(engine: Engine) -> None:
-    """One sentence, then a packed batch as large as they get.
+def test_engine(engine: Engine) -> float:
+    """One sentence, then a packed batch as large as they get; its seconds for each token.
 
     A build that is wrong for this CPU survives one token and dies with two: so the
     batch that kills the worker is this one, before the model is announced.
@@ -213,8 +216,10 @@ def test_engine(engine: Engine) -> None:
     [sentence] = engine.tokenize([SELF_TEST])
     sentence = sentence[: info.limit]
     count = max(1, min(info.max_batch_tokens // len(sentence), info.max_sequences))
-    for batch in ([sentence], [sentence] * count):
-        encode_checked(engine, batch, None)
+    encode_checked(engine, [sentence], None)
+    start = time.perf_counter()
+    encode_checked(engine, [sentence] * count, None)
+    return (time.perf_counter() - start) / (count * len(sentence))
 
 
 def encode_checked(

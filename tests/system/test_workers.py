@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ import pytest
 
 from embedd.cache import VectorCache
 from embedd.config import worker_environment
-from embedd.engine import fake, process
+from embedd.engine import fake, process, watchdog
 from embedd.engine.base import CPU_LADDER, ModelSpec
 from embedd.engine.cores import CoreShares
+from embedd.engine.fake import FAKE_LADDER
 from embedd.engine.process import WorkerDiedError, WorkerProcess
 from embedd.engine.queue import Outcome
 from embedd.engine.served import ServedModel
@@ -26,7 +28,8 @@ from embedd.metrics import Metrics
 from embedd.types import Pooling
 from tests.tiny_models import write_tiny_bert
 
-WARM = CPU_LADDER[0]
+LADDERS = {"fake": FAKE_LADDER, "llama": CPU_LADDER}
+WARM = FAKE_LADDER[0]
 
 
 class Yard:
@@ -37,7 +40,7 @@ class Yard:
         self.workers: list[WorkerProcess] = []
         self.models: list[ServedModel] = []
 
-    def spec(self, engine: str = "fake") -> ModelSpec:
+    def spec(self) -> ModelSpec:
         return ModelSpec(
             name="tiny",
             digest="sha256:0",
@@ -47,7 +50,6 @@ class Yard:
             vocabulary=0,
             width=0,
             weights=0,
-            engine=engine,
         )
 
     async def start(self) -> WorkerProcess:
@@ -56,7 +58,7 @@ class Yard:
 
     async def start_loaded(self, engine: str = "fake", *, threads: int = 1) -> WorkerProcess:
         worker = await self.start()
-        await worker.load(self.spec(engine), rung=WARM, threads=threads)
+        await worker.load(self.spec(), rung=LADDERS[engine][0], threads=threads)
         return worker
 
     async def serve(self) -> ServedModel:
@@ -68,6 +70,7 @@ class Yard:
                 cache=VectorCache(0),
                 metrics=Metrics().of_model("a"),
                 max_waiting_tokens=100_000,
+                ladder=FAKE_LADDER,
             )
         )
         return self.models[-1]
@@ -249,6 +252,45 @@ async def test_a_poisoned_input_fails_its_own_request_alone(yard: Yard) -> None:
     assert model.broken is None
 
 
+async def test_a_poisoned_input_kills_no_second_time(yard: Yard) -> None:
+    model = await yard.serve()
+    await embed(model, "a batch that proves the rung")
+    with pytest.raises(EngineError, match="SIGKILL"):
+        await embed(model, fake.KILL)
+    started = len(yard.workers)
+    for _ in range(3):
+        with pytest.raises(EngineError, match=r"SIGKILL \(input 1\)"):
+            await embed(model, "fine", fake.KILL)
+    assert len((await embed(model, "fine")).vectors) == 1
+    assert len(yard.workers) == started
+
+
+@pytest.mark.parametrize(
+    ("text", "fault", "deaths"),
+    [
+        (fake.HANG, "computing took too long and was stopped", 0),
+        (fake.DEAF, "SIGKILL: it did not stop a batch that took too long", 2),
+    ],
+    ids=["hangs", "is deaf"],
+)
+async def test_an_input_that_hangs_fails_its_own_request_alone(
+    text: str, fault: str, deaths: int, yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LEAST", "OBEDIENCE"):
+        monkeypatch.setattr(watchdog, name, 0.3)
+    monkeypatch.setattr(watchdog, "TIMES", 0.0)
+    monkeypatch.setattr(watchdog, "LOOK", 0.05)
+    model = await yard.serve()
+    expected = (await embed(model, "a", "b")).vectors
+    good, bad = await embed_all(model, [["a", "b"], ["c", text]])
+    assert isinstance(good, Outcome)
+    assert np.allclose(good.vectors, expected)
+    assert isinstance(bad, EngineError)
+    assert (str(bad).endswith(f"{fault} (input 1)"), bad.index) == (True, 1)
+    assert len(yard.workers) >= 1 + deaths
+    assert deaths or len(yard.workers) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [(fake.NOT_A_NUMBER, "contains NaN or Inf values"), (fake.ZERO, "has zero norm")],
@@ -273,9 +315,9 @@ async def test_a_model_whose_first_batch_kills_goes_to_the_next_rung(yard: Yard)
 
 async def test_a_model_that_only_dies_is_given_up(yard: Yard) -> None:
     model = await yard.serve()
-    for _ in range(2):
+    for number in range(2):
         with pytest.raises(EngineError, match="SIGKILL"):
-            await embed(model, fake.KILL)
+            await embed(model, fake.KILL + str(number))
         assert model.broken is None
     with pytest.raises(ModelLoadError, match="died 5 times without computing a batch"):
         await embed(model, fake.KILL)
@@ -297,7 +339,7 @@ async def test_llama_says_why_it_refuses_a_file(yard: Yard) -> None:
     yard.file.write_bytes(b"GGUF" + bytes(100))
     worker = await yard.start()
     with pytest.raises(ModelLoadError, match=r"^llama\.cpp cannot load the model: "):
-        await worker.load(yard.spec("llama"), rung=WARM, threads=1)
+        await worker.load(yard.spec(), rung=CPU_LADDER[0], threads=1)
 
 
 async def test_a_load_without_progress_is_given_up(
@@ -326,7 +368,9 @@ async def test_a_worker_says_its_last_line_without_folders(yard: Yard) -> None:
     """A fault of one of its threads that nobody foresaw ends it."""
     worker = await yard.start()
     with pytest.raises(WorkerDiedError) as caught:
-        await worker.load(yard.spec("/home/me/build/ggml.c:42"), rung=WARM, threads=1)
+        await worker.load(
+            yard.spec(), rung=replace(WARM, engine="/home/me/build/ggml.c:42"), threads=1
+        )
     assert str(caught.value) == (
         "the worker process ended with exit status 1: KeyError: 'ggml.c:42'"
     )
@@ -346,6 +390,7 @@ async def test_an_interpreter_that_does_not_start_is_a_load_error(
             cache=VectorCache(0),
             metrics=Metrics().of_model("a"),
             max_waiting_tokens=1,
+            ladder=FAKE_LADDER,
         )
 
 

@@ -15,11 +15,12 @@ from embedd.config import (
     Address,
     Settings,
     parse_host,
-    read_limits,
     read_settings,
     worker_environment,
 )
 from embedd.errors import ConfigError
+from embedd.limits import read_limits
+from embedd.types import EngineChoice
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of memory
 HOSTS = {
@@ -126,6 +127,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         load_timeout=300.0,
         context_length=0,
         origins=(),
+        engine=EngineChoice.AUTO,
         flash_attention=None,
         debug=0,
         noprune=False,
@@ -262,7 +264,7 @@ def write(root: Path, files: Mapping[str, str]) -> None:
 
 @pytest.fixture
 def _eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedd.config._affinity", lambda: 8)
+    monkeypatch.setattr("embedd.limits._affinity", lambda: 8)
 
 
 @pytest.mark.usefixtures("_eight_cores")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from embedd import modelfile, options
 from embedd.errors import InvalidInputError
 from embedd.modelfile import Modelfile, decode_modelfile, format_modelfile, parse_modelfile
-from embedd.types import Pooling
+from embedd.types import EngineChoice, Pooling
 
 BAD_COMMAND = (
     'command must be one of "from", "license", "template", "system", "adapter", "draft", '
@@ -163,7 +163,8 @@ def test_the_parameters_are_those_of_the_options() -> None:
     assert {*options._INTEGERS, *options._BOOLEANS, *options.IGNORED} == (
         modelfile.PARAMETERS - modelfile.TEXTS
     )
-    assert set(modelfile.POOLINGS) == {kind.value for kind in Pooling} - {"none"}
+    assert set(modelfile.CHOICES["pooling"]) == {kind.value for kind in Pooling} - {"none"}
+    assert modelfile.CHOICES["engine"] == tuple(EngineChoice)
 
 
 def is_writable(text: str) -> bool:
@@ -179,7 +180,7 @@ values = st.one_of(
     st.tuples(st.sampled_from(sorted(modelfile.FLOATS)), floats),
     st.tuples(st.just("use_mmap"), st.booleans()),
     st.tuples(st.sampled_from(["query_prefix", "document_prefix"]), texts),
-    st.tuples(st.just("pooling"), st.sampled_from(modelfile.POOLINGS)),
+    *(st.tuples(st.just(name), st.sampled_from(of)) for name, of in modelfile.CHOICES.items()),
     st.tuples(st.just("stop"), st.lists(texts, min_size=1)),
 )
 

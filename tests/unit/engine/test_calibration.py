@@ -19,6 +19,7 @@ from embedd.engine.calibration import (
     choose_sizes,
     start_ladder,
 )
+from embedd.engine.death import Death
 from embedd.engine.process import Encoded, WorkerDiedError
 from embedd.engine.tuning import Tuning, choose_start
 from embedd.types import Pooling, TokenIds
@@ -50,11 +51,11 @@ class Computer:
         self._speed = speed
 
     async def encode(
-        self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, urgent: bool = False
+        self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, alone: bool = False
     ) -> Encoded:
-        assert not urgent
+        assert alone, "joined batches are not of the size that is measured"
         if self._machine.dies:
-            raise WorkerDiedError("the worker process ended with SIGILL")
+            raise WorkerDiedError(Death("SIGILL"))
         tokens = sum(map(len, sequences))
         await asyncio.sleep(tokens * (0.00002 if tokens <= 256 else 0.0001) / self._speed)
         return Encoded(vectors=np.zeros((len(sequences), 2), np.float32), seconds=0.0)
@@ -110,8 +111,8 @@ def test_cores_are_split_in_every_sensible_way(cores: int, replicas: list[int]) 
 
 
 def test_a_large_vocabulary_is_not_tried_with_large_batches() -> None:
-    assert choose_sizes(replace(SPEC, vocabulary=250_000, width=1024))[-1] <= 256
-    assert choose_sizes(replace(SPEC, vocabulary=30_522, width=384))[-1] == 1024
+    assert choose_sizes(replace(SPEC, vocabulary=250_000, width=1024), CPU_LADDER[0])[-1] <= 256
+    assert choose_sizes(replace(SPEC, vocabulary=30_522, width=384), CPU_LADDER[0])[-1] == 1024
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ import pytest
 from embedd.engine import process, wire
 from embedd.engine.base import CPU_LADDER, ModelInfo
 from embedd.engine.board import Board
-from embedd.engine.process import SelfTestError, WorkerDiedError, WorkerProcess
+from embedd.engine.load_wait import SelfTestError
+from embedd.engine.process import WorkerDiedError, WorkerProcess
 from embedd.errors import EngineError, InsufficientMemoryError, LoadTimeoutError, ModelLoadError
 from embedd.types import TokenIds, Vectors
 from tests.unit.engine.workshop import SPEC, to_ids

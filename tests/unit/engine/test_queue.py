@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embedd.engine.base import CPU_LADDER
 from embedd.engine.cores import CoreShares
+from embedd.engine.poison import Poison
+from embedd.engine.process import WorkerDiedError
 from embedd.engine.queue import BatchQueue, Outcome
 from embedd.errors import (
     EmbeddError,
@@ -25,18 +28,22 @@ from tests.unit.engine.workshop import (
     MAX_SEQUENCES,
     REFUSED,
     REFUSED_UNNAMED,
+    STUCK,
     Workshop,
     expected_vectors,
     to_ids,
 )
 
 
-async def open_queue(workshop: Workshop, *, max_waiting_tokens: int = 10_000) -> BatchQueue:
+async def open_queue(
+    workshop: Workshop, *, max_waiting_tokens: int = 10_000, poison: Poison | None = None
+) -> BatchQueue:
     return BatchQueue(
         await workshop.open(),
         cores=CoreShares(1),
         metrics=workshop.metrics.of_model("a"),
         max_waiting_tokens=max_waiting_tokens,
+        poison=poison,
     )
 
 
@@ -320,6 +327,83 @@ async def test_a_killing_input_is_searched_without_delays_and_by_halves() -> Non
     assert [type(result) for result in results] == [Outcome, Outcome, Outcome, EngineError]
     assert workshop.delays == [0.1, 0.2]
     assert len(workshop.workers) <= 1 + 2 + 2  # two deaths of the batch, one for each half
+
+
+async def test_an_input_that_was_proved_to_kill_is_refused_at_once() -> None:
+    """Also after the model was loaded again, and with whatever it comes."""
+    workshop, poison = Workshop(), Poison()
+    queue = await open_queue(workshop, poison=poison)
+    queue._supervisor.prove()
+    with pytest.raises(EngineError, match=r"SIGKILL \(input 1\)"):
+        await queue.embed([to_ids(1), to_ids(KILLS)], None)
+    died = len(workshop.workers)
+    again = await open_queue(workshop, poison=poison)
+    for one in (queue, again):
+        with pytest.raises(EngineError, match=r"SIGKILL \(input 2\)") as caught:
+            await one.embed([to_ids(1), to_ids(1), to_ids(KILLS)], None)
+        assert caught.value.index == 2
+        assert len((await one.embed([to_ids(1)], None)).vectors) == 1
+    assert len(workshop.workers) == died + 1
+
+
+async def test_who_died_beside_another_batch_is_not_remembered() -> None:
+    workshop, poison = Workshop(automatic=False), Poison()
+    queue = await open_queue(workshop, poison=poison)
+    queue._supervisor.prove()
+    task = await ask(queue, to_ids(1))
+    for _ in range(2):
+        batch = workshop.worker.batches.pop(0)
+        workshop.worker.die()
+        death = workshop.worker.death
+        assert death is not None
+        batch.answer.set_exception(WorkerDiedError(death, started=True))
+        await settle()
+    with pytest.raises(EngineError, match="SIGKILL"):
+        await task
+    assert not poison
+
+
+async def test_a_batch_that_hangs_is_searched_and_its_input_remembered() -> None:
+    workshop, poison = Workshop(), Poison()
+    queue = await open_queue(workshop, poison=poison)
+    sequences = [to_ids(1), to_ids(2), to_ids(STUCK), to_ids(3)]
+    with pytest.raises(EngineError, match=r"took too long \(input 2\)"):
+        await queue.embed(sequences, None)
+    assert poison.find(to_ids(STUCK), None) == "took too long"
+    assert [poison.find(ids, None) for ids in sequences[:2]] == [None, None]
+    assert len(workshop.workers) == 1
+    assert (await queue.embed(sequences[:2], None)).vectors.tolist() == [[1, 1], [2, 1]]
+
+
+async def test_out_of_memory_makes_batches_smaller_and_blames_nobody() -> None:
+    workshop, poison = Workshop(), Poison()
+    workshop.memory = MAX_BATCH_TOKENS // 2
+    queue = await open_queue(workshop, poison=poison)
+    sequences = [to_ids(1, 2)] * 12
+    outcome = await queue.embed(sequences, None)
+    assert np.array_equal(outcome.vectors, expected_vectors(sequences))
+    assert workshop.worker.rung == CPU_LADDER[0].name
+    assert workshop.worker.tuning.batch_tokens == MAX_BATCH_TOKENS // 2
+    assert not poison
+    deaths = len(workshop.workers)
+    await queue.embed(sequences, None)
+    assert len(workshop.workers) == deaths
+
+
+async def test_an_input_that_is_too_large_for_the_memory_fails_alone() -> None:
+    workshop, poison = Workshop(), Poison()
+    workshop.memory = 6
+    queue = await open_queue(workshop, poison=poison)
+    queue._supervisor.prove()
+    good, bad = await asyncio.gather(
+        queue.embed([to_ids(1, 2)], None),
+        queue.embed([to_ids(*range(1, 8))], None),
+        return_exceptions=True,
+    )
+    assert isinstance(good, Outcome)
+    assert isinstance(bad, EngineError)
+    assert "out of memory" in str(bad)
+    assert not poison  # there may be more memory next time
 
 
 async def test_a_model_that_dies_too_often_fails_all_requests() -> None:

@@ -4,8 +4,12 @@ import asyncio
 
 import pytest
 
-from embedd.engine.process import SelfTestError, WorkerDiedError
+from embedd.engine.base import CPU_LADDER, OPENVINO_RUNG
+from embedd.engine.death import Death
+from embedd.engine.load_wait import SelfTestError
+from embedd.engine.process import WorkerDiedError
 from embedd.engine.supervisor import Supervisor
+from embedd.engine.tuning import Tuning
 from embedd.errors import (
     EmbeddError,
     InsufficientMemoryError,
@@ -34,7 +38,7 @@ async def revive(supervisor: Supervisor, workshop: Workshop, *, counts: bool = T
 
 async def test_the_first_rung_that_computes_is_taken() -> None:
     workshop = Workshop()
-    workshop.faults = {"cpu1": WorkerDiedError("SIGILL"), "cpu2": SelfTestError("NaN")}
+    workshop.faults = {"cpu1": WorkerDiedError(Death("SIGILL")), "cpu2": SelfTestError("NaN")}
     supervisor = await workshop.open()
     assert workshop.worker.rung == "cpu3"
     assert supervisor.worker is workshop.worker
@@ -43,11 +47,12 @@ async def test_the_first_rung_that_computes_is_taken() -> None:
 
 async def test_if_no_rung_computes_the_reasons_of_all_are_told() -> None:
     workshop = Workshop()
-    workshop.faults = {name: WorkerDiedError(f"end {name}") for name in ("cpu1", "cpu2", "cpu3")}
+    workshop.faults = {name: WorkerDiedError(Death(name)) for name in ("cpu1", "cpu2", "cpu3")}
     with pytest.raises(ModelLoadError) as caught:
         await workshop.open()
     assert str(caught.value) == (
-        'cannot load model "tiny": cpu1: end cpu1; cpu2: end cpu2; cpu3: end cpu3'
+        'cannot load model "tiny": '
+        + "; ".join(f"{name}: the worker process ended with {name}" for name in workshop.faults)
     )
 
 
@@ -203,3 +208,67 @@ async def test_close_during_a_restart_ends_it_and_tells_who_waits() -> None:
 
 async def test_close_before_anything_was_loaded_is_fine() -> None:
     await Workshop().make().close()
+
+
+# Another engine than llama.cpp before its rungs
+
+WITH_OPENVINO = (OPENVINO_RUNG, *CPU_LADDER)
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (ModelLoadError("unknown architecture"), {"openvino": "unknown architecture"}),
+        (InsufficientMemoryError("full"), {}),
+        (WorkerDiedError(Death("SIGSEGV")), {}),
+        (SelfTestError("NaN"), {}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_what_another_engine_cannot_do_llama_does(
+    error: EmbeddError, refused: dict[str, str]
+) -> None:
+    workshop = Workshop()
+    workshop.faults = {"ov1": error}
+    supervisor = await workshop.open(WITH_OPENVINO)
+    assert workshop.worker.rung == "cpu1"
+    assert supervisor.refusals == refused
+
+
+async def test_an_engine_that_was_asked_for_alone_is_not_replaced() -> None:
+    workshop = Workshop()
+    workshop.faults = {"ov1": ModelLoadError("unknown architecture")}
+    with pytest.raises(ModelLoadError, match="unknown architecture"):
+        await workshop.open([OPENVINO_RUNG])
+    assert len(workshop.workers) == 1
+
+
+async def test_a_crash_of_another_engine_falls_back_however_long_it_worked() -> None:
+    workshop = Workshop(automatic=False)
+    supervisor = await workshop.open(WITH_OPENVINO)
+    supervisor.prove()
+    await compute_and_die(workshop)
+    await supervisor.revive(workshop.worker)
+    assert workshop.worker.rung == "cpu1"
+    supervisor.prove()
+    await compute_and_die(workshop)
+    await supervisor.revive(workshop.worker)
+    assert workshop.worker.rung == "cpu1"
+
+
+async def test_vectors_are_compared_on_other_engines_only() -> None:
+    workshop = Workshop()
+    workshop.faults = {"ov1": WorkerDiedError(Death("SIGSEGV"))}
+    await workshop.open(WITH_OPENVINO)
+    assert [worker.tolerance for worker in workshop.workers] == [1e-4, None]
+
+
+async def test_what_was_measured_on_one_engine_is_not_used_on_another() -> None:
+    workshop = Workshop()
+    workshop.tuning = Tuning(replicas=2, batch_tokens=1024)
+    workshop.faults = {"ov1": WorkerDiedError(Death("SIGSEGV"))}
+    await workshop.open(WITH_OPENVINO)
+    assert [worker.tuning for worker in workshop.workers] == [
+        Tuning(replicas=2, batch_tokens=1024),
+        Tuning(replicas=2, batch_tokens=None),
+    ]

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
-from embedd.engine.process import Encoded, WorkerDiedError
+from embedd.engine.death import Death
+from embedd.engine.process import Encoded, StuckError, WorkerDiedError
 from embedd.engine.supervisor import Supervisor
 from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.errors import EngineError
@@ -16,7 +17,7 @@ from embedd.metrics import Metrics
 from embedd.tokens import Frame
 from embedd.types import Piece, Pooling, TokenIds, Vectors
 
-KILLS, REFUSED, REFUSED_UNNAMED = 66, 67, 68  # token ids that do what they say
+KILLS, REFUSED, REFUSED_UNNAMED, STUCK = 66, 67, 68, 69  # token ids that do what they say
 MAX_BATCH_TOKENS, MAX_SEQUENCES = 8, 4
 
 SPEC = ModelSpec(
@@ -76,7 +77,7 @@ class FakeWorker:
         self.batches: list[Batch] = []
         self.closed = False
         self._workshop = workshop
-        self._death: str | None = None
+        self.death: Death | None = None
 
     async def load(
         self,
@@ -85,12 +86,14 @@ class FakeWorker:
         rung: Rung,
         threads: int,
         tuning: Tuning = ONE_REPLICA,
+        tolerance: float | None = None,
         patience: float | None = None,
         report: Callable[[float], None] = lambda _share: None,
     ) -> ModelInfo:
+        self.tuning, self.tolerance = tuning, tolerance
         await self._workshop.load(rung)
         self.rung = rung.name
-        return INFO
+        return replace(INFO, max_batch_tokens=tuning.batch_tokens or MAX_BATCH_TOKENS)
 
     async def tokenize(
         self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
@@ -149,7 +152,13 @@ class FakeWorker:
         if any(KILLS in ids for ids in tokens):
             self.die()
             return
+        if sum(map(len, batch.sequences)) > self._workshop.memory:
+            self.die(of_memory=True)
+            return
         self.batches.pop(0)
+        if any(STUCK in ids for ids in tokens):
+            batch.answer.set_exception(StuckError("took too long"))
+            return
         for index, ids in enumerate(tokens):
             if ids & {REFUSED, REFUSED_UNNAMED}:
                 named = index if REFUSED in ids else None
@@ -159,19 +168,20 @@ class FakeWorker:
         vectors = expected_vectors(batch.sequences, batch.pooling)
         batch.answer.set_result(Encoded(vectors=vectors, seconds=0.0))
 
-    def die(self, *, computing: bool = True) -> None:
+    def die(self, *, computing: bool = True, of_memory: bool = False) -> None:
         """The process ends; if it was *computing*, the first batch is suspect."""
-        self._death = "the worker process ended with SIGKILL"
+        self.death = Death("SIGKILL", of_memory=of_memory)
         self.died_computing = computing and bool(self.batches)
         for index, batch in enumerate(self.batches):
             if not batch.answer.done():
                 started = computing and index == 0
-                batch.answer.set_exception(WorkerDiedError(self._death, started=started))
+                error = WorkerDiedError(self.death, started=started, alone=started)
+                batch.answer.set_exception(error)
         self.batches.clear()
 
     def _refuse_if_dead(self) -> None:
-        if self._death is not None:
-            raise WorkerDiedError(self._death)
+        if self.death is not None:
+            raise WorkerDiedError(self.death)
 
 
 class Workshop:
@@ -183,6 +193,7 @@ class Workshop:
     Attributes:
         faults: What loading on a rung fails with.
         delays: Seconds that were waited before restarts.
+        memory: Tokens of a batch above which it runs out of memory.
         computed: Sequences in each batch that was computed.
         tokenized: Texts in each call of `FakeWorker.tokenize`.
     """
@@ -190,12 +201,14 @@ class Workshop:
     def __init__(self, *, automatic: bool = True) -> None:
         self.automatic = automatic
         self.metrics = Metrics()
+        self.tuning = ONE_REPLICA
         self.workers: list[FakeWorker] = []
         self.faults: dict[str, Exception] = {}
         self.delays: list[float] = []
         self.computed: list[int] = []
         self.tokenized: list[int] = []
         self.now = 0.0
+        self.memory = 10_000
         self.may_load = asyncio.Event()
         self.may_load.set()
 
@@ -230,6 +243,8 @@ class Workshop:
             start=self.start,
             metrics=self.metrics.of_model("a"),
             threads=1,
+            tuning=self.tuning,
+            tolerance=1e-4,
             ladder=ladder,
             sleep=self.sleep,
             now=lambda: self.now,

@@ -1,0 +1,74 @@
+"""What this process may use of the machine: affinity, cgroups, memory."""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What this process may use of the machine: whole *cores*, bytes of *memory*."""
+
+    cores: int
+    memory: int
+
+
+def read_limits(
+    cgroups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> Limits:
+    """Limits of the affinity mask, of the cgroups (version 1 or 2) and of the machine."""
+    folders = list(_cgroup_folders(cgroups, membership))
+    quotas = [q for folder in folders for q in (_cpu_quota(folder),) if q is not None]
+    sizes = [
+        size
+        for folder in folders
+        for name in ("memory.max", "memory.limit_in_bytes")
+        for size in _read_numbers(folder / name)
+    ]
+    # A share of a core is left unused: threads that share one stall each other at barriers.
+    return Limits(
+        cores=max(1, math.floor(min([_affinity(), *quotas]))),
+        memory=min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *sizes]),
+    )
+
+
+def _affinity() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _cgroup_folders(root: Path, membership: Path) -> list[Path]:
+    """Folders that may hold a limit of this process: its own, and those above it.
+
+    In a container the path may be that of the host, which does not exist here; then the
+    container's own limits lie at the root.
+    """
+    folders: dict[Path, None] = {}
+    lines = membership.read_text().splitlines() if membership.exists() else []
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        for base in [root / name for name in controllers.split(",")]:
+            own = base / path.strip("/")
+            folders |= dict.fromkeys([own, *(p for p in own.parents if p.is_relative_to(base))])
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _cpu_quota(folder: Path) -> float | None:
+    """Cores that a cgroup may use at a time; None if it does not say."""
+    numbers = _read_numbers(folder / "cpu.max") or [
+        *_read_numbers(folder / "cpu.cfs_quota_us"),
+        *_read_numbers(folder / "cpu.cfs_period_us"),
+    ]
+    match numbers:
+        case [quota, period] if quota > 0 and period > 0:
+            return quota / period
+        case _:
+            return None
+
+
+def _read_numbers(path: Path) -> list[int]:
+    """Whole numbers in a file of the kernel: none if it is missing; "max" and -1 do not count."""
+    try:
+        return [int(word) for word in path.read_text().split() if word.isdecimal()]
+    except OSError:
+        return []

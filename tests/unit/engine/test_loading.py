@@ -1,0 +1,73 @@
+"""Which engines may compute a model, by wish, by what is installed, by what was found."""
+
+from dataclasses import replace
+
+import pytest
+
+from embedd.cache import VectorCache
+from embedd.engine.base import ModelSpec
+from embedd.engine.calibration import Calibration, Verdict
+from embedd.engine.loading import Loader, NothingToLearn
+from embedd.errors import ModelLoadError
+from embedd.metrics import Metrics
+from embedd.types import EngineChoice
+from tests.unit.engine.workshop import SPEC
+
+AUTO, LLAMA, OPENVINO = EngineChoice
+
+
+class Known(NothingToLearn):
+    """Knows one verdict of every model."""
+
+    def __init__(self, verdict: Verdict | None) -> None:
+        self.verdict = verdict
+
+    def read(self, spec: ModelSpec) -> Calibration | None:
+        del spec
+        return None
+
+    def read_verdict(self, spec: ModelSpec) -> Verdict | None:
+        del spec
+        return self.verdict
+
+
+def engines(
+    *,
+    operator: EngineChoice = AUTO,
+    model: EngineChoice | None = None,
+    installed: bool = True,
+    verdict: Verdict | None = None,
+) -> list[str]:
+    loader = Loader(
+        environment={},
+        cores=1,
+        cache=VectorCache(0),
+        calibrations=Known(verdict),
+        metrics=Metrics(),
+        engine=operator,
+        has_openvino=installed,
+    )
+    ladder = loader.choose_ladder(replace(SPEC, engine=model))
+    return list(dict.fromkeys(rung.engine for rung in ladder))
+
+
+def test_auto_begins_with_the_faster_engine_where_it_is_installed() -> None:
+    assert engines() == ["openvino", "llama"]
+    assert engines(installed=False) == ["llama"]
+    assert engines(verdict=Verdict(distance=1e-6)) == ["openvino", "llama"]
+
+
+def test_an_engine_that_refused_is_not_asked_again() -> None:
+    assert engines(verdict=Verdict(refusal="unknown architecture")) == ["llama"]
+
+
+def test_a_model_may_want_another_engine_than_the_operator() -> None:
+    assert engines(operator=OPENVINO, model=LLAMA) == ["llama"]
+    assert engines(operator=LLAMA) == ["llama"]
+    assert engines(operator=LLAMA, model=OPENVINO) == ["openvino"]
+    assert engines(operator=LLAMA, model=AUTO) == ["openvino", "llama"]
+
+
+def test_an_engine_that_is_wanted_and_missing_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(ModelLoadError, match=r"pip install 'embedd\[openvino\]'"):
+        engines(model=OPENVINO, installed=False)
