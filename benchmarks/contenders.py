@@ -35,6 +35,7 @@ class Contender:
     embed: Embed
     parse: Callable[[bytes | Matrix], Matrix]
     pid: int | None
+    url: str = ""
 
     def peak_bytes(self) -> int:
         """Resident bytes now, children included; 0 for what runs in this process."""
@@ -46,16 +47,24 @@ class Contender:
 
 
 @asynccontextmanager
-async def open_embedd(gguf: Path, cores: int) -> AsyncIterator[Contender]:
-    """``embedd serve`` on a store of its own, its cache off."""
+async def open_embedd(
+    gguf: Path, cores: int, engine: str, *, state: Path | None = None, cache: int = 0
+) -> AsyncIterator[Contender]:
+    """``embedd serve`` on a store of its own, calibrated for *engine*.
+
+    Args:
+        state: Folder for what it learns; None is one that goes with it.
+        cache: Bytes of vectors that it keeps.
+    """
     with tempfile.TemporaryDirectory() as folder:
         port = _free_port()
         environment = {
             **os.environ,
             "EMBEDD_MODELS": f"{folder}/models",
-            "EMBEDD_STATE": os.environ.get("EMBEDD_BENCH_STATE", f"{folder}/state"),
+            "EMBEDD_STATE": str(state or f"{folder}/state"),
             "EMBEDD_THREADS": str(cores),
-            "EMBEDD_CACHE_BYTES": "0",
+            "EMBEDD_CACHE_BYTES": str(cache),
+            "EMBEDD_ENGINE": engine,
         }
         command = [sys.executable, "-m", "embedd"]
         subprocess.run(
@@ -64,15 +73,18 @@ async def open_embedd(gguf: Path, cores: int) -> AsyncIterator[Contender]:
             check=True,
             capture_output=True,
         )
+        subprocess.run([*command, "tune", "bench"], env=environment, check=True)
         serve = [*command, "serve", "--port", str(port)]
         async with _process(serve, port, "/", environment) as pid, _session() as session:
-            url = f"http://127.0.0.1:{port}/api/embed"
+            url = f"http://127.0.0.1:{port}"
 
             async def embed(texts: Sequence[str]) -> bytes:
                 body = {"model": "bench", "input": texts, "options": {"num_ctx": NUM_CTX}}
-                return await _post(session, url, body)
+                return await _post(session, f"{url}/api/embed", body)
 
-            yield Contender(name="embedd", embed=embed, parse=_parse_ollama, pid=pid)
+            yield Contender(
+                name=f"embedd, {engine}", embed=embed, parse=_parse_ollama, pid=pid, url=url
+            )
 
 
 @asynccontextmanager
@@ -137,7 +149,9 @@ async def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
 
 def _session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=600)
+        # Servers close what was idle for some seconds while others had their turn.
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=1),
+        timeout=aiohttp.ClientTimeout(total=600),
     )
 
 

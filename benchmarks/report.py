@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -15,11 +16,9 @@ MIB = 1 << 20
 def to_markdown(results: Sequence[Result], *, baseline: str, command: str, cores: int) -> str:
     """A table with a row for each workload and contender; ratios are to *baseline*."""
     base = {one.workload: one for one in results if one.contender == baseline}
-    python = f"{platform.python_implementation()} {platform.python_version()}"
-    llama = f"llama-cpp-python {version('llama-cpp-python')}"
     columns = f"texts/s | × {baseline} | tokens/s | p50 ms | p99 ms | resident MiB | cosine to f32"
     lines = [
-        f"{_cpu()}, {cores} cores, {python}, {llama}. Made by `{command}`.",
+        f"{describe_machine(cores)}. Made by `{command}`.",
         "",
         f"| workload | contender | {columns} |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|",
@@ -72,6 +71,17 @@ def to_svg(results: Sequence[Result], *, baseline: str) -> str:
         'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>'
         f'<text x="10" y="26">texts/s, × {escape(baseline)}</text>{legend}{"".join(parts)}</svg>\n'
     )
+
+
+def describe_machine(cores: int) -> str:
+    """Processor, cores, versions."""
+    packages = [
+        f"{name} {version(name)}"
+        for name in ("llama-cpp-python", "openvino")
+        if find_spec({"llama-cpp-python": "llama_cpp"}.get(name, name))
+    ]
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return ", ".join([_cpu(), f"{cores} cores", python, *packages])
 
 
 def _cpu() -> str:

@@ -54,7 +54,7 @@ class TagsReply(Struct, frozen=True, kw_only=True):
 class RunningModel(Struct, frozen=True, kw_only=True):
     """A row of ``/api/ps``: *size* is RAM and VRAM, *size_vram* the part on the GPU, in bytes.
 
-    *state* is ``loading`` while the model is being loaded.
+    *state* is ``loading`` while the model is being loaded; *engine* computes it after that.
     """
 
     name: str
@@ -66,6 +66,7 @@ class RunningModel(Struct, frozen=True, kw_only=True):
     size_vram: int = 0
     context_length: int = 0
     state: str | UnsetType = UNSET
+    engine: str | UnsetType = UNSET
 
 
 class PsReply(Struct, frozen=True, kw_only=True):
@@ -83,7 +84,10 @@ class Tensor(Struct, frozen=True, kw_only=True):
 
 
 class ShowReply(Struct, frozen=True, kw_only=True):
-    """``POST /api/show``: *model_info* is the GGUF's metadata, arrays null unless asked for."""
+    """``POST /api/show``: *model_info* is the GGUF's metadata, arrays null unless asked for.
+
+    *engine* computes it, if the model is in memory.
+    """
 
     license: str | UnsetType = UNSET
     modelfile: str = ""
@@ -95,6 +99,7 @@ class ShowReply(Struct, frozen=True, kw_only=True):
     tensors: list[Tensor] = []
     capabilities: list[str] = []
     modified_at: datetime | UnsetType = UNSET
+    engine: str | UnsetType = UNSET
 
 
 class VersionReply(Struct, frozen=True, kw_only=True):

@@ -54,7 +54,8 @@ class RunningModel:
     """A model in memory.
 
     ``size`` and ``gpu_size`` are bytes, ``expires_in`` seconds (``math.inf``: never,
-    negative: it is on its way out), ``limit`` the tokens of the longest input.
+    negative: it is on its way out), ``limit`` the tokens of the longest input, ``engine``
+    empty while it loads.
     ``model`` is None when its name was deleted meanwhile.
     """
 
@@ -65,6 +66,7 @@ class RunningModel:
     expires_in: float
     limit: int
     loading: bool
+    engine: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,6 +343,7 @@ class Embedder:
             expires_in=status.expires_in,
             limit=limit,
             loading=loaded is None,
+            engine=loaded.info.engine if loaded else "",
         )
 
 

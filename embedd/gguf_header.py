@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
 from embedd.errors import ModelLoadError
+from embedd.gguf_types import FILE_TYPES, TENSOR_TYPES
 from embedd.types import Pooling
 
 Scalar: TypeAlias = str | int | float | bool
@@ -34,27 +35,6 @@ _VALUES: Final[Mapping[int, tuple[str, str]]] = {
     4: ("uint32", "<I"), 5: ("int32", "<i"), 6: ("float32", "<f"), 7: ("bool", "<?"),
     10: ("uint64", "<Q"), 11: ("int64", "<q"), 12: ("float64", "<d"),
 }
-# Number → name, elements per block, bytes per block
-TENSOR_TYPES: Final[Mapping[int, tuple[str, int, int]]] = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),
-    6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40),
-    10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144),
-    13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
-    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110),
-    22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2),
-    26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56),
-    30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
-    40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
-}
-FILE_TYPES: Final[Mapping[int, str]] = {
-    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K",
-    11: "Q3_K_S", 12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S",
-    17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS",
-    23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M",
-    30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4_MOE",
-    39: "NVFP4", 40: "Q1_0",
-}
 ENCODERS: Final = frozenset({
     "bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "modern-bert",
     "neo-bert", "nomic-bert", "nomic-bert-moe", "t5encoder",
@@ -65,11 +45,12 @@ POOLINGS: Final = dict(enumerate((Pooling.MEAN, Pooling.CLS, Pooling.LAST, Pooli
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorFacts:
-    """A tensor's name, its shape as in the file (row length first), its type (``F16`` …)."""
+    """A tensor's name, shape as in the file (row length first), type (``F16`` …), data's place."""
 
     name: str
     shape: tuple[int, ...]
     type: str
+    offset: int = 0  # bytes from where the data of all tensors begin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +62,7 @@ class GgufFacts:
         metadata: All keys with scalar values, in the order of the file.
         arrays: Keys with array values → length; the elements are skipped.
         array_types: The same keys → type of the elements (``string``, ``uint8`` …).
+        size: Bytes of the header; the data begin at the next multiple of the alignment.
     """
 
     version: int
@@ -88,6 +70,13 @@ class GgufFacts:
     arrays: Mapping[str, int]
     array_types: Mapping[str, str]
     tensors: tuple[TensorFacts, ...]
+    size: int = 0
+
+    @property
+    def data_start(self) -> int:
+        """Where the data of all tensors begin, if the alignment is one."""
+        alignment = int(self.metadata.get("general.alignment", 32))
+        return -(-self.size // alignment) * alignment
 
     @property
     def architecture(self) -> str:
@@ -233,12 +222,17 @@ def read_header(stream: BinaryIO, *, size: int | None = None) -> GgufFacts:
     tensors = tuple(tensor for tensor, _ in placed)
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise ModelLoadError("the GGUF has two tensors of the same name")
-    if size is not None:
-        alignment = metadata.get("general.alignment", 32)
-        _check_data(placed, header=source.position, alignment=alignment, size=size)
-    return GgufFacts(
-        version=version, metadata=metadata, arrays=lengths, array_types=types, tensors=tensors
+    facts = GgufFacts(
+        version=version,
+        metadata=metadata,
+        arrays=lengths,
+        array_types=types,
+        tensors=tensors,
+        size=source.position,
     )
+    if size is not None:
+        _check_data(facts, [end for _, end in placed], size)
+    return facts
 
 
 class _Source:
@@ -381,20 +375,19 @@ def _read_tensor(source: _Source) -> tuple[TensorFacts, int]:
         raise ModelLoadError(
             f"tensor {name!r} has rows of {shape[0]} elements, {kind} needs a multiple of {block}"
         )
-    end = source.u64() + elements // block * width
-    return TensorFacts(name=name, shape=shape, type=kind), end
+    offset = source.u64()
+    tensor = TensorFacts(name=name, shape=shape, type=kind, offset=offset)
+    return tensor, offset + elements // block * width
 
 
-def _check_data(
-    placed: list[tuple[TensorFacts, int]], *, header: int, alignment: Scalar, size: int
-) -> None:
-    """Check that the data of all tensors lie within *size*; they begin after *header* bytes."""
+def _check_data(facts: GgufFacts, ends: list[int], size: int) -> None:
+    """Check that the data of all tensors, which end there, lie within *size*."""
+    alignment = facts.metadata.get("general.alignment", 32)
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
         raise ModelLoadError(f"general.alignment is {alignment!r}, it must be a power of two")
-    start = -(-header // alignment) * alignment
-    for tensor, end in placed:
-        if start + end > size:
+    for tensor, end in zip(facts.tensors, ends, strict=True):
+        if facts.data_start + end > size:
             raise ModelLoadError(
                 f"the GGUF is truncated: it ends at byte {size}, "
-                f"the data of tensor {tensor.name!r} at byte {start + end}"
+                f"the data of tensor {tensor.name!r} at byte {facts.data_start + end}"
             )

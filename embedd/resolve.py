@@ -192,6 +192,7 @@ class Resolver:
             width=facts.embedding_length or 0,
             weights=sum(layer.size for layer in layers),
             engine=parameters.engine,
+            elements=facts.parameter_count,
             exact=facts.quantization in EXACT,
         )
         return ResolvedModel(

@@ -72,7 +72,10 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     loader = _make_loader(settings, open_calibrations(settings), metrics, vectors)
     scheduler = Scheduler(
         load=loader.load,
-        estimate=estimate_bytes,
+        estimate=functools.partial(
+            estimate_bytes,
+            with_openvino=has_openvino() and settings.engine is not EngineChoice.LLAMA,
+        ),
         memory=settings.memory,
         max_models=settings.max_loaded_models or MODELS_WITHOUT_GPU,
         max_queue=settings.max_queue,

@@ -8,8 +8,8 @@ import numpy as np
 
 from embedd.engine import wire
 from embedd.engine.base import CPU_LADDER, Engine, ModelSpec
+from embedd.engine.errors import UnsuitableError
 from embedd.engine.opening import open_engine
-from embedd.errors import ModelLoadError
 from embedd.types import Pooling, TokenIds, Vectors
 
 # Of 1 - cosine. Quantised weights: llama.cpp rounds the activations too.
@@ -37,7 +37,7 @@ def check_agreement(engine: Engine, message: wire.Load) -> float | None:
     """How far *engine* is from llama.cpp on the model of *message*; None if nobody asks.
 
     Raises:
-        ModelLoadError: Further than the tolerance of *message*.
+        UnsuitableError: Further than the tolerance of *message*.
     """
     if message.tolerance is None:
         return None
@@ -57,7 +57,7 @@ def check_agreement(engine: Engine, message: wire.Load) -> float | None:
     finally:
         oracle.close()
     if not distance <= message.tolerance:
-        raise ModelLoadError(
+        raise UnsuitableError(
             f"{engine.info.engine} does not agree with llama.cpp on this model: "
             f"vectors are {distance:.1e} apart, {message.tolerance:.0e} is allowed"
         )

@@ -30,6 +30,7 @@ class ModelSpec:
         parts: Further files of a split GGUF, in order; ``path`` is the first.
         threads: Cores that one encode may use; None leaves it to the server.
         engine: Which one is to compute it; None leaves it to the operator.
+        elements: Numbers in all its weights.
         exact: Whether its weights are floating-point numbers, not quantised.
     """
 
@@ -42,6 +43,7 @@ class ModelSpec:
     width: int
     weights: int
     engine: EngineChoice | None = None
+    elements: int = 0
     exact: bool = False
     gpu_layers: int | None = None
     main_gpu: int | None = None
@@ -104,6 +106,7 @@ class ModelInfo:
         pair: What stands around a query and a document; None if nothing can be told apart.
         labels: Names of a reranker's scores, one for each number that it computes.
         distance: The most that its vectors were from llama.cpp's; None: not compared.
+        padded: Whether a batch costs its rows times its longest sequence, see `padding`.
     """
 
     width: int
@@ -120,6 +123,7 @@ class ModelInfo:
     pair: PairFrame | None = None
     labels: Labels = ()
     distance: float | None = None
+    padded: bool = False
 
 
 class Tokenizer(Protocol):

@@ -21,7 +21,7 @@ from embedd.types import Pooling, TokenIds
 
 log = logging.getLogger(__name__)
 
-BATCH_TOKENS = (64, 128, 256, 512, 1024)
+BATCH_TOKENS = (128, 256, 512, 1024)  # below, short texts pay for each batch anew
 PADDED_BATCH_TOKENS = (256, 512, 1024, 2048)  # of engines that fill up short sequences
 SEQUENCE_TOKENS = 32  # of the sequences that trial batches are made of
 SECONDS = 0.15  # of one trial

@@ -72,11 +72,12 @@ class FakeEngine:
         rung: Rung,
         *,
         threads: int,
+        replicas: int = 1,
         batch_tokens: int | None = None,
         report: Callable[[float], None] = lambda _share: None,
     ) -> Self:
         """As `LlamaEngine.load`; a spec whose path does not exist cannot be loaded."""
-        del threads
+        del threads, replicas
         if not spec.path.exists():
             raise ModelLoadError(f"no such file: {spec.path.name}")
         report(1.0)

@@ -96,6 +96,7 @@ def to_ready(
         labels=info.labels,
         seconds_per_token=seconds_per_token,
         distance=distance,
+        padded=info.padded,
     )
 
 
@@ -125,4 +126,5 @@ def to_info(ready: wire.Ready, engine: str, rung: str) -> ModelInfo:
         ),
         labels=ready.labels,
         distance=ready.distance,
+        padded=ready.padded,
     )

@@ -13,10 +13,12 @@ from embedd.types import TokenIds
 
 ENGINES = {
     "llama": "embedd.engine.llama.engine:LlamaEngine",
+    "openvino": "embedd.engine.openvino.engine:OpenVinoEngine",
     "fake": "embedd.engine.fake:FakeEngine",
 }
 TOKENIZERS = {
     "llama": "embedd.engine.llama.vocabulary:LlamaVocabulary",
+    "openvino": "embedd.engine.llama.vocabulary:LlamaVocabulary",
     "fake": "embedd.engine.fake:FakeEngine",
 }
 
@@ -67,6 +69,7 @@ def open_engine(message: wire.Load, report: Callable[[float], None]) -> Engine:
         to_spec(message),
         rung,
         threads=message.cores,
+        replicas=message.replicas,
         batch_tokens=message.batch_tokens,
         report=report,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from embedd.engine import wire
+from embedd.engine.padding import is_alike, measure_cost
 from embedd.engine.stop import Stop
 
 Batch: TypeAlias = tuple[wire.Encode, bytes]
@@ -32,9 +33,18 @@ class Pending:
 
     Args:
         max_tokens, max_sequences: Of what is computed as one.
+        padded: Whether a batch costs its rows times its longest sequence.
     """
 
-    def __init__(self, *, replicas: int, cores: int, max_tokens: int, max_sequences: int) -> None:
+    def __init__(
+        self,
+        *,
+        replicas: int,
+        cores: int,
+        max_tokens: int,
+        max_sequences: int,
+        padded: bool = False,
+    ) -> None:
         self._lock = threading.Lock()
         self._idle: list[threading.Condition] = []
         self._lanes: tuple[deque[Batch], deque[Batch]] = (deque(), deque())
@@ -45,6 +55,7 @@ class Pending:
         self._unwanted: set[int] = set()  # of the batches that run
         self._max_tokens = max_tokens
         self._max_sequences = max_sequences
+        self._padded = padded
 
     def put(self, batch: Batch) -> None:
         """Let a batch wait."""
@@ -109,7 +120,10 @@ class Pending:
         tokens = sum(sum(message.lengths) for message, _ in waiting)
         share = tokens if self._used else -(-tokens // self._replicas)
         taken = choose_mergeable(
-            waiting, max_tokens=min(share, self._max_tokens), max_sequences=self._max_sequences
+            waiting,
+            max_tokens=min(share, self._max_tokens),
+            max_sequences=self._max_sequences,
+            padded=self._padded,
         )
         threads = max(1, self._cores // self._replicas)
         return Work(batches=self._remove(taken), threads=threads)
@@ -121,28 +135,30 @@ class Pending:
 
 
 def choose_mergeable(
-    waiting: Iterable[Batch], *, max_tokens: int, max_sequences: int
+    waiting: Iterable[Batch], *, max_tokens: int, max_sequences: int, padded: bool = False
 ) -> list[Batch]:
     """The first batch and those after it that can be computed with it, in order.
 
     Only batches of one pooling and one urgency go together, and none that asks to be
-    alone. The first is taken whatever its size.
+    alone; if they are *padded*, only those of like length. The first is taken whatever
+    its size.
     """
     taken: list[Batch] = []
-    tokens = sequences = 0
+    lengths: list[int] = []
     for batch in waiting:
         message = batch[0]
         if taken:
             first = taken[0][0]
-            fits = (
-                tokens + sum(message.lengths) <= max_tokens
-                and sequences + len(message.lengths) <= max_sequences
-            )
-            if not fits or message.alone or first.alone:
+            if message.alone or first.alone:
                 continue
             if message.pooling != first.pooling or message.urgent != first.urgent:
                 continue
+            together = [*lengths, *message.lengths]
+            if len(together) > max_sequences or measure_cost(together, padded=padded) > max_tokens:
+                continue
+            longest, shorter = sorted([max(lengths), max(message.lengths)], reverse=True)
+            if padded and not is_alike(shorter, longest):
+                continue
         taken.append(batch)
-        tokens += sum(message.lengths)
-        sequences += len(message.lengths)
+        lengths += message.lengths
     return taken

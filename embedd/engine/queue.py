@@ -210,7 +210,9 @@ class BatchQueue:
         self._pumping = False
         while self._lanes and self._has_room():
             batch = self._lanes.take_batch(
-                max_tokens=self._info.max_batch_tokens, max_sequences=self._info.max_sequences
+                max_tokens=self._info.max_batch_tokens,
+                max_sequences=self._info.max_sequences,
+                padded=self._info.padded,
             )
             now = time.perf_counter()
             for job, _ in batch.items:

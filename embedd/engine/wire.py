@@ -127,6 +127,7 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     labels: tuple[str, ...]
     seconds_per_token: float
     distance: float | None = None
+    padded: bool = False
 
 
 class Fault(StrEnum):

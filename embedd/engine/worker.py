@@ -27,6 +27,7 @@ from embedd.engine import wire
 from embedd.engine.agreement import check_agreement
 from embedd.engine.base import Engine, StoppedError, Tokenizer
 from embedd.engine.board import Board
+from embedd.engine.errors import UnsuitableError
 from embedd.engine.messages import split_ids, to_ready
 from embedd.engine.opening import TokenizerCall, answer_call, open_engine, open_tokenizer
 from embedd.engine.pending import Batch, Pending
@@ -115,6 +116,7 @@ class Worker:
             cores=message.cores,
             max_tokens=engine.info.max_batch_tokens,
             max_sequences=engine.info.max_sequences,
+            padded=engine.info.padded,
         )
         self._start_tokenizing(engine)
         for _ in range(message.replicas - 1):
@@ -258,7 +260,8 @@ def _bad_rows(vectors: Vectors, pooling: Pooling) -> np.ndarray[tuple[int], np.d
 def _fault(error: Exception) -> wire.Fault:
     if isinstance(error, InsufficientMemoryError | MemoryError):
         return wire.Fault.MEMORY
-    return wire.Fault.REFUSED if isinstance(error, ModelLoadError) else wire.Fault.WRONG
+    refused = isinstance(error, ModelLoadError | UnsuitableError)
+    return wire.Fault.REFUSED if refused else wire.Fault.WRONG
 
 
 def _start_thread(target: Callable[..., None], *args: object) -> None:

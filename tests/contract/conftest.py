@@ -1,13 +1,14 @@
-"""The engines that must keep the contract: the fake one, and llama.cpp on tiny models."""
+"""The engines that must keep the contract, the real ones on tiny models."""
 
+import importlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from embedd.engine.base import CPU_LADDER, Engine, ModelSpec
-from embedd.engine.fake import FakeEngine
-from embedd.engine.llama.engine import LlamaEngine
+from embedd.engine.opening import ENGINES
 from embedd.types import Pooling
 from tests.tiny_models import write_tiny_bert, write_tiny_decoder
 
@@ -30,7 +31,17 @@ def make_spec(path: Path, pooling: Pooling, *, context: int = CONTEXT) -> ModelS
 OpenEngine = Callable[[Pooling], Engine]
 
 
-@pytest.fixture(params=["fake", "bert", "decoder"])
+def find_engine(kind: str) -> type[Any]:
+    """The class that a kind of model is opened with; skips where it is not installed."""
+    if kind == "openvino":
+        pytest.importorskip("openvino")
+    place = ENGINES[kind if kind in ENGINES else "llama"]
+    module, name = place.split(":")
+    found: type[Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+@pytest.fixture(params=["fake", "bert", "decoder", "openvino"])
 def open_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenEngine]:
     """Opens the engine with a pooling; closes all at the end."""
     opened: list[Engine] = []
@@ -48,8 +59,7 @@ def open_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open
                 pooling="rank" if rank else "mean",
                 head=["no", "yes"] if rank else None,
             )
-        factory: type[FakeEngine | LlamaEngine] = FakeEngine if kind == "fake" else LlamaEngine
-        opened.append(factory.load(make_spec(path, pooling), CPU_LADDER[0], threads=1))
+        opened.append(find_engine(kind).load(make_spec(path, pooling), CPU_LADDER[0], threads=1))
         return opened[-1]
 
     yield open_one

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from embedd import gguf_header
 from embedd.errors import ModelLoadError
 from embedd.gguf_header import GgufFacts, TensorFacts, read_header, read_header_file
+from embedd.gguf_types import FILE_TYPES, TENSOR_TYPES
 from embedd.types import Pooling
 from tests.tiny_models import TINY_VOCABULARY, write_tiny_bert, write_tiny_decoder
 
@@ -140,12 +141,12 @@ def test_the_tables_of_types_are_the_gguf_package_s() -> None:
     sizes = gguf.GGML_QUANT_SIZES
     assert {
         int(kind): (kind.name, *sizes[kind]) for kind in gguf.GGMLQuantizationType
-    } == gguf_header.TENSOR_TYPES
+    } == TENSOR_TYPES
     assert {
         int(kind): kind.name.removeprefix("ALL_").removeprefix("MOSTLY_")
         for kind in gguf.LlamaFileType
         if kind.name != "GUESSED"
-    } == gguf_header.FILE_TYPES
+    } == FILE_TYPES
     assert {number: kind.upper() for number, kind in gguf_header.POOLINGS.items()} == {
         int(kind): kind.name for kind in gguf.PoolingType if kind.name != "NONE"
     }

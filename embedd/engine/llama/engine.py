@@ -52,18 +52,21 @@ class LlamaEngine:
         rung: Rung,
         *,
         threads: int,
+        replicas: int = 1,
         batch_tokens: int | None = None,
         report: Report = lambda _share: None,
     ) -> Self:
         """Load the weights.
 
         Args:
+            replicas: How many will compute side by side; of no effect here.
             batch_tokens: Size of the batches that compute best here; None where nobody
                 measured it.
 
         Raises:
             ModelLoadError: The file, its tokenizer or its pooling cannot be used.
         """
+        del replicas
         model = LlamaModel(
             spec.path,
             parts=spec.parts,

@@ -29,6 +29,7 @@ class LlamaModel:
     Args:
         parts: Further files of a split GGUF, in order.
         vocabulary_only: No weights are loaded, and the model has no numbers.
+        with_weights: Without them the model has numbers, and no context may compute with it.
         report: Called with the share loaded so far, 0 … 1.
 
     Raises:
@@ -46,6 +47,7 @@ class LlamaModel:
         use_mmap: bool = True,
         check_tensors: bool = False,
         vocabulary_only: bool = False,
+        with_weights: bool = True,
         report: Report = lambda _share: None,
     ) -> None:
         open_library()
@@ -56,7 +58,8 @@ class LlamaModel:
             lib.llama_model_default_params(),
             n_gpu_layers=-1 if gpu_layers is None else gpu_layers,
             use_extra_bufts=extra_buffers,
-            load_mode=LOAD_MODE_AUTO if use_mmap else LOAD_WITHOUT_MMAP,
+            load_mode=LOAD_MODE_AUTO if use_mmap and with_weights else LOAD_WITHOUT_MMAP,
+            no_alloc=not with_weights,
             check_tensors=check_tensors,
             vocab_only=vocabulary_only,
             progress_callback=self._callback,

@@ -102,7 +102,10 @@ async def show(request: web.Request) -> web.StreamResponse:
         )
     except ModelNotFoundError:
         raise ModelNotFoundError(name.display, f"model '{name.display}' not found") from None
-    return json_response(await asyncio.to_thread(to_show_reply, shown))
+    reply = await asyncio.to_thread(to_show_reply, shown)
+    running = request.app[EMBEDDER].running()
+    engines = [one.engine for one in running if one.model and one.model.name == name and one.engine]
+    return json_response(msgspec.structs.replace(reply, engine=engines[0]) if engines else reply)
 
 
 async def copy(request: web.Request) -> web.StreamResponse:

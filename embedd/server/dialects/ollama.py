@@ -280,6 +280,7 @@ def to_running_model(running: Running, now: datetime) -> RunningModel:
         size_vram=running.gpu_size,
         context_length=running.limit,
         state="loading" if running.loading else msgspec.UNSET,
+        engine=running.engine or msgspec.UNSET,
     )
 
 

@@ -16,11 +16,11 @@ from embedd.engine.agreement import (
     measure_distance,
 )
 from embedd.engine.base import OPENVINO_RUNG, ModelSpec
+from embedd.engine.errors import UnsuitableError
 from embedd.engine.fake import FAKE_LADDER, FakeEngine
 from embedd.engine.messages import to_load
 from embedd.engine.stop import Stop
 from embedd.engine.tuning import ONE_REPLICA
-from embedd.errors import ModelLoadError
 from embedd.types import Pooling, TokenIds, Vectors
 from tests.unit.engine.workshop import SPEC
 
@@ -97,7 +97,7 @@ def test_who_is_too_far_off_is_refused(
     monkeypatch.setattr(agreement, "open_engine", open_oracle)
     message = to_load(LONG, OPENVINO_RUNG, 1, ONE_REPLICA, 1e-4)
     if refused:
-        with pytest.raises(ModelLoadError, match=r"does not agree with llama\.cpp") as caught:
+        with pytest.raises(UnsuitableError, match=r"does not agree with llama\.cpp") as caught:
             check_agreement(make_engine(off), message)
         assert "1e-04 is allowed" in str(caught.value)
     else:

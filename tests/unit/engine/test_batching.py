@@ -1,5 +1,6 @@
 """The choice of the next batch: within its limits, fair, and never nothing."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedd.engine.batching import BULK_TURN, Lanes
+from embedd.engine.padding import is_alike, round_length
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,3 +139,75 @@ def test_tokens_are_counted_until_they_are_taken(count: int) -> None:
     lanes = fill(*(Request(str(n), [5, 6]) for n in range(count)))
     assert lanes.tokens == 11 * count
     assert lanes.is_urgent
+
+
+def drain_padded(
+    lanes: Lanes[Request], max_tokens: int, max_sequences: int
+) -> list[list[tuple[Request, int]]]:
+    batches = []
+    while lanes:
+        batch = lanes.take_batch(max_tokens=max_tokens, max_sequences=max_sequences, padded=True)
+        batches.append(batch.items)
+    return batches
+
+
+def padded_cost(batch: Sequence[tuple[Request, int]]) -> int:
+    return len(batch) * round_length(max(request.lengths[row] for request, row in batch))
+
+
+@settings(max_examples=60)
+@given(requests=REQUESTS, max_tokens=TOKENS, max_sequences=SEQUENCES)
+def test_a_padded_batch_keeps_its_limits_padding_included(
+    requests: list[Request], max_tokens: int, max_sequences: int
+) -> None:
+    for batch in drain_padded(fill(*requests), max_tokens, max_sequences):
+        lengths = [request.lengths[row] for request, row in batch]
+        assert 1 <= len(batch) <= max_sequences
+        assert len(batch) == 1 or padded_cost(batch) <= max_tokens
+        assert len({request.kind for request, _ in batch}) == 1
+        assert all(is_alike(length, max(lengths)) for length in lengths)
+
+
+@settings(max_examples=60)
+@given(requests=REQUESTS, max_tokens=TOKENS, max_sequences=SEQUENCES, packed=st.data())
+def test_every_sequence_is_taken_once_also_when_the_law_changes(
+    requests: list[Request], max_tokens: int, max_sequences: int, packed: st.DataObject
+) -> None:
+    """A worker that dies may be replaced by one that pads no longer."""
+    lanes = fill(*requests)
+    taken: list[tuple[Request, int]] = []
+    while lanes:
+        padded = packed.draw(st.booleans())
+        batch = lanes.take_batch(max_tokens=max_tokens, max_sequences=max_sequences, padded=padded)
+        assert batch.tokens == sum(one.lengths[row] for one, row in batch.items)
+        taken += batch.items
+    everything = [(one, row) for one in requests for row in range(len(one.lengths))]
+    assert len(taken) == len(everything)
+    assert set(taken) == set(everything)
+    assert lanes.tokens == 0
+
+
+def test_sixty_four_passages_of_mixed_lengths_waste_little_on_padding() -> None:
+    """In the order of the request every batch would hold a long one: half would be padding."""
+    pick = random.Random(3)
+    lengths = [pick.randint(8, 256) for _ in range(64)]
+    batches = drain_padded(fill(Request("passages", lengths)), 1024, 128)
+    padded = sum(map(padded_cost, batches))
+    assert 1 - sum(lengths) / padded <= 0.12
+    assert len(batches) <= 16
+
+
+def test_a_turn_comes_whatever_else_fits_together() -> None:
+    """A short text among long ones that fill every batch between them."""
+    short = Request("short", [8])
+    lanes = fill(Request("a", [200] * 40), short, Request("b", [200] * 40))
+    first = lanes.take_batch(max_tokens=1024, max_sequences=128, padded=True)
+    assert [request.name for request, _ in first.items] == ["a", "b", "a", "b"]
+    second = lanes.take_batch(max_tokens=1024, max_sequences=128, padded=True)
+    assert second.items == [(short, 0)]
+
+
+def test_large_padded_requests_take_turns() -> None:
+    lanes = fill(Request("a", [40] * 50), Request("b", [40] * 50))
+    drained = [one.name for batch in drain_padded(lanes, 320, 8)[:10] for one, _ in batch]
+    assert abs(drained.count("a") - drained.count("b")) <= 2

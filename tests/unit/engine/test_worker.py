@@ -8,6 +8,7 @@ import pytest
 
 from embedd.engine import wire, worker
 from embedd.engine.base import CPU_LADDER, ModelSpec
+from embedd.engine.errors import UnsuitableError
 from embedd.engine.fake import FakeEngine
 from embedd.engine.pending import Batch
 from embedd.engine.stop import Stop
@@ -116,6 +117,7 @@ def test_the_self_test_fails_on_rubbish() -> None:
         (InsufficientMemoryError("full"), "memory"),
         (MemoryError(), "memory"),
         (EngineError("NaN"), "wrong"),
+        (UnsuitableError("unknown architecture"), "refused"),
     ],
     ids=lambda value: type(value).__name__,
 )

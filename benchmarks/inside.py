@@ -1,0 +1,280 @@
+"""``python -m benchmarks.inside``: what the server adds, what a large request costs others.
+
+Each question is answered within one run: how much of the engine's own throughput is left
+over HTTP; how long a short query takes while 20,000 texts are computed; what the cache gives;
+how near the calibrated setting is to the best that trying all of them finds.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import psutil
+
+from benchmarks.__main__ import RESULTS, prepare
+from benchmarks.contenders import Contender, open_embedd
+from benchmarks.report import MIB, describe_machine
+from benchmarks.texts import make_ingest, make_workloads
+from embedd.config import read_settings
+from embedd.engine.base import CPU_LADDER, OPENVINO_RUNG, Engine
+from embedd.engine.batching import Lanes
+from embedd.engine.calibration import choose_replicas, choose_sizes
+from embedd.engine.messages import to_load
+from embedd.engine.opening import open_engine
+from embedd.engine.tuning import Tuning
+from embedd.resolve import Resolver
+from embedd.runtime import open_store
+from embedd.types import TokenIds
+
+ROUNDS = 3
+IDLE_QUERIES = 100
+CACHE = 64 * MIB
+PAUSE = 0.05  # seconds between the queries of a user
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Texts:
+    """A request, as the queue sees it."""
+
+    lengths: Sequence[int]
+    kind: None = None
+
+
+class EngineAlone:
+    """The engine in this process: replicas in threads of their own, nothing between."""
+
+    def __init__(self, model: str, engine: str, tuning: Tuning, cores: int) -> None:
+        spec = Resolver(open_store(read_settings())).resolve(model).spec
+        rung = OPENVINO_RUNG if engine == "openvino" else CPU_LADDER[0]
+        self._tuning = tuning
+        self._threads = [ThreadPoolExecutor(1) for _ in range(tuning.replicas)]
+        message = to_load(spec, rung, cores, tuning)
+        first: Engine = self._threads[0].submit(open_engine, message, lambda _: None).result()
+        self.engines = [first, *(one.submit(first.replicate).result() for one in self._threads[1:])]
+        for engine_, thread in zip(self.engines, self._threads, strict=True):
+            thread.submit(engine_.set_threads, max(1, cores // tuning.replicas)).result()
+
+    def measure(self, sequences: Sequence[TokenIds]) -> float:
+        """Seconds to encode *sequences* in the batches that the server would make."""
+        info = self.engines[0].info
+        lanes: Lanes[Texts] = Lanes()
+        lanes.add(Texts([len(ids) for ids in sequences]))
+        batches: deque[list[TokenIds]] = deque()
+        while lanes:
+            batch = lanes.take_batch(
+                max_tokens=info.max_batch_tokens,
+                max_sequences=info.max_sequences,
+                padded=info.padded,
+            )
+            batches.append([sequences[row] for _, row in batch.items])
+        lock = threading.Lock()
+
+        def work(engine: Engine) -> None:
+            while True:
+                with lock:
+                    if not batches:
+                        return
+                    batch = batches.popleft()
+                engine.encode(batch)
+
+        start = time.perf_counter()
+        running = [
+            thread.submit(work, engine)
+            for thread, engine in zip(self._threads, self.engines, strict=True)
+        ]
+        for one in running:
+            one.result()
+        return time.perf_counter() - start
+
+    def close(self) -> None:
+        """Give everything back, replicas first."""
+        for thread, engine in reversed([*zip(self._threads, self.engines, strict=True)]):
+            thread.submit(engine.close).result()
+            thread.shutdown()
+
+
+async def measure_overhead(embedd: Contender, alone: EngineAlone, scale: float) -> str:
+    """Throughput over HTTP as a share of the engine's own, on 64 passages × 4."""
+    workload = make_workloads(scale=scale)[2]
+    texts = [text for request in workload.requests for text in request]
+    sequences = alone.engines[0].tokenize(texts)
+    over_http, inside = [], []
+    for _ in range(ROUNDS):
+        inside.append(await asyncio.to_thread(alone.measure, sequences))
+        over_http.append(await send_all(embedd, workload.requests, workload.clients))
+    share = statistics.median(inside) / statistics.median(over_http)
+    return (
+        f"64 passages × 4: {len(texts) / statistics.median(over_http):.1f} texts/s over HTTP, "
+        f"{len(texts) / statistics.median(inside):.1f} by the engine alone: {100 * share:.0f} %."
+    )
+
+
+async def send_all(embedd: Contender, requests: Sequence[Sequence[str]], clients: int) -> float:
+    """Seconds for all *requests*."""
+    waiting = deque(requests)
+
+    async def client() -> None:
+        while waiting:
+            await embedd.embed(waiting.popleft())
+
+    start = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return time.perf_counter() - start
+
+
+async def measure_latency(embedd: Contender, count: int) -> str:
+    """A short query beside *count* texts in one request, and memory at its highest."""
+    idle = [await ask(embedd, number) for number in range(IDLE_QUERIES)]
+    before = await read_batches(embedd)
+    large = asyncio.ensure_future(embedd.embed(make_ingest(texts=count).requests[0]))
+    beside: list[float] = []
+    server = workers = 0
+    start = time.perf_counter()
+    while not large.done():
+        beside.append(await ask(embedd, len(beside)))
+        process = psutil.Process(embedd.pid)
+        server = max(server, process.memory_info().rss)
+        workers = max(workers, sum(one.memory_info().rss for one in process.children()))
+        await asyncio.sleep(PAUSE)
+    seconds = time.perf_counter() - start
+    after = await read_batches(embedd)
+    batches, busy = (now - then for now, then in zip(after, before, strict=True))
+    bulk = batches - len(beside)
+    longest = 1000 * (busy - len(beside) * statistics.median(idle)) / bulk
+    p95 = [1000 * float(np.percentile(of, 95)) for of in (idle, beside)]
+    return (
+        f"{count} texts in one request: {count / seconds:.0f} texts/s. A short query: p95 "
+        f"{p95[0]:.1f} ms when idle, {p95[1]:.1f} ms beside it ({len(beside)} queries); one "
+        f"batch takes {longest:.1f} ms. Peak resident: server {server / MIB:.0f} MiB, "
+        f"worker {workers / MIB:.0f} MiB."
+    )
+
+
+async def ask(embedd: Contender, number: int) -> float:
+    """Seconds for one short text."""
+    start = time.perf_counter()
+    await embedd.embed([f"How far is it to station number {number}?"])
+    return time.perf_counter() - start
+
+
+async def read_batches(embedd: Contender) -> list[float]:
+    """Batches that the engine has computed until now, and their seconds."""
+    names = ("batch_seconds_count", "batch_seconds_sum")
+    async with aiohttp.ClientSession() as session, session.get(f"{embedd.url}/metrics") as reply:
+        lines = (await reply.text()).splitlines()
+    return [
+        sum(float(line.split()[-1]) for line in lines if line.startswith(f"embedd_{name}{{"))
+        for name in names
+    ]
+
+
+async def measure_cache(embedd: Contender) -> str:
+    """The same 1,000 texts, computed once and then known."""
+    texts = make_ingest(texts=1000).requests[0]
+    seconds = []
+    for _ in range(1 + ROUNDS):
+        start = time.perf_counter()
+        await embedd.embed(texts)
+        seconds.append(time.perf_counter() - start)
+    first, again = seconds[0], statistics.median(seconds[1:])
+    return (
+        f"1,000 texts in one request: {1000 / first:.0f} texts/s; the same again, from the cache: "
+        f"{1000 / again:.0f} texts/s."
+    )
+
+
+def compare_settings(model: str, engine: str, chosen: Tuning, cores: int) -> str:
+    """The calibrated setting beside every other, in texts/s on passages."""
+    spec = Resolver(open_store(read_settings())).resolve(model).spec
+    rung = OPENVINO_RUNG if engine == "openvino" else CPU_LADDER[0]
+    settings = [
+        Tuning(replicas=replicas, batch_tokens=size)
+        for replicas in choose_replicas(cores)
+        for size in choose_sizes(spec, rung)
+    ]
+    texts = [text for request in make_workloads(scale=0.2)[2].requests for text in request]
+    rates: dict[tuple[int, int | None], list[float]] = {}
+    opened = [EngineAlone(model, engine, one, cores) for one in settings]
+    sequences = opened[0].engines[0].tokenize(texts)
+    for _ in range(ROUNDS):
+        for one, alone in zip(settings, opened, strict=True):
+            rate = len(texts) / alone.measure(sequences)
+            rates.setdefault((one.replicas, one.batch_tokens), []).append(rate)
+    for alone in opened:
+        alone.close()
+    medians = {setting: statistics.median(of) for setting, of in rates.items()}
+    best = max(medians, key=lambda setting: medians[setting])
+    ours = medians[chosen.replicas, chosen.batch_tokens]
+    return (
+        f"Calibrated: {chosen.replicas} × {chosen.batch_tokens} tokens, {ours:.1f} texts/s; the "
+        f"best of {len(medians)} settings tried by hand: {best[0]} × {best[1]}, "
+        f"{medians[best]:.1f}: {100 * ours / medians[best]:.0f} %."
+    )
+
+
+async def run(options: argparse.Namespace) -> list[str]:
+    """All of it, for one engine."""
+    cores = read_settings().threads
+    gguf = await asyncio.to_thread(prepare, options.model)
+    async with AsyncExitStack() as stack:
+        state = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        embedd = await stack.enter_async_context(
+            open_embedd(gguf, cores, options.engine, state=state)
+        )
+        await ask(embedd, 0)
+        chosen = read_chosen(state)
+        alone = await asyncio.to_thread(EngineAlone, options.model, options.engine, chosen, cores)
+        lines = [await measure_overhead(embedd, alone, options.scale)]
+        await asyncio.to_thread(alone.close)
+        lines.append(await measure_latency(embedd, options.texts))
+    async with open_embedd(gguf, cores, options.engine, cache=CACHE) as embedd:
+        lines.append(await measure_cache(embedd))
+    lines.append(
+        await asyncio.to_thread(compare_settings, options.model, options.engine, chosen, cores)
+    )
+    return lines
+
+
+def read_chosen(state: Path) -> Tuning:
+    """What ``embedd tune`` has kept in *state*."""
+    [file] = (state / "calibration").iterdir()
+    best = json.loads(file.read_text())["value"]["best"]
+    return Tuning(replicas=best["replicas"], batch_tokens=best["batch_tokens"])
+
+
+def main() -> None:
+    """Run what the arguments ask for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.inside", description=__doc__)
+    parser.add_argument("--model", default="all-minilm:q8_0", help="model of the catalogue")
+    parser.add_argument("--engine", default="llama", choices=["llama", "openvino"])
+    parser.add_argument("--texts", type=int, default=20_000, help="of the large request")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the passages")
+    parser.add_argument("--save", metavar="NAME", help="write benchmarks/results/NAME.md")
+    options = parser.parse_args()
+    lines = asyncio.run(run(options))
+    command = "python -m benchmarks.inside " + " ".join(sys.argv[1:])
+    head = f"{describe_machine(read_settings().threads)}, {options.engine}. Made by `{command}`."
+    text = "\n".join([head, "", *(f"- {line}" for line in lines)]) + "\n"
+    print(text)
+    if options.save:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{options.save}.md").write_text(text)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+    main()

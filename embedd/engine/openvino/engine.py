@@ -1,0 +1,278 @@
+"""`OpenVinoEngine`: the `Engine` protocol on OpenVINO, for encoders on a CPU."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from embedd.engine.base import ModelInfo, ModelSpec, Rung, StoppedError
+from embedd.engine.llama.model import LlamaModel
+from embedd.engine.llama.vocabulary import Vocabulary
+from embedd.engine.openvino.families import build_graph
+from embedd.engine.openvino.library import choose_precision, compile_graph
+from embedd.engine.openvino.tensors import Gguf
+from embedd.engine.padding import group_alike, round_length
+from embedd.engine.stop import Stop
+from embedd.errors import EngineError, ModelLoadError
+from embedd.types import Piece, Pooling, TokenIds, Vectors
+
+# Padded tokens of a batch before anything was measured: speed is flat from 512 to 2048.
+START_BATCH_TOKENS = 1024
+MAX_SEQUENCES = 128
+
+TOKENS, POOLED = 0, 1  # outputs of a graph
+
+
+class Compilations:
+    """A graph made ready for different numbers of threads, each when it is first wanted.
+
+    Each has weights of its own. Any thread may ask.
+
+    Args:
+        streams: Threads of one computation → how many compute side by side with so many.
+    """
+
+    def __init__(self, graph: Any, streams: Mapping[int, int], precision: str) -> None:
+        self._graph: Any = graph
+        self._streams = streams
+        self._precision = precision
+        self._compiled: dict[int, Any] = {}
+        self._lock = threading.Lock()
+
+    def choose(self, threads: int) -> int:
+        """As many as *threads*, or as near as there is."""
+        fitting = [count for count in self._streams if count <= threads]
+        return max(fitting, default=min(self._streams))
+
+    def make_request(self, count: int) -> Any:
+        """A request that computes with *count* threads, as `choose` says.
+
+        Raises:
+            UnsuitableError: OpenVINO refuses the graph.
+        """
+        with self._lock:
+            if count not in self._compiled:
+                self._compiled[count] = compile_graph(
+                    self._graph,
+                    streams=self._streams[count],
+                    threads=count,
+                    precision=self._precision,
+                )
+            if len(self._compiled) == len(self._streams):
+                self._graph = None  # nobody will ask for more
+            return self._compiled[count].create_infer_request()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Weights:
+    """What all replicas of a model share."""
+
+    model: LlamaModel
+    vocabulary: Vocabulary
+    info: ModelInfo
+    compilations: Compilations
+
+
+class OpenVinoEngine:
+    """Requests to the compiled graph of a GGUF. Made by `load`, then by `replicate`."""
+
+    def __init__(self, weights: _Weights, *, threads: int, is_replica: bool) -> None:
+        self._weights = weights
+        self._is_replica = is_replica
+        self._threads = threads
+        self._requests: dict[int, Any] = {}
+
+    @classmethod
+    def load(
+        cls,
+        spec: ModelSpec,
+        rung: Rung,
+        *,
+        threads: int,
+        replicas: int = 1,
+        batch_tokens: int | None = None,
+        report: Callable[[float], None] = lambda _share: None,
+        precision: str | None = None,
+    ) -> Self:
+        """Build the graph and compile it for a lone batch; for *replicas* that follows.
+
+        Args:
+            batch_tokens: Size of the batches that compute best here, padding included;
+                None where nobody measured it.
+            precision: ``f32`` or ``bf16``; None is what suits the CPU.
+
+        Raises:
+            ModelLoadError: The file or its tokenizer cannot be used by any engine.
+            UnsuitableError: It cannot be used by this one.
+        """
+        model = LlamaModel(spec.path, parts=spec.parts, extra_buffers=False, with_weights=False)
+        if spec.pooling is Pooling.RANK and not model.scores:
+            raise ModelLoadError("the GGUF has no classification head: it cannot rerank")
+        report(0.1)
+        vocabulary = Vocabulary(model)
+        gguf = Gguf([spec.path, *spec.parts])
+        graph = build_graph(gguf, spec.pooling)
+        report(0.5)
+        streams = choose_streams(threads, replicas)
+        compilations = Compilations(graph, streams, precision or choose_precision())
+        info = ModelInfo(
+            width=model.width,
+            limit=model.context_length,
+            pooling=spec.pooling,
+            frame=vocabulary.frame,
+            vocabulary=model.vocabulary,
+            max_batch_tokens=batch_tokens or START_BATCH_TOKENS,
+            max_sequences=MAX_SEQUENCES,
+            engine="openvino",
+            rung=rung.name,
+            pair=vocabulary.learn_pair(),
+            labels=model.labels if spec.pooling is Pooling.RANK else (),
+            padded=True,
+        )
+        weights = _Weights(model=model, vocabulary=vocabulary, info=info, compilations=compilations)
+        engine = cls(weights, threads=threads, is_replica=False)
+        engine.find_request()
+        report(1.0)
+        return engine
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts that do not change while the model is loaded."""
+        return self._weights.info
+
+    def replicate(self) -> "OpenVinoEngine":
+        """See `Engine.replicate`."""
+        return OpenVinoEngine(self._weights, threads=self._threads, is_replica=True)
+
+    def set_threads(self, threads: int) -> None:
+        """See `Engine.set_threads`; as near to *threads* as the graph is compiled for."""
+        self._threads = threads
+
+    def find_request(self) -> Any:
+        """OpenVINO's memory for one computation; the first time it may have to compile.
+
+        Raises:
+            UnsuitableError: OpenVINO refuses the graph.
+        """
+        compilations = self._weights.compilations
+        count = compilations.choose(self._threads)
+        if count not in self._requests:
+            self._requests[count] = compilations.make_request(count)
+        return self._requests[count]
+
+    def tokenize(
+        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
+    ) -> list[TokenIds]:
+        """See `Tokenizer.tokenize`."""
+        vocabulary = self._weights.vocabulary
+        return vocabulary.tokenize(texts, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
+        """See `Tokenizer.detokenize`."""
+        return self._weights.vocabulary.detokenize(sequences, special=special)
+
+    def spell(self, ids: TokenIds) -> list[Piece]:
+        """See `Tokenizer.spell`."""
+        return self._weights.vocabulary.spell(ids)
+
+    def encode(
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None = None,
+        *,
+        stop: Stop | None = None,
+    ) -> Vectors:
+        """See `Engine.encode`; sequences of unlike length are computed one group after another.
+
+        *stop* is looked at before each group.
+        """
+        self._check(sequences, pooling)
+        lengths = np.fromiter(map(len, sequences), np.int32, len(sequences))
+        groups = group_alike(lengths.tolist())
+        kind = pooling or self.info.pooling
+        parts = []
+        for rows in groups:
+            if stop:
+                raise StoppedError("stopped")
+            parts.append(self._encode(sequences, lengths, rows, kind))
+        if kind is not Pooling.NONE:
+            vectors: Vectors = np.empty((len(sequences), parts[0].shape[-1]), np.float32)
+            for rows, part in zip(groups, parts, strict=True):
+                vectors[rows] = part
+            return vectors
+        tokens: dict[int, Vectors] = {}
+        for rows, part in zip(groups, parts, strict=True):
+            tokens |= zip(rows, np.split(part, np.cumsum(lengths[rows])[:-1]), strict=True)
+        return np.concatenate([tokens[row] for row in range(len(sequences))])
+
+    def close(self) -> None:
+        """Let go of the requests and, with the first engine, of the rest."""
+        self._requests.clear()
+        if not self._is_replica:
+            self._weights.model.close()
+
+    def _encode(
+        self,
+        sequences: Sequence[TokenIds],
+        lengths: npt.NDArray[np.int32],
+        rows: Sequence[int],
+        pooling: Pooling,
+    ) -> Vectors:
+        """Vectors of *rows*, or of their tokens, sequence after sequence."""
+        of_rows = lengths[rows]
+        longest = min(round_length(int(of_rows.max())), self.info.limit)
+        is_token = np.arange(longest) < of_rows[:, np.newaxis]
+        ids = np.zeros((len(rows), longest), np.int32)
+        ids[is_token] = np.concatenate([sequences[row] for row in rows])
+        request = self.find_request()
+        try:
+            outputs = request.infer([ids, of_rows], share_inputs=True, share_outputs=True)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO failed: {error}") from error
+        if pooling is self.info.pooling:
+            return np.array(outputs[POOLED], np.float32)
+        return pool(outputs[TOKENS], is_token, pooling)
+
+    def _check(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> None:
+        if not 0 < len(sequences) <= MAX_SEQUENCES:
+            raise EngineError(f"a batch of {len(sequences)} sequences; 1 to {MAX_SEQUENCES} fit")
+        if pooling is Pooling.RANK and self.info.pooling is not Pooling.RANK:
+            raise EngineError("the model is not loaded as a reranker")
+        info = self.info
+        for index, ids in enumerate(sequences):
+            if len(ids) == 0:
+                raise EngineError("input has no tokens", index=index)
+            if len(ids) > info.limit:
+                raise EngineError(
+                    f"a sequence of {len(ids)} tokens; the limit is {info.limit}", index=index
+                )
+            if ids.min() < 0 or ids.max() >= info.vocabulary:
+                raise EngineError(f"a token id is outside 0 … {info.vocabulary - 1}", index=index)
+
+
+def pool(
+    tokens: npt.NDArray[np.float32], is_token: npt.NDArray[np.bool_], pooling: Pooling
+) -> Vectors:
+    """Token vectors (sequences, tokens, width) pooled in another way than the model's own."""
+    lengths = is_token.sum(axis=1)
+    match pooling:
+        case Pooling.MEAN:
+            sums = np.einsum("stw,st->sw", tokens, is_token)
+            return np.asarray(sums / lengths[:, np.newaxis], np.float32)
+        case Pooling.LAST:
+            return np.array(tokens[np.arange(len(tokens)), lengths - 1], np.float32)
+        case Pooling.CLS:
+            return np.array(tokens[:, 0], np.float32)
+        case _:
+            return np.array(tokens[is_token], np.float32)
+
+
+def choose_streams(threads: int, replicas: int) -> dict[int, int]:
+    """Threads of one computation → how many compute side by side with so many.
+
+    A lone batch gets all; with *replicas* every one has its even share.
+    """
+    return {threads: 1, max(1, threads // replicas): replicas}

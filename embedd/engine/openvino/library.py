@@ -1,0 +1,66 @@
+"""The boundary to OpenVINO: imports it without its tools, compiles graphs for the CPU."""
+
+import sys
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+# The package imports its conversion tools where they are installed, and those a telemetry
+# client. What stands here as None cannot be imported in this process.
+for _name in ("openvino.tools", "openvino_telemetry"):
+    sys.modules.setdefault(_name, None)  # type: ignore[arg-type]
+
+import openvino as ov  # noqa: E402 - only after its tools were shut out
+from openvino import opset13 as ops  # noqa: E402
+
+from embedd.engine.errors import UnsuitableError  # noqa: E402
+
+__all__ = ["choose_precision", "compile_graph", "make_model", "open_core", "ops"]
+
+# The plugin remembers what it prepared for shapes that it has seen, for each stream.
+# Lengths are rounded, so a few hundred come again and again.
+REMEMBERED_SHAPES = 512
+
+
+@cache
+def open_core() -> Any:
+    """OpenVINO's plugins, once for the process.
+
+    Raises:
+        UnsuitableError: There is none for this CPU.
+    """
+    core = ov.Core()
+    if "CPU" not in core.available_devices:
+        raise UnsuitableError("OpenVINO has no plugin for this CPU")
+    return core
+
+
+@cache
+def choose_precision() -> str:
+    """``bf16`` where the CPU computes with it natively, else ``f32``."""
+    abilities = open_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if "BF16" in abilities else "f32"
+
+
+def make_model(results: Sequence[Any], parameters: Sequence[Any]) -> Any:
+    """A graph with these outputs and inputs."""
+    return ov.Model(list(results), list(parameters), "embedd")
+
+
+def compile_graph(graph: Any, *, streams: int, threads: int, precision: str) -> Any:
+    """*graph* made ready to compute in *streams* at a time, with *threads* each.
+
+    Raises:
+        UnsuitableError: OpenVINO refuses it.
+    """
+    settings = {
+        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": streams * threads,
+        "INFERENCE_PRECISION_HINT": precision,
+        "CPU_RUNTIME_CACHE_CAPACITY": REMEMBERED_SHAPES,
+        "ENABLE_CPU_PINNING": False,  # several models share the cores
+    }
+    try:
+        return open_core().compile_model(graph, "CPU", settings)
+    except RuntimeError as error:
+        raise UnsuitableError(f"OpenVINO cannot compile the model: {error}") from error
