@@ -120,7 +120,7 @@ def shift_positions(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def shifted() -> blocks.Inputs:
         inputs = make_inputs()
-        further = blocks.op.add(inputs.positions, blocks.number(1))
+        further = library.ops.add(inputs.positions, blocks.number(1))
         return replace(inputs, positions=further)
 
     monkeypatch.setattr(blocks, "make_inputs", shifted)
