@@ -62,7 +62,9 @@ async def run(options: argparse.Namespace) -> None:
             reference=reference,
         )
     baseline = contenders[0].name
-    command = "python -m benchmarks " + " ".join(sys.argv[1:])
+    binary = str(options.llama_server)
+    words = [Path(word).name if word == binary else word for word in sys.argv[1:]]
+    command = "python -m benchmarks " + " ".join(words)
     table = to_markdown(results, baseline=baseline, command=command.strip(), cores=cores)
     print(table)
     if options.save:
