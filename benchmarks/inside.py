@@ -155,10 +155,11 @@ async def measure_latency(embedd: Contender, count: int) -> str:
     batches, busy = (now - then for now, then in zip(after, before, strict=True))
     bulk = batches - len(beside)
     longest = 1000 * (busy - len(beside) * statistics.median(idle)) / bulk
+    p50 = 1000 * statistics.median(idle)
     p95 = [1000 * float(np.percentile(of, 95)) for of in (idle, beside)]
     return (
         f"{count} texts in one request: {count / seconds:.0f} texts/s. A short query: p95 "
-        f"{p95[0]:.1f} ms when idle (p50 {1000 * statistics.median(idle):.1f}), {p95[1]:.1f} ms beside it ({len(beside)} queries); one "
+        f"{p95[0]:.1f} ms when idle (p50 {p50:.1f}), {p95[1]:.1f} ms beside it ({len(beside)} queries); one "
         f"batch takes {longest:.1f} ms. Peak resident: server {server / MIB:.0f} MiB, "
         f"worker {workers / MIB:.0f} MiB."
     )
