@@ -159,8 +159,8 @@ async def measure_latency(embedd: Contender, count: int) -> str:
     p95 = [1000 * float(np.percentile(of, 95)) for of in (idle, beside)]
     return (
         f"{count} texts in one request: {count / seconds:.0f} texts/s. A short query: p95 "
-        f"{p95[0]:.1f} ms when idle (p50 {p50:.1f}), {p95[1]:.1f} ms beside it ({len(beside)} queries); one "
-        f"batch takes {longest:.1f} ms. Peak resident: server {server / MIB:.0f} MiB, "
+        f"{p95[0]:.1f} ms when idle (p50 {p50:.1f}), {p95[1]:.1f} ms beside it "
+        f"({len(beside)} queries); one batch takes {longest:.1f} ms. Peak resident: server {server / MIB:.0f} MiB, "
         f"worker {workers / MIB:.0f} MiB."
     )
 
