@@ -305,8 +305,9 @@ class BatchQueue:
                     return
             except WorkerDiedError as error:
                 await self._supervisor.revive(worker, counts=self._searches == 0)
-                # When memory ran out no input is at fault, unless it was alone.
-                full = error.started and error.death.of_memory and len(entries) > 1
+                # When memory ran out no input is at fault, unless it was alone. Batches that
+                # had not begun are as large: they would only try it again.
+                full = error.death.of_memory and len(entries) > 1
                 deaths += error.started and not full
                 if full or deaths >= MAX_DEATHS_OF_A_BATCH:
                     await self._split(entries, deaths, error)
