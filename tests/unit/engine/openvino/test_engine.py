@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedd.engine.agreement import check_agreement
+from embedd.engine.agreement import check_agreement, choose_tolerance
 from embedd.engine.base import OPENVINO_RUNG, ModelSpec
 from embedd.engine.errors import UnsuitableError
 from embedd.engine.messages import to_load
 from embedd.engine.padding import round_length
 from embedd.engine.tuning import ONE_REPLICA
 from embedd.errors import EngineError
+from embedd.resolve import Resolver
+from embedd.store.store import Store
 from embedd.types import Pooling
 from tests.contract.conftest import make_spec
 from tests.tiny_families import CONTEXT, WIDTH, write_tiny_family
@@ -36,7 +38,9 @@ def spec(tmp_path: Path) -> ModelSpec:
 
 
 def load(spec: ModelSpec, **settings: Any) -> OpenVinoEngine:
-    return OpenVinoEngine.load(spec, OPENVINO_RUNG, **{"threads": 2, **settings})
+    return OpenVinoEngine.load(
+        spec, OPENVINO_RUNG, **{"threads": 2, "precision": "f32", **settings}
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,23 +145,22 @@ def plant_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("plant", [shift_positions, change_epsilon, plant_nothing])
-@pytest.mark.parametrize("weights", ["f32", "q8_0"])
+@pytest.mark.parametrize("tag", ["f32", "q8_0"])
 def test_a_graph_that_is_not_llama_cpps_is_refused(
     plant: Callable[[pytest.MonkeyPatch], None],
-    weights: str,
-    tmp_path: Path,
+    tag: str,
+    default_store: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = write_tiny_family(tmp_path / "tiny.gguf", weights=weights)
-    spec = make_spec(path, Pooling.MEAN, context=CONTEXT)
-    tolerance = 1e-4 if weights == "f32" else 3e-3
-    message = to_load(spec, OPENVINO_RUNG, 1, ONE_REPLICA, tolerance=tolerance)
+    spec = Resolver(Store(default_store)).resolve(f"all-minilm:{tag}").spec
+    tolerance = choose_tolerance(spec)
+    message = to_load(spec, OPENVINO_RUNG, 1, ONE_REPLICA, tolerance)
     plant(monkeypatch)
     found = load(spec)
     if plant is plant_nothing:
         distance = check_agreement(found, message)
         assert distance is not None
-        assert 0 <= distance <= tolerance
+        assert 0 < distance <= (1e-6 if tag == "f32" else tolerance)
         return
     with pytest.raises(UnsuitableError, match="does not agree with llama"):
         check_agreement(found, message)
