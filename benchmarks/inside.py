@@ -160,8 +160,8 @@ async def measure_latency(embedd: Contender, count: int) -> str:
     return (
         f"{count} texts in one request: {count / seconds:.0f} texts/s. A short query: p95 "
         f"{p95[0]:.1f} ms when idle (p50 {p50:.1f}), {p95[1]:.1f} ms beside it "
-        f"({len(beside)} queries); one batch takes {longest:.1f} ms. Peak resident: server {server / MIB:.0f} MiB, "
-        f"worker {workers / MIB:.0f} MiB."
+        f"({len(beside)} queries); one batch takes {longest:.1f} ms. Peak resident: "
+        f"server {server / MIB:.0f} MiB, worker {workers / MIB:.0f} MiB."
     )
 
 
