@@ -57,6 +57,7 @@ SETTINGS = (
     Setting("ALLOWED_HOSTS", "", "more names that `Host` may hold, by comma", twin=False),
     Setting("ENGINE", "auto", "`llama`, `openvino`, or the faster one that is right", twin=False),
     Setting("THREADS", "affinity and cgroup quota", "cores that embedd may use", twin=False),
+    Setting("GPU_LAYERS", "all", "layers of a model on the GPU; 0 = none", twin=False),
     Setting("MEMORY", "80 % of cgroup or machine", "bytes for loaded models", twin=False),
     Setting("CACHE_BYTES", "67108864", "bytes of vectors kept in memory; 0 = off", twin=False),
     Setting("STATE", "~/.embedd/state", "folder of what embedd learns here", twin=False),
@@ -105,7 +106,7 @@ class Settings:
 
     Durations are seconds (``math.inf`` = for ever), sizes bytes. ``max_loaded_models`` and
     ``context_length`` are 0 where embedd decides; ``flash_attention`` is None for automatic;
-    ``token_ids`` tells whether token arrays are accepted.
+    ``gpu_layers`` is None for all of them; ``token_ids`` tells whether token arrays are accepted.
     """
 
     host: Address
@@ -131,6 +132,7 @@ class Settings:
     allowed_hosts: tuple[str, ...]
     engine: EngineChoice
     threads: int
+    gpu_layers: int | None
     memory: int
     cache_bytes: int
     state: Path
@@ -171,6 +173,7 @@ def read_settings(
         admin_key=parse_keys(read.text("ADMIN_KEY")),
         allowed_hosts=read.several("ALLOWED_HOSTS"),
         threads=read.unsigned("THREADS", limits.cores, least=1),
+        gpu_layers=read.layers("GPU_LAYERS"),
         memory=read.unsigned("MEMORY", int(limits.memory * MEMORY_SHARE), least=1),
         cache_bytes=read.unsigned("CACHE_BYTES", 64 * MIB),
         state=read.folder("STATE"),
@@ -205,6 +208,16 @@ class _Reader:
             return int(text)
         self._refuse(name, text, str(default))
         return default
+
+    def layers(self, name: str) -> int | None:
+        """None if unset, "all" or negative, as `num_gpu` has it."""
+        text = self.text(name).lower()
+        if text in {"", "all", "auto"} or re.fullmatch(r"-[0-9]{1,9}", text):
+            return None
+        if re.fullmatch(r"[0-9]{1,9}", text):
+            return int(text)
+        self._refuse(name, text, "all")
+        return None
 
     def duration(self, name: str, default: float) -> float:
         text = self.text(name)

@@ -38,6 +38,7 @@ from embedd.types import EngineChoice, Pooling
 log = logging.getLogger(__name__)
 
 RECIPES = "recipes"  # folder in the state folder: the user's own recipes
+GPU_BACKENDS = ("cuda", "hip", "metal", "musa", "sycl", "vulkan")
 MODELS_WITHOUT_GPU = 3  # in memory at a time, where the operator does not say
 
 
@@ -134,6 +135,8 @@ def _make_loader(
         metrics=metrics or Metrics(),
         engine=settings.engine,
         has_openvino=has_openvino(),
+        has_gpu=has_gpu_build(llama_libraries()),
+        gpu_layers=settings.gpu_layers,
         flash_attention=settings.flash_attention,
         load_timeout=settings.load_timeout,
     )
@@ -285,8 +288,7 @@ class FolderCalibrations:
 @functools.cache
 def describe_build() -> str:
     """The installed engines and this processor: speed depends on them."""
-    found = find_spec("llama_cpp")
-    library = Path(found.origin).parent / "lib" if found and found.origin else Path()
+    library = llama_libraries()
     sizes = sorted(f"{file.name}:{file.stat().st_size}" for file in library.glob("libllama*"))
     processor = platform.processor() or platform.machine()
     with contextlib.suppress(OSError):
@@ -294,6 +296,21 @@ def describe_build() -> str:
         processor = next((line for line in lines if line.startswith("model name")), processor)
     openvino = version("openvino") if has_openvino() else "none"
     return f"{version('llama-cpp-python')} {' '.join(sizes)} openvino={openvino} {processor}"
+
+
+def llama_libraries() -> Path:
+    """Folder of the libraries of llama.cpp."""
+    found = find_spec("llama_cpp")
+    return Path(found.origin).parent / "lib" if found and found.origin else Path()
+
+
+def has_gpu_build(libraries: Path) -> bool:
+    """Whether the libraries in this folder are for a GPU; they are not loaded for that.
+
+    A worker then asks them whether there is one.
+    """
+    names = {file.name.partition(".")[0] for file in libraries.glob("*ggml-*")}
+    return any(name.removeprefix("lib").removeprefix("ggml-") in GPU_BACKENDS for name in names)
 
 
 def has_openvino() -> bool:

@@ -29,6 +29,11 @@ PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--threads", type=click.IntRange(min=1), help="Cores that may be used  [EMBEDD_THREADS]"
 )
 @click.option(
+    "--gpu-layers",
+    type=click.IntRange(min=0),
+    help="Layers of a model on the GPU, 0 for none  [EMBEDD_GPU_LAYERS]",
+)
+@click.option(
     "--api-key-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="File of keys that clients need, read again when it changes  [EMBEDD_API_KEY_FILE]",

@@ -67,20 +67,28 @@ OPENVINO = "openvino"
 class Rung:
     """One step of the ladder of engines and settings; the last is the safest.
 
-    ``extra_buffers`` lets llama.cpp repack weights for AMX and its kin.
+    ``extra_buffers`` lets llama.cpp repack weights for AMX and its kin. With ``gpu`` it puts
+    layers on a GPU, and uses flash attention where that has kernels for it.
     """
 
     name: str
     extra_buffers: bool
     flash_attention: bool
     engine: str = "llama"
+    gpu: bool = False
 
     @property
     def is_reference(self) -> bool:
         """Whether nothing else can help where it fails: llama.cpp stands behind the others."""
         return self.engine != OPENVINO
 
+    @property
+    def has_fallback(self) -> bool:
+        """Whether a model that it refuses may do on the rungs below it."""
+        return self.gpu or not self.is_reference
 
+
+GPU_RUNG = Rung(name="gpu1", extra_buffers=True, flash_attention=True, gpu=True)
 OPENVINO_RUNG = Rung(name="ov1", extra_buffers=False, flash_attention=False, engine=OPENVINO)
 CPU_LADDER = (
     Rung(name="cpu1", extra_buffers=True, flash_attention=True),

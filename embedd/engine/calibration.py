@@ -15,13 +15,14 @@ import numpy as np
 
 from embedd.engine.base import ModelInfo, ModelSpec, Rung
 from embedd.engine.process import Encoded
-from embedd.engine.tuning import Tuning
+from embedd.engine.tuning import Tuning, choose_gpu_batch
 from embedd.errors import ModelLoadError
 from embedd.types import Pooling, TokenIds
 
 log = logging.getLogger(__name__)
 
 BATCH_TOKENS = (128, 256, 512, 1024)  # below, short texts pay for each batch anew
+GPU_BATCH_TOKENS = (512, 1024, 2048, 4096, 8192)
 PADDED_BATCH_TOKENS = (256, 512, 1024, 2048)  # of engines that fill up short sequences
 # Of the sequences that trial batches are made of, a paragraph: how many of them a batch holds
 # decides more than its size.
@@ -220,6 +221,9 @@ def choose_sizes(spec: ModelSpec, rung: Rung) -> list[int]:
     """Batch sizes worth a trial: llama.cpp's largest costs memory by the vocabulary."""
     if not rung.is_reference:
         return list(PADDED_BATCH_TOKENS)
+    if rung.gpu:
+        largest = choose_gpu_batch(spec.vocabulary, spec.width)
+        return [size for size in GPU_BATCH_TOKENS if size <= 2 * largest]
     affordable = (256 << 20) // (4 * max(1, spec.vocabulary + spec.width))
     return [size for size in BATCH_TOKENS if size <= max(affordable, BATCH_TOKENS[0])]
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from embedd.cache import VectorCache
 from embedd.engine.agreement import choose_tolerance
-from embedd.engine.base import CPU_LADDER, OPENVINO_RUNG, ModelInfo, ModelSpec, Rung
+from embedd.engine.base import CPU_LADDER, GPU_RUNG, OPENVINO_RUNG, ModelInfo, ModelSpec, Rung
 from embedd.engine.calibration import (
     Calibration,
     Trial,
@@ -46,6 +46,8 @@ class Loader:
         cores: How many all models together may use.
         engine: Which one computes models that do not say it themselves.
         has_openvino: Whether that engine is installed.
+        has_gpu: Whether llama.cpp was built for a GPU.
+        gpu_layers: Layers of a model that go there if it does not say it itself; None is all.
         flash_attention: False turns it off; None and True leave it to the rung.
         load_timeout: Seconds that a load may make no progress, ``math.inf`` for ever.
     """
@@ -60,6 +62,8 @@ class Loader:
         metrics: Metrics,
         engine: EngineChoice = EngineChoice.AUTO,
         has_openvino: bool = False,
+        has_gpu: bool = False,
+        gpu_layers: int | None = None,
         flash_attention: bool | None = None,
         load_timeout: float = math.inf,
     ) -> None:
@@ -71,6 +75,8 @@ class Loader:
         self._calibrations = calibrations
         self._engine = engine
         self._has_openvino = has_openvino
+        self._has_gpu = has_gpu
+        self._gpu_layers = gpu_layers
         self._patience = None if math.isinf(load_timeout) else load_timeout
         self._ladder: Sequence[Rung] = CPU_LADDER
         if flash_attention is False:
@@ -85,8 +91,9 @@ class Loader:
             ModelLoadError: It cannot be loaded.
             LoadTimeoutError: It makes no progress.
         """
+        spec = self._place(spec)
         ladder = self.choose_ladder(spec)
-        tuning = self._tuner.choose(spec)
+        tuning = self._tuner.choose(spec, gpu=ladder[0].gpu)
         known = self._calibrations.read_verdict(spec)
         metrics = self._metrics.of_model(spec.name)
         start = time.perf_counter()
@@ -137,11 +144,18 @@ class Loader:
                     "pip install 'embedd[openvino]', or set the engine to auto"
                 )
             return [OPENVINO_RUNG]
+        gpu = [GPU_RUNG] if self._has_gpu and self._place(spec).gpu_layers != 0 else []
         verdict = self._calibrations.read_verdict(spec)
         refused = verdict is not None and verdict.refusal is not None
         if wish is EngineChoice.LLAMA or not self._has_openvino or refused:
-            return list(self._ladder)
-        return [OPENVINO_RUNG, *self._ladder]
+            return [*gpu, *self._ladder]
+        return [*gpu, OPENVINO_RUNG, *self._ladder]
+
+    def _place(self, spec: ModelSpec) -> ModelSpec:
+        """The model with its layers where the operator wants them, if it does not say it."""
+        return replace(
+            spec, gpu_layers=self._gpu_layers if spec.gpu_layers is None else spec.gpu_layers
+        )
 
     def _keep_verdict(self, spec: ModelSpec, model: ServedModel) -> None:
         """What the load has shown of the other engine is not to be shown again."""

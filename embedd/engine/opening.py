@@ -1,6 +1,7 @@
 """In a worker: opens the engine or the vocabulary of a message, answers for a tokenizer."""
 
 import importlib
+import os
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -60,10 +61,14 @@ def open_tokenizer(message: wire.Load) -> Tokenizer:
 
 def open_engine(message: wire.Load, report: Callable[[float], None]) -> Engine:
     """Load the model that *message* names, on the engine and the rung that it names."""
+    if not message.gpu:
+        # Before the library is loaded: with a GPU in sight it computes large products there.
+        os.putenv("CUDA_VISIBLE_DEVICES", "")
     rung = Rung(
         name=message.rung,
         extra_buffers=message.extra_buffers,
         flash_attention=message.flash_attention,
+        gpu=message.gpu,
     )
     engine: Engine = _find_class(ENGINES[message.engine]).load(
         to_spec(message),

@@ -130,7 +130,7 @@ class Supervisor:
         self._load_timeout = load_timeout
         self._report = report
         self._ladder = list(ladder)
-        self._first_engine = self._ladder[0].engine
+        self._first = self._ladder[0]
         self._sleep = sleep
         self._now = now
         # False until a batch of a request was computed, or one step down was made for
@@ -218,16 +218,16 @@ class Supervisor:
             await self.worker.close()
 
     def _tuning_on(self, rung: Rung) -> Tuning:
-        """What was measured on one engine says nothing of another's batches."""
-        if rung.engine == self._first_engine:
+        """What was measured on one engine, or a GPU, says nothing of another's batches."""
+        if (rung.engine, rung.gpu) == (self._first.engine, self._first.gpu):
             return self._tuning
         return replace(self._tuning, batch_tokens=None)
 
     def _may_step_down(self, rung: Rung, error: ModelLoadError) -> bool:
         """Whether a model that *rung* refuses may be loaded by another engine."""
-        if rung.is_reference or len(self._ladder) == 1:
+        if not rung.has_fallback or len(self._ladder) == 1:
             return False
-        if not isinstance(error, InsufficientMemoryError):
+        if not rung.is_reference and not isinstance(error, InsufficientMemoryError):
             self.refusals[rung.engine] = str(error)
         return True
 
@@ -254,7 +254,7 @@ class Supervisor:
             full = dead.death is not None and dead.death.of_memory
             if full:
                 self._compute_less()
-            suspect = not full and (not self._proven or not self._ladder[0].is_reference)
+            suspect = not full and (not self._proven or self._ladder[0].has_fallback)
             if dead.died_computing and suspect and len(self._ladder) > 1:
                 self._ladder.pop(0)
                 self._proven = True

@@ -43,10 +43,10 @@ class Tuner:
         self._waiting: dict[str, tuple[ModelSpec, Sequence[Rung]]] = {}
         self._task: asyncio.Task[None] | None = None
 
-    def choose(self, spec: ModelSpec) -> Tuning:
+    def choose(self, spec: ModelSpec, *, gpu: bool = False) -> Tuning:
         """What was measured for the model, or a safe start."""
         known = self._store.read(spec)
-        return known.best if known else choose_start(spec, self._cores.total)
+        return known.best if known else choose_start(spec, self._cores.total, gpu=gpu)
 
     def consider(self, spec: ModelSpec, ladder: Sequence[Rung]) -> None:
         """Calibrate the model, which was loaded on the first rung of *ladder*, in time."""

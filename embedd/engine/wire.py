@@ -37,6 +37,7 @@ class Load(msgspec.Struct, tag="load", frozen=True):
     replicas: int
     batch_tokens: int | None
     parts: list[str] = []
+    gpu: bool = False
     vocabulary_only: bool = False
     tolerance: float | None = None
 

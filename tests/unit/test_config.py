@@ -142,6 +142,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         admin_key=(),
         allowed_hosts=(),
         threads=limits.cores,
+        gpu_layers=None,
         memory=int(limits.memory * 0.8),
         cache_bytes=67108864,
         state=Path.home() / ".embedd/state",
@@ -192,6 +193,8 @@ VALUES: list[tuple[str, str, object]] = [
     ("ADMIN_KEY", "three", ("three",)),
     ("ALLOWED_HOSTS", "a.example,b.example", ("a.example", "b.example")),
     ("THREADS", "3", 3),
+    ("GPU_LAYERS", "7", 7),
+    ("GPU_LAYERS", "0", 0),
     ("MEMORY", "1000000000", 1000000000),
     ("STATE", "/s", Path("/s")),
 ]
@@ -240,6 +243,7 @@ def test_embedds_own_value_goes_before_ollamas() -> None:
         ("MAX_BODY", "0"),
         ("MAX_BODY_IN_FLIGHT", "64MiB"),
         ("THREADS", "0"),
+        ("GPU_LAYERS", "some"),
         ("MEMORY", "9" * 30),
     ],
 )
@@ -249,6 +253,11 @@ def test_what_cannot_be_read_is_the_default_with_a_warning(name: str, text: str)
     assert getattr(settings, name.lower()) == getattr(read({}), name.lower())
     (warning,) = warnings
     assert warning.startswith(f"EMBEDD_{name}: cannot use {text!r}, using ")
+
+
+@pytest.mark.parametrize("text", ["", "all", "ALL", "auto", "-1", "-99"])
+def test_all_layers_go_to_the_gpu_unless_a_number_says_how_many(text: str) -> None:
+    assert read({"EMBEDD_GPU_LAYERS": text}).gpu_layers is None
 
 
 def test_bodies_in_flight_follow_the_limit_of_one() -> None:

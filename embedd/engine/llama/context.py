@@ -28,6 +28,7 @@ POOLING_TYPES = {
 }
 FLASH_ATTENTION_ON = 1
 FLASH_ATTENTION_OFF = 0
+FLASH_ATTENTION_AUTO = -1  # a GPU has no kernels for some models
 STOPPED = 2  # what llama.cpp returns when its abort callback said so
 
 # llama.cpp asks it between the nodes of its graph, with the address of a `Stop`: the length
@@ -79,7 +80,7 @@ class Columns:
 class Context:
     """Computes batches of at most *capacity* tokens in at most *sequences* sequences.
 
-    Belongs to the thread that made it.
+    Belongs to the thread that made it. *flash_attention* is one of llama.cpp's three numbers.
 
     Raises:
         ModelLoadError: llama.cpp has no memory for it, or refuses the settings.
@@ -93,7 +94,7 @@ class Context:
         sequences: int,
         pooling: Pooling,
         threads: int,
-        flash_attention: bool,
+        flash_attention: int,
     ) -> None:
         self._model = model
         self._pooling = pooling
@@ -116,7 +117,7 @@ class Context:
         encodes = model.has_encoder or not self._memory
         self._run: Any = lib.llama_encode if encodes else lib.llama_decode
 
-    def _open(self, *, threads: int, flash_attention: bool, outputs: int) -> Any:
+    def _open(self, *, threads: int, flash_attention: int, outputs: int) -> Any:
         params = fill_params(
             lib.llama_context_default_params(),
             n_ctx=self.capacity,
@@ -127,7 +128,7 @@ class Context:
             n_threads=threads,
             n_threads_batch=threads,
             pooling_type=POOLING_TYPES[self._pooling],
-            flash_attn_type=FLASH_ATTENTION_ON if flash_attention else FLASH_ATTENTION_OFF,
+            flash_attn_type=flash_attention,
             embeddings=True,
             kv_unified=True,
             no_perf=True,

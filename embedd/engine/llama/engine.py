@@ -2,14 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from embedd.engine.base import ModelInfo, ModelSpec, Rung
-from embedd.engine.llama.context import Context
+from embedd.engine.llama.context import (
+    FLASH_ATTENTION_AUTO,
+    FLASH_ATTENTION_OFF,
+    FLASH_ATTENTION_ON,
+    Context,
+)
+from embedd.engine.llama.library import find_gpu, take_gpu_bytes
 from embedd.engine.llama.model import LlamaModel, Report
 from embedd.engine.llama.vocabulary import Vocabulary
 from embedd.engine.stop import Stop
+from embedd.engine.tuning import choose_gpu_batch
 from embedd.errors import EngineError, ModelLoadError
 from embedd.types import Piece, Pooling, TokenIds, Vectors
 
@@ -21,6 +28,7 @@ START_BATCH_TOKENS_WITHOUT_FLASH = 64
 # room for an ordinary document costs little; a context for every document costs time.
 STANDING_TOKENS = 512
 MAX_SEQUENCES = 32
+MAX_SEQUENCES_ON_GPU = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +73,11 @@ class LlamaEngine:
 
         Raises:
             ModelLoadError: The file, its tokenizer or its pooling cannot be used.
+            EngineError: The rung wants a GPU, and llama.cpp finds none.
         """
         del replicas
+        if rung.gpu:
+            find_gpu()
         model = LlamaModel(
             spec.path,
             parts=spec.parts,
@@ -78,7 +89,6 @@ class LlamaEngine:
         )
         if spec.pooling is Pooling.RANK and not model.scores:
             raise ModelLoadError("the GGUF has no classification head: it cannot rerank")
-        start = START_BATCH_TOKENS if rung.flash_attention else START_BATCH_TOKENS_WITHOUT_FLASH
         vocabulary = Vocabulary(model)
         info = ModelInfo(
             width=model.width,
@@ -86,15 +96,18 @@ class LlamaEngine:
             pooling=spec.pooling,
             frame=vocabulary.frame,
             vocabulary=model.vocabulary,
-            max_batch_tokens=batch_tokens or min(model.context_length, start),
-            max_sequences=MAX_SEQUENCES,
+            max_batch_tokens=batch_tokens or _choose_batch(model, rung),
+            max_sequences=MAX_SEQUENCES_ON_GPU if rung.gpu else MAX_SEQUENCES,
             engine="llama",
             rung=rung.name,
             pair=vocabulary.learn_pair(),
             labels=model.labels if spec.pooling is Pooling.RANK else (),
         )
         weights = _Weights(model=model, vocabulary=vocabulary, rung=rung, info=info)
-        return cls(weights, threads=threads, is_replica=False)
+        engine = cls(weights, threads=threads, is_replica=False)
+        if rung.gpu:
+            engine._weights = replace(weights, info=replace(info, gpu_bytes=take_gpu_bytes()))
+        return engine
 
     @property
     def info(self) -> ModelInfo:
@@ -167,8 +180,21 @@ class LlamaEngine:
         return Context(
             self._weights.model,
             capacity=capacity,
-            sequences=MAX_SEQUENCES,
+            sequences=self.info.max_sequences,
             pooling=pooling,
             threads=self._threads,
-            flash_attention=self._weights.rung.flash_attention,
+            flash_attention=_choose_flash_attention(self._weights.rung),
         )
+
+
+def _choose_batch(model: LlamaModel, rung: Rung) -> int:
+    if rung.gpu:
+        return choose_gpu_batch(model.vocabulary, model.width)
+    start = START_BATCH_TOKENS if rung.flash_attention else START_BATCH_TOKENS_WITHOUT_FLASH
+    return min(model.context_length, start)
+
+
+def _choose_flash_attention(rung: Rung) -> int:
+    if not rung.flash_attention:
+        return FLASH_ATTENTION_OFF
+    return FLASH_ATTENTION_AUTO if rung.gpu else FLASH_ATTENTION_ON

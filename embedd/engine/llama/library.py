@@ -6,6 +6,7 @@ guarded here and in `context`; nothing above this package sees a pointer.
 """
 
 import ctypes
+import re
 from collections import deque
 from functools import cache
 
@@ -28,14 +29,32 @@ EXPECTED_DEFAULTS = {
     "flash_attn_type": -1,
 }
 
+# Buffers that are not on a GPU, by the beginnings of their names.
+HOST_BUFFERS = ("CPU", "AMX", "BLAS")
+_BUFFER = re.compile(r"(\S+) (?:model|KV|compute|output) buffer size = +([0-9.]+) MiB")
+
+_gpu_bytes: list[int] = []
 _lines: deque[str] = deque(maxlen=KEPT_LINES)
 
 
 def _keep_line(level: int, text: bytes, _: object) -> None:
     # An exception in a callback leaves C with an undefined result: nothing here raises.
     line = text.decode("utf-8", "replace").strip()
+    if (found := _BUFFER.search(line)) and _is_on_gpu(found[1]):
+        _gpu_bytes.append(int(float(found[2]) * (1 << 20)))
     if line and WARNING_LEVEL <= level <= CONTINUATION_LEVEL:
         _lines.append(line)
+
+
+def _is_on_gpu(buffer: str) -> bool:
+    return not buffer.startswith(HOST_BUFFERS) and not buffer.endswith("_Host")
+
+
+def take_gpu_bytes() -> int:
+    """What llama.cpp said that it took on GPUs since this was last asked."""
+    total = sum(_gpu_bytes)
+    _gpu_bytes.clear()
+    return total
 
 
 # Module-level, because llama.cpp holds the address for the life of the process.
@@ -59,6 +78,18 @@ def open_library() -> None:
             )
     lib.llama_log_set(_keep_line_callback, None)
     lib.llama_backend_init()
+
+
+def find_gpu() -> None:
+    """Make sure that llama.cpp can put layers on a GPU here.
+
+    Raises:
+        EngineError: It was built without one, or finds none.
+    """
+    open_library()
+    take_gpu_bytes()
+    if not lib.llama_supports_gpu_offload():
+        raise EngineError("llama.cpp finds no GPU")
 
 
 def take_log_lines() -> list[str]:

@@ -46,13 +46,13 @@ def test_options_go_before_the_environment(
     for name in ("HOST", "MODELS", "KEEP_ALIVE", "THREADS"):
         monkeypatch.setenv(f"EMBEDD_{name}", "7")
     options = "--host 0.0.0.0 --port 5 --models /m --keep-alive -1 --threads 2 --load a --load b "
-    options += f"--api-key-file {__file__}"
+    options += f"--gpu-layers 0 --api-key-file {__file__}"
     assert embedd("serve", *options.split()).status == 0
     ((settings, preload, _),) = calls
     assert settings.host.url == "http://0.0.0.0:5"
     assert settings.models == Path("/m")
     assert settings.keep_alive == math.inf
-    assert settings.threads == 2
+    assert (settings.threads, settings.gpu_layers) == (2, 0)
     assert settings.api_key_file == Path(__file__)
     assert preload == ("a", "b")
 

@@ -1,0 +1,154 @@
+"""A GPU comes first where there is one, the CPU where it fails; nothing here has one."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from embedd.cache import VectorCache
+from embedd.engine import opening
+from embedd.engine.base import CPU_LADDER, GPU_RUNG, ModelSpec, Rung
+from embedd.engine.calibration import GPU_BATCH_TOKENS, choose_sizes
+from embedd.engine.llama import engine as llama
+from embedd.engine.llama import library
+from embedd.engine.llama.engine import LlamaEngine
+from embedd.engine.load_wait import SelfTestError
+from embedd.engine.loading import Loader, NothingToLearn
+from embedd.engine.messages import to_load
+from embedd.engine.tuning import ONE_REPLICA, Tuning, choose_gpu_batch, choose_start
+from embedd.errors import EngineError, ModelLoadError
+from embedd.metrics import Metrics
+from embedd.runtime import has_gpu_build
+from embedd.types import EngineChoice, Pooling
+from tests.contract.conftest import make_spec
+from tests.tiny_models import write_tiny_bert
+from tests.unit.engine.workshop import SPEC, Workshop
+
+
+def rungs(
+    spec: ModelSpec = SPEC,
+    *,
+    has_gpu: bool = True,
+    layers: int | None = None,
+    engine: EngineChoice = EngineChoice.AUTO,
+) -> list[str]:
+    loader = Loader(
+        environment={},
+        cores=1,
+        cache=VectorCache(0),
+        calibrations=NothingToLearn(),
+        metrics=Metrics(),
+        engine=engine,
+        has_openvino=True,
+        has_gpu=has_gpu,
+        gpu_layers=layers,
+    )
+    return [rung.name for rung in loader.choose_ladder(spec)]
+
+
+def test_the_gpu_comes_before_the_cpu_unless_somebody_wants_no_layers_there() -> None:
+    assert rungs() == ["gpu1", "ov1", "cpu1", "cpu2", "cpu3"]
+    assert rungs(engine=EngineChoice.LLAMA) == ["gpu1", "cpu1", "cpu2", "cpu3"]
+    assert "gpu1" not in rungs(has_gpu=False)
+    assert "gpu1" not in rungs(layers=0)
+    assert "gpu1" not in rungs(engine=EngineChoice.OPENVINO)
+    assert "gpu1" not in rungs(replace(SPEC, gpu_layers=0))
+    assert "gpu1" in rungs(replace(SPEC, gpu_layers=4), layers=0)
+
+
+@pytest.mark.parametrize(("rung", "layers"), [(GPU_RUNG, 7), *((one, 0) for one in CPU_LADDER)])
+def test_only_the_rung_of_the_gpu_puts_layers_there(rung: Rung, layers: int) -> None:
+    message = to_load(replace(SPEC, gpu_layers=7), rung, 1, ONE_REPLICA)
+    assert (message.gpu_layers, message.gpu) == (layers, rung.gpu)
+
+
+@pytest.mark.parametrize("rung", [GPU_RUNG, CPU_LADDER[0]], ids=lambda rung: rung.name)
+def test_on_the_cpu_cuda_sees_no_device(
+    rung: Rung, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden: list[tuple[str, str]] = []
+    monkeypatch.setattr(os, "putenv", lambda name, value: hidden.append((name, value)))
+    (tmp_path / "tiny").touch()
+    spec = replace(SPEC, path=tmp_path / "tiny")
+    message = to_load(spec, replace(rung, engine="fake"), 1, ONE_REPLICA)
+    opening.open_engine(message, lambda _: None)
+    assert hidden == ([] if rung.gpu else [("CUDA_VISIBLE_DEVICES", "")])
+
+
+@pytest.mark.parametrize(
+    "error", [SelfTestError("no GPU"), ModelLoadError("out of its memory")], ids=["none", "full"]
+)
+async def test_a_gpu_that_cannot_load_a_model_leaves_it_to_the_cpu(error: Exception) -> None:
+    workshop = Workshop()
+    workshop.faults = {"gpu1": error}
+    workshop.tuning = Tuning(replicas=1, batch_tokens=4096)
+    supervisor = await workshop.open([GPU_RUNG, *CPU_LADDER])
+    assert workshop.worker.rung == "cpu1"
+    assert workshop.worker.tuning.batch_tokens is None
+    assert supervisor.refusals == {}
+
+
+def test_a_build_without_a_gpu_says_so(tmp_path: Path) -> None:
+    spec = make_spec(write_tiny_bert(tmp_path / "tiny.gguf"), Pooling.MEAN)
+    with pytest.raises(EngineError, match="finds no GPU"):
+        LlamaEngine.load(spec, GPU_RUNG, threads=1)
+
+
+def test_a_gpu_has_larger_batches_and_says_what_memory_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings of a GPU, tried on the CPU."""
+    spec = make_spec(write_tiny_bert(tmp_path / "tiny.gguf"), Pooling.MEAN)
+    monkeypatch.setattr(llama, "find_gpu", library.take_gpu_bytes)
+    monkeypatch.setattr(llama, "take_gpu_bytes", lambda: 12345)
+    gpu = LlamaEngine.load(spec, GPU_RUNG, threads=1)
+    assert (gpu.info.max_batch_tokens, gpu.info.max_sequences) == (4096, 128)
+    assert gpu.info.gpu_bytes == 12345
+    sequences = gpu.tokenize(["the cat", "a mat"]) * 40
+    assert gpu.encode(sequences).shape == (80, gpu.info.width)
+    gpu.close()
+
+
+def test_memory_on_a_gpu_is_what_llama_says_of_its_buffers() -> None:
+    library.take_gpu_bytes()
+    for line in (
+        b"load_tensors:        CUDA0 model buffer size =   100.50 MiB",
+        b"load_tensors:   CPU_Mapped model buffer size =    20.00 MiB",
+        b"llama_context:  CUDA_Host  output buffer size =     3.00 MiB",
+        b"sched_reserve:      CUDA0 compute buffer size =     7.25 MiB",
+        b"sched_reserve:        CPU compute buffer size =     5.00 MiB",
+        b"something else",
+    ):
+        library._keep_line(2, line, b"")
+    assert library.take_gpu_bytes() == int(107.75 * (1 << 20))
+    assert library.take_gpu_bytes() == 0
+
+
+def test_batches_of_a_gpu_are_bounded_by_the_vocabulary() -> None:
+    assert choose_gpu_batch(30_522, 384) == 4096
+    assert choose_gpu_batch(250_002, 1024) == 1069
+    assert choose_gpu_batch(10**7, 1024) == 512
+    small = replace(SPEC, vocabulary=30_522, width=384)
+    assert choose_sizes(small, GPU_RUNG) == list(GPU_BATCH_TOKENS)
+    assert choose_sizes(replace(SPEC, vocabulary=250_002), GPU_RUNG) == [512, 1024, 2048]
+    assert choose_start(small, 8, gpu=True) == ONE_REPLICA
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["libggml-cuda.so", "libggml-cpu.so"], True),
+        (["libggml-cuda.so.0.25.3"], True),
+        (["libggml-metal.dylib"], True),
+        (["ggml-vulkan.dll"], True),
+        (["libggml-base.so", "libggml-cpu.so", "libggml.so", "libllama.so"], False),
+        ([], False),
+    ],
+)
+def test_a_build_for_a_gpu_is_known_by_its_files(
+    files: list[str], expected: bool, tmp_path: Path
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    assert has_gpu_build(tmp_path) is expected
