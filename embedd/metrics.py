@@ -22,6 +22,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+OPEN_METRICS: Final = "application/openmetrics-text"
 REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 BATCH_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 BATCH_TOKENS: Final = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -135,7 +136,9 @@ class Metrics:
 
     def expose(self, accept: str) -> tuple[bytes, str]:
         """All metrics, in the format that the ``Accept`` header asks for, and its type."""
-        encode, content_type = choose_encoder(accept)
+        # Only the choice is the client's: the library fails on versions that are no numbers.
+        wanted = f"{OPEN_METRICS}; version=1.0.0" if OPEN_METRICS in accept else ""
+        encode, content_type = choose_encoder(wanted)
         return encode(self._registry), content_type
 
     def _make_model(self, name: str) -> ModelMetrics:

@@ -1,5 +1,6 @@
 """What the metrics tell, in Prometheus' own words."""
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from embedd.metrics import Metrics, ModelState, State
@@ -57,4 +58,11 @@ def test_the_state_is_looked_at_when_somebody_reads() -> None:
 def test_who_asks_for_openmetrics_gets_it() -> None:
     body, content_type = Metrics().expose("application/openmetrics-text")
     assert content_type.startswith("application/openmetrics-text")
+    assert body.endswith(b"# EOF\n")
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "2.x", "x", ""])
+def test_a_version_that_is_none_is_no_fault_of_the_server(version: str) -> None:
+    body, content_type = Metrics().expose(f"application/openmetrics-text; version={version}")
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     assert body.endswith(b"# EOF\n")
