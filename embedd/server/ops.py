@@ -1,9 +1,11 @@
 """For the operator: metrics, and the counting of requests."""
 
+import functools
 import time
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from prometheus_client import Counter, Histogram
 
 from embedd.metrics import Metrics
 from embedd.server.dialects.base import Dialect, Route
@@ -23,6 +25,10 @@ async def metrics(request: web.Request) -> web.StreamResponse:
 def make_counter(counts: Metrics) -> Middleware:
     """The outermost middleware: every request by its route and status, with its seconds."""
 
+    @functools.cache
+    def find(route: str, status: int) -> tuple[Counter, Histogram]:
+        return counts.requests.labels(route, status), counts.request_seconds.labels(route)
+
     @web.middleware
     async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
         start = time.perf_counter()
@@ -40,8 +46,9 @@ def make_counter(counts: Metrics) -> Middleware:
             counts.in_flight.dec()
             resource = request.match_info.route.resource
             route = NO_ROUTE if resource is None else resource.canonical.rstrip("/") or "/"
-            counts.requests.labels(route, status).inc()
-            counts.request_seconds.labels(route).observe(time.perf_counter() - start)
+            requests, seconds = find(route, status)
+            requests.inc()
+            seconds.observe(time.perf_counter() - start)
 
     return count
 
