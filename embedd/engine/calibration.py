@@ -31,9 +31,11 @@ SECONDS = 0.15  # of one trial
 # Other programs only ever make a trial slower: of two the better one is nearer the truth.
 ROUNDS = 2
 LONGEST = 1.5  # seconds that one trial may be expected to take; larger batches are left out
-# Trials differ by so much from one time to the next. Of settings that are as good, one core
-# for each replica stalls least beside other programs, and a smaller batch answers sooner.
+# A smaller batch answers sooner: it is taken if it is so nearly as fast.
 GOOD_ENOUGH = 0.95
+# Trials have the machine for themselves. Beside a server that works, a team of threads stalls
+# at its barriers: one core for each replica may be so much slower here and is faster there.
+UNDISTURBED = 0.9
 
 
 class Computer(Protocol):
@@ -229,10 +231,17 @@ def choose_sizes(spec: ModelSpec, rung: Rung) -> list[int]:
 
 
 def choose_best(trials: Sequence[Trial]) -> Trial:
-    """Among those nearly as fast as the fastest: most replicas, then the smallest batch."""
+    """Among those nearly as fast as the fastest: most replicas, then the smallest batch.
+
+    See `UNDISTURBED` and `GOOD_ENOUGH`.
+    """
     fastest = max(trial.tokens_per_second for trial in trials)
-    good = [trial for trial in trials if trial.tokens_per_second >= GOOD_ENOUGH * fastest]
-    return min(good, key=lambda one: (-one.replicas, one.batch_tokens, -one.tokens_per_second))
+    near = [trial for trial in trials if trial.tokens_per_second >= UNDISTURBED * fastest]
+    replicas = max(trial.replicas for trial in near)
+    near = [trial for trial in near if trial.replicas == replicas]
+    best = max(trial.tokens_per_second for trial in near)
+    good = [trial for trial in near if trial.tokens_per_second >= GOOD_ENOUGH * best]
+    return min(good, key=lambda trial: (trial.batch_tokens, -trial.tokens_per_second))
 
 
 def start_ladder(ladder: Sequence[Rung], tuning: Tuning) -> list[Rung]:
