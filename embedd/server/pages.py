@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Final
 
+import openapi_ui_bundles
 from aiohttp import web
 
 from embedd.errors import UnknownRouteError
@@ -13,7 +14,13 @@ from embedd.server.replies import JSON
 
 # Makes the document; the app sets it, for it alone knows all dialects.
 DOCUMENT: web.AppKey[Callable[[], bytes]] = web.AppKey("document")
-TYPES: Final = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+# What may be asked for by name: where it lies, and its media type.
+SWAGGER_UI: Final = openapi_ui_bundles.swagger_ui.static_path
+FILES: Final = {
+    "index.html": (files("embedd.server") / "static" / "index.html", "text/html"),
+    "swagger-ui-bundle.js": (SWAGGER_UI / "swagger-ui-bundle.js", "text/javascript"),
+    "swagger-ui.css": (SWAGGER_UI / "swagger-ui.css", "text/css"),
+}
 
 
 async def document(request: web.Request) -> web.StreamResponse:
@@ -33,12 +40,11 @@ async def asset(request: web.Request) -> web.StreamResponse:
 
 def _static(name: str) -> web.Response:
     # Only what is listed: a name from the network never becomes a path.
-    found = [one for one in files("embedd.server").joinpath("static").iterdir() if one.name == name]
-    kind = TYPES.get(name[name.rfind(".") :])
-    if not found or kind is None:
+    if name not in FILES:
         raise UnknownRouteError(f"no such file: {name}")
+    file, kind = FILES[name]
     headers = {"Content-Type": f"{kind}; charset=utf-8", "Cache-Control": "max-age=3600"}
-    return web.Response(body=found[0].read_bytes(), headers=headers)
+    return web.Response(body=file.read_bytes(), headers=headers)
 
 
 DIALECT = Dialect(
