@@ -17,7 +17,6 @@ from embedd.gguf_types import TENSOR_TYPES
 
 Array: TypeAlias = npt.NDArray[np.floating[Any]]  # float16 or float32
 
-EXACT = {"F32", "F16", "BF16"}
 PIECE_NUMBERS = 1 << 20  # made at a time: some 20 MB while they are numbers of 32 bits
 BEYOND_HALF = 65520.0  # what float16 rounds to infinity
 NUMBERS = {name: number for number, (name, _, _) in TENSOR_TYPES.items()}
@@ -49,11 +48,6 @@ class Gguf:
             for tensor in part.tensors
         }
         self._used: set[str] = set()
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether matrices are rounded to fewer bits than a float16 has."""
-        return any(tensor.type not in EXACT for _, _, tensor in self._tensors.values())
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -147,9 +141,6 @@ def _read(path: Path, offset: int, tensor: TensorFacts) -> Array:
         return _map(path, offset, "<f4", elements)
     if tensor.type == "F16":
         return _map(path, offset, "<f2", elements)
-    if tensor.type == "BF16":
-        bits = _map(path, offset, "<u2", elements)
-        return (bits.astype(np.uint32) << 16).view(np.float32)
     return _dequantize(path, offset, tensor, elements)
 
 
@@ -162,7 +153,7 @@ def _dequantize(path: Path, offset: int, tensor: TensorFacts, elements: int) -> 
     _, block, width = TENSOR_TYPES[number]
     kind = gguf.GGMLQuantizationType(number)
     raw = _map(path, offset, np.uint8, elements // block * width)
-    # Rounding to 11 bits is nothing beside what quantising has cost.
+    # Rounding to 11 bits is nothing beside what quantising has cost; brain floats have 8.
     array: Array = np.empty(elements, np.float16)
     try:
         # The package goes row by row, and slowly: here a row is as long as memory allows.

@@ -19,11 +19,13 @@ from embedd.types import Pooling
 from tests.contract.conftest import make_spec
 from tests.needs import require_openvino
 from tests.requantize import requantize
-from tests.tiny_models import write_tiny_bert
+from tests.tiny_models import TINY_VOCABULARY, write_tiny_bert
 from tests.unit.engine.openvino.test_families import TOLERANCE, distances, make_sequences
 
 require_openvino()
 from embedd.engine.openvino.engine import OpenVinoEngine
+from embedd.engine.openvino.families import build_graph
+from embedd.engine.openvino.tensors import Gguf
 
 CONTEXT = 64
 ROW = 256  # numbers that share a scale, in the types with a K
@@ -107,3 +109,21 @@ def test_a_type_that_nobody_can_read_is_refused(tmp_path: Path) -> None:
     engine = LlamaEngine.load(spec, CPU_LADDER[-1], threads=1)
     assert np.isfinite(engine.encode(make_sequences([9]))).all()
     engine.close()
+
+
+@pytest.mark.parametrize(
+    ("file_type", "kept"), [("F16", "f16"), ("BF16", "f16"), ("Q8_0", "f16"), ("F32", "f32")]
+)
+def test_a_table_of_tokens_is_never_larger_than_it_must_be(
+    file_type: str, kept: str, tmp_path: Path
+) -> None:
+    """Of a large vocabulary it is most of the model."""
+    plain = write_tiny_bert(tmp_path / "plain.gguf", context=CONTEXT)
+    path = requantize(plain, tmp_path / "small.gguf", file_type, pure=True)
+    graph = build_graph(Gguf([path]), Pooling.MEAN)
+    [found] = {
+        node.get_element_type().get_type_name()
+        for node in graph.get_ops()
+        if node.get_type_name() == "Constant" and list(node.shape)[:1] == [len(TINY_VOCABULARY)]
+    }
+    assert found == kept
