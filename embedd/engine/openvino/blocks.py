@@ -73,14 +73,16 @@ def axes(*values: int) -> Node:
 
 
 def constant(array: Array) -> Node:
-    """*array* in float32; a matrix in float16 stays one in memory until it is compiled."""
+    """*array* in float32; a table in float16 stays one in memory."""
     node = op.constant(np.ascontiguousarray(array), shared_memory=True)
     return node if array.dtype == np.float32 else op.convert(node, "f32")
 
 
 def linear(x: Node, weight: Array, bias: Array | None) -> Node:
     """*x* times the transposed *weight*, plus *bias*."""
-    product = op.matmul(x, constant(weight), transpose_a=False, transpose_b=True)
+    # Each compilation would make a float32 copy of its own, and keep it beside what it packs.
+    wide = constant(weight.astype(np.float32, copy=False))
+    product = op.matmul(x, wide, transpose_a=False, transpose_b=True)
     return product if bias is None else op.add(product, constant(bias))
 
 
@@ -217,7 +219,7 @@ def queries_keys_values(x: Node, gguf: Gguf, block: str, sizes: Sizes) -> list[N
         fused = dense(x, gguf, f"{block}.attn_qkv", 3 * width, width)
     else:
         weight = np.concatenate([gguf.take(f"{part}.weight", width, width) for part in parts])
-        fused = op.matmul(x, constant(weight), transpose_a=False, transpose_b=True)
+        fused = linear(x, weight, None)
     if f"{parts[0]}.bias" in gguf:
         bias = np.concatenate([gguf.take(f"{part}.bias", width) for part in parts])
         fused = op.add(fused, constant(bias))

@@ -17,8 +17,8 @@ from embedd.gguf_types import TENSOR_TYPES
 
 Array: TypeAlias = npt.NDArray[np.floating[Any]]  # float16 or float32
 
-EXACT = {"F32", "F16", "BF16"}
-PIECE_BLOCKS = 1 << 17  # read at a time: some 50 MB while they are numbers of 32 bits
+PIECE_NUMBERS = 1 << 20  # made at a time: some 20 MB while they are numbers of 32 bits
+BEYOND_HALF = 65520.0  # what float16 rounds to infinity
 NUMBERS = {name: number for number, (name, _, _) in TENSOR_TYPES.items()}
 
 # Keys of the architecture that say nothing about how tokens become vectors.
@@ -48,11 +48,6 @@ class Gguf:
             for tensor in part.tensors
         }
         self._used: set[str] = set()
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether matrices are rounded to fewer bits than a float16 has."""
-        return any(tensor.type not in EXACT for _, _, tensor in self._tensors.values())
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -146,9 +141,6 @@ def _read(path: Path, offset: int, tensor: TensorFacts) -> Array:
         return _map(path, offset, "<f4", elements)
     if tensor.type == "F16":
         return _map(path, offset, "<f2", elements)
-    if tensor.type == "BF16":
-        bits = _map(path, offset, "<u2", elements)
-        return (bits.astype(np.uint32) << 16).view(np.float32)
     return _dequantize(path, offset, tensor, elements)
 
 
@@ -161,20 +153,18 @@ def _dequantize(path: Path, offset: int, tensor: TensorFacts, elements: int) -> 
     _, block, width = TENSOR_TYPES[number]
     kind = gguf.GGMLQuantizationType(number)
     raw = _map(path, offset, np.uint8, elements // block * width)
-    pieces = []
+    # Rounding to 11 bits is nothing beside what quantising has cost; brain floats have 8.
+    array: Array = np.empty(elements, np.float16)
     try:
         # The package goes row by row, and slowly: here a row is as long as memory allows.
-        for start in range(0, len(raw), PIECE_BLOCKS * width):
-            piece = raw[start : start + PIECE_BLOCKS * width]
-            exact = gguf.dequantize(piece[np.newaxis], kind)[0]
-            with np.errstate(over="ignore"):
-                pieces.append(exact.astype(np.float16))
+        for start in range(0, elements, PIECE_NUMBERS):
+            blocks = raw[start // block * width : (start + PIECE_NUMBERS) // block * width]
+            exact = gguf.dequantize(blocks[np.newaxis], kind)[0]
+            if not np.abs(exact).max() < BEYOND_HALF:
+                raise UnsuitableError(f"tensor {tensor.name} has numbers beyond a float16")
+            array[start : start + len(exact)] = exact
     except (NotImplementedError, ValueError) as error:
         raise UnsuitableError(f"tensor {tensor.name} has the type {tensor.type}") from error
-    # Rounding to 11 bits is nothing beside what quantising has cost.
-    array: Array = np.concatenate(pieces)
-    if not np.isfinite(array).all():
-        raise UnsuitableError(f"tensor {tensor.name} has numbers beyond a float16")
     return array
 
 

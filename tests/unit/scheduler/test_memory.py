@@ -30,12 +30,50 @@ def test_a_process_is_measured_and_one_that_is_gone_has_nothing() -> None:
     assert measure_bytes(2**22 + 1) == 0
 
 
-def test_an_engine_that_copies_weights_is_planned_for() -> None:
-    spec = replace(make_spec("m", 24 << 20), elements=22_600_000)
-    copies = 2 * 4 * 22_600_000
-    assert estimate_bytes(spec, with_openvino=True) > copies
-    assert estimate_bytes(spec) < copies
-    pinned = replace(spec, engine=EngineChoice.LLAMA)
-    assert estimate_bytes(pinned, with_openvino=True) == estimate_bytes(spec)
-    wanted = replace(spec, engine=EngineChoice.OPENVINO)
-    assert estimate_bytes(wanted) == estimate_bytes(spec, with_openvino=True)
+MINILM = replace(
+    make_spec("m", 91 << 20), vocabulary=30_522, width=384, elements=22_600_000, exact=True
+)
+
+
+def test_an_engine_that_copies_matrices_is_planned_for() -> None:
+    matrices = 4 * (MINILM.elements - MINILM.vocabulary * MINILM.width)
+    assert estimate_bytes(MINILM, with_openvino=True) > 3 * matrices + MINILM.weights // 2
+    deeper = replace(MINILM, elements=2 * MINILM.elements, weights=2 * MINILM.weights)
+    more = estimate_bytes(deeper, with_openvino=True) - estimate_bytes(MINILM, with_openvino=True)
+    assert more >= 3 * 4 * MINILM.elements
+
+
+def test_an_engine_is_planned_for_only_where_it_may_compute() -> None:
+    plain = estimate_bytes(MINILM)
+    assert estimate_bytes(MINILM, with_openvino=True) > plain
+    pinned = replace(MINILM, engine=EngineChoice.LLAMA)
+    assert estimate_bytes(pinned, with_openvino=True) == plain
+    wanted = replace(MINILM, engine=EngineChoice.OPENVINO)
+    assert estimate_bytes(wanted) == estimate_bytes(MINILM, with_openvino=True)
+
+
+def test_a_quantised_table_of_tokens_is_planned_as_float16() -> None:
+    """Twice the bytes of q8_0, and no copies of it: matrices alone are copied."""
+    words = 4_000_000
+    small = replace(MINILM, exact=False, weights=24 << 20)
+    large = replace(
+        small, vocabulary=small.vocabulary + words, elements=small.elements + words * small.width
+    )
+    more = estimate_bytes(large, with_openvino=True) - estimate_bytes(small, with_openvino=True)
+    assert 2 * words * small.width < more < 3 * words * small.width + 4 * 512 * words
+
+
+def test_the_first_load_maps_the_file_for_both_engines() -> None:
+    words, width = 100_000, 4096
+    table = replace(
+        MINILM, vocabulary=words, width=width, elements=words * width, weights=2 * words * width
+    )
+    assert estimate_bytes(table, with_openvino=True) > 2 * table.weights > estimate_bytes(table)
+
+
+@given(vocabulary=SIZES, width=SIZES, elements=SIZES, weights=SIZES)
+def test_a_header_that_contradicts_itself_still_has_a_plan(
+    vocabulary: int, width: int, elements: int, weights: int
+) -> None:
+    odd = replace(MINILM, vocabulary=vocabulary, width=width, elements=elements, weights=weights)
+    assert estimate_bytes(odd, with_openvino=True) >= estimate_bytes(odd) > 0

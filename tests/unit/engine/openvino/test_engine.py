@@ -24,10 +24,11 @@ from embedd.resolve import Resolver
 from embedd.store.store import Store
 from embedd.types import Pooling
 from tests.contract.conftest import make_spec
+from tests.needs import require_openvino
 from tests.tiny_families import CONTEXT, WIDTH, write_tiny_family
 from tests.unit.engine.openvino.test_families import distances, make_sequences
 
-pytest.importorskip("embedd.engine.openvino.library")
+require_openvino()
 from embedd.engine.openvino import blocks, engine, library, tensors
 from embedd.engine.openvino.engine import OpenVinoEngine, choose_streams
 

@@ -12,10 +12,11 @@ from embedd.engine.llama.engine import LlamaEngine
 from embedd.errors import ModelLoadError
 from embedd.types import Pooling, TokenIds, Vectors
 from tests.contract.conftest import make_spec
+from tests.needs import require_openvino
 from tests.tiny_families import CONTEXT, FAMILIES, LAYERS, WIDTH, write_tiny_family
 from tests.tiny_models import TINY_VOCABULARY, find_parts
 
-pytest.importorskip("embedd.engine.openvino.library")
+require_openvino()
 from embedd.engine.openvino.engine import OpenVinoEngine
 
 # llama.cpp looks its GELU up in a table of 16 bits and has such keys and values too.
