@@ -80,13 +80,13 @@ async def test_models_come_and_go_for_reasons(
         await server.embed("a", model="other")
         samples = await server.samples()
         assert samples[of_tiny("unloads_total", reason="evicted")] == 1
-        assert "embedd_model_bytes{model=tiny:latest}" not in samples
-        await server.embed("a", model="other", keep_alive=0)
+        assert of_tiny("model_bytes") not in samples
+        await server.embed("b", model="other", keep_alive=0)
         await server.embed("b", model="tiny", keep_alive="50ms")
         async with asyncio.timeout(10):
             while not (after := await server.samples())[of_tiny("unloads_total", reason="expired")]:
                 await asyncio.sleep(0.01)
-        assert "embedd_model_bytes{model=tiny:latest}" not in after
+        assert of_tiny("model_bytes") not in after
         assert unusual(samples, after) == {
             "embedd_unloads_total{model=other:latest,reason=asked}": 1,
             of_tiny("unloads_total", reason="expired"): 1,
