@@ -7,14 +7,12 @@ import argparse
 import asyncio
 import os
 import sys
-from contextlib import AsyncExitStack
+import tempfile
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
-from benchmarks.contenders import (
-    open_embedd,
-    open_llama_class,
-    open_llama_server,
-)
+from benchmarks.contenders import Contender, open_embedd, open_in_process, open_llama_server
+from benchmarks.libraries import ENGINES, LIBRARIES, Job, find_installed
 from benchmarks.measure import measure
 from benchmarks.report import to_markdown, to_svg
 from benchmarks.texts import Workload, make_ingest, make_workloads
@@ -32,6 +30,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the requests")
     parser.add_argument("--llama-server", type=Path, help="binary; build_llama_server.sh makes one")
+    parser.add_argument(
+        "--in-process",
+        action="store_true",
+        help="libraries and embedd's engines without its server, no servers",
+    )
     parser.add_argument("--only", default="", help="workloads whose name contains this")
     parser.add_argument("--ingest", action="store_true", help="20,000 texts in one request as well")
     parser.add_argument("--save", metavar="NAME", help="write benchmarks/results/NAME.{md,svg}")
@@ -47,12 +50,11 @@ async def run(options: argparse.Namespace) -> None:
     workloads += [make_ingest()] if options.ingest else []
     cores = settings.threads
     async with AsyncExitStack() as stack:
-        reference = await stack.enter_async_context(open_llama_class(exact, cores))
-        opened = (
-            [open_llama_server(options.llama_server, gguf, cores)] if options.llama_server else []
-        )
-        opened.append(open_llama_class(gguf, cores))
-        opened += [open_embedd(gguf, cores, engine) for engine in choose_engines()]
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        job = Job(options.model, str(gguf), cores, folder)
+        of_reference = job._replace(gguf=str(exact))
+        reference = await stack.enter_async_context(open_in_process("Llama.embed", of_reference))
+        opened = choose_contenders(options, job)
         contenders = [await stack.enter_async_context(one) for one in opened]
         results = await measure(
             contenders,
@@ -73,9 +75,23 @@ async def run(options: argparse.Namespace) -> None:
         (RESULTS / f"{options.save}.svg").write_text(to_svg(results, baseline=baseline))
 
 
-def choose_engines() -> list[str]:
-    """Those that are installed."""
-    return ["llama", "openvino"] if has_openvino() else ["llama"]
+def choose_contenders(
+    options: argparse.Namespace, job: Job
+) -> list[AbstractAsyncContextManager[Contender]]:
+    """Those that are installed; the first is the one that ratios are to."""
+    libraries = [open_in_process(name, job) for name in find_installed(LIBRARIES)]
+    if options.in_process:
+        return [*(open_in_process(name, job) for name in find_installed(ENGINES)), *libraries]
+    servers = []
+    gguf = Path(job.gguf)
+    if options.llama_server:
+        servers.append(open_llama_server(options.llama_server, gguf, job.cores))
+    engines = ["llama", "openvino"] if has_openvino() else ["llama"]
+    return [
+        *servers,
+        *(open_embedd(gguf, job.cores, engine) for engine in engines),
+        *libraries,
+    ]
 
 
 def prepare(name: str) -> Path:

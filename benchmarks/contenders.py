@@ -1,4 +1,4 @@
-"""Those who are measured: each embeds a request's texts; servers run as processes."""
+"""Those who are measured: each embeds a request's texts in processes of its own."""
 
 import asyncio
 import contextlib
@@ -16,14 +16,13 @@ from pathlib import Path
 
 import aiohttp
 import numpy as np
-import numpy.typing as npt
 import orjson
 import psutil
 
-START = 60.0  # seconds
-NUM_CTX = 512
+from benchmarks.libraries import HEADER, NUM_CTX, Job, Matrix
 
-Matrix = npt.NDArray[np.float32]
+START = 60.0  # seconds
+
 Embed = Callable[[Sequence[str]], Awaitable[bytes | Matrix]]
 
 
@@ -34,13 +33,11 @@ class Contender:
     name: str
     embed: Embed
     parse: Callable[[bytes | Matrix], Matrix]
-    pid: int | None
+    pid: int
     url: str = ""
 
     def peak_bytes(self) -> int:
-        """Resident bytes now, children included; 0 for what runs in this process."""
-        if self.pid is None:
-            return 0
+        """Resident bytes now, children included."""
         process = psutil.Process(self.pid)
         family = [process, *process.children(recursive=True)]
         return sum(one.memory_info().rss for one in family)
@@ -104,20 +101,30 @@ async def open_llama_server(binary: Path, gguf: Path, cores: int) -> AsyncIterat
 
 
 @asynccontextmanager
-async def open_llama_class(gguf: Path, cores: int) -> AsyncIterator[Contender]:
-    """``llama_cpp.Llama.embed`` in this process with its defaults."""
-    from llama_cpp import Llama
-
-    model = Llama(str(gguf), embedding=True, verbose=False, n_threads=cores, n_ctx=NUM_CTX)
+async def open_in_process(name: str, job: Job) -> AsyncIterator[Contender]:
+    """A library that its caller's process runs: one request after the other, over a pipe."""
+    arguments = [job.model, job.gguf, str(job.cores), str(job.folder)]
+    process = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "benchmarks.libraries", name, *arguments],
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    requests, answers = process.stdin, process.stdout
+    if requests is None or answers is None:
+        raise RuntimeError("no pipes were made")
     lock = asyncio.Lock()
 
     async def embed(texts: Sequence[str]) -> Matrix:
         async with lock:
-            rows = await asyncio.to_thread(model.embed, list(texts), normalize=True)
-        return np.array(rows, np.float32)
+            requests.write(orjson.dumps(texts) + b"\n")
+            rows, columns = HEADER.unpack(await answers.readexactly(HEADER.size))
+            data = await answers.readexactly(4 * rows * columns)
+        return np.frombuffer(data, np.float32).reshape(rows, columns)
 
-    yield Contender(name="Llama.embed", embed=embed, parse=_as_is, pid=None)
-    model.close()
+    await embed(["ready?"])
+    yield Contender(name=name, embed=embed, parse=_as_is, pid=process.pid)
+    requests.close()
+    await process.wait()
 
 
 @asynccontextmanager

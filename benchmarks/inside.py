@@ -7,18 +7,14 @@ how near the calibrated setting is to the best that trying all of them finds.
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -26,18 +22,14 @@ import numpy as np
 import psutil
 
 from benchmarks.__main__ import RESULTS, prepare
+from benchmarks.alone import EngineAlone, find_spec, read_chosen
 from benchmarks.contenders import Contender, open_embedd
 from benchmarks.report import MIB, describe_machine
 from benchmarks.texts import make_ingest, make_workloads
 from embedd.config import read_settings
-from embedd.engine.base import CPU_LADDER, OPENVINO_RUNG, Engine
-from embedd.engine.batching import Lanes
+from embedd.engine.base import CPU_LADDER, OPENVINO_RUNG
 from embedd.engine.calibration import choose_replicas, choose_sizes
-from embedd.engine.messages import to_load
-from embedd.engine.opening import open_engine
 from embedd.engine.tuning import Tuning
-from embedd.resolve import Resolver
-from embedd.runtime import open_store
 from embedd.types import TokenIds
 
 ROUNDS = 3
@@ -46,65 +38,11 @@ CACHE = 64 * MIB
 PAUSE = 0.05  # seconds between the queries of a user
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Texts:
-    """A request, as the queue sees it."""
-
-    lengths: Sequence[int]
-    kind: None = None
-
-
-class EngineAlone:
-    """The engine in this process: replicas in threads of their own, nothing between."""
-
-    def __init__(self, model: str, engine: str, tuning: Tuning, cores: int) -> None:
-        spec = Resolver(open_store(read_settings())).resolve(model).spec
-        rung = OPENVINO_RUNG if engine == "openvino" else CPU_LADDER[0]
-        self._tuning = tuning
-        self._threads = [ThreadPoolExecutor(1) for _ in range(tuning.replicas)]
-        message = to_load(spec, rung, cores, tuning)
-        first: Engine = self._threads[0].submit(open_engine, message, lambda _: None).result()
-        self.engines = [first, *(one.submit(first.replicate).result() for one in self._threads[1:])]
-        for engine_, thread in zip(self.engines, self._threads, strict=True):
-            thread.submit(engine_.set_threads, max(1, cores // tuning.replicas)).result()
-
-    def measure(self, sequences: Sequence[TokenIds]) -> float:
-        """Seconds to encode *sequences* in the batches that the server would make."""
-        info = self.engines[0].info
-        lanes: Lanes[Texts] = Lanes()
-        lanes.add(Texts([len(ids) for ids in sequences]))
-        batches: deque[list[TokenIds]] = deque()
-        while lanes:
-            batch = lanes.take_batch(
-                max_tokens=info.max_batch_tokens,
-                max_sequences=info.max_sequences,
-                padded=info.padded,
-            )
-            batches.append([sequences[row] for _, row in batch.items])
-        lock = threading.Lock()
-
-        def work(engine: Engine) -> None:
-            while True:
-                with lock:
-                    if not batches:
-                        return
-                    batch = batches.popleft()
-                engine.encode(batch)
-
-        start = time.perf_counter()
-        running = [
-            thread.submit(work, engine)
-            for thread, engine in zip(self._threads, self.engines, strict=True)
-        ]
-        for one in running:
-            one.result()
-        return time.perf_counter() - start
-
-    def close(self) -> None:
-        """Give everything back, replicas first."""
-        for thread, engine in reversed([*zip(self._threads, self.engines, strict=True)]):
-            thread.submit(engine.close).result()
-            thread.shutdown()
+def time_alone(alone: EngineAlone, sequences: Sequence[TokenIds]) -> float:
+    """Seconds to encode *sequences*."""
+    start = time.perf_counter()
+    alone.encode(sequences)
+    return time.perf_counter() - start
 
 
 async def measure_overhead(embedd: Contender, alone: EngineAlone, scale: float) -> str:
@@ -114,7 +52,7 @@ async def measure_overhead(embedd: Contender, alone: EngineAlone, scale: float) 
     sequences = alone.engines[0].tokenize(texts)
     over_http, inside = [], []
     for _ in range(ROUNDS):
-        inside.append(await asyncio.to_thread(alone.measure, sequences))
+        inside.append(await asyncio.to_thread(time_alone, alone, sequences))
         over_http.append(await send_all(embedd, workload.requests, workload.clients))
     share = statistics.median(inside) / statistics.median(over_http)
     return (
@@ -200,10 +138,10 @@ async def measure_cache(embedd: Contender) -> str:
 
 def compare_settings(model: str, engine: str, chosen: Tuning, cores: int) -> str:
     """The calibrated setting beside every other, in texts/s on passages."""
-    spec = Resolver(open_store(read_settings())).resolve(model).spec
+    spec = find_spec(model)
     rung = OPENVINO_RUNG if engine == "openvino" else CPU_LADDER[0]
     settings = [
-        Tuning(replicas=replicas, batch_tokens=size)
+        Tuning(replicas=replicas, batch_tokens=size, rung=chosen.rung)
         for replicas in choose_replicas(cores)
         for size in choose_sizes(spec, rung)
     ]
@@ -213,7 +151,7 @@ def compare_settings(model: str, engine: str, chosen: Tuning, cores: int) -> str
     sequences = opened[0].engines[0].tokenize(texts)
     for _ in range(ROUNDS):
         for one, alone in zip(settings, opened, strict=True):
-            rate = len(texts) / alone.measure(sequences)
+            rate = len(texts) / time_alone(alone, sequences)
             rates.setdefault((one.replicas, one.batch_tokens), []).append(rate)
     for alone in opened:
         alone.close()
@@ -248,13 +186,6 @@ async def run(options: argparse.Namespace) -> list[str]:
         await asyncio.to_thread(compare_settings, options.model, options.engine, chosen, cores)
     )
     return lines
-
-
-def read_chosen(state: Path) -> Tuning:
-    """What ``embedd tune`` has kept in *state*."""
-    [file] = (state / "calibration").iterdir()
-    best = json.loads(file.read_text())["value"]["best"]
-    return Tuning(replicas=best["replicas"], batch_tokens=best["batch_tokens"])
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.contenders import Contender, Matrix
+from benchmarks.contenders import Contender
+from benchmarks.libraries import Matrix
 from benchmarks.texts import Workload
 
 
@@ -60,7 +61,7 @@ async def measure(
             result = _summarize(workload, contender.name, samples[contender.name], tokens, cosine)
             results.append(result)
             rate = f"{result.texts_per_second:9.1f} texts/s"
-            print(f"  {result.workload:32} {result.contender:14} {rate}", flush=True)
+            print(f"  {result.workload:32} {result.contender:24} {rate}", flush=True)
     return results
 
 
