@@ -379,7 +379,7 @@ def _timings(outcome: Outcome, *, start: float, loaded: float, tokenize: float) 
         queue=outcome.queue,
         compute=outcome.compute,
         total=time.perf_counter() - start,
-        reused=outcome.reused,
+        reused=sum(outcome.reused.values()),
     )
 
 

@@ -22,10 +22,11 @@ from embedd.engine.base import ModelSpec
 from embedd.engine.calibration import Calibration, Trial, TuningStore, Verdict
 from embedd.engine.loading import Loader, NothingToLearn
 from embedd.engine.quantizing import FileType, quantize_gguf
-from embedd.errors import StoreError
+from embedd.errors import EmbeddError, StoreError
 from embedd.gguf_header import read_header_file
 from embedd.library import Library
 from embedd.metrics import Metrics, ModelState, State
+from embedd.names import parse_model_name
 from embedd.resolve import Resolver
 from embedd.scheduler.memory import estimate_bytes
 from embedd.scheduler.scheduler import Scheduler
@@ -81,6 +82,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         max_models=settings.max_loaded_models or MODELS_WITHOUT_GPU,
         max_queue=settings.max_queue,
         keep_alive=settings.keep_alive,
+        metrics=metrics,
     )
     embedder = Embedder(
         resolver=resolver,
@@ -89,7 +91,9 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         metrics=metrics,
         context_length=settings.context_length,
     )
-    metrics.watch(functools.partial(_look, scheduler, vectors))
+    metrics.watch(
+        functools.partial(_look, scheduler, vectors), functools.partial(is_known, scheduler, store)
+    )
     library = _make_library(settings, store, resolver)
     try:
         yield Runtime(embedder=embedder, library=library, metrics=metrics)
@@ -107,17 +111,33 @@ def _look(scheduler: Scheduler, vectors: VectorCache) -> State:
             rung=one.model.info.rung,
             size=one.size,
             waiting_tokens=one.model.waiting_tokens,
+            waiting_requests=one.model.waiting_requests,
+            batch_tokens=one.model.info.max_batch_tokens,
+            replicas=one.model.info.replicas,
+            cores=one.model.cores,
+            calibrated=one.model.is_calibrated,
         )
         for one in scheduler.residents()
         if one.model is not None
     ]
     return State(
         models=models,
+        load_waiters=scheduler.load_waiters,
         cache_size=vectors.size,
         cache_entries=len(vectors),
         cache_hits=vectors.hits,
         cache_misses=vectors.misses,
     )
+
+
+def is_known(scheduler: Scheduler, store: Store, name: str) -> bool:
+    """Whether a model of this name is in memory or in the store, or nobody can tell."""
+    if any(one.spec.name == name for one in scheduler.residents()):
+        return True
+    try:
+        return store.manifests.find(parse_model_name(name)) is not None
+    except EmbeddError:
+        return True
 
 
 def _make_loader(

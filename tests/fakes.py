@@ -64,6 +64,9 @@ class FakeModel:
         self.spec = spec
         self.pid = 1
         self.waiting_tokens = 0
+        self.waiting_requests = 0
+        self.cores = 1
+        self.is_calibrated = False
         self.broken: str | None = None
         self.closed = False
         self.may_close = asyncio.Event()

@@ -7,16 +7,54 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from embedd.cli import COMMANDS
 from embedd.config import SETTINGS
+from embedd.metrics import Metrics, ModelState, State
 from embedd.server.app import DIALECTS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 MODULES = sorted((ROOT / "embedd").rglob("*.py"))
+CLOSED = {"reason", "source", "awaited"}  # labels of metrics
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 40
+
+
+def cells(line: str) -> list[str]:
+    """Of a row of a table."""
+    return line.split("|")[1:-1]
+
+
+def expose_everything() -> str:
+    """Every metric with all labels that it can have."""
+    metrics = Metrics()
+    metrics.requests.labels("/", 200)
+    metrics.request_seconds.labels("/")
+    metrics.of_model("a").rung_failed("cpu1")
+    model = ModelState(
+        name="a",
+        engine="llama",
+        rung="cpu1",
+        size=1,
+        waiting_tokens=1,
+        waiting_requests=1,
+        batch_tokens=1,
+        replicas=1,
+        cores=1,
+        calibrated=True,
+    )
+    state = State(
+        models=[model],
+        load_waiters={"a": 1},
+        cache_size=1,
+        cache_entries=1,
+        cache_hits=1,
+        cache_misses=1,
+    )
+    metrics.watch(lambda: state)
+    return metrics.expose("")[0].decode()
 
 
 def tracked_files() -> list[Path]:
@@ -40,6 +78,23 @@ def test_every_route_is_in_the_readme_and_the_other_way_round() -> None:
     routes = {f"{route.method} {route.path}" for dialect in DIALECTS for route in dialect.routes}
     documented = set(re.findall(r"`((?:GET|POST|DELETE|HEAD) /[^`]*)`", README))
     assert documented == routes
+
+
+def test_the_table_of_metrics_is_what_is_exposed() -> None:
+    """Names, their labels, and all values of the labels that are closed sets."""
+    documented: dict[str, tuple[set[str], set[str]]] = {}
+    for line in README.splitlines():
+        if line.startswith("| `embedd_"):
+            names, labels, values = (set(re.findall(r"`(\w+)`", cell)) for cell in cells(line))
+            documented |= dict.fromkeys(names, (labels, values))
+    exposed: dict[str, tuple[set[str], set[str]]] = {}
+    for family in text_string_to_metric_families(expose_everything()):
+        for sample in family.samples:
+            name = re.sub("_(bucket|sum|count)$", "", sample.name)
+            labels, values = exposed.setdefault(name, (set(), set()))
+            labels |= sample.labels.keys() - {"le"}
+            values |= {sample.labels[label] for label in CLOSED & sample.labels.keys()}
+    assert {name: exposed[name] for name in exposed if name.startswith("embedd_")} == documented
 
 
 def test_no_route_is_claimed_twice() -> None:

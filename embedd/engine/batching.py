@@ -112,8 +112,8 @@ class Lanes(Generic[Request]):
         self._turn = 0
         self._tokens = 0
 
-    def __bool__(self) -> bool:
-        return bool(self._interactive or self._bulk)
+    def __len__(self) -> int:
+        return len(self._interactive) + len(self._bulk)
 
     def __iter__(self) -> Iterator[Request]:
         yield from self._interactive

@@ -1,4 +1,4 @@
-"""How a worker ended, and whether memory ran out."""
+"""How a worker ended, and by whose doing."""
 
 import contextlib
 import re
@@ -6,8 +6,12 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedd.metrics import DeathReason
+
 FOLDERS = re.compile(r"(?:/[^\s/:]+)+/")
 COUNTER = "oom_kill"
+# Signals that others send; the rest come from what the process itself did.
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +21,16 @@ class Death:
     Args:
         cause: The signal or the exit status, in a word or two.
         last_line: Of what it wrote, without folders; an abort's assertion is there.
-        of_memory: The kernel ended it, for there was no memory left.
     """
 
     cause: str
     last_line: str = ""
-    of_memory: bool = False
+    reason: DeathReason = DeathReason.CRASHED
+
+    @property
+    def of_memory(self) -> bool:
+        """The kernel ended it, for there was no memory left."""
+        return self.reason is DeathReason.MEMORY
 
     def __str__(self) -> str:
         last = f": {self.last_line}" if self.last_line else ""
@@ -43,7 +51,15 @@ def describe_death(code: int, stderr: bytes, *, oom_kills: int = 0) -> Death:
     lines = stderr.decode("utf-8", "replace").strip().splitlines()
     # An assertion names the folder that the library was built in: of no use to anybody.
     last = FOLDERS.sub("", lines[-1]) if lines else ""
-    return Death(cause, last, of_memory=code == -signal.SIGKILL and oom_kills > 0)
+    return Death(cause, last, _choose_reason(code, oom_kills))
+
+
+def _choose_reason(code: int, oom_kills: int) -> DeathReason:
+    if code >= 0:
+        return DeathReason.EXITED
+    if code == -signal.SIGKILL and oom_kills > 0:
+        return DeathReason.MEMORY
+    return DeathReason.KILLED if -code in FROM_OUTSIDE else DeathReason.CRASHED
 
 
 def count_oom_kills(

@@ -162,7 +162,6 @@ class FakeEngine:
         while ord(HANG) in ids or ord(DEAF) in ids:
             if stop and ord(HANG) in ids:
                 raise StoppedError("stopped")
-            time.sleep(0.001)
 
     def _pool(self, ids: TokenIds, pooling: Pooling) -> Vectors:
         rows = self._attend(ids)

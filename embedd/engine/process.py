@@ -27,6 +27,7 @@ from embedd.errors import (
     LoadTimeoutError,
     ModelLoadError,
 )
+from embedd.metrics import DeathReason
 from embedd.types import Piece, Pooling, TokenIds, Vectors
 
 log = logging.getLogger(__name__)
@@ -350,7 +351,8 @@ class WorkerProcess:
             await self._process.wait()
         await self._errors
         if self._watchdog.bitten:
-            return Death("SIGKILL", "it did not stop a batch that took too long")
+            last = "it did not stop a batch that took too long"
+            return Death("SIGKILL", last, DeathReason.STUCK)
         kills = count_oom_kills() - self._oom_kills
         return describe_death(self._process.returncode or 0, self._stderr, oom_kills=kills)
 

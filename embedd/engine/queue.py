@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 
 import numpy as np
@@ -16,7 +16,7 @@ from embedd.engine.poison import Poison
 from embedd.engine.process import Encoded, StuckError, WorkerDiedError
 from embedd.engine.supervisor import Supervisor
 from embedd.errors import EmbeddError, EngineError, OverloadedError, ShuttingDownError
-from embedd.metrics import ModelMetrics
+from embedd.metrics import ModelMetrics, Overload, VectorSource
 from embedd.types import Pooling, TokenIds, Vectors
 
 log = logging.getLogger(__name__)
@@ -33,13 +33,13 @@ class Outcome:
     """What became of a request: ``queue`` and ``compute`` in seconds.
 
     ``vectors`` has shape (sequences, width), or (all tokens, width) without pooling;
-    ``reused`` of the sequences were not computed for it.
+    ``reused`` sequences were not computed for it: how many, by where their vectors came from.
     """
 
     vectors: Vectors
     queue: float
     compute: float
-    reused: int = 0
+    reused: Mapping[VectorSource, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -131,6 +131,11 @@ class BatchQueue:
         """Tokens that no batch has taken yet."""
         return self._lanes.tokens
 
+    @property
+    def waiting_requests(self) -> int:
+        """Requests that have such tokens."""
+        return len(self._lanes)
+
     async def embed(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Outcome:
         """Vectors of all *sequences*, none of them empty; all are admitted or none.
 
@@ -180,7 +185,7 @@ class BatchQueue:
         lengths = list(map(len, sequences))
         tokens = sum(lengths)
         if self._lanes and self._lanes.tokens + tokens > self._max_waiting_tokens:
-            self._metrics.overloads.inc()
+            self._metrics.overloads[Overload.TOKENS].inc()
             raise OverloadedError(
                 f"{self._lanes.tokens} tokens wait, {tokens} more would pass the limit "
                 f"of {self._max_waiting_tokens}: try again later"
@@ -258,7 +263,10 @@ class BatchQueue:
         if job.started is None:  # of thousands that leave at once most have not begun
             return
         for task, batch in self._batches.items():
+            if task.done() or task.cancelling():  # it ends anyway, and is counted once
+                continue
             if all(other.done.done() for other, _ in batch.items):
+                self._metrics.aborted_batches.inc()
                 task.cancel()
 
     def _set_cores(self, count: int) -> None:
@@ -299,6 +307,7 @@ class BatchQueue:
                     alone=deaths > 0 or searching,
                 )
             except StuckError as error:
+                self._metrics.stuck_batches.inc()
                 deaths += 1
                 if deaths >= MAX_DEATHS_OF_A_BATCH:
                     await self._split(entries, deaths, error)

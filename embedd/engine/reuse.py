@@ -8,6 +8,7 @@ import numpy as np
 from embedd.cache import CacheKey, VectorCache, make_key
 from embedd.engine.queue import Outcome
 from embedd.errors import EngineError
+from embedd.metrics import VectorSource
 from embedd.types import TokenIds, Vector
 
 Compute = Callable[[Sequence[TokenIds]], Awaitable[Outcome]]
@@ -42,6 +43,7 @@ class Reuse:
         for row, key in enumerate(keys):
             rows.setdefault(key, row)
         vectors = {key: known for key in rows if (known := self._cache.get(key)) is not None}
+        cached = len(vectors)
         joined = {
             key: self._under_way[key]
             for key in rows
@@ -61,7 +63,11 @@ class Reuse:
             vectors=np.stack([vectors[key] for key in keys]),
             queue=sum(one.queue for one in outcomes),
             compute=sum(one.compute for one in outcomes),
-            reused=len(keys) - len(missing) - len(retried),
+            reused={
+                VectorSource.CACHE: cached,
+                VectorSource.JOINED: len(joined) - len(retried),
+                VectorSource.EQUAL: len(keys) - len(rows),
+            },
         )
 
     async def _compute(

@@ -105,6 +105,21 @@ class ServedModel:
         """Tokens that no batch has taken yet."""
         return self._queue.waiting_tokens
 
+    @property
+    def waiting_requests(self) -> int:
+        """Requests that have such tokens."""
+        return self._queue.waiting_requests
+
+    @property
+    def cores(self) -> int:
+        """How many it may use now."""
+        return self._supervisor.cores
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether it computes with what was measured on this machine."""
+        return self._supervisor.is_calibrated
+
     async def tokenize(
         self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
     ) -> list[TokenIds]:

@@ -101,6 +101,7 @@ class Supervisor:
         info: Facts of the loaded model, from the rung that it runs on.
         broken: Why no worker can be had any more, or None.
         refusals: Engine → why it cannot compute this model.
+        cores: How many it may use now.
     """
 
     worker: Worker
@@ -125,6 +126,7 @@ class Supervisor:
         self._metrics = metrics
         self._start = start
         self._threads = threads
+        self.cores = spec.threads or threads
         self._tuning = tuning
         self._tolerance = tolerance
         self._load_timeout = load_timeout
@@ -155,6 +157,8 @@ class Supervisor:
             try:
                 await self._load_on(rung)
             except (WorkerDiedError, SelfTestError, ModelLoadError) as error:
+                if isinstance(error, WorkerDiedError):
+                    self._metrics.worker_deaths[error.death.reason].inc()
                 if isinstance(error, ModelLoadError) and not self._may_step_down(rung, error):
                     raise
                 log.warning(
@@ -162,14 +166,20 @@ class Supervisor:
                     extra={"model": self._spec.name, "rung": rung.name, "reason": str(error)},
                 )
                 reasons.append(f"{rung.name}: {error}")
-                self._ladder.pop(0)
+                self._step_down()
             else:
                 return
         raise ModelLoadError(f'cannot load model "{self._spec.name}": ' + "; ".join(reasons))
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the model computes with what was measured on this machine."""
+        tuning = self._tuning_on(self._ladder[0])
+        return tuning.measured and tuning.batch_tokens is not None
+
     async def set_cores(self, count: int) -> None:
         """Let the worker, and those that replace it, use so many cores."""
-        self._threads = count
+        self.cores = self._threads = count
         await self.worker.set_cores(count)
 
     def prove(self) -> None:
@@ -249,14 +259,16 @@ class Supervisor:
         self.worker = worker
 
     async def _replace(self, dead: Worker, *, counts: bool) -> None:
-        self._metrics.worker_deaths.inc()
+        death = dead.death
+        if death is not None:
+            self._metrics.worker_deaths[death.reason].inc()
         try:
-            full = dead.death is not None and dead.death.of_memory
+            full = death is not None and death.of_memory
             if full:
                 self._compute_less()
             suspect = not full and (not self._proven or self._ladder[0].has_fallback)
             if dead.died_computing and suspect and len(self._ladder) > 1:
-                self._ladder.pop(0)
+                self._step_down()
                 self._proven = True
             elif counts:
                 await self._back_off()
@@ -270,6 +282,9 @@ class Supervisor:
             "worker restarted",
             extra={"model": self._spec.name, "rung": self.info.rung, "pid": self.worker.pid},
         )
+
+    def _step_down(self) -> None:
+        self._metrics.rung_failed(self._ladder.pop(0).name)
 
     def _compute_less(self) -> None:
         """Memory ran out: what is computed at once becomes half as much."""

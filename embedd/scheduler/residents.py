@@ -8,6 +8,7 @@ from typing import Protocol
 
 from embedd.engine.base import ModelInfo, ModelSpec
 from embedd.engine.queue import Outcome
+from embedd.metrics import Unload
 from embedd.types import Piece, Pooling, TokenIds
 
 
@@ -45,6 +46,21 @@ class Loaded(Vocabulary, Protocol):
     @property
     def waiting_tokens(self) -> int:
         """Tokens that no batch has taken yet."""
+        ...
+
+    @property
+    def waiting_requests(self) -> int:
+        """Requests that have such tokens."""
+        ...
+
+    @property
+    def cores(self) -> int:
+        """How many it may use now."""
+        ...
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether it computes with what was measured on this machine."""
         ...
 
     @property
@@ -89,14 +105,17 @@ class Clock(Protocol):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Resident:
-    """A model in memory. ``users`` leases are open; ``leaving`` takes no new ones."""
+    """A model in memory.
+
+    ``users`` leases are open; one that is ``leaving``, for this reason, takes no new ones.
+    """
 
     spec: ModelSpec
     model: Loaded
     size: int
     keep_alive: float
     users: int
-    leaving: bool = False
+    leaving: Unload | None = None
     unloading: asyncio.Task[None] | None = None
     timer: Handle | None = None
     idle_since: float = 0.0
@@ -109,7 +128,7 @@ class Resident:
 
     def expires_in(self, now: float) -> float:
         """Seconds until it is unloaded, if no request comes; negative while it leaves."""
-        if self.leaving:
+        if self.leaving is not None:
             return -1.0
         if self.users or math.isinf(self.keep_alive):
             return self.keep_alive

@@ -7,20 +7,32 @@ request that asked first: that client may leave, the others still wait.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 
 from embedd.engine.base import ModelSpec
 from embedd.errors import (
     EmbeddError,
     InsufficientMemoryError,
+    LoadTimeoutError,
+    ModelLoadError,
     OverloadedError,
     ShuttingDownError,
 )
+from embedd.metrics import LoadFailure, Metrics, Overload, Unload
 from embedd.scheduler.eviction import Candidate, Need, choose_victims
 from embedd.scheduler.residents import Clock, Loaded, Resident, ResidentStatus, Wanted
 
 log = logging.getLogger(__name__)
+
+# The first that fits counts: not enough memory is a kind of `ModelLoadError`.
+FAILURES = (
+    (InsufficientMemoryError, LoadFailure.MEMORY),
+    (ModelLoadError, LoadFailure.MODEL),
+    (LoadTimeoutError, LoadFailure.TIMEOUT),
+    (Exception, LoadFailure.INTERNAL),
+)
 
 
 class Scheduler:
@@ -44,6 +56,7 @@ class Scheduler:
         max_models: int,
         max_queue: int,
         keep_alive: float,
+        metrics: Metrics,
         clock: Clock | None = None,
     ) -> None:
         self._load_model = load
@@ -52,6 +65,7 @@ class Scheduler:
         self._max_models = max_models
         self._max_queue = max_queue
         self._keep_alive = keep_alive
+        self._metrics = metrics
         self._clock = clock
         self._residents: dict[Hashable, Resident] = {}
         self._wanted: dict[Hashable, Wanted] = {}  # in order of arrival
@@ -63,6 +77,8 @@ class Scheduler:
     ) -> AsyncIterator[Loaded]:
         """The model, loaded, and kept until the block ends.
 
+        Whoever is cancelled here, waiting or in the block, is a client that left.
+
         Args:
             keep_alive: Seconds to stay loaded afterwards, ``math.inf`` for ever; None
                 leaves what the model has.
@@ -72,11 +88,15 @@ class Scheduler:
             ModelLoadError: It cannot be loaded.
             ShuttingDownError: `close` was called.
         """
-        resident = await self._acquire(spec, keep_alive)
         try:
-            yield resident.model
-        finally:
-            self._release(resident)
+            resident = await self._acquire(spec, keep_alive)
+            try:
+                yield resident.model
+            finally:
+                self._release(resident)
+        except asyncio.CancelledError:
+            self._metrics.of_model(spec.name).cancelled.inc()
+            raise
 
     async def unload(self, spec: ModelSpec) -> None:
         """Let the model go once its requests end; returns when an idle one is gone."""
@@ -87,7 +107,7 @@ class Scheduler:
             return
         resident.keep_alive = 0.0
         if not resident.users:
-            self._retire(resident)
+            self._retire(resident, Unload.ASKED)
         if resident.unloading is not None:
             await asyncio.shield(resident.unloading)
 
@@ -99,7 +119,7 @@ class Scheduler:
     def is_ready(self, spec: ModelSpec) -> bool:
         """Whether a lease taken at once would not wait for a load."""
         one = self._residents.get(spec.key)
-        return one is not None and not one.leaving and one.model.broken is None
+        return one is not None and one.leaving is None and one.model.broken is None
 
     def residents(self) -> list[ResidentStatus]:
         """Models in memory and models that load; never waits."""
@@ -117,6 +137,14 @@ class Scheduler:
         ]
         return loaded + loading
 
+    @property
+    def load_waiters(self) -> Mapping[str, int]:
+        """Requests that wait for a load, by the name of the model."""
+        waiters: Counter[str] = Counter()
+        for wanted in self._wanted.values():
+            waiters[wanted.spec.name] += wanted.waiters
+        return waiters
+
     async def close(self) -> None:
         """Unload everything and refuse what comes."""
         self._closed = True
@@ -128,7 +156,7 @@ class Scheduler:
             self._fail(wanted, ShuttingDownError())
         for resident in list(self._residents.values()):
             resident.stop_timer()
-            resident.leaving = True
+            resident.leaving = resident.leaving or Unload.ASKED
             tasks.append(self._start_unloading(resident))
         if tasks:
             await asyncio.wait(tasks)
@@ -138,8 +166,8 @@ class Scheduler:
             raise ShuttingDownError
         resident = self._residents.get(spec.key)
         if resident is not None and resident.model.broken is not None:
-            self._retire(resident)
-        if resident is None or resident.leaving:
+            self._retire(resident, Unload.BROKEN)
+        if resident is None or resident.leaving is not None:
             return await self._wait(self._want(spec, keep_alive))
         resident.stop_timer()
         resident.users += 1
@@ -151,12 +179,14 @@ class Scheduler:
         """Join those who wait for the model, or be the first."""
         size = self._estimate(spec)
         if size > self._memory:
+            self._metrics.of_model(spec.name).load_failures[LoadFailure.MEMORY].inc()
             raise InsufficientMemoryError(
                 f'model "{spec.name}" needs about {size} bytes, the budget is {self._memory} '
                 "(EMBEDD_MEMORY): raise it or use a smaller quantisation"
             )
         wanted = self._wanted.get(spec.key)
         if self._count_waiting_with(spec, wanted, size) > self._max_queue:
+            self._metrics.of_model(spec.name).overloads[Overload.LOADS].inc()
             raise OverloadedError(f"{self._max_queue} requests already wait for models to load")
         if wanted is None:
             wanted = self._wanted[spec.key] = Wanted(
@@ -207,10 +237,10 @@ class Scheduler:
             return
         now = self._now()
         resident.idle_since = now.time()
-        if resident.leaving:
+        if resident.leaving is not None:
             self._start_unloading(resident)
         elif resident.keep_alive <= 0:
-            self._retire(resident)
+            self._retire(resident, Unload.ASKED)
         else:
             self._start_timer(resident)
             if self._wanted:
@@ -218,7 +248,9 @@ class Scheduler:
 
     def _start_timer(self, resident: Resident) -> None:
         if resident.keep_alive < float("inf"):
-            resident.timer = self._now().call_later(resident.keep_alive, self._retire, resident)
+            resident.timer = self._now().call_later(
+                resident.keep_alive, self._retire, resident, Unload.EXPIRED
+            )
 
     def _advance(self) -> None:
         """Start what can be started, make room for the first that cannot."""
@@ -237,8 +269,8 @@ class Scheduler:
         return spec.key not in self._residents and self._need(size).met
 
     def _make_room(self, wanted: Wanted) -> None:
-        staying = [one for one in self._residents.values() if not one.leaving]
-        leaving = [one for one in self._residents.values() if one.leaving]
+        staying = [one for one in self._residents.values() if one.leaving is None]
+        leaving = [one for one in self._residents.values() if one.leaving is not None]
         need = self._need(wanted.size)
         need = Need(
             places=need.places - len(leaving), size=need.size - sum(one.size for one in leaving)
@@ -255,7 +287,7 @@ class Scheduler:
         ]
         for victim in choose_victims(candidates, need):
             log.info("model evicted", extra={"model": self._residents[victim.key].spec.name})
-            self._retire(self._residents[victim.key])
+            self._retire(self._residents[victim.key], Unload.EVICTED)
 
     def _need(self, size: int) -> Need:
         """What must become free for one more model of *size* bytes."""
@@ -264,12 +296,12 @@ class Scheduler:
         places = len(self._residents) + len(loading) + 1 - self._max_models
         return Need(places=places, size=used + size - self._memory)
 
-    def _retire(self, resident: Resident) -> None:
+    def _retire(self, resident: Resident, reason: Unload) -> None:
         """No new leases; unload now, or when the last lease ends."""
-        if resident.leaving:
+        if resident.leaving is not None:
             return
         resident.stop_timer()
-        resident.leaving = True
+        resident.leaving = reason
         if not resident.users:
             self._start_unloading(resident)
 
@@ -285,7 +317,7 @@ class Scheduler:
             # Its place must not stay taken for ever.
             log.exception("model failed to close", extra={"model": resident.spec.name})
         del self._residents[resident.spec.key]
-        log.info("model unloaded", extra={"model": resident.spec.name})
+        self._count_unload(resident)
         self._advance()
 
     async def _load(self, wanted: Wanted) -> None:
@@ -300,9 +332,11 @@ class Scheduler:
             log.warning(
                 "model failed to load", extra={"model": wanted.spec.name, "reason": str(error)}
             )
+            self._count_failure(wanted, error)
             self._fail(wanted, error)
-        except Exception:
+        except Exception as error:
             log.exception("model failed to load", extra={"model": wanted.spec.name})
+            self._count_failure(wanted, error)
             self._fail(wanted, EmbeddError("internal error"))
         else:
             self._settle(wanted, model)
@@ -311,7 +345,7 @@ class Scheduler:
     async def _unload_idle(self) -> bool:
         idle = [one for one in self._residents.values() if not one.users]
         for resident in idle:
-            self._retire(resident)
+            self._retire(resident, Unload.EVICTED)
         if idle:
             await asyncio.wait([self._start_unloading(one) for one in idle])
         return bool(idle)
@@ -336,6 +370,19 @@ class Scheduler:
         if not wanted.ready.done():
             wanted.ready.set_exception(error)
             wanted.ready.exception()  # perhaps nobody waits any more
+
+    def _count_unload(self, resident: Resident) -> None:
+        name = resident.spec.name
+        reason = resident.leaving
+        # One that is broken is so whatever ends it: perhaps nobody asks for it any more.
+        if reason is None or resident.model.broken is not None:
+            reason = Unload.BROKEN
+        self._metrics.of_model(name).unloads[reason].inc()
+        log.info("model unloaded", extra={"model": name, "reason": reason})
+
+    def _count_failure(self, wanted: Wanted, error: Exception) -> None:
+        reason = next(why for kind, why in FAILURES if isinstance(error, kind))
+        self._metrics.of_model(wanted.spec.name).load_failures[reason].inc()
 
     def _now(self) -> Clock:
         return self._clock if self._clock is not None else asyncio.get_running_loop()

@@ -71,6 +71,18 @@ class LocalModel:
         return 0
 
     @property
+    def waiting_requests(self) -> int:
+        return self.waiting
+
+    @property
+    def cores(self) -> int:
+        return 1
+
+    @property
+    def is_calibrated(self) -> bool:
+        return False
+
+    @property
     def broken(self) -> str | None:
         return None
 
@@ -250,7 +262,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
     ) -> Served:
         if models:
             shutil.copytree(tiny_store, store.layout.root, dirs_exist_ok=True)
-        clock, loads, resolver = Clock(), Loads(), Resolver(store)
+        clock, loads, resolver, metrics = Clock(), Loads(), Resolver(store), Metrics()
         scheduler = Scheduler(
             load=loads.load,
             estimate=lambda spec: spec.weights,
@@ -258,9 +270,9 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
             max_models=max_models,
             max_queue=max_queue,
             keep_alive=300.0,
+            metrics=metrics,
             clock=clock,
         )
-        metrics = Metrics()
         app = make_app(
             embedder=Embedder(
                 resolver=resolver,

@@ -1,6 +1,8 @@
 """``/metrics``: requests by route and status, never by what a client made up."""
 
-from tests.server.serving import Served
+import asyncio
+
+from tests.server.serving import Served, until
 
 
 async def read(served: Served) -> str:
@@ -44,3 +46,23 @@ async def test_inputs_and_tokens_are_counted_by_model(served: Served) -> None:
     text = await read(served)
     assert 'embedd_inputs_total{model="tiny:latest"} 2.0' in text
     assert f'embedd_tokens_total{{model="tiny:latest"}} {tokens}.0' in text
+
+
+async def test_a_model_that_does_not_exist_has_no_series(served: Served) -> None:
+    for path, field in (("/api/embed", "input"), ("/v1/embeddings", "input"), ("/embed", "inputs")):
+        reply = await served.post(path, {"model": "made-up", field: "a"})
+        assert reply.status in (404, 424)
+    assert "made-up" not in await read(served)
+
+
+async def test_a_client_that_leaves_is_counted(served: Served) -> None:
+    await served.embed(input="loads the model")
+    [model] = served.loads.models
+    model.gate.clear()
+    leaving = asyncio.create_task(served.embed(input="x"))
+    await until(lambda: model.waiting == 1)
+    leaving.cancel()
+    await until(lambda: model.waiting == 0)
+    text = await read(served)
+    assert 'embedd_cancelled_requests_total{model="tiny:latest"} 1.0' in text
+    assert 'embedd_requests_total{route="/api/embed",status="499"} 1.0' in text

@@ -1,22 +1,30 @@
 """A whole server in this process: real workers, real sockets, a port of its own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import numpy as np
 import numpy.typing as npt
 import psutil
+import pytest
 from aiohttp import web
 
-from embedd.config import Settings
+from embedd.config import Settings, read_settings
+from embedd.engine import loading
+from embedd.engine.fake import FAKE_LADDER
 from embedd.runtime import Runtime, open_runtime
 from embedd.server.app import make_app
 from embedd.server.bodies import BodyLimits
 from embedd.server.security import Doors
+from embedd.store.store import Store
+from tests.exposition import Samples, parse
+from tests.tiny_models import write_tiny_bert
+from tests.unit.stored import store_model
 
 Array = npt.NDArray[np.float64]
 
@@ -44,6 +52,12 @@ class Server:
     async def vectors(self, inputs: object, **fields: Any) -> Array:
         """Vectors of an ``/api/embed`` that succeeds, shape (inputs, dimensions)."""
         return np.array((await self.embed(inputs, **fields))["embeddings"])
+
+    async def samples(self) -> Samples:
+        """What ``/metrics`` exposes."""
+        async with self.session.get(self.url + "/metrics") as response:
+            assert response.status == 200
+            return parse(await response.text())
 
     async def running(self) -> list[Any]:
         """Rows of ``/api/ps``."""
@@ -73,6 +87,32 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
                 yield Server(url=f"http://{host}:{port}", session=session, runtime=runtime)
         finally:
             await runner.cleanup()
+
+
+@asynccontextmanager
+async def open_fake_server(
+    folder: Path, names: Sequence[str], patch: pytest.MonkeyPatch, **settings: str
+) -> AsyncIterator[Server]:
+    """A server whose workers compute with `FakeEngine`: texts can ask for faults.
+
+    Args:
+        names: Of the models in its store, no two of the same weights.
+        settings: As in the environment, without their prefix.
+    """
+    patch.setattr(loading, "CPU_LADDER", FAKE_LADDER)
+    store = Store(folder / "models")
+    for seed, name in enumerate(names):
+        store_model(store, name, write_tiny_bert(folder / f"{name}.gguf", context=64, seed=seed))
+    settings = {
+        "MODELS": str(folder / "models"),
+        "STATE": str(folder / "state"),
+        "THREADS": "1",
+        "ENGINE": "llama",
+        **settings,
+    }
+    environment = {f"EMBEDD_{name}": value for name, value in settings.items()}
+    async with open_server(read_settings(environment)) as server:
+        yield server
 
 
 async def until(condition: Callable[[], bool]) -> None:

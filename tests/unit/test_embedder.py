@@ -44,6 +44,7 @@ async def embedder(tmp_path: Path, loads: Loads) -> AsyncIterator[Embedder]:
     tiny = write_tiny_bert(tmp_path / "tiny.gguf", context=CONTEXT)
     store_model(store, "tiny", tiny, {"query_prefix": "ask: "})
     store_model(store, "talker", write_tiny_decoder(tmp_path / "talker.gguf"))
+    metrics = Metrics()
     scheduler = Scheduler(
         load=loads.load,
         estimate=lambda spec: spec.weights,
@@ -51,13 +52,14 @@ async def embedder(tmp_path: Path, loads: Loads) -> AsyncIterator[Embedder]:
         max_models=3,
         max_queue=8,
         keep_alive=300,
+        metrics=metrics,
         clock=Clock(),
     )
     yield Embedder(
         resolver=Resolver(store),
         scheduler=scheduler,
         open_vocabulary=loads.open_vocabulary,
-        metrics=Metrics(),
+        metrics=metrics,
         context_length=0,
     )
     await scheduler.close()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from embedd.engine.death import count_oom_kills, describe_death
+from embedd.metrics import DeathReason
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,23 @@ def test_only_a_kill_with_a_counter_that_rose_is_out_of_memory(
     death = describe_death(code, b"", oom_kills=kills)
     assert death.of_memory is of_memory
     assert ("out of memory" in str(death)) is of_memory
+
+
+@pytest.mark.parametrize(
+    ("code", "kills", "reason"),
+    [
+        (0, 0, DeathReason.EXITED),
+        (1, 1, DeathReason.EXITED),
+        (-signal.SIGABRT, 0, DeathReason.CRASHED),
+        (-signal.SIGSEGV, 1, DeathReason.CRASHED),
+        (-99, 0, DeathReason.CRASHED),
+        (-signal.SIGTERM, 0, DeathReason.KILLED),
+        (-signal.SIGKILL, 0, DeathReason.KILLED),
+        (-signal.SIGKILL, 1, DeathReason.MEMORY),
+    ],
+)
+def test_a_death_has_a_reason(code: int, kills: int, reason: DeathReason) -> None:
+    assert describe_death(code, b"", oom_kills=kills).reason is reason
 
 
 @pytest.mark.parametrize(

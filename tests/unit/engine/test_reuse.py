@@ -10,9 +10,11 @@ from embedd.cache import VectorCache
 from embedd.engine.queue import Outcome
 from embedd.engine.reuse import JOINED_SEQUENCES, Reuse
 from embedd.errors import EngineError
+from embedd.metrics import VectorSource
 from embedd.types import TokenIds
 from tests.unit.engine.workshop import expected_vectors, to_ids
 
+CACHE, JOINED, EQUAL = VectorSource
 A, B, C = to_ids(1), to_ids(2, 2), to_ids(3, 3, 3)
 
 
@@ -43,7 +45,7 @@ async def test_a_text_that_occurs_twice_in_a_request_is_computed_once() -> None:
     queue = Queue()
     outcome = await embed(Reuse(VectorCache(0)), queue, A, B, A, A)
     assert queue.asked == [[1, 2]]
-    assert outcome.reused == 2
+    assert outcome.reused == {CACHE: 0, JOINED: 0, EQUAL: 2}
     assert (outcome.queue, outcome.compute) == (1.0, 2.0)
 
 
@@ -52,7 +54,7 @@ async def test_a_text_of_an_earlier_request_is_not_computed_again() -> None:
     await embed(reuse, queue, A, B)
     outcome = await embed(reuse, queue, B, C)
     assert queue.asked == [[1, 2], [3]]
-    assert outcome.reused == 1
+    assert outcome.reused == {CACHE: 1, JOINED: 0, EQUAL: 0}
     assert (await embed(reuse, queue, A, B, C)).compute == 0.0
     assert len(queue.asked) == 2
 
@@ -70,8 +72,10 @@ async def test_requests_for_one_text_at_the_same_time_share_the_work() -> None:
     both = asyncio.gather(embed(reuse, queue, A), embed(reuse, queue, A, B))
     await asyncio.sleep(0)
     queue.may_compute.set()
-    await both
+    first, second = await both
     assert queue.asked == [[1], [2]]
+    assert not first.reused
+    assert second.reused == {CACHE: 0, JOINED: 1, EQUAL: 0}
 
 
 async def test_a_short_request_does_not_wait_for_a_large_one() -> None:
@@ -94,7 +98,7 @@ async def test_who_joined_computes_for_himself_when_the_other_leaves() -> None:
     await asyncio.sleep(0)
     first.cancel()
     queue.may_compute.set()
-    await second
+    assert (await second).reused == {CACHE: 0, JOINED: 0, EQUAL: 0}
     assert queue.asked == [[1], [1]]
 
 

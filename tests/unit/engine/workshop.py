@@ -13,7 +13,7 @@ from embedd.engine.process import Encoded, StuckError, WorkerDiedError
 from embedd.engine.supervisor import Supervisor
 from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.errors import EngineError
-from embedd.metrics import Metrics
+from embedd.metrics import DeathReason, Metrics
 from embedd.tokens import Frame
 from embedd.types import Piece, Pooling, TokenIds, Vectors
 
@@ -170,7 +170,8 @@ class FakeWorker:
 
     def die(self, *, computing: bool = True, of_memory: bool = False) -> None:
         """The process ends; if it was *computing*, the first batch is suspect."""
-        self.death = Death("SIGKILL", of_memory=of_memory)
+        reason = DeathReason.MEMORY if of_memory else DeathReason.KILLED
+        self.death = Death("SIGKILL", reason=reason)
         self.died_computing = computing and bool(self.batches)
         for index, batch in enumerate(self.batches):
             if not batch.answer.done():

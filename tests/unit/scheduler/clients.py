@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from embedd.engine.base import ModelSpec
+from embedd.metrics import Metrics
 from embedd.scheduler.residents import Loaded
 from embedd.scheduler.scheduler import Scheduler
 from embedd.types import Pooling
@@ -75,6 +76,7 @@ class Desk:
     ) -> None:
         self.clock = Clock()
         self.loader = FakeLoader()
+        self.metrics = Metrics()
         self.scheduler = Scheduler(
             load=self.loader.load,
             estimate=lambda spec: spec.weights,
@@ -82,6 +84,7 @@ class Desk:
             max_models=max_models,
             max_queue=max_queue,
             keep_alive=keep_alive,
+            metrics=self.metrics,
             clock=self.clock,
         )
 

@@ -1,0 +1,220 @@
+"""What has happened: counters and histograms, and all metrics of one server.
+
+Names follow the conventions of Prometheus: seconds and bytes, ``_total`` for what only grows.
+Labels are bounded: routes are those that exist, reasons are enums, models are those that were
+loaded, of which the ones that are no more are forgotten before they become too many.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, TypeVar
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import choose_encoder
+
+from embedd.metrics.gauges import State, StateCollector
+from embedd.metrics.reasons import DeathReason, LoadFailure, Overload, Unload, VectorSource
+
+OPEN_METRICS: Final = "application/openmetrics-text"
+REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+BATCH_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+BATCH_TOKENS: Final = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+LOAD_SECONDS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+# Models with series of their own from which on those that are no more are looked for.
+MANY_MODELS: Final = 100
+
+
+_Metric = TypeVar("_Metric", Counter, Histogram)
+
+
+class ModelMetrics:
+    """The counters of one model: found once, then only counted up."""
+
+    def __init__(self, metrics: "Metrics", model: str) -> None:
+        self.inputs = metrics.inputs.labels(model)
+        self.tokens = metrics.tokens.labels(model)
+        self.truncated = metrics.truncated.labels(model)
+        self.reused = {source: metrics.reused.labels(model, source) for source in VectorSource}
+        self.queue_seconds = metrics.queue_seconds.labels(model)
+        self.engine_tokens = metrics.engine_tokens.labels(model)
+        self.engine_sequences = metrics.engine_sequences.labels(model)
+        self.batch_tokens = metrics.batch_tokens.labels(model)
+        self.batch_seconds = metrics.batch_seconds.labels(model)
+        self.load_seconds = metrics.load_seconds.labels(model)
+        self.load_failures = {why: metrics.load_failures.labels(model, why) for why in LoadFailure}
+        self.unloads = {why: metrics.unloads.labels(model, why) for why in Unload}
+        self.worker_deaths = {why: metrics.worker_deaths.labels(model, why) for why in DeathReason}
+        self.overloads = {what: metrics.overloads.labels(model, what) for what in Overload}
+        self.cancelled = metrics.cancelled.labels(model)
+        self.aborted_batches = metrics.aborted_batches.labels(model)
+        self.stuck_batches = metrics.stuck_batches.labels(model)
+        self._model = model
+        self._rung_failures = metrics.rung_failures
+
+    def rung_failed(self, rung: str) -> None:
+        """The model goes on to the next rung."""
+        self._rung_failures.labels(self._model, rung).inc()
+
+    def computed(self, *, tokens: int, sequences: int, seconds: float) -> None:
+        """The engine has computed a batch."""
+        self.engine_tokens.inc(tokens)
+        self.engine_sequences.inc(sequences)
+        self.batch_tokens.observe(tokens)
+        self.batch_seconds.observe(seconds)
+
+    def answered(
+        self,
+        *,
+        inputs: int,
+        tokens: int,
+        truncated: int,
+        reused: Mapping[VectorSource, int],
+        queue: float,
+    ) -> None:
+        """A request got its vectors or scores."""
+        self.inputs.inc(inputs)
+        self.tokens.inc(tokens)
+        self.truncated.inc(truncated)
+        for source, count in reused.items():
+            self.reused[source].inc(count)
+        self.queue_seconds.observe(queue)
+
+
+class Metrics:
+    """All metrics of one server."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        self._models: dict[str, ModelMetrics] = {}
+        self._of_models: list[Counter | Histogram] = []
+        self._many = MANY_MODELS
+        self._is_known: Callable[[str], bool] = lambda _name: True
+        self.requests = self._counter("requests", "Requests answered.", "route", "status")
+        self.in_flight = Gauge(
+            "embedd_requests_in_flight", "Requests being answered.", registry=self._registry
+        )
+        self.request_seconds = self._histogram(
+            "request_seconds", "From a request's head to its last byte.", REQUEST_SECONDS, "route"
+        )
+        self._count_requests()
+        self._count_computing()
+        self._count_models()
+
+    def _count_requests(self) -> None:
+        """What became of requests."""
+        self.inputs = self._counter("inputs", "Inputs answered.", "model")
+        self.tokens = self._counter("tokens", "Tokens of the inputs answered.", "model")
+        self.truncated = self._counter("truncated_inputs", "Inputs that were cut.", "model")
+        self.reused = self._counter(
+            "reused_inputs", "Inputs whose vector was not computed for them.", "model", "source"
+        )
+        self.queue_seconds = self._histogram(
+            "queue_seconds", "What requests waited for a batch.", BATCH_SECONDS, "model"
+        )
+        self.overloads = self._counter(
+            "overloads", "Requests refused because too much waited.", "model", "reason"
+        )
+        self.cancelled = self._counter(
+            "cancelled_requests",
+            "Requests whose client left while the model loaded or computed.",
+            "model",
+        )
+
+    def _count_computing(self) -> None:
+        """What engines did."""
+        self.engine_tokens = self._counter("engine_tokens", "Tokens computed.", "model")
+        self.engine_sequences = self._counter("engine_sequences", "Sequences computed.", "model")
+        self.batch_tokens = self._histogram(
+            "batch_tokens", "Tokens of the batches computed.", BATCH_TOKENS, "model"
+        )
+        self.batch_seconds = self._histogram(
+            "batch_seconds", "What batches took to compute.", BATCH_SECONDS, "model"
+        )
+        self.aborted_batches = self._counter(
+            "aborted_batches", "Batches stopped because nobody waited for them.", "model"
+        )
+        self.stuck_batches = self._counter(
+            "stuck_batches", "Batches stopped because they took too long.", "model"
+        )
+
+    def _count_models(self) -> None:
+        """What became of models and their workers."""
+        self.load_seconds = self._histogram(
+            "load_seconds", "What loading took.", LOAD_SECONDS, "model"
+        )
+        self.load_failures = self._counter(
+            "load_failures", "Loads that failed or were refused.", "model", "reason"
+        )
+        self.unloads = self._counter(
+            "unloads", "Times that a model left the memory.", "model", "reason"
+        )
+        self.worker_deaths = self._counter(
+            "worker_deaths",
+            "Workers that died, seen at the next load or request.",
+            "model",
+            "reason",
+        )
+        self.rung_failures = self._counter(
+            "rung_failures", "Times that a model went on to a safer rung.", "model", "rung"
+        )
+
+    def of_model(self, name: str) -> ModelMetrics:
+        """The counters of a model of the store."""
+        found = self._models.get(name)
+        if found is None:
+            if len(self._models) >= self._many:
+                self._forget_unknown()
+            found = self._models[name] = ModelMetrics(self, name)
+        return found
+
+    def watch(
+        self, look: Callable[[], State], is_known: Callable[[str], bool] = lambda _name: True
+    ) -> None:
+        """*look* is asked whenever somebody reads the metrics.
+
+        Args:
+            is_known: Whether a model of this name is in memory or in the store. Asked when
+                there are many: the series of the others end.
+        """
+        self._registry.register(StateCollector(look))
+        self._is_known = is_known
+
+    def expose(self, accept: str) -> tuple[bytes, str]:
+        """All metrics, in the format that the ``Accept`` header asks for, and its type."""
+        # Only the choice is the client's: the library fails on versions that are no numbers.
+        wanted = f"{OPEN_METRICS}; version=1.0.0" if OPEN_METRICS in accept else ""
+        encode, content_type = choose_encoder(wanted)
+        return encode(self._registry), content_type
+
+    def _forget_unknown(self) -> None:
+        for name in [name for name in self._models if not self._is_known(name)]:
+            del self._models[name]
+            for metric in self._of_models:
+                metric.remove_by_labels({"model": name})
+        # Each look reads the store: not again before there are twice as many.
+        self._many = max(MANY_MODELS, 2 * len(self._models))
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        counter = Counter(f"embedd_{name}", text, labels, registry=self._registry)
+        return self._keep(counter, labels)
+
+    def _histogram(self, name: str, text: str, buckets: Iterable[float], *labels: str) -> Histogram:
+        histogram = Histogram(
+            f"embedd_{name}", text, labels, buckets=tuple(buckets), registry=self._registry
+        )
+        return self._keep(histogram, labels)
+
+    def _keep(self, metric: _Metric, labels: tuple[str, ...]) -> _Metric:
+        if "model" in labels:
+            self._of_models.append(metric)
+        return metric
