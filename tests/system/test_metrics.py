@@ -10,6 +10,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from embedd.engine import fake
 from embedd.metrics import counters
+from embedd.names import parse_model_name
+from embedd.store.store import Store
 from tests.exposition import Samples, moved
 from tests.system.serving import Server, open_fake_server, workers
 
@@ -129,6 +131,20 @@ async def test_series_of_models_that_were_deleted_end(
         assert samples["embedd_inputs_total{model=tiny:latest}"] == 1
         names = {f"embedd_inputs_total{{model=copy{number}:latest}}" for number in range(5)}
         assert len(names & samples.keys()) <= 2
+
+
+async def test_a_model_in_memory_has_its_series_though_its_name_was_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand, in the folder: `DELETE` unloads it."""
+    monkeypatch.setattr(counters, "MANY_MODELS", 1)
+    async with open_fake_server(tmp_path, ["tiny", "other"], monkeypatch) as server:
+        await server.embed("a", model="tiny")
+        Store(tmp_path / "models").manifests.delete(parse_model_name("tiny"))
+        await server.embed("a", model="other")
+        samples = await server.samples()
+        assert samples[of_tiny("inputs_total")] == 1
+        assert samples[of_tiny("model_bytes")] > 0
 
 
 async def test_openmetrics_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
