@@ -71,13 +71,12 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     resolver = Resolver(store)
     metrics = Metrics()
     vectors = VectorCache(settings.cache_bytes)
-    loader = _make_loader(settings, open_calibrations(settings), metrics, vectors)
+    loader = _make_loader(
+        settings, open_calibrations(settings), metrics, vectors, lambda: scheduler.room
+    )
     scheduler = Scheduler(
         load=loader.load,
-        estimate=functools.partial(
-            estimate_bytes,
-            with_openvino=has_openvino() and settings.engine is not EngineChoice.LLAMA,
-        ),
+        estimate=_make_estimate(settings),
         memory=settings.memory,
         max_models=settings.max_loaded_models or MODELS_WITHOUT_GPU,
         max_queue=settings.max_queue,
@@ -145,8 +144,9 @@ def _make_loader(
     calibrations: TuningStore,
     metrics: Metrics | None = None,
     vectors: VectorCache | None = None,
+    find_room: Callable[[], int] | None = None,
 ) -> Loader:
-    """A loader for a server, or, without its metrics and vectors, for a command."""
+    """A loader for a server, or, without what only a server has, for a command."""
     return Loader(
         environment=worker_environment(),
         cores=settings.threads,
@@ -159,7 +159,15 @@ def _make_loader(
         gpu_layers=settings.gpu_layers,
         flash_attention=settings.flash_attention,
         load_timeout=settings.load_timeout,
+        estimate=_make_estimate(settings),
+        find_room=find_room or (lambda: settings.memory),
     )
+
+
+def _make_estimate(settings: Settings) -> Callable[[ModelSpec], int]:
+    """Bytes that a model takes with the engines that are installed here."""
+    with_openvino = has_openvino() and settings.engine is not EngineChoice.LLAMA
+    return functools.partial(estimate_bytes, with_openvino=with_openvino)
 
 
 def _prune(store: Store) -> None:

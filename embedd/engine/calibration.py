@@ -6,8 +6,10 @@ that serves is not disturbed, and a trial is stopped by ending its process.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,10 +29,11 @@ PADDED_BATCH_TOKENS = (256, 512, 1024, 2048)  # of engines that fill up short se
 # Of the sequences that trial batches are made of, a paragraph: how many of them a batch holds
 # decides more than its size.
 SEQUENCE_TOKENS = 80
-SECONDS = 0.15  # of one trial
-# Other programs only ever make a trial slower: of two the better one is nearer the truth.
-ROUNDS = 2
-LONGEST = 1.5  # seconds that one trial may be expected to take; larger batches are left out
+SECONDS = 0.05  # of one trial, at least
+# Other programs only ever make a trial slower: the best of several is nearest the truth.
+ROUNDS = 3
+BUDGET = 3.0  # seconds for one comparison: as many rounds as it pays for
+LONGEST = 0.4  # seconds that one trial may be expected to take; larger batches are left out
 # A smaller batch answers sooner: it is taken if it is so nearly as fast.
 GOOD_ENOUGH = 0.95
 # Trials have the machine for themselves. Beside a server that works, a team of threads stalls
@@ -111,7 +114,8 @@ async def calibrate(
     *,
     cores: int,
     open_computer: Open,
-    seconds: float = SECONDS,
+    has_room: Callable[[int], bool] = lambda _workers: True,
+    budget: float = BUDGET,
     report: Callable[[Trial], None] = lambda _trial: None,
 ) -> Calibration:
     """Try batch sizes with every sensible number of replicas, then the other rungs.
@@ -121,24 +125,31 @@ async def calibrate(
     Args:
         ladder: Rungs that may be used, the present one first.
         open_computer: Loads the model so, for trials.
+        has_room: Whether so many workers with this model fit into memory at a time.
+        budget: Seconds for each comparison.
 
     Raises:
         EngineError: A worker died or failed; nothing was learnt.
     """
-    bench = _Bench(open_computer, seconds, report)
+    bench = _Bench(open_computer, has_room, budget, report)
     for engine in dict.fromkeys(rung.engine for rung in ladder):
         first, *others = [rung for rung in ladder if rung.engine == engine]
+        sizes = choose_sizes(spec, first)
         try:
-            for replicas in choose_replicas(cores):
-                await bench.try_out(first, replicas, choose_sizes(spec, first))
+            await bench.compare(
+                [_Candidate(first, count, sizes) for count in choose_replicas(cores)]
+            )
         except ModelLoadError as error:
             if first.is_reference:
                 raise
             log.warning("engine left out", extra={"engine": engine, "reason": str(error)})
             continue
-        best = choose_best(bench.trials_on(first))
-        for rung in others:
-            await bench.try_out(rung, best.replicas, [best.batch_tokens])
+        best = choose_best([trial for trial in bench.trials if trial.rung == first.name])
+        if others:
+            rungs = [first, *others]
+            await bench.compare(
+                [_Candidate(rung, best.replicas, [best.batch_tokens]) for rung in rungs]
+            )
     best = choose_best(bench.trials)
     tuning = Tuning(
         replicas=best.replicas, batch_tokens=best.batch_tokens, rung=best.rung, measured=True
@@ -146,72 +157,121 @@ async def calibrate(
     return Calibration(trials=bench.trials, best=tuning)
 
 
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """What one worker is opened for: these batch sizes, on this rung."""
+
+    rung: Rung
+    replicas: int
+    sizes: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """A worker that is ready, and a size of the batches for its *replicas*."""
+
+    rung: str
+    replicas: int
+    batch_tokens: int
+    computer: Computer
+    info: ModelInfo
+
+    def expect_seconds(self, rate: float) -> float:
+        """How long a batch on every replica takes at *rate* tokens per second."""
+        return self.replicas * self.batch_tokens / rate
+
+    async def try_out(self, seconds: float, rate: float) -> float:
+        """Tokens per second, every replica kept busy for *seconds*, with a batch at least."""
+        length = max(1, min(SEQUENCE_TOKENS, self.batch_tokens, self.info.limit))
+        random = np.random.default_rng(0)
+        vocabulary = self.info.vocabulary
+        ids = random.integers(vocabulary // 2, vocabulary, length).astype(np.int32)
+        batch = [ids] * max(1, min(self.batch_tokens // length, self.info.max_sequences))
+        start = time.perf_counter()
+        done = 0
+
+        async def keep_busy() -> None:
+            nonlocal done
+            more = True
+            while more:
+                await self.computer.encode(batch, None, alone=True)
+                done += len(batch) * length
+                more = time.perf_counter() - start < seconds
+
+        # Of short batches two for each replica: one computes, the next is ready.
+        at_once = 2 if self.expect_seconds(rate) < seconds else 1
+        await asyncio.gather(*(keep_busy() for _ in range(at_once * self.replicas)))
+        return done / (time.perf_counter() - start)
+
+
 class _Bench:
     """Makes trials and remembers them."""
 
     def __init__(
-        self, open_computer: Open, seconds: float, report: Callable[[Trial], None]
+        self,
+        open_computer: Open,
+        has_room: Callable[[int], bool],
+        budget: float,
+        report: Callable[[Trial], None],
     ) -> None:
         self._open_computer = open_computer
-        self._seconds = seconds
+        self._has_room = has_room
+        self._budget = budget
         self._report = report
-        self.trials: list[Trial] = []
+        self._best: dict[tuple[str, int, int], float] = {}
+        self._rate = math.inf  # of the trial before
 
-    def trials_on(self, rung: Rung) -> list[Trial]:
-        return [trial for trial in self.trials if trial.rung == rung.name]
+    @property
+    def trials(self) -> list[Trial]:
+        """Of each setting the best."""
+        return [
+            Trial(rung=rung, replicas=replicas, batch_tokens=size, tokens_per_second=rate)
+            for (rung, replicas, size), rate in self._best.items()
+        ]
 
-    async def try_out(self, rung: Rung, replicas: int, sizes: Sequence[int]) -> None:
-        """One process, every size; the largest are left out where they take too long."""
-        tuning = Tuning(replicas=replicas, batch_tokens=max(sizes))
-        computer, info = await self._open_computer(rung, tuning)
-        try:
-            for size in sizes:
-                if expect_seconds(self.trials_on(rung), size, replicas) > LONGEST:
-                    break
-                rates = [
-                    await measure(computer, info, size, replicas, self._seconds)
-                    for _ in range(ROUNDS)
-                ]
-                trial = Trial(
-                    rung=rung.name,
-                    replicas=replicas,
-                    batch_tokens=size,
-                    tokens_per_second=max(rates),
-                )
-                self.trials.append(trial)
-                self._report(trial)
-        finally:
-            await computer.close()
+    async def compare(self, candidates: Sequence[_Candidate]) -> None:
+        """All in turn, so that a moment in which the machine is slow is one for all.
 
+        One after the other where there is no room for their workers at a time.
+        """
+        groups = [candidates] if self._has_room(len(candidates)) else [[one] for one in candidates]
+        for group in groups:
+            async with AsyncExitStack() as stack:
+                workers = []
+                for one in group:
+                    tuning = Tuning(replicas=one.replicas, batch_tokens=max(one.sizes))
+                    computer, info = await self._open_computer(one.rung, tuning)
+                    stack.push_async_callback(computer.close)
+                    workers.append((one, computer, info))
+                settings = [one for worker in workers for one in await self._warm_up(*worker)]
+                await self._measure(settings)
 
-async def measure(
-    computer: Computer, info: ModelInfo, size: int, replicas: int, seconds: float
-) -> float:
-    """Tokens per second with batches of *size* tokens, every replica kept busy."""
-    length = max(1, min(SEQUENCE_TOKENS, size, info.limit))
-    random = np.random.default_rng(0)
-    ids = random.integers(info.vocabulary // 2, info.vocabulary, length).astype(np.int32)
-    batch = [ids] * max(1, min(size // length, info.max_sequences))
-    await asyncio.gather(*(computer.encode(batch, None, alone=True) for _ in range(replicas)))
-    start = time.perf_counter()
-    done = 0
+    async def _warm_up(
+        self, candidate: _Candidate, computer: Computer, info: ModelInfo
+    ) -> list[_Setting]:
+        """Compute every size once; the largest are left out where they take too long."""
+        settings: list[_Setting] = []
+        for size in candidate.sizes:
+            setting = _Setting(candidate.rung.name, candidate.replicas, size, computer, info)
+            if settings and setting.expect_seconds(self._rate) > LONGEST:
+                break
+            if not settings:  # the first computation of all prepares much
+                await setting.try_out(0.0, math.inf)
+            settings.append(setting)
+            self._rate = await setting.try_out(0.0, math.inf)
+        return settings
 
-    async def keep_busy() -> None:
-        nonlocal done
-        while time.perf_counter() - start < seconds:
-            await computer.encode(batch, None, alone=True)
-            done += len(batch) * length
-
-    # Two for each replica: one computes, the next is ready.
-    await asyncio.gather(*(keep_busy() for _ in range(2 * replicas)))
-    return done / (time.perf_counter() - start)
-
-
-def expect_seconds(trials: Sequence[Trial], size: int, replicas: int) -> float:
-    """How long the batches of a trial will take, by the trial before; 0 for the first."""
-    if not trials:
-        return 0.0
-    return 2 * replicas * size / trials[-1].tokens_per_second
+    async def _measure(self, settings: Sequence[_Setting]) -> None:
+        start = time.perf_counter()
+        rounds = 0
+        while rounds < ROUNDS or time.perf_counter() - start < self._budget:
+            rounds += 1
+            for setting in settings:
+                self._rate = await setting.try_out(SECONDS, self._rate)
+                key = (setting.rung, setting.replicas, setting.batch_tokens)
+                self._best[key] = max(self._best.get(key, 0.0), self._rate)
+        for trial in self.trials[-len(settings) :]:
+            self._report(trial)
 
 
 def choose_replicas(cores: int) -> list[int]:
@@ -231,7 +291,7 @@ def choose_sizes(spec: ModelSpec, rung: Rung) -> list[int]:
 
 
 def choose_best(trials: Sequence[Trial]) -> Trial:
-    """Among those nearly as fast as the fastest: most replicas, then the smallest batch.
+    """Among those nearly as fast as the fastest: most replicas, smallest batch, first tried.
 
     See `UNDISTURBED` and `GOOD_ENOUGH`.
     """
@@ -241,7 +301,7 @@ def choose_best(trials: Sequence[Trial]) -> Trial:
     near = [trial for trial in near if trial.replicas == replicas]
     best = max(trial.tokens_per_second for trial in near)
     good = [trial for trial in near if trial.tokens_per_second >= GOOD_ENOUGH * best]
-    return min(good, key=lambda trial: (trial.batch_tokens, -trial.tokens_per_second))
+    return min(good, key=lambda trial: trial.batch_tokens)
 
 
 def start_ladder(ladder: Sequence[Rung], tuning: Tuning) -> list[Rung]:

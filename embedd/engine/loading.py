@@ -27,7 +27,7 @@ from embedd.engine.served import ServedModel
 from embedd.engine.tuner import Tuner
 from embedd.engine.tuning import ONE_REPLICA, Tuning
 from embedd.engine.vocabulary import Vocabulary
-from embedd.errors import ModelLoadError
+from embedd.errors import InsufficientMemoryError, ModelLoadError
 from embedd.metrics import Metrics
 from embedd.types import EngineChoice
 
@@ -50,6 +50,8 @@ class Loader:
         gpu_layers: Layers of a model that go there if it does not say it itself; None is all.
         flash_attention: False turns it off; None and True leave it to the rung.
         load_timeout: Seconds that a load may make no progress, ``math.inf`` for ever.
+        estimate: Bytes that a worker with a model takes.
+        find_room: Bytes that workers for trials may take now.
     """
 
     def __init__(
@@ -66,7 +68,11 @@ class Loader:
         gpu_layers: int | None = None,
         flash_attention: bool | None = None,
         load_timeout: float = math.inf,
+        estimate: Callable[[ModelSpec], int] = lambda _spec: 0,
+        find_room: Callable[[], int] = lambda: 0,
     ) -> None:
+        self._estimate = estimate
+        self._find_room = find_room
         self._start = functools.partial(WorkerProcess.start, environment)
         self._cores = CoreShares(cores)
         self._cache = cache
@@ -175,12 +181,20 @@ class Loader:
         Raises:
             EngineError: A worker failed.
             ModelLoadError: It cannot be loaded.
+            InsufficientMemoryError: There is no room for another worker.
         """
+        size, room = self._estimate(spec), self._find_room()
+        if size > room:
+            raise InsufficientMemoryError(
+                f'to measure model "{spec.name}" takes about {size} bytes, {room} are left of the '
+                "budget (EMBEDD_MEMORY): raise it or unload other models"
+            )
         return await calibrate(
             spec,
             self.choose_ladder(spec) if ladder is None else ladder,
             cores=self._cores.total,
             open_computer=functools.partial(self._open_computer, spec),
+            has_room=lambda workers: workers * size <= room,
             report=report,
         )
 

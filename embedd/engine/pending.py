@@ -27,9 +27,9 @@ class Pending:
 
     A batch is what the server had when a place was free, and may be small: so a replica
     that becomes free takes all that fit together. Urgent ones come first, else they go as
-    they came. A lone batch gets all cores; otherwise the replicas share them, and share
-    what waits. Of idle replicas the last busy one is taken: its threads are awake and its
-    memory is in the caches.
+    they came. A lone batch gets all cores, but not one that asks to be alone; otherwise the
+    replicas share them, and share what waits. Of idle replicas the last busy one is taken: its
+    threads are awake and its memory is in the caches.
 
     Args:
         max_tokens, max_sequences: Of what is computed as one.
@@ -115,7 +115,7 @@ class Pending:
 
     def _choose(self) -> Work:
         waiting = [batch for lane in self._lanes for batch in lane]
-        if len(waiting) == 1 and not self._used:
+        if len(waiting) == 1 and not self._used and not waiting[0][0].alone:
             return Work(batches=self._remove(waiting), threads=self._cores)
         tokens = sum(sum(message.lengths) for message, _ in waiting)
         share = tokens if self._used else -(-tokens // self._replicas)

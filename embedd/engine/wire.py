@@ -75,7 +75,8 @@ class Encode(msgspec.Struct, tag="encode", frozen=True):
     """Encode sequences of these lengths; the array holds their ids, end to end.
 
     An ``urgent`` batch passes those that have not started and are not. One that wants to
-    be ``alone`` is not computed together with others: it is under suspicion.
+    be ``alone`` is not computed together with others, and has no more than its replica's
+    share of the cores: it is under suspicion, or a trial.
     """
 
     id: int

@@ -138,6 +138,11 @@ class Scheduler:
         return loaded + loading
 
     @property
+    def room(self) -> int:
+        """Bytes of the budget that no model has, nor is about to have."""
+        return -self._need(0).size
+
+    @property
     def load_waiters(self) -> Mapping[str, int]:
         """Requests that wait for a load, by the name of the model."""
         waiters: Counter[str] = Counter()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from embedd.engine.base import CPU_LADDER, ModelInfo, Rung
 from embedd.engine.calibration import (
     GOOD_ENOUGH,
+    Calibration,
     Trial,
     calibrate,
     choose_best,
@@ -27,28 +29,41 @@ from tests.unit.engine.workshop import INFO, SPEC
 
 
 class Machine:
-    """Computers whose speed follows from their setting; remembers what was opened."""
+    """Computers whose speed follows from their setting; remembers what was opened.
 
-    def __init__(self, fast_rung: str = "cpu1") -> None:
+    Args:
+        slow_batches: It computes at a tenth of its speed until so many were computed by
+            workers with one replica, which are not the first to be tried.
+    """
+
+    def __init__(self, fast_rung: str = "cpu1", slow_batches: int = 0) -> None:
         self.fast_rung = fast_rung
+        self.slow_batches = slow_batches
         self.open = 0
+        self.most_open = 0
         self.opened: list[tuple[str, int]] = []
         self.dies = False
 
+    @property
+    def pace(self) -> float:
+        return 0.1 if self.slow_batches > 0 else 1.0
+
     async def open_computer(self, rung: Rung, tuning: Tuning) -> tuple["Computer", ModelInfo]:
         self.open += 1
+        self.most_open = max(self.most_open, self.open)
         self.opened.append((rung.name, tuning.replicas))
         speed = 4.0 if rung.name == self.fast_rung else 1.0
         info = replace(INFO, limit=64, vocabulary=100, max_sequences=32)
-        return Computer(self, speed * (2 if tuning.replicas == 2 else 1)), info
+        return Computer(self, speed * tuning.replicas, tuning.replicas), info
 
 
 class Computer:
     """Takes 2 ms for a batch, and 3 more beyond 256 tokens."""
 
-    def __init__(self, machine: Machine, speed: float) -> None:
+    def __init__(self, machine: Machine, speed: float, replicas: int) -> None:
         self._machine = machine
         self._speed = speed
+        self._replicas = replicas
 
     async def encode(
         self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, alone: bool = False
@@ -57,32 +72,59 @@ class Computer:
         if self._machine.dies:
             raise WorkerDiedError(Death("SIGILL"))
         tokens = sum(map(len, sequences))
-        await asyncio.sleep(tokens * (0.00002 if tokens <= 256 else 0.0001) / self._speed)
+        speed = self._speed * self._machine.pace
+        self._machine.slow_batches -= self._replicas == 1
+        await asyncio.sleep(tokens * (0.00002 if tokens <= 256 else 0.0001) / speed)
         return Encoded(vectors=np.zeros((len(sequences), 2), np.float32), seconds=0.0)
 
     async def close(self) -> None:
         self._machine.open -= 1
 
 
+async def run(machine: Machine, **options: Any) -> Calibration:
+    return await calibrate(
+        SPEC, CPU_LADDER, cores=2, open_computer=machine.open_computer, budget=0.0, **options
+    )
+
+
 @pytest.mark.parametrize("fast_rung", ["cpu1", "cpu3"])
 async def test_the_fastest_setting_is_found_and_every_process_ended(fast_rung: str) -> None:
     machine = Machine(fast_rung)
-    found = await calibrate(
-        SPEC, CPU_LADDER, cores=2, open_computer=machine.open_computer, seconds=0.02
-    )
+    reported: list[Trial] = []
+    found = await run(machine, report=reported.append)
     assert found.best.replicas == 2
     assert found.best.rung == fast_rung
     assert found.best.measured
     assert (found.best.batch_tokens or 0) <= 256
     assert machine.open == 0
     assert machine.opened[:2] == [("cpu1", 2), ("cpu1", 1)]
+    settings = [(one.rung, one.replicas, one.batch_tokens) for one in found.trials]
+    assert len(settings) == len(set(settings)), "each setting is in the table once"
+    told = {(one.rung, one.replicas, one.batch_tokens) for one in reported}
+    assert told == set(settings)
+
+
+async def test_a_slow_moment_of_the_machine_is_one_for_all_settings() -> None:
+    """The best is the first to be tried, when everything is slow."""
+    machine = Machine(slow_batches=20)
+    assert (await run(machine)).best.replicas == 2
+
+
+async def test_workers_are_open_at_a_time_only_where_there_is_room() -> None:
+    machine = Machine()
+    found = await run(machine, has_room=lambda workers: workers <= 1)
+    assert machine.most_open == 1
+    assert found.best.replicas == 2
+    machine = Machine()
+    await run(machine)
+    assert machine.most_open == 3, "cpu1, cpu2 and cpu3"
 
 
 async def test_a_worker_that_dies_teaches_nothing_and_is_closed() -> None:
     machine = Machine()
     machine.dies = True
     with pytest.raises(WorkerDiedError):
-        await calibrate(SPEC, CPU_LADDER, cores=1, open_computer=machine.open_computer)
+        await run(machine)
     assert machine.open == 0
 
 

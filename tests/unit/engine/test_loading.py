@@ -8,7 +8,7 @@ from embedd.cache import VectorCache
 from embedd.engine.base import ModelSpec
 from embedd.engine.calibration import Calibration, Verdict
 from embedd.engine.loading import Loader, NothingToLearn
-from embedd.errors import ModelLoadError
+from embedd.errors import InsufficientMemoryError, ModelLoadError
 from embedd.metrics import Metrics
 from embedd.types import EngineChoice
 from tests.unit.engine.workshop import SPEC
@@ -71,3 +71,17 @@ def test_a_model_may_want_another_engine_than_the_operator() -> None:
 def test_an_engine_that_is_wanted_and_missing_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(ModelLoadError, match=r"pip install 'embedd\[openvino\]'"):
         engines(model=OPENVINO, installed=False)
+
+
+async def test_a_model_is_not_measured_where_there_is_no_room_for_another_worker() -> None:
+    loader = Loader(
+        environment={},
+        cores=1,
+        cache=VectorCache(0),
+        calibrations=Known(None),
+        metrics=Metrics(),
+        estimate=lambda _spec: 1000,
+        find_room=lambda: 999,
+    )
+    with pytest.raises(InsufficientMemoryError, match=r"1000 bytes, 999 are left.*EMBEDD_MEMORY"):
+        await loader.calibrate(SPEC)

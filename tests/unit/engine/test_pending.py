@@ -30,6 +30,14 @@ def test_a_lone_batch_gets_all_cores() -> None:
     assert pending.take().threads == 4
 
 
+def test_batches_that_are_to_be_alone_have_no_more_than_their_share() -> None:
+    """Trials of replicas would be trials of all cores instead."""
+    pending = make_pending(replicas=2, cores=4)
+    for _ in range(2):
+        pending.put(make_batch(10, alone=True))
+        assert pending.take().threads == 2
+
+
 def test_replicas_share_what_waits_and_the_cores() -> None:
     pending = make_pending(replicas=2, cores=4)
     batches = [make_batch(10) for _ in range(6)]

@@ -198,3 +198,12 @@ async def test_a_load_whose_clients_left_serves_the_next_one_at_once() -> None:
     await desk.loader.finish("a")
     assert client.model is not None
     assert desk.loader.started == ["a"]
+
+
+async def test_room_is_what_no_model_has_nor_is_about_to_have() -> None:
+    desk = Desk(memory=100)
+    assert desk.scheduler.room == 100
+    await desk.keep(A)
+    await desk.ask(B)
+    assert desk.scheduler.room == 100 - sum(one.size for one in desk.scheduler.residents())
+    assert desk.scheduler.room < 100
