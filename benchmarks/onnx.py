@@ -44,7 +44,19 @@ def main() -> None:
         output_names=["vectors"],
         dynamic_shapes=(shape, shape),
     )
-    quantize_dynamic(folder / "f32.onnx", folder / "int8.onnx", weight_type=QuantType.QInt8)
+    quantize_dynamic(
+        folder / "f32.onnx",
+        folder / "int8.onnx",
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        reduce_range=not has_vnni(),  # else sums of products overflow
+    )
+
+
+def has_vnni() -> bool:
+    """Whether this CPU adds products of bytes up in 32 bits."""
+    facts = Path("/proc/cpuinfo")
+    return "vnni" in facts.read_text() if facts.exists() else True
 
 
 if __name__ == "__main__":
