@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.contenders import Contender, open_embedd, open_in_process, open_llama_server
 from benchmarks.libraries import ENGINES, LIBRARIES, Job, find_installed
 from benchmarks.measure import measure
-from benchmarks.report import to_markdown, to_svg
+from benchmarks.report import draw, to_markdown
 from benchmarks.texts import Workload, make_ingest, make_workloads
 from embedd.config import read_settings
 from embedd.resolve import Resolver
@@ -72,7 +72,7 @@ async def run(options: argparse.Namespace) -> None:
     if options.save:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{options.save}.md").write_text(table)
-        (RESULTS / f"{options.save}.svg").write_text(to_svg(results, baseline=baseline))
+        draw(results, RESULTS / f"{options.save}.svg", baseline=baseline)
 
 
 def choose_contenders(

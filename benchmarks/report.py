@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 from benchmarks.measure import Result
 
-COLORS = ("#2563eb", "#f59e0b", "#10b981", "#8b5cf6", "#ef4444", "#64748b")
 MIB = 1 << 20
 
 
@@ -33,44 +31,32 @@ def to_markdown(results: Sequence[Result], *, baseline: str, command: str, cores
     return "\n".join(lines) + "\n"
 
 
-def to_svg(results: Sequence[Result], *, baseline: str) -> str:
-    """Bars of texts/s as multiples of *baseline*, a group for each workload."""
+def draw(results: Sequence[Result], path: Path, *, baseline: str) -> None:
+    """Bars of texts/s as multiples of *baseline*, a group for each workload, into an SVG."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     base = {one.workload: one.texts_per_second for one in results if one.contender == baseline}
     contenders = list(dict.fromkeys(one.contender for one in results))
-    workloads = list(dict.fromkeys(one.workload for one in results))
-    ratios = {
-        (one.workload, one.contender): one.texts_per_second / base[one.workload] for one in results
-    }
-    bar, gap, left, wide = 16, 18, 230, 480
-    scale = wide / max(ratios.values())
-    parts, y = [], 50
-    for workload in workloads:
-        group = [name for name in contenders if (workload, name) in ratios]
-        middle = y + bar * len(group) / 2 + 4
-        parts.append(
-            f'<text x="{left - 10}" y="{middle}" text-anchor="end">{escape(workload)}</text>'
-        )
-        for name in group:
-            ratio = ratios[workload, name]
-            color = COLORS[contenders.index(name) % len(COLORS)]
-            parts.append(
-                f'<rect x="{left}" y="{y}" width="{ratio * scale:.1f}" height="{bar - 2}" '
-                f'fill="{color}"/><text x="{left + ratio * scale + 6:.1f}" y="{y + 11}">'
-                f"{ratio:.2f}</text>"
-            )
-            y += bar
-        y += gap
-    legend = "".join(
-        f'<rect x="{left + 140 * i}" y="16" width="12" height="12" '
-        f'fill="{COLORS[i % len(COLORS)]}"/><text x="{left + 140 * i + 18}" y="26">'
-        f"{escape(name)}</text>"
-        for i, name in enumerate(contenders)
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + wide + 70}" height="{y}" '
-        'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>'
-        f'<text x="10" y="26">texts/s, × {escape(baseline)}</text>{legend}{"".join(parts)}</svg>\n'
-    )
+    group = len(contenders) + 1
+    # Nothing of the day or the machine is in the file.
+    with rc_context({"svg.hashsalt": "embedd", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(8, 0.19 * group * len(base) + 1), layout="constrained")
+        axes = figure.subplots()
+        for index, name in enumerate(contenders):
+            of_name = [one for one in results if one.contender == name]
+            places = [group * list(base).index(one.workload) + index for one in of_name]
+            ratios = [one.texts_per_second / base[one.workload] for one in of_name]
+            bars = axes.barh(places, ratios, height=0.9, label=name)
+            axes.bar_label(bars, fmt="%.2f", padding=3, fontsize="small")
+        middles = [group * number + (len(contenders) - 1) / 2 for number in range(len(base))]
+        axes.set_yticks(middles, list(base))
+        axes.invert_yaxis()
+        axes.margins(x=0.1)
+        axes.set_xlabel(f"texts/s, × {baseline}")
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside lower center", ncols=4, frameon=False)
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
 
 
 def describe_machine(cores: int) -> str:
