@@ -7,6 +7,7 @@ ask for a fault: what a poisoned model does to its process, this engine does on 
 import os
 import signal
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Self
@@ -43,6 +44,8 @@ KILL_FIRST_RUNG = "\ue004"  # ends the process on the first rung only
 HANG = "\ue005"  # computes until it is stopped
 DEAF = "\ue006"  # computes for ever
 SLOW_SECONDS = 0.2
+# Over so many bytes the interpreter's lock is given up, as by an engine that computes.
+WORK = bytes(1 << 20)
 
 
 class FakeEngine:
@@ -162,6 +165,7 @@ class FakeEngine:
         while ord(HANG) in ids or ord(DEAF) in ids:
             if stop and ord(HANG) in ids:
                 raise StoppedError("stopped")
+            zlib.crc32(WORK)
 
     def _pool(self, ids: TokenIds, pooling: Pooling) -> Vectors:
         rows = self._attend(ids)
