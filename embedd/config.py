@@ -96,8 +96,10 @@ class Address:
 
     def to_client(self) -> Self:
         """Where a client reaches a server that binds this: unspecified becomes loopback."""
-        loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (not bound, replaced)
-        return replace(self, host=loopback.get(self.host, self.host))
+        ip = _parse_ip(self.host)
+        if ip is None or not ip.is_unspecified:
+            return self
+        return replace(self, host="127.0.0.1" if ip.version == 4 else "::1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

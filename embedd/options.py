@@ -87,7 +87,7 @@ def parse_options(raw: Mapping[str, object]) -> Options:
             _log.debug("unknown option", extra={"option": name})
     # No batch size ever limits an input here: it was only checked.
     values.pop("num_batch", None)
-    return Options(**values)  # type: ignore[arg-type]
+    return Options(**values)  # type: ignore[arg-type]  # checked by name above
 
 
 def _to_integer(name: str, value: object) -> int:

@@ -146,7 +146,7 @@ async def measure(embed: Embed, requests: Sequence[Sequence[str]], clients: int)
 
 def make_texts(workload: Workload) -> list[list[str]]:
     """The same texts on every call."""
-    pick = random.Random(workload.name)  # noqa: S311 - texts, not secrets
+    pick = random.Random(workload.name)  # noqa: S311 - the same texts every time, nothing secret
     return [
         [" ".join(pick.choices(WORDS, k=workload.words)) for _ in range(workload.texts)]
         for _ in range(workload.requests)

@@ -40,7 +40,7 @@ def convert_checkpoint(
     *,
     weights: WeightType,
     name: str | None = None,
-    license: str | None = None,  # noqa: A002
+    licence: str | None = None,
     report: Callable[[int, int], None] | None = None,
 ) -> Converted:
     """Write the checkpoint in folder *source* as GGUF to *target*.
@@ -51,7 +51,7 @@ def convert_checkpoint(
 
     Args:
         name: For ``general.name``; left out if None.
-        license: For ``general.license``; left out if None.
+        licence: For ``general.license``; left out if None.
         report: Gets bytes written and bytes in all, after each tensor; it may raise to
             stop the conversion.
 
@@ -65,7 +65,7 @@ def convert_checkpoint(
         target,
         weights=weights,
         name=name,
-        licence=license,
+        licence=licence,
         report=report or _ignore,
     )
     return Converted(

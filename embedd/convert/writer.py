@@ -140,7 +140,7 @@ def _add_model(writer: gguf.GGUFWriter, config: BertConfig, pooling: Pooling) ->
     writer.add_feed_forward_length(config.feed_forward_length)
     writer.add_head_count(config.head_count)
     writer.add_layer_norm_eps(config.layer_norm_epsilon)
-    writer.add_causal_attention(False)  # noqa: FBT003
+    writer.add_causal_attention(value=False)
     writer.add_pooling_type(_POOLING_TYPES[pooling])
     if config.labels:
         writer.add_classifier_output_labels(config.labels)

@@ -254,6 +254,6 @@ def _check_parameters(given: Mapping[str, object]) -> dict[str, object]:
             _log.warning("unknown parameter", extra={"parameter": name})
         elif value is not None:
             is_whole = name in INTEGERS and isinstance(value, float)
-            known[name] = int(value) if is_whole else value  # type: ignore[call-overload]
+            known[name] = int(value) if is_whole else value  # type: ignore[call-overload]  # is_whole says it
     parse_parameters(known)
     return known

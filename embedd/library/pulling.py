@@ -115,7 +115,7 @@ class Puller:
                 folder,
                 incoming.path,
                 weights,
-                license=offer.recipe.license,
+                licence=offer.recipe.license,
                 verify=self._verify,
                 report=report,
             )

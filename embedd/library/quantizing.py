@@ -48,12 +48,12 @@ class Weights:
         weights = _CONVERTED.get(file_type or FileType.F16)
         if weights is not None:
             return convert(
-                source, target, weights, license=None, verify=self._verify, report=report
+                source, target, weights, licence=None, verify=self._verify, report=report
             )
         whole = temporary_in(target.parent)
         try:
             converted = convert(
-                source, whole, WeightType.F32, license=None, verify=None, report=report
+                source, whole, WeightType.F32, licence=None, verify=None, report=report
             )
             self.quantize(whole, target, file_type or FileType.F16, report)
         finally:

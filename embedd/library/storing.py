@@ -31,7 +31,7 @@ def convert(
     target: Path,
     weights: WeightType,
     *,
-    license: str | None,  # noqa: A002 - as in the converter
+    licence: str | None,
     verify: Verify | None,
     report: ReportProgress,
 ) -> Converted:
@@ -41,7 +41,7 @@ def convert(
         source,
         target,
         weights=weights,
-        license=license,
+        licence=licence,
         report=bytes_as(report, "converting model"),
     )
     if verify is not None:

@@ -99,9 +99,9 @@ async def serve(
 def choose_doors(settings: Settings) -> Doors:
     """On loopback only local names may be meant; elsewhere those that are listed, if any."""
     address = settings.host
-    loopback = address.socket is None and address.host not in ("0.0.0.0", "::")  # noqa: S104
+    loopback = address.socket is None and _is_loopback(address.host)
     return Doors(
-        check_host=(loopback and _is_loopback(address.host)) or bool(settings.allowed_hosts),
+        check_host=loopback or bool(settings.allowed_hosts),
         hosts=settings.allowed_hosts,
         origins=settings.origins,
     )
@@ -222,7 +222,7 @@ async def _preload(embedder: Embedder, names: Sequence[str]) -> None:
         try:
             await embedder.embed(EmbedRequest(model=name, inputs=()))
         except EmbeddError as error:
-            log.error("model not loaded", extra={"model": name, "reason": str(error)})  # noqa: TRY400
+            log.error("model not loaded", extra={"model": name, "reason": str(error)})  # noqa: TRY400 - said whole
 
 
 def _is_loopback(host: str) -> bool:

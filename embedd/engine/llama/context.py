@@ -153,7 +153,7 @@ class Context:
         self._stop = stop or Stop()
         lib.llama_set_abort_callback(self._handle, _is_set, self._stop.address)
         if self._memory:
-            lib.llama_memory_clear(self._memory, False)  # noqa: FBT003 - a C call
+            lib.llama_memory_clear(self._memory, False)
         if self._two_passes:
             self._compute_last(sequences)
         else:
@@ -197,10 +197,10 @@ class Context:
         """All tokens but the last without outputs, then the last of each: same vectors."""
         rows = [row for row, ids in enumerate(sequences) if len(ids) > 1]
         if rows:
-            lib.llama_set_embeddings(self._handle, False)  # noqa: FBT003 - a C call
+            lib.llama_set_embeddings(self._handle, False)
             self._columns.output[:] = 0
             self._compute(self._columns.fill(rows, [sequences[row][:-1] for row in rows]))
-        lib.llama_set_embeddings(self._handle, True)  # noqa: FBT003 - a C call
+        lib.llama_set_embeddings(self._handle, True)
         self._columns.output[:] = 1
         self._compute(
             self._columns.fill(

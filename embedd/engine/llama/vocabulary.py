@@ -115,7 +115,7 @@ class Vocabulary:
                 len(ids),
                 buffer,
                 size,
-                False,  # noqa: FBT003 - a C call: remove_special
+                False,  # remove_special
                 special,
             ),
         )
@@ -131,7 +131,7 @@ class Vocabulary:
                 buffer,
                 size,
                 0,
-                True,  # noqa: FBT003 - a C call: special
+                True,  # special
             ),
         )
         return Piece(text, bool(lib.llama_vocab_is_control(self._vocab, id_)))

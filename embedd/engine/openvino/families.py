@@ -50,7 +50,7 @@ def _read_sizes(gguf: Gguf) -> Sizes:
     gguf.expect("attention.head_count_kv", sizes.heads)
     gguf.expect("attention.key_length", sizes.head)
     gguf.expect("attention.value_length", sizes.head)
-    gguf.expect("attention.causal", False)  # noqa: FBT003 - the value that is expected
+    gguf.expect("attention.causal", False)  # noqa: FBT003 - what the file must say, switches nothing
     return sizes
 
 

@@ -8,12 +8,12 @@ from typing import Any
 # The package imports its conversion tools where they are installed, and those a telemetry
 # client. What stands here as None cannot be imported in this process.
 for _name in ("openvino.tools", "openvino_telemetry"):
-    sys.modules.setdefault(_name, None)  # type: ignore[arg-type]
+    sys.modules.setdefault(_name, None)  # type: ignore[arg-type]  # typeshed knows no None here
 
 import openvino as ov  # noqa: E402 - only after its tools were shut out
-from openvino import opset13 as ops  # noqa: E402
+from openvino import opset13 as ops  # noqa: E402 - likewise
 
-from embedd.engine.errors import UnsuitableError  # noqa: E402
+from embedd.engine.errors import UnsuitableError  # noqa: E402 - likewise
 
 __all__ = ["choose_precision", "compile_graph", "make_model", "open_core", "ops"]
 

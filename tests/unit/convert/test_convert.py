@@ -145,7 +145,7 @@ def test_every_key_that_llama_cpp_reads_is_there(tmp_path: Path) -> None:
         tmp_path / "out.gguf",
         weights=WeightType.Q8_0,
         name="tiny",
-        license="mit",
+        licence="mit",
     )
     keys = keys_of(tmp_path / "out.gguf")
     reference = keys_of(write_tiny_bert(tmp_path / "tiny.gguf"))
