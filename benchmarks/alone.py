@@ -16,11 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from embedd.config import read_settings
-from embedd.engine.base import CPU_LADDER, OPENVINO_RUNG, Engine, ModelSpec
-from embedd.engine.batching import Lanes
-from embedd.engine.messages import to_load
-from embedd.engine.opening import open_engine
-from embedd.engine.tuning import Tuning
+from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_BACKEND
+from embedd.engine.ipc.facts import to_load
+from embedd.engine.protocol import Engine
+from embedd.engine.serving.lanes import Lanes
+from embedd.engine.spec import ModelSpec
+from embedd.engine.tuning.settings import Tuning
+from embedd.engine.worker.load import open_engine
 from embedd.resolve import Resolver
 from embedd.runtime import open_store
 from embedd.types import TokenIds
@@ -41,10 +43,10 @@ class EngineAlone:
     """
 
     def __init__(self, model: str, engine: str, tuning: Tuning, cores: int) -> None:
-        rungs = [OPENVINO_RUNG] if engine == "openvino" else CPU_LADDER
-        rung = next(one for one in rungs if tuning.rung in {None, one.name})
+        backends = [OPENVINO_BACKEND] if engine == "openvino" else LLAMA_BACKENDS
+        backend = next(one for one in backends if tuning.backend in {None, one.name})
         self._threads = [ThreadPoolExecutor(1) for _ in range(tuning.replicas)]
-        message = to_load(find_spec(model), rung, cores, tuning)
+        message = to_load(find_spec(model), backend, cores, tuning)
         first: Engine = self._threads[0].submit(open_engine, message, lambda _: None).result()
         self.engines = [first, *(one.submit(first.replicate).result() for one in self._threads[1:])]
         self._cores = cores
@@ -112,4 +114,6 @@ def read_chosen(state: Path) -> Tuning:
     """What ``embedd tune`` has kept in *state*."""
     [file] = (state / "calibration").iterdir()
     best = json.loads(file.read_text())["value"]["best"]
-    return Tuning(replicas=best["replicas"], batch_tokens=best["batch_tokens"], rung=best["rung"])
+    return Tuning(
+        replicas=best["replicas"], batch_tokens=best["batch_tokens"], backend=best["backend"]
+    )

@@ -27,9 +27,9 @@ from benchmarks.contenders import Contender, open_embedd
 from benchmarks.report import MIB, describe_machine
 from benchmarks.texts import make_ingest, make_workloads
 from embedd.config import read_settings
-from embedd.engine.base import CPU_LADDER, OPENVINO_RUNG
-from embedd.engine.calibration import choose_replicas, choose_sizes
-from embedd.engine.tuning import Tuning
+from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_BACKEND
+from embedd.engine.tuning.calibrate import choose_replicas, choose_sizes
+from embedd.engine.tuning.settings import Tuning
 from embedd.types import TokenIds
 
 ROUNDS = 3
@@ -140,11 +140,11 @@ async def measure_cache(embedd: Contender) -> str:
 def compare_settings(model: str, engine: str, chosen: Tuning, cores: int) -> str:
     """The calibrated setting beside every other, in texts/s on passages."""
     spec = find_spec(model)
-    rung = OPENVINO_RUNG if engine == "openvino" else CPU_LADDER[0]
+    backend = OPENVINO_BACKEND if engine == "openvino" else LLAMA_BACKENDS[0]
     settings = [
-        Tuning(replicas=replicas, batch_tokens=size, rung=chosen.rung)
+        Tuning(replicas=replicas, batch_tokens=size, backend=chosen.backend)
         for replicas in choose_replicas(cores)
-        for size in choose_sizes(spec, rung)
+        for size in choose_sizes(spec, backend)
     ]
     texts = [text for request in make_workloads(scale=0.2)[2].requests for text in request]
     rates: dict[tuple[int, int | None], float] = {}

@@ -16,7 +16,7 @@ CacheKey: TypeAlias = bytes
 
 
 def make_maker(*facts: str) -> bytes:
-    """A model as it computes: digest, engine, rung, pooling."""
+    """A model as it computes: digest, engine, backend, pooling."""
     return blake2b("\0".join(facts).encode(), digest_size=16).digest()
 
 

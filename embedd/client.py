@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 import aiohttp
 import msgspec
 
-from embedd import api
+from embedd import ollama_api as api
 from embedd.config import Address, parse_host
 from embedd.errors import (
     EmbeddError,

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from embedd.durations import parse_keep_alive
 from embedd.errors import ConfigError, RequestError
-from embedd.limits import read_limits
+from embedd.machine import read_limits
 from embedd.types import EngineChoice
 
 MIB = 1 << 20

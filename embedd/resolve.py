@@ -8,9 +8,9 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
-from embedd.engine.base import ModelSpec
+from embedd.engine.spec import ModelSpec
 from embedd.errors import InvalidInputError, ModelLoadError, ModelNotFoundError
-from embedd.gguf_header import GgufFacts, read_header_file
+from embedd.gguf.header import GgufFacts, read_header_file
 from embedd.names import ModelName, parse_model_name
 from embedd.options import Options, parse_options
 from embedd.store.manifests import MODEL, PARAMS, ConfigBlob, StoredManifest

@@ -17,13 +17,13 @@ import msgspec
 from embedd.cache import VectorCache
 from embedd.catalog.catalog import read_catalog
 from embedd.config import Settings, worker_environment
-from embedd.embedder import Embedder
-from embedd.engine.base import ModelSpec
-from embedd.engine.calibration import Calibration, Trial, TuningStore, Verdict
-from embedd.engine.loading import Loader, NothingToLearn
-from embedd.engine.quantizing import FileType, quantize_gguf
+from embedd.embedder.embedder import Embedder
+from embedd.engine.host.quantize import FileType, quantize_gguf
+from embedd.engine.loader import Loader, NothingToLearn
+from embedd.engine.spec import ModelSpec
+from embedd.engine.tuning.calibrate import Calibration, Trial, TuningStore, Verdict
 from embedd.errors import EmbeddError, StoreError
-from embedd.gguf_header import read_header_file
+from embedd.gguf.header import read_header_file
 from embedd.library import Library
 from embedd.metrics import Metrics, ModelState, State
 from embedd.names import parse_model_name
@@ -107,7 +107,7 @@ def _look(scheduler: Scheduler, vectors: VectorCache) -> State:
         ModelState(
             name=one.spec.name,
             engine=one.model.info.engine,
-            rung=one.model.info.rung,
+            backend=one.model.info.backend,
             size=one.size,
             waiting_tokens=one.model.waiting_tokens,
             waiting_requests=one.model.waiting_requests,

@@ -223,7 +223,7 @@ class ServedBy:
 
     digest: str
     engine: str
-    rung: str
+    backend: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,9 +5,9 @@ import heapq
 import itertools
 from collections.abc import Callable, Sequence
 
-from embedd.engine.base import ModelInfo, ModelSpec
-from embedd.engine.queue import Outcome
-from embedd.tokens import Frame
+from embedd.engine.serving.queue import Outcome
+from embedd.engine.spec import ModelInfo, ModelSpec
+from embedd.tokenizers.truncation import Frame
 from embedd.types import Piece, Pooling, TokenIds
 
 
@@ -22,7 +22,7 @@ class Timer:
 
 
 class Clock:
-    """Time that a test moves by hand; keeps `embedd.scheduler.residents.Clock`."""
+    """Time that a test moves by hand; keeps `embedd.scheduler.records.Clock`."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -55,7 +55,7 @@ async def settle() -> None:
 
 
 class FakeModel:
-    """A loaded model that computes nothing; keeps `embedd.scheduler.residents.Loaded`.
+    """A loaded model that computes nothing; keeps `embedd.scheduler.records.Loaded`.
 
     ``may_close`` holds `close` back until it is set.
     """
@@ -83,7 +83,7 @@ class FakeModel:
             max_batch_tokens=256,
             max_sequences=32,
             engine="fake",
-            rung="cpu1",
+            backend="llama",
         )
 
     async def tokenize(

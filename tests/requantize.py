@@ -6,7 +6,7 @@ from pathlib import Path
 from llama_cpp import llama_cpp as lib
 
 from embedd.engine.llama.library import fill_params, open_library
-from embedd.gguf_types import FILE_TYPES
+from embedd.gguf.types import FILE_TYPES
 
 NUMBERS = {name: number for number, name in FILE_TYPES.items()}
 

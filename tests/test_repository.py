@@ -32,11 +32,11 @@ def expose_everything() -> str:
     metrics = Metrics()
     metrics.requests.labels("/", 200)
     metrics.request_seconds.labels("/")
-    metrics.of_model("a").rung_failed("cpu1")
+    metrics.of_model("a").backend_failed("llama")
     model = ModelState(
         name="a",
         engine="llama",
-        rung="cpu1",
+        backend="llama",
         size=1,
         waiting_tokens=1,
         waiting_requests=1,

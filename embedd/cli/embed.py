@@ -9,7 +9,7 @@ from typing import BinaryIO, Final
 import click
 import msgspec
 
-from embedd import api
+from embedd import ollama_api as api
 from embedd.cli.session import connect, duration, load_settings, model_argument, warn
 from embedd.config import Address
 from embedd.errors import InvalidInputError, ModelNotFoundError
@@ -60,7 +60,7 @@ def run(
     keep_alive: float | None,
 ) -> None:
     """Print the vector of one text: stdin, if it is not a terminal, and the arguments."""
-    from embedd.cli.adding import pull_model
+    from embedd.cli.pull import pull_model
 
     stdin = _open_stdin()
     piped = _decode(stdin.read(), "stdin").rstrip("\r\n") if stdin else ""

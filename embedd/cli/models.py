@@ -22,10 +22,10 @@ from embedd.config import Settings
 from embedd.errors import EmbeddError, ModelNotFoundError, StoreError
 
 if TYPE_CHECKING:
-    from embedd.api import StoredModel
     from embedd.catalog.recipe import Recipe
     from embedd.client import Client
     from embedd.library import Verified
+    from embedd.ollama_api import StoredModel
 
 LIST_COLUMNS = ("NAME", "ID", "SIZE", "MODIFIED")
 SEARCH_COLUMNS = ("NAME", "DESCRIPTION", "TAGS")

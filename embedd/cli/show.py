@@ -13,7 +13,7 @@ from embedd.config import Settings
 from embedd.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from embedd.api import ShowReply
+    from embedd.ollama_api import ShowReply
 
 FIELDS: Final = ("license", "modelfile", "parameters", "system", "template")
 MOST_LINES: Final = 2  # of a licence or a system text

@@ -11,9 +11,9 @@ from embedd.cli.tables import format_table
 from embedd.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
-    from embedd.engine.calibration import Calibration, Trial
+    from embedd.engine.tuning.calibrate import Calibration, Trial
 
-COLUMNS = ("RUNG", "REPLICAS", "BATCH TOKENS", "TOKENS/S", "")
+COLUMNS = ("BACKEND", "REPLICAS", "BATCH TOKENS", "TOKENS/S", "")
 
 
 @click.command
@@ -42,7 +42,7 @@ def tune(*, model: str, only_show: bool) -> None:
 
 def _tell(trial: "Trial") -> None:
     click.echo(
-        f"{trial.rung}, {trial.replicas} × {trial.batch_tokens} tokens: "
+        f"{trial.backend}, {trial.replicas} × {trial.batch_tokens} tokens: "
         f"{trial.tokens_per_second:.0f} tokens/s",
         err=True,
     )
@@ -53,12 +53,12 @@ def format_calibration(found: "Calibration") -> str:
     best = found.best
 
     def row(trial: "Trial") -> Sequence[str]:
-        chosen = (trial.rung, trial.replicas, trial.batch_tokens) == (
-            best.rung,
+        chosen = (trial.backend, trial.replicas, trial.batch_tokens) == (
+            best.backend,
             best.replicas,
             best.batch_tokens,
         )
         numbers = (trial.replicas, trial.batch_tokens, round(trial.tokens_per_second))
-        return (trial.rung, *map(str, numbers), "chosen" if chosen else "")
+        return (trial.backend, *map(str, numbers), "chosen" if chosen else "")
 
     return format_table(COLUMNS, map(row, found.trials))

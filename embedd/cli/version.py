@@ -12,7 +12,7 @@ from embedd.errors import EmbeddError
 
 def show_version() -> None:
     """Print the server's version, or this command's if no server answers."""
-    own = version("embedd")
+    own = version("embedd-server")
     server = asyncio.run(_ask(load_settings().host))
     if server is None:
         warn("could not connect to a running embedd instance")

@@ -14,21 +14,15 @@ from typing import Self
 
 import numpy as np
 
-from embedd.engine.base import (
-    CPU_LADDER,
-    ModelInfo,
-    ModelSpec,
-    Rung,
-    StoppedError,
-    check_ids,
-)
-from embedd.engine.stop import Stop
+from embedd.engine.backends import LLAMA_BACKENDS, Backend
+from embedd.engine.protocol import Stop, StoppedError, check_ids
+from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import EngineError, ModelLoadError
-from embedd.tokens import Frame, PairFrame
+from embedd.tokenizers.truncation import Frame, PairFrame
 from embedd.types import Piece, Pooling, TokenIds, Vectors
 
-# Rungs that are this engine's, otherwise as llama.cpp's.
-FAKE_LADDER = tuple(replace(rung, engine="fake") for rung in CPU_LADDER)
+# Backends that are this engine's, otherwise as llama.cpp's.
+FAKE_BACKENDS = tuple(replace(backend, engine="fake") for backend in LLAMA_BACKENDS)
 WIDTH = 8
 VOCABULARY = 1 << 16
 FIRST, LAST = 1, 2
@@ -40,7 +34,7 @@ KILL = "\ue000"  # ends the process while computing
 NOT_A_NUMBER = "\ue001"  # gives a vector with NaN
 ZERO = "\ue002"  # gives a vector of norm 0
 SLOW = "\ue003"  # takes `SLOW_SECONDS` more
-KILL_FIRST_RUNG = "\ue004"  # ends the process on the first rung only
+KILL_FIRST_BACKEND = "\ue004"  # ends the process on the first backend only
 HANG = "\ue005"  # computes until it is stopped
 DEAF = "\ue006"  # computes for ever
 SLOW_SECONDS = 0.2
@@ -51,8 +45,8 @@ WORK = bytes(1 << 20)
 class FakeEngine:
     """See the module."""
 
-    def __init__(self, spec: ModelSpec, rung: Rung, *, batch_tokens: int) -> None:
-        self._rung = rung
+    def __init__(self, spec: ModelSpec, backend: Backend, *, batch_tokens: int) -> None:
+        self._backend = backend
         self._table = np.random.default_rng(7).standard_normal((VOCABULARY, WIDTH), np.float32)
         self._info = ModelInfo(
             width=WIDTH,
@@ -63,7 +57,7 @@ class FakeEngine:
             max_batch_tokens=batch_tokens,
             max_sequences=MAX_SEQUENCES,
             engine="fake",
-            rung=rung.name,
+            backend=backend.name,
             pair=PairFrame(prefix=(FIRST,), middle=(LAST,), suffix=(LAST,)),
             labels=("",) if spec.pooling is Pooling.RANK else (),
         )
@@ -72,7 +66,7 @@ class FakeEngine:
     def load(
         cls,
         spec: ModelSpec,
-        rung: Rung,
+        backend: Backend,
         *,
         threads: int,
         replicas: int = 1,
@@ -84,7 +78,7 @@ class FakeEngine:
         if not spec.path.exists():
             raise ModelLoadError(f"no such file: {spec.path.name}")
         report(1.0)
-        return cls(spec, rung, batch_tokens=batch_tokens or MAX_BATCH_TOKENS)
+        return cls(spec, backend, batch_tokens=batch_tokens or MAX_BATCH_TOKENS)
 
     @property
     def info(self) -> ModelInfo:
@@ -101,7 +95,9 @@ class FakeEngine:
     @classmethod
     def load_vocabulary(cls, spec: ModelSpec) -> Self:
         """As `LlamaVocabulary.load`."""
-        return cls.load(spec, Rung(name="", extra_buffers=False, flash_attention=False), threads=1)
+        return cls.load(
+            spec, Backend(name="", extra_buffers=False, flash_attention=False), threads=1
+        )
 
     def tokenize(
         self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
@@ -158,7 +154,7 @@ class FakeEngine:
         """Nothing to give back."""
 
     def _fail_on_demand(self, ids: TokenIds, stop: Stop | None) -> None:
-        if ord(KILL) in ids or (ord(KILL_FIRST_RUNG) in ids and self._rung.name == "cpu1"):
+        if ord(KILL) in ids or (ord(KILL_FIRST_BACKEND) in ids and self._backend.name == "llama"):
             os.kill(os.getpid(), signal.SIGKILL)
         if ord(SLOW) in ids:
             time.sleep(SLOW_SECONDS)

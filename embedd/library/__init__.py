@@ -1,10 +1,10 @@
 """Door two: the models of a store."""
 
-from embedd.library.creating import Source
+from embedd.library.create import Source
 from embedd.library.library import Entries, Library, ModelEntry, Shown
 from embedd.library.progress import Progress, ReportProgress
-from embedd.library.pulling import Refreshed
-from embedd.library.verifying import Verified
+from embedd.library.pull import Refreshed
+from embedd.library.verify import Verified
 
 __all__ = [
     "Entries",

@@ -9,14 +9,14 @@ from typing import TypeAlias
 from embedd.catalog.catalog import Catalog
 from embedd.catalog.recipe import Recipe
 from embedd.errors import EmbeddError, ModelNotFoundError, StoreError
-from embedd.library.creating import Creator, Source, parse_creation
+from embedd.library.create import Creator, Source, parse_creation
 from embedd.library.progress import ReportProgress, ignore
-from embedd.library.pulling import Puller, Refreshed
-from embedd.library.pulling_hub import OpenSource, no_source
-from embedd.library.quantizing import Quantize, Weights
-from embedd.library.showing import ModelMetadata, ModelTexts, read_metadata, read_texts
-from embedd.library.storing import Verify, read_config
-from embedd.library.verifying import Verified, Verifier
+from embedd.library.pull import Puller, Refreshed
+from embedd.library.pull_hub import OpenSource, no_source
+from embedd.library.quantize import Quantize, Weights
+from embedd.library.show import ModelMetadata, ModelTexts, read_metadata, read_texts
+from embedd.library.storage import Verify, read_config
+from embedd.library.verify import Verified, Verifier
 from embedd.names import parse_model_name
 from embedd.resolve import ModelDetails, Resolver, details_of_config
 from embedd.store.blobs import Incoming

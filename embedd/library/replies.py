@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 from msgspec import UNSET, UnsetType
 
-from embedd.api import Details, ShowReply, StoredModel, Tensor
 from embedd.library.library import ModelEntry, Shown
+from embedd.ollama_api import Details, ShowReply, StoredModel, Tensor
 from embedd.resolve import ModelDetails
 
 

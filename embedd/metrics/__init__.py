@@ -2,7 +2,7 @@
 
 from embedd.metrics.counters import Metrics, ModelMetrics
 from embedd.metrics.gauges import ModelState, State
-from embedd.metrics.reasons import (
+from embedd.metrics.labels import (
     Awaited,
     DeathReason,
     LoadFailure,

@@ -20,7 +20,7 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from embedd.metrics.gauges import State, StateCollector
-from embedd.metrics.reasons import DeathReason, LoadFailure, Overload, Unload, VectorSource
+from embedd.metrics.labels import DeathReason, LoadFailure, Overload, Unload, VectorSource
 
 OPEN_METRICS: Final = "application/openmetrics-text"
 REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -56,11 +56,11 @@ class ModelMetrics:
         self.aborted_batches = metrics.aborted_batches.labels(model)
         self.stuck_batches = metrics.stuck_batches.labels(model)
         self._model = model
-        self._rung_failures = metrics.rung_failures
+        self._backend_failures = metrics.backend_failures
 
-    def rung_failed(self, rung: str) -> None:
-        """The model goes on to the next rung."""
-        self._rung_failures.labels(self._model, rung).inc()
+    def backend_failed(self, backend: str) -> None:
+        """The model goes on to the next backend."""
+        self._backend_failures.labels(self._model, backend).inc()
 
     def computed(self, *, tokens: int, sequences: int, seconds: float) -> None:
         """The engine has computed a batch."""
@@ -164,8 +164,8 @@ class Metrics:
             "model",
             "reason",
         )
-        self.rung_failures = self._counter(
-            "rung_failures", "Times that a model went on to a safer rung.", "model", "rung"
+        self.backend_failures = self._counter(
+            "backend_failures", "Times that a model went on to a safer backend.", "model", "backend"
         )
 
     def of_model(self, name: str) -> ModelMetrics:

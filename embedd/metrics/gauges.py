@@ -8,7 +8,7 @@ from typing import Final
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from embedd.metrics.reasons import Awaited
+from embedd.metrics.labels import Awaited
 
 MODEL: Final = ("model",)
 _Sums = Counter[tuple[str, ...]]
@@ -25,7 +25,7 @@ class ModelState:
 
     name: str
     engine: str
-    rung: str
+    backend: str
     size: int
     waiting_tokens: int
     waiting_requests: int
@@ -81,11 +81,11 @@ def _describe_models(models: list[ModelState]) -> Iterable[Metric]:
     """
     loaded, sizes, tokens = _Sums(), _Sums(), _Sums()
     for one in models:
-        loaded[one.name, one.engine, one.rung] += 1
+        loaded[one.name, one.engine, one.backend] += 1
         sizes[one.name,] += one.size
         tokens[one.name,] += one.waiting_tokens
     newest = {one.name: one for one in models}.values()
-    yield _gauge("model_loaded", "Models in memory.", ("model", "engine", "rung"), loaded)
+    yield _gauge("model_loaded", "Models in memory.", ("model", "engine", "backend"), loaded)
     yield _gauge("model_bytes", "Memory of a model in memory.", MODEL, sizes)
     yield _gauge("waiting_tokens", "Tokens that no batch has taken.", MODEL, tokens)
     yield _gauge(

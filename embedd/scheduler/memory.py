@@ -2,7 +2,7 @@
 
 import psutil
 
-from embedd.engine.base import ModelSpec
+from embedd.engine.spec import ModelSpec
 from embedd.types import EngineChoice
 
 INTERPRETER = 41 << 20  # resident bytes of a worker without a model, numpy included

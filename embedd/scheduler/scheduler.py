@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 
-from embedd.engine.base import ModelSpec
+from embedd.engine.spec import ModelSpec
 from embedd.errors import (
     EmbeddError,
     InsufficientMemoryError,
@@ -22,7 +22,7 @@ from embedd.errors import (
 )
 from embedd.metrics import LoadFailure, Metrics, Overload, Unload
 from embedd.scheduler.eviction import Candidate, Need, choose_victims
-from embedd.scheduler.residents import Clock, Loaded, Resident, ResidentStatus, Wanted
+from embedd.scheduler.records import Clock, Loaded, Resident, ResidentStatus, Wanted
 
 log = logging.getLogger(__name__)
 

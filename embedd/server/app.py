@@ -9,25 +9,13 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from embedd import __version__
-from embedd.embedder import Embedder
+from embedd.embedder.embedder import Embedder
 from embedd.errors import EmbeddError, ServiceError, UnknownRouteError, WrongVerbError
 from embedd.library import Library
 from embedd.metrics import Metrics
-from embedd.server import ops, pages
-from embedd.server.bodies import ALREADY_READ, BodyLimits, field_names
-from embedd.server.dialects import (
-    aigne,
-    cohere,
-    llamacpp,
-    management,
-    nugen,
-    ollama,
-    openai,
-    rerank,
-    tei,
-    tei_rerank,
-    tei_tokens,
-)
+from embedd.server.access.auth import KEYS, Keys, choose_access, require_key
+from embedd.server.access.origins import Doors, add_cors_headers, make_guard
+from embedd.server.dialects import aigne, nugen, rerank
 from embedd.server.dialects.base import (
     BODIES,
     EMBEDDER,
@@ -40,12 +28,21 @@ from embedd.server.dialects.base import (
     Route,
     Sharer,
 )
+from embedd.server.dialects.cohere import embed as cohere
+from embedd.server.dialects.llamacpp import embed as llamacpp
+from embedd.server.dialects.ollama import embed as ollama
+from embedd.server.dialects.ollama import management
+from embedd.server.dialects.openai import embed as openai
+from embedd.server.dialects.tei import embed as tei
+from embedd.server.dialects.tei import rerank as tei_rerank
+from embedd.server.dialects.tei import tokens as tei_tokens
 from embedd.server.errors import choose_status, error_headers, log_error, log_refusal
-from embedd.server.keys import KEYS, Keys, choose_access, require_key
-from embedd.server.openapi import describe
-from embedd.server.replies import JSON
-from embedd.server.request_id import add_request_id, request_id
-from embedd.server.security import Doors, add_cors_headers, make_guard
+from embedd.server.http.bodies import ALREADY_READ, BodyLimits, field_names
+from embedd.server.http.json_out import JSON
+from embedd.server.http.request_id import add_request_id, request_id
+from embedd.server.openapi import pages
+from embedd.server.openapi.document import describe
+from embedd.server.ops import metrics as ops
 
 log = logging.getLogger(__name__)
 

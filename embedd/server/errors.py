@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from embedd import errors
-from embedd.server.request_id import request_id
+from embedd.server.http.request_id import request_id
 
 log = logging.getLogger(__name__)
 

@@ -20,16 +20,16 @@ from aiohttp import web
 
 from embedd import __version__
 from embedd.config import Address, Settings
-from embedd.embedder import Embedder
+from embedd.embedder.embedder import Embedder
 from embedd.errors import ConfigError, EmbeddError
 from embedd.logs import set_up_logs
 from embedd.runtime import open_runtime
+from embedd.server.access.auth import KeyFile, Keys
+from embedd.server.access.origins import Doors
 from embedd.server.app import make_app
-from embedd.server.bodies import BodyLimits
 from embedd.server.dialects.base import Policy
-from embedd.server.keys import KeyFile, Keys
-from embedd.server.security import Doors
-from embedd.server.tls import open_tls
+from embedd.server.http.bodies import BodyLimits
+from embedd.server.http.tls import open_tls
 from embedd.types import EmbedRequest
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from embedd.errors import StoreError
-from embedd.gguf_header import GgufFacts
+from embedd.gguf.header import GgufFacts
 from embedd.names import ModelName
 from embedd.store.blobs import Blob
 from embedd.store.manifests import (

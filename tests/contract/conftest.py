@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from embedd.engine.base import CPU_LADDER, Engine, ModelSpec
-from embedd.engine.opening import ENGINES
+from embedd.engine.backends import LLAMA_BACKENDS
+from embedd.engine.protocol import Engine
+from embedd.engine.spec import ModelSpec
+from embedd.engine.worker.load import ENGINES
 from embedd.types import Pooling
 from tests.needs import require_openvino
 from tests.tiny_models import write_tiny_bert, write_tiny_decoder
@@ -60,7 +62,9 @@ def open_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open
                 pooling="rank" if rank else "mean",
                 head=["no", "yes"] if rank else None,
             )
-        opened.append(find_engine(kind).load(make_spec(path, pooling), CPU_LADDER[0], threads=1))
+        opened.append(
+            find_engine(kind).load(make_spec(path, pooling), LLAMA_BACKENDS[0], threads=1)
+        )
         return opened[-1]
 
     yield open_one

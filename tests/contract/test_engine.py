@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from embedd.engine.base import CPU_LADDER, Engine, StoppedError
+from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.llama.engine import LlamaEngine
-from embedd.engine.stop import Stop
+from embedd.engine.protocol import Engine, Stop, StoppedError
 from embedd.errors import EngineError
 from embedd.types import Pooling, TokenIds, Vectors
 from tests.contract.conftest import CONTEXT, OpenEngine, make_spec
@@ -37,7 +37,7 @@ def test_info_describes_the_loaded_model(engine: Engine) -> None:
     assert info.width > 0
     assert info.max_batch_tokens > 0
     assert info.max_sequences > 0
-    assert info.rung == "cpu1"
+    assert info.backend == "llama"
 
 
 def test_a_text_is_tokenized_inside_the_frame(engine: Engine) -> None:
@@ -165,7 +165,7 @@ def test_a_split_gguf_gives_the_vectors_of_the_whole_one(tmp_path: Path) -> None
     spec = make_spec(paths[0], Pooling.MEAN)
     vectors = []
     for one in (make_spec(whole, Pooling.MEAN), replace(spec, parts=tuple(paths[1:]))):
-        engine = LlamaEngine.load(one, CPU_LADDER[0], threads=1)
+        engine = LlamaEngine.load(one, LLAMA_BACKENDS[0], threads=1)
         vectors.append(engine.encode(engine.tokenize(TEXTS)))
         engine.close()
     assert np.array_equal(vectors[0], vectors[1])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from embedd.engine.base import Engine
+from embedd.engine.protocol import Engine
 from embedd.errors import EngineError, ModelLoadError
 from embedd.types import Pooling
 from tests.contract.conftest import OpenEngine

@@ -8,7 +8,7 @@ import pytest
 
 from embedd import errors
 from embedd.engine.fake import NOT_A_NUMBER
-from embedd.server.bodies import BodyLimits
+from embedd.server.http.bodies import BodyLimits
 from tests.server.serving import OpenServer, Reply, Served
 
 LONG = "a" * 70

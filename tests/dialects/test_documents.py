@@ -11,7 +11,11 @@ import pytest
 from aiohttp import web
 
 from embedd.server import app
-from embedd.server.dialects import base, columns, envelope, fields, forms
+from embedd.server.dialects import base
+from embedd.server.dialects.common import fields
+from embedd.server.dialects.common import openai_input as forms
+from embedd.server.dialects.common import vector_json as columns
+from embedd.server.dialects.openai import errors as envelope
 from tests.server.serving import OpenServer, Served
 from tests.unit.stored import store_model
 
@@ -57,7 +61,7 @@ async def test_the_dialect_of_contributing_speaks(
 def run_example() -> Mapping[str, Any]:
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
     known: dict[str, Any] = {"msgspec": importlib.import_module("msgspec"), "web": web}
-    for module in ("embedd.types", "embedd.errors", "embedd.server.replies"):
+    for module in ("embedd.types", "embedd.errors", "embedd.server.http.json_out"):
         known |= vars(importlib.import_module(module))
     for one in (base, columns, envelope, fields, forms):
         known |= vars(one)

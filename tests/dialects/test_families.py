@@ -9,7 +9,7 @@ import pytest
 from embedd.errors import LoadTimeoutError
 from embedd.names import parse_model_name as parse
 from embedd.server.dialects.base import Policy
-from embedd.server.replies import ROWS
+from embedd.server.http.json_out import ROWS
 from embedd.types import Vectors
 from tests.server.serving import OpenServer, Served
 from tests.unit.stored import store_model

@@ -16,21 +16,22 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from embedd.catalog.catalog import read_catalog
-from embedd.embedder import Embedder
-from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec
+from embedd.embedder.embedder import Embedder
+from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.fake import MAX_SEQUENCES, FakeEngine
-from embedd.engine.queue import Outcome
-from embedd.engine.worker import encode_checked
+from embedd.engine.serving.queue import Outcome
+from embedd.engine.spec import ModelInfo, ModelSpec
+from embedd.engine.worker.__main__ import encode_checked
 from embedd.errors import EngineError
 from embedd.library import Library
 from embedd.metrics import Metrics
 from embedd.resolve import Resolver
 from embedd.scheduler.scheduler import Scheduler
+from embedd.server.access.auth import Keys
+from embedd.server.access.origins import Doors
 from embedd.server.app import make_app
-from embedd.server.bodies import BodyLimits
 from embedd.server.dialects.base import Policy
-from embedd.server.keys import Keys
-from embedd.server.security import Doors
+from embedd.server.http.bodies import BodyLimits
 from embedd.store.store import Store
 from embedd.types import Piece, Pooling, TokenIds
 from tests.fakes import Clock
@@ -51,7 +52,7 @@ class LocalModel:
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        self._engine = FakeEngine.load(spec, CPU_LADDER[0], threads=1)
+        self._engine = FakeEngine.load(spec, LLAMA_BACKENDS[0], threads=1)
         self.gate = asyncio.Event()
         self.gate.set()
         self.waiting = 0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from embedd.server.security import Doors
+from embedd.server.access.origins import Doors
 from tests.server.serving import OpenServer, Served
 
 HERE = "http://localhost:3000"

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedd.server.bodies import BodyLimits
-from embedd.server.inflating import PIECE, _choose
+from embedd.server.http.bodies import BodyLimits
+from embedd.server.http.decompress import PIECE, _choose
 from tests.server.serving import MIB, OpenServer, Served
 
 if sys.version_info >= (3, 14):

@@ -7,9 +7,9 @@ import pytest
 
 from embedd.config import Address
 from embedd.errors import ConfigError
+from embedd.server.access.auth import Access, Keys, choose_access
 from embedd.server.app import DIALECTS
-from embedd.server.bodies import BodyLimits
-from embedd.server.keys import Access, Keys, choose_access
+from embedd.server.http.bodies import BodyLimits
 from embedd.server.serve import choose_keys
 from tests.conftest import MakeSettings
 from tests.server.serving import OpenServer, Served

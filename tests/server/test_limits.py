@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from embedd.server.app import SERVER_NAME
-from embedd.server.bodies import BodyLimits
+from embedd.server.http.bodies import BodyLimits
 from tests.server.serving import MIB, OpenServer, Served, until
 
 TOO_LARGE = {

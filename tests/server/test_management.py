@@ -441,7 +441,7 @@ async def test_a_blob_is_stored_once(served: Served) -> None:
 async def test_an_upload_may_be_larger_than_a_body_and_come_in_chunks(
     open_server: OpenServer,
 ) -> None:
-    from embedd.server.bodies import BodyLimits
+    from embedd.server.http.bodies import BodyLimits
 
     served: Served = await open_server(bodies=BodyLimits(one=1024, all_=2048))
     data = bytes(5 * MIB + 7)

@@ -14,8 +14,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from embedd.server.app import DIALECTS, SHARED
-from embedd.server.described import ENDPOINTS
-from embedd.server.dialects.openai import EmbedBody
+from embedd.server.dialects.openai.embed import EmbedBody
+from embedd.server.openapi.schemas import ENDPOINTS
 from tests.server.serving import Served
 
 # What reaches out or takes the models away is left alone.

@@ -9,8 +9,8 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from embedd.library import Progress
-from embedd.server import streams
-from embedd.server.streams import MOST_WAITING, follow, in_thread
+from embedd.server.http import streams
+from embedd.server.http.streams import MOST_WAITING, follow, in_thread
 
 
 class Transport(asyncio.Transport):

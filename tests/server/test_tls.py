@@ -16,7 +16,7 @@ import pytest
 
 from embedd.client import Client
 from embedd.errors import ConfigError, ServiceError, UnavailableError
-from embedd.server.tls import open_tls
+from embedd.server.http.tls import open_tls
 
 BOTH = Path(__file__).parent / "localhost.pem"
 PEM = BOTH.read_text()

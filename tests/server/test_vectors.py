@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from embedd.engine.fake import WIDTH
-from embedd.server.replies import ROWS
+from embedd.server.http.json_out import ROWS
 from tests.server.serving import OpenServer, Served
 from tests.tiny_models import TINY_VOCABULARY
 from tests.unit.stored import store_model
@@ -88,7 +88,7 @@ async def test_a_large_answer_is_the_small_ones_in_order(served: Served, count: 
     reply = await served.embed(input=texts)
     assert reply.headers["Content-Type"] == "application/json; charset=utf-8"
     assert ("Content-Length" in reply.headers) == (count <= ROWS), "large ones are streamed"
-    assert reply.headers["X-Embedd-Model"].endswith(";engine=fake;rung=cpu1")
+    assert reply.headers["X-Embedd-Model"].endswith(";engine=fake;backend=llama")
     assert list(reply.json) == [
         "model",
         "embeddings",

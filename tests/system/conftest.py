@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from embedd.engine import tuner
+from embedd.engine.tuning import background as tuner
 
 
 @pytest.fixture(autouse=True)

@@ -15,12 +15,12 @@ import pytest
 from aiohttp import web
 
 from embedd.config import Settings, read_settings
-from embedd.engine import loading
-from embedd.engine.fake import FAKE_LADDER
+from embedd.engine import loader as loading
+from embedd.engine.fake import FAKE_BACKENDS
 from embedd.runtime import Runtime, open_runtime
+from embedd.server.access.origins import Doors
 from embedd.server.app import make_app
-from embedd.server.bodies import BodyLimits
-from embedd.server.security import Doors
+from embedd.server.http.bodies import BodyLimits
 from embedd.store.store import Store
 from tests.exposition import Samples, parse
 from tests.tiny_models import write_tiny_bert
@@ -99,7 +99,7 @@ async def open_fake_server(
         names: Of the models in its store, no two of the same weights.
         settings: As in the environment, without their prefix.
     """
-    patch.setattr(loading, "CPU_LADDER", FAKE_LADDER)
+    patch.setattr(loading, "LLAMA_BACKENDS", FAKE_BACKENDS)
     store = Store(folder / "models")
     for seed, name in enumerate(names):
         store_model(store, name, write_tiny_bert(folder / f"{name}.gguf", context=64, seed=seed))

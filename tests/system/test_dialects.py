@@ -132,7 +132,7 @@ async def test_what_was_cut_is_told(server: Server) -> None:
     body = {"model": "all-minilm", "input": ["a", long]}
     async with server.session.post(server.url + PATHS[0], json=body) as response:
         assert response.headers["X-Embedd-Truncated"] == "1"
-        assert re.search(r"engine=(llama|openvino);rung=", response.headers["X-Embedd-Model"])
+        assert re.search(r"engine=(llama|openvino);backend=", response.headers["X-Embedd-Model"])
     status, reply = await server.send(PATHS[0], {**body, "truncate": False})
     assert (status, reply["error"]["code"]) == (400, "context_length_exceeded")
     assert (reply["error"]["tokens"], reply["error"]["limit"]) == (302, 256)

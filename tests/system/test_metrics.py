@@ -59,14 +59,17 @@ async def test_deaths_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert unusual(poisoned, await server.samples()) == {}, "it is known by now"
 
 
-async def test_a_first_batch_that_kills_costs_a_rung(
+async def test_a_first_batch_that_kills_costs_a_backend(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_fake_server(tmp_path, ["tiny"], monkeypatch) as server:
-        await server.embed(fake.KILL_FIRST_RUNG, model="tiny")
+        await server.embed(fake.KILL_FIRST_BACKEND, model="tiny")
         samples = await server.samples()
-        assert samples[of_tiny("rung_failures_total", rung="cpu1")] == 1
-        assert samples["embedd_model_loaded{engine=fake,model=tiny:latest,rung=cpu2}"] == 1
+        assert samples[of_tiny("backend_failures_total", backend="llama")] == 1
+        assert (
+            samples["embedd_model_loaded{engine=fake,model=tiny:latest,backend=llama-no-repack}"]
+            == 1
+        )
         assert samples[of_tiny("model_batch_tokens")] == fake.MAX_BATCH_TOKENS
         assert samples[of_tiny("model_replicas")] == samples[of_tiny("model_cores")] == 1
         assert samples[of_tiny("model_calibrated")] == 0

@@ -57,7 +57,7 @@ async def test_by_itself_llama_cpp_serves_without_a_word(
         async with open_server(settings) as server:
             status, engine, _ = await read_engine(server, "plain")
             assert status == 200
-            assert "engine=llama;rung=cpu1" in engine
+            assert "engine=llama;backend=llama" in engine
             [running] = await server.running()
             assert running["name"] == "plain:latest"
             async with server.session.get(f"{server.url}/metrics") as response:
@@ -93,6 +93,6 @@ async def test_calibration_measures_what_is_there(
     settings: Settings, imported: Callable[[], bool], caplog: pytest.LogCaptureFixture
 ) -> None:
     found = await calibrate_model(settings, "plain", lambda _trial: None)
-    assert {trial.rung for trial in found.trials} == {"cpu1", "cpu2", "cpu3"}
+    assert {trial.backend for trial in found.trials} == {"llama", "llama-no-repack", "llama-safe"}
     assert [one for one in caplog.records if one.levelno > logging.INFO] == []
     assert not imported()

@@ -16,20 +16,22 @@ import pytest
 
 from embedd.cache import VectorCache
 from embedd.config import worker_environment
-from embedd.engine import fake, process, watchdog
-from embedd.engine.base import CPU_LADDER, ModelSpec
-from embedd.engine.cores import CoreShares
-from embedd.engine.fake import FAKE_LADDER
-from embedd.engine.process import WorkerDiedError, WorkerProcess
-from embedd.engine.queue import Outcome
-from embedd.engine.served import ServedModel
+from embedd.engine import fake
+from embedd.engine.backends import LLAMA_BACKENDS
+from embedd.engine.fake import FAKE_BACKENDS
+from embedd.engine.host import process, watchdog
+from embedd.engine.host.process import WorkerDiedError, WorkerProcess
+from embedd.engine.serving.cores import CoreShares
+from embedd.engine.serving.model import ServedModel
+from embedd.engine.serving.queue import Outcome
+from embedd.engine.spec import ModelSpec
 from embedd.errors import EngineError, LoadTimeoutError, ModelLoadError, ShuttingDownError
 from embedd.metrics import Metrics
 from embedd.types import Pooling
 from tests.tiny_models import write_tiny_bert
 
-LADDERS = {"fake": FAKE_LADDER, "llama": CPU_LADDER}
-WARM = FAKE_LADDER[0]
+BACKENDS = {"fake": FAKE_BACKENDS, "llama": LLAMA_BACKENDS}
+WARM = FAKE_BACKENDS[0]
 
 
 class Yard:
@@ -58,7 +60,7 @@ class Yard:
 
     async def start_loaded(self, engine: str = "fake", *, threads: int = 1) -> WorkerProcess:
         worker = await self.start()
-        await worker.load(self.spec(), rung=LADDERS[engine][0], threads=threads)
+        await worker.load(self.spec(), backend=BACKENDS[engine][0], threads=threads)
         return worker
 
     async def serve(self) -> ServedModel:
@@ -70,7 +72,7 @@ class Yard:
                 cache=VectorCache(0),
                 metrics=Metrics().of_model("a"),
                 max_waiting_tokens=100_000,
-                ladder=FAKE_LADDER,
+                backends=FAKE_BACKENDS,
             )
         )
         return self.models[-1]
@@ -126,8 +128,8 @@ async def embed_all(model: ServedModel, requests: list[list[str]]) -> list[Outco
 async def test_a_worker_loads_tokenizes_encodes_and_ends(yard: Yard) -> None:
     worker = await yard.start()
     shares: list[float] = []
-    info = await worker.load(yard.spec(), rung=WARM, threads=1, report=shares.append)
-    assert (info.engine, info.rung, info.limit, info.frame.suffix) == ("fake", "cpu1", 64, (2,))
+    info = await worker.load(yard.spec(), backend=WARM, threads=1, report=shares.append)
+    assert (info.engine, info.backend, info.limit, info.frame.suffix) == ("fake", "llama", 64, (2,))
     assert shares == [1.0]
     [ids] = await worker.tokenize(["ab"])
     assert ids.tolist() == [1, ord("a"), ord("b"), 2]
@@ -224,7 +226,7 @@ async def test_kill_9_during_a_batch_is_a_delay_and_no_error(yard: Yard) -> None
     assert np.array_equal((await request).vectors, expected)
     assert np.array_equal((await embed(model, "a", fake.SLOW)).vectors, expected)
     assert len(yard.workers) == 2
-    assert model.info.rung == "cpu1"
+    assert model.info.backend == "llama"
 
 
 async def test_an_idle_worker_that_was_killed_is_replaced(yard: Yard) -> None:
@@ -236,7 +238,7 @@ async def test_an_idle_worker_that_was_killed_is_replaced(yard: Yard) -> None:
 
 async def test_a_poisoned_input_fails_its_own_request_alone(yard: Yard) -> None:
     model = await yard.serve()
-    await embed(model, "a batch that proves the rung")
+    await embed(model, "a batch that proves the backend")
     good = [[f"text {number}"] for number in range(20)]
     expected = [(await embed(model, *texts)).vectors for texts in good]
     requests = [*good[:10], ["fine", fake.KILL, "fine"], *good[10:]]
@@ -248,13 +250,13 @@ async def test_a_poisoned_input_fails_its_own_request_alone(yard: Yard) -> None:
     for result, vectors in zip(results, expected, strict=True):
         assert isinstance(result, Outcome)
         assert np.allclose(result.vectors, vectors)
-    assert model.info.rung == "cpu1"
+    assert model.info.backend == "llama"
     assert model.broken is None
 
 
 async def test_a_poisoned_input_kills_no_second_time(yard: Yard) -> None:
     model = await yard.serve()
-    await embed(model, "a batch that proves the rung")
+    await embed(model, "a batch that proves the backend")
     with pytest.raises(EngineError, match="SIGKILL"):
         await embed(model, fake.KILL)
     started = len(yard.workers)
@@ -306,10 +308,10 @@ async def test_a_bad_vector_is_an_error_of_its_input(yard: Yard, text: str, faul
     assert len(yard.workers) == 1
 
 
-async def test_a_model_whose_first_batch_kills_goes_to_the_next_rung(yard: Yard) -> None:
+async def test_a_model_whose_first_batch_kills_goes_to_the_next_backend(yard: Yard) -> None:
     model = await yard.serve()
-    assert len((await embed(model, "a" + fake.KILL_FIRST_RUNG)).vectors) == 1
-    assert model.info.rung == "cpu2"
+    assert len((await embed(model, "a" + fake.KILL_FIRST_BACKEND)).vectors) == 1
+    assert model.info.backend == "llama-no-repack"
     assert len(yard.workers) == 2
 
 
@@ -339,7 +341,7 @@ async def test_llama_says_why_it_refuses_a_file(yard: Yard) -> None:
     yard.file.write_bytes(b"GGUF" + bytes(100))
     worker = await yard.start()
     with pytest.raises(ModelLoadError, match=r"^llama\.cpp cannot load the model: "):
-        await worker.load(yard.spec(), rung=CPU_LADDER[0], threads=1)
+        await worker.load(yard.spec(), backend=LLAMA_BACKENDS[0], threads=1)
 
 
 async def test_a_load_without_progress_is_given_up(
@@ -349,7 +351,7 @@ async def test_a_load_without_progress_is_given_up(
     worker = await yard.start()
     os.kill(worker.pid, signal.SIGSTOP)
     with pytest.raises(LoadTimeoutError, match='timed out loading model "tiny"'):
-        await worker.load(yard.spec(), rung=WARM, threads=1, patience=0.1)
+        await worker.load(yard.spec(), backend=WARM, threads=1, patience=0.1)
     # It does not even see the end of the socket.
     await worker.close()
     assert not is_running(worker.pid)
@@ -369,7 +371,7 @@ async def test_a_worker_says_its_last_line_without_folders(yard: Yard) -> None:
     worker = await yard.start()
     with pytest.raises(WorkerDiedError) as caught:
         await worker.load(
-            yard.spec(), rung=replace(WARM, engine="/home/me/build/ggml.c:42"), threads=1
+            yard.spec(), backend=replace(WARM, engine="/home/me/build/ggml.c:42"), threads=1
         )
     assert str(caught.value) == (
         "the worker process ended with exit status 1: KeyError: 'ggml.c:42'"
@@ -382,7 +384,7 @@ async def test_an_interpreter_that_does_not_start_is_a_load_error(
     async def start() -> WorkerProcess:
         return await WorkerProcess.start({"PYTHONHOME": str(tmp_path)})
 
-    with pytest.raises(ModelLoadError, match="cpu3: the worker process ended with"):
+    with pytest.raises(ModelLoadError, match="llama-safe: the worker process ended with"):
         await ServedModel.load(
             yard.spec(),
             start=start,
@@ -390,7 +392,7 @@ async def test_an_interpreter_that_does_not_start_is_a_load_error(
             cache=VectorCache(0),
             metrics=Metrics().of_model("a"),
             max_waiting_tokens=1,
-            ladder=FAKE_LADDER,
+            backends=FAKE_BACKENDS,
         )
 
 

@@ -33,10 +33,10 @@ def test_what_was_put_is_found_until_it_is_the_least_recently_used() -> None:
     assert (cache.hits, cache.misses) == (3, 1)
 
 
-def test_models_poolings_and_rungs_do_not_share_vectors() -> None:
+def test_models_poolings_and_backends_do_not_share_vectors() -> None:
     cache = VectorCache(1 << 20)
-    cache.put(make_key(make_maker("a", "cpu1"), to_ids(1)), VECTOR)
-    assert cache.get(make_key(make_maker("a", "cpu2"), to_ids(1))) is None
+    cache.put(make_key(make_maker("a", "llama"), to_ids(1)), VECTOR)
+    assert cache.get(make_key(make_maker("a", "llama-no-repack"), to_ids(1))) is None
 
 
 def test_a_vector_is_kept_as_it_was() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from embedd import api
+from embedd import ollama_api as api
 from embedd.client import NOBODY_THERE, Client
 from embedd.errors import (
     EmbeddError,

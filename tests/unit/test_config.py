@@ -19,7 +19,7 @@ from embedd.config import (
     worker_environment,
 )
 from embedd.errors import ConfigError
-from embedd.limits import read_limits
+from embedd.machine import read_limits
 from embedd.types import EngineChoice
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of memory
@@ -273,7 +273,7 @@ def write(root: Path, files: Mapping[str, str]) -> None:
 
 @pytest.fixture
 def _eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedd.limits._affinity", lambda: 8)
+    monkeypatch.setattr("embedd.machine._affinity", lambda: 8)
 
 
 @pytest.mark.usefixtures("_eight_cores")

@@ -23,7 +23,7 @@ def state(*models: ModelState, **changes: Any) -> State:
 def model(name: str = "a", **changes: Any) -> ModelState:
     values: dict[str, Any] = {
         "engine": "llama",
-        "rung": "cpu1",
+        "backend": "llama",
         "size": 5,
         "waiting_tokens": 6,
         "waiting_requests": 7,
@@ -66,7 +66,7 @@ def test_the_state_is_looked_at_when_somebody_reads() -> None:
     before = read(metrics)
     now[0] = state(model(), load_waiters={"b": 8})
     assert moved(before, read(metrics)) == {
-        "embedd_model_loaded{engine=llama,model=a,rung=cpu1}": 1,
+        "embedd_model_loaded{engine=llama,model=a,backend=llama}": 1,
         "embedd_model_bytes{model=a}": 5,
         "embedd_waiting_tokens{model=a}": 6,
         "embedd_waiting_requests{awaited=batch,model=a}": 7,
@@ -92,7 +92,7 @@ def test_a_name_that_is_in_memory_twice_has_each_series_once() -> None:
     series = [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
     assert len(series) == len(set(series))
     found = read(metrics)
-    assert found["embedd_model_loaded{engine=llama,model=a,rung=cpu1}"] == 2
+    assert found["embedd_model_loaded{engine=llama,model=a,backend=llama}"] == 2
     assert found["embedd_model_bytes{model=a}"] == 10
     assert found["embedd_waiting_tokens{model=a}"] == 12
     assert found["embedd_waiting_requests{awaited=batch,model=a}"] == 14
@@ -107,12 +107,12 @@ def test_ten_thousand_models_that_come_and_go_leave_no_series() -> None:
     metrics.watch(state, store.__contains__)
     nothing = len(metrics.expose("")[0])
     metrics.of_model("stays").inputs.inc(5)
-    metrics.of_model("stays").rung_failed("cpu1")
+    metrics.of_model("stays").backend_failed("llama")
     one = len(metrics.expose("")[0]) - nothing
     for number in range(10_000):
         store.add(name := f"model{number}")
         metrics.of_model(name).inputs.inc()
-        metrics.of_model(name).rung_failed("cpu1")
+        metrics.of_model(name).backend_failed("llama")
         store.remove(name)
     assert len(metrics.expose("")[0]) < nothing + 1.2 * one * MANY_MODELS
     assert read(metrics)["embedd_inputs_total{model=stays}"] == 5

@@ -16,7 +16,7 @@ from embedd.errors import (
     ModelLoadError,
     ModelNotFoundError,
 )
-from embedd.gguf_header import GgufFacts, TensorFacts, read_header_file
+from embedd.gguf.header import GgufFacts, TensorFacts, read_header_file
 from embedd.names import parse_model_name
 from embedd.options import Options
 from embedd.resolve import (

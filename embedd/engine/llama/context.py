@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
-from embedd.engine.base import StoppedError
 from embedd.engine.llama.library import fill_params, take_log_lines
 from embedd.engine.llama.model import LlamaModel
-from embedd.engine.stop import Stop
+from embedd.engine.protocol import Stop, StoppedError
 from embedd.errors import EngineError, ModelLoadError
 from embedd.types import Pooling, TokenIds, Vectors
 

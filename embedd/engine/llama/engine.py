@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
 
-from embedd.engine.base import ModelInfo, ModelSpec, Rung
+from embedd.engine.backends import Backend
 from embedd.engine.llama.context import (
     FLASH_ATTENTION_AUTO,
     FLASH_ATTENTION_OFF,
@@ -15,8 +15,9 @@ from embedd.engine.llama.context import (
 from embedd.engine.llama.library import find_gpu, take_gpu_bytes
 from embedd.engine.llama.model import LlamaModel, Report
 from embedd.engine.llama.vocabulary import Vocabulary
-from embedd.engine.stop import Stop
-from embedd.engine.tuning import choose_gpu_batch
+from embedd.engine.protocol import Stop
+from embedd.engine.spec import ModelInfo, ModelSpec
+from embedd.engine.tuning.settings import choose_gpu_batch
 from embedd.errors import EngineError, ModelLoadError
 from embedd.types import Piece, Pooling, TokenIds, Vectors
 
@@ -37,7 +38,7 @@ class _Weights:
 
     model: LlamaModel
     vocabulary: Vocabulary
-    rung: Rung
+    backend: Backend
     info: ModelInfo
 
 
@@ -57,7 +58,7 @@ class LlamaEngine:
     def load(
         cls,
         spec: ModelSpec,
-        rung: Rung,
+        backend: Backend,
         *,
         threads: int,
         replicas: int = 1,
@@ -73,15 +74,15 @@ class LlamaEngine:
 
         Raises:
             ModelLoadError: The file, its tokenizer or its pooling cannot be used.
-            EngineError: The rung wants a GPU, and llama.cpp finds none.
+            EngineError: The backend wants a GPU, and llama.cpp finds none.
         """
         del replicas
-        if rung.gpu:
+        if backend.gpu:
             find_gpu()
         model = LlamaModel(
             spec.path,
             parts=spec.parts,
-            extra_buffers=rung.extra_buffers,
+            extra_buffers=backend.extra_buffers,
             gpu_layers=spec.gpu_layers,
             main_gpu=spec.main_gpu,
             use_mmap=spec.use_mmap,
@@ -96,16 +97,16 @@ class LlamaEngine:
             pooling=spec.pooling,
             frame=vocabulary.frame,
             vocabulary=model.vocabulary,
-            max_batch_tokens=batch_tokens or _choose_batch(model, rung),
-            max_sequences=MAX_SEQUENCES_ON_GPU if rung.gpu else MAX_SEQUENCES,
+            max_batch_tokens=batch_tokens or _choose_batch(model, backend),
+            max_sequences=MAX_SEQUENCES_ON_GPU if backend.gpu else MAX_SEQUENCES,
             engine="llama",
-            rung=rung.name,
+            backend=backend.name,
             pair=vocabulary.learn_pair(),
             labels=model.labels if spec.pooling is Pooling.RANK else (),
         )
-        weights = _Weights(model=model, vocabulary=vocabulary, rung=rung, info=info)
+        weights = _Weights(model=model, vocabulary=vocabulary, backend=backend, info=info)
         engine = cls(weights, threads=threads, is_replica=False)
-        if rung.gpu:
+        if backend.gpu:
             engine._weights = replace(weights, info=replace(info, gpu_bytes=take_gpu_bytes()))
         return engine
 
@@ -183,18 +184,18 @@ class LlamaEngine:
             sequences=self.info.max_sequences,
             pooling=pooling,
             threads=self._threads,
-            flash_attention=_choose_flash_attention(self._weights.rung),
+            flash_attention=_choose_flash_attention(self._weights.backend),
         )
 
 
-def _choose_batch(model: LlamaModel, rung: Rung) -> int:
-    if rung.gpu:
+def _choose_batch(model: LlamaModel, backend: Backend) -> int:
+    if backend.gpu:
         return choose_gpu_batch(model.vocabulary, model.width)
-    start = START_BATCH_TOKENS if rung.flash_attention else START_BATCH_TOKENS_WITHOUT_FLASH
+    start = START_BATCH_TOKENS if backend.flash_attention else START_BATCH_TOKENS_WITHOUT_FLASH
     return min(model.context_length, start)
 
 
-def _choose_flash_attention(rung: Rung) -> int:
-    if not rung.flash_attention:
+def _choose_flash_attention(backend: Backend) -> int:
+    if not backend.flash_attention:
         return FLASH_ATTENTION_OFF
-    return FLASH_ATTENTION_AUTO if rung.gpu else FLASH_ATTENTION_ON
+    return FLASH_ATTENTION_AUTO if backend.gpu else FLASH_ATTENTION_ON

@@ -20,7 +20,7 @@ from embedd.engine.llama.library import (
     fill_params,
     open_library,
 )
-from embedd.engine.worker import settle
+from embedd.engine.worker.__main__ import settle
 
 # llama.cpp tells of each tensor: "[   3/  21]  blk.0.attn_k.weight - [ 32, 32 ...".
 _TENSOR: Final = re.compile(rb"\[ *(\d+)/ *(\d+)\]")

@@ -7,10 +7,11 @@ from typing import Any, Self
 import numpy as np
 from llama_cpp import llama_cpp as lib
 
-from embedd.engine.base import ModelInfo, ModelSpec, check_ids
 from embedd.engine.llama.model import LlamaModel
+from embedd.engine.protocol import check_ids
+from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import ModelLoadError
-from embedd.tokens import Frame, PairFrame
+from embedd.tokenizers.truncation import Frame, PairFrame
 from embedd.types import Piece, Pooling, TokenIds
 
 NO_TOKENIZER = 0
@@ -176,7 +177,7 @@ class LlamaVocabulary(Vocabulary):
             max_batch_tokens=0,
             max_sequences=0,
             engine="llama",
-            rung="",
+            backend="",
         )
 
     def close(self) -> None:

@@ -8,14 +8,15 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from embedd.engine.base import ModelInfo, ModelSpec, Rung, StoppedError
+from embedd.engine.backends import Backend
 from embedd.engine.llama.model import LlamaModel
 from embedd.engine.llama.vocabulary import Vocabulary
 from embedd.engine.openvino.families import build_graph
 from embedd.engine.openvino.library import choose_precision, compile_graph
 from embedd.engine.openvino.tensors import Gguf
 from embedd.engine.padding import group_alike, round_length
-from embedd.engine.stop import Stop
+from embedd.engine.protocol import Stop, StoppedError
+from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import EngineError, ModelLoadError
 from embedd.types import Piece, Pooling, TokenIds, Vectors
 
@@ -89,7 +90,7 @@ class OpenVinoEngine:
     def load(
         cls,
         spec: ModelSpec,
-        rung: Rung,
+        backend: Backend,
         *,
         threads: int,
         replicas: int = 1,
@@ -127,7 +128,7 @@ class OpenVinoEngine:
             max_batch_tokens=batch_tokens or START_BATCH_TOKENS,
             max_sequences=MAX_SEQUENCES,
             engine="openvino",
-            rung=rung.name,
+            backend=backend.name,
             pair=vocabulary.learn_pair(),
             labels=model.labels if spec.pooling is Pooling.RANK else (),
             padded=True,

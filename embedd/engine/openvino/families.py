@@ -7,12 +7,12 @@ Those are ``src/models/bert.cpp`` (also nomic-bert and jina-bert-v2) and
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from embedd.engine.errors import UnsuitableError
 from embedd.engine.openvino import blocks
 from embedd.engine.openvino.blocks import Inputs, Node, Sizes
 from embedd.engine.openvino.library import make_model
 from embedd.engine.openvino.library import ops as op
 from embedd.engine.openvino.tensors import Gguf
+from embedd.engine.protocol import UnsuitableError
 from embedd.types import Pooling
 
 Family = Callable[[Gguf, Inputs, Sizes], Node]

@@ -13,7 +13,7 @@ for _name in ("openvino.tools", "openvino_telemetry"):
 import openvino as ov  # noqa: E402 - only after its tools were shut out
 from openvino import opset13 as ops  # noqa: E402 - likewise
 
-from embedd.engine.errors import UnsuitableError  # noqa: E402 - likewise
+from embedd.engine.protocol import UnsuitableError  # noqa: E402 - likewise
 
 __all__ = ["choose_precision", "compile_graph", "make_model", "open_core", "ops"]
 

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from embedd.engine.errors import UnsuitableError
-from embedd.gguf_header import GgufFacts, TensorFacts, read_header_file
-from embedd.gguf_types import TENSOR_TYPES
+from embedd.engine.protocol import UnsuitableError
+from embedd.gguf.header import GgufFacts, TensorFacts, read_header_file
+from embedd.gguf.types import TENSOR_TYPES
 
 Array: TypeAlias = npt.NDArray[np.floating[Any]]  # float16 or float32
 

@@ -3,10 +3,10 @@
 from aiohttp import web
 
 from embedd.server.dialects.base import Dialect, Sharer, computed_headers, embed_body
-from embedd.server.dialects.columns import items
-from embedd.server.dialects.envelope import STATUSES, to_error
-from embedd.server.dialects.openai import EmbedBody, to_request
-from embedd.server.replies import Parts, dump, parts_response
+from embedd.server.dialects.common.vector_json import items
+from embedd.server.dialects.openai.embed import EmbedBody, to_request
+from embedd.server.dialects.openai.errors import STATUSES, to_error
+from embedd.server.http.json_out import Parts, dump, parts_response
 from embedd.types import EmbedRequest, EmbedResult
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 from aiohttp import web
 
-from embedd.embedder import Embedder
+from embedd.embedder.embedder import Embedder
 from embedd.errors import EmbeddError, InvalidInputError, LoadTimeoutError
 from embedd.library import Library
-from embedd.server.bodies import Body, BodyLimits, decode_plainly
+from embedd.server.http.bodies import Body, BodyLimits, decode_plainly
 from embedd.types import Computed, DType, EmbedRequest, EmbedResult
 
 EMBEDDER = web.AppKey("embedder", Embedder)
@@ -152,7 +152,7 @@ def computed_headers(result: Computed) -> dict[str, str]:
     headers = {
         "Server-Timing": _server_timing(result),
         "X-Embedd-Model": (
-            f"{digest};engine={result.served_by.engine};rung={result.served_by.rung}"
+            f"{digest};engine={result.served_by.engine};backend={result.served_by.backend}"
         ),
     }
     if result.truncated:

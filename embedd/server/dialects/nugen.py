@@ -10,15 +10,15 @@ from aiohttp import web
 
 from embedd.errors import EmptyInputError, InvalidInputError
 from embedd.server.dialects.base import Dialect, Policy, Route, computed_headers, embed_body
-from embedd.server.dialects.columns import items
-from embedd.server.dialects.envelope import STATUSES, to_error
-from embedd.server.dialects.fields import (
+from embedd.server.dialects.common.fields import (
     parse_optional_keep_alive,
     parse_outputs,
     require_model,
 )
-from embedd.server.dialects.forms import FIELD, parse_forms
-from embedd.server.replies import Parts, dump, parts_response
+from embedd.server.dialects.common.openai_input import FIELD, parse_forms
+from embedd.server.dialects.common.vector_json import items
+from embedd.server.dialects.openai.errors import STATUSES, to_error
+from embedd.server.http.json_out import Parts, dump, parts_response
 from embedd.types import ClientIds, DimensionRule, EmbedRequest, EmbedResult, Truncate
 
 NULL = msgspec.Raw(b"null")

@@ -10,17 +10,17 @@ from aiohttp import web
 
 from embedd.errors import EmptyInputError, InvalidInputError
 from embedd.server.dialects.base import Dialect, Failure, Policy, Route, computed_headers
-from embedd.server.dialects.envelope import STATUSES, to_envelope
-from embedd.server.dialects.fields import parse_truncate, require_model
-from embedd.server.dialects.forms import check_inputs
-from embedd.server.dialects.reranking import (
+from embedd.server.dialects.common.fields import parse_truncate, require_model
+from embedd.server.dialects.common.openai_input import check_inputs
+from embedd.server.dialects.common.reranking import (
     Asked,
     parse_cap,
     parse_top_n,
     rerank_body,
     to_number,
 )
-from embedd.server.replies import dump, json_response
+from embedd.server.dialects.openai.errors import STATUSES, to_envelope
+from embedd.server.http.json_out import dump, json_response
 from embedd.types import RerankRequest, RerankResult
 
 DOCUMENTS_PER_UNIT = 100

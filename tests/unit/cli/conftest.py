@@ -15,7 +15,7 @@ from embedd import cli
 from embedd.catalog.recipe import HubSource, Recipe
 from embedd.config import SETTINGS, Settings
 from embedd.errors import ModelNotFoundError, PullError
-from embedd.gguf_header import TensorFacts
+from embedd.gguf.header import TensorFacts
 from embedd.library import (
     Entries,
     ModelEntry,
@@ -26,7 +26,7 @@ from embedd.library import (
     Source,
     Verified,
 )
-from embedd.library.showing import ModelMetadata, ModelTexts
+from embedd.library.show import ModelMetadata, ModelTexts
 from embedd.names import parse_model_name
 from embedd.resolve import ModelDetails
 from embedd.types import Pooling

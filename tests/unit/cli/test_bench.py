@@ -7,8 +7,8 @@ from aiohttp import web
 
 from embedd.cli import bench
 from embedd.cli.bench import Workload, cosine
-from embedd.engine.calibration import Calibration, Trial
-from embedd.engine.tuning import Tuning
+from embedd.engine.tuning.calibrate import Calibration, Trial
+from embedd.engine.tuning.settings import Tuning
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_server import FakeServer, in_background
 
@@ -18,10 +18,10 @@ WORKLOADS = (
 )
 FOUND = Calibration(
     trials=(
-        Trial(rung="cpu1", replicas=2, batch_tokens=128, tokens_per_second=1234.5),
-        Trial(rung="cpu1", replicas=1, batch_tokens=64, tokens_per_second=600.0),
+        Trial(backend="llama", replicas=2, batch_tokens=128, tokens_per_second=1234.5),
+        Trial(backend="llama", replicas=1, batch_tokens=64, tokens_per_second=600.0),
     ),
-    best=Tuning(replicas=2, batch_tokens=128, rung="cpu1", measured=True),
+    best=Tuning(replicas=2, batch_tokens=128, backend="llama", measured=True),
 )
 
 
@@ -94,9 +94,9 @@ def test_tune_show_prints_the_curve_or_says_how_to_get_it(
         )
         return
     assert outcome.out.splitlines() == [
-        "RUNG    REPLICAS    BATCH TOKENS    TOKENS/S",
-        "cpu1    2           128             1234        chosen",
-        "cpu1    1           64              600",
+        "BACKEND    REPLICAS    BATCH TOKENS    TOKENS/S",
+        "llama    2           128             1234        chosen",
+        "llama    1           64              600",
     ]
 
 
@@ -109,5 +109,5 @@ def test_tune_tells_each_trial_as_it_comes(embedd: Run, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("embedd.runtime.calibrate_model", calibrate)
     outcome = embedd("tune", "all-minilm")
-    assert outcome.err.splitlines()[0] == "cpu1, 2 × 128 tokens: 1234 tokens/s"
+    assert outcome.err.splitlines()[0] == "llama, 2 × 128 tokens: 1234 tokens/s"
     assert "chosen" in outcome.out

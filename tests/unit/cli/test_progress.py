@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from embedd.api import ProgressLine
 from embedd.cli.progress import Bars, Lines, format_bar, open_progress
+from embedd.ollama_api import ProgressLine
 
 BARS = {
     (20_000_000, 45_000_000, 12_000_000.0): (

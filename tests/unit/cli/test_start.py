@@ -97,7 +97,7 @@ def test_an_error_is_one_line_and_a_status(
         assert callable(error)
         error()
 
-    from embedd.cli.running import ps
+    from embedd.cli.ps import ps
 
     monkeypatch.setattr(ps, "callback", fail)
     outcome = embedd("ps")

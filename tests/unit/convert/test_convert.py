@@ -11,7 +11,7 @@ import pytest
 
 from embedd.convert import Converted, WeightType, convert_checkpoint
 from embedd.errors import ConversionError, InvalidInputError
-from embedd.gguf_header import read_header_file
+from embedd.gguf.header import read_header_file
 from embedd.types import Pooling
 from tests.tiny_models import (
     TINY_VOCABULARY,

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 
 from embedd.cache import VectorCache
-from embedd.engine import opening
-from embedd.engine.base import CPU_LADDER, GPU_RUNG, ModelSpec, Rung
-from embedd.engine.calibration import GPU_BATCH_TOKENS, choose_sizes
+from embedd.engine.backends import LLAMA_BACKENDS, LLAMA_GPU, Backend
+from embedd.engine.host.load_wait import SelfTestError
+from embedd.engine.ipc.facts import to_load
 from embedd.engine.llama import engine as llama
 from embedd.engine.llama import library
 from embedd.engine.llama.engine import LlamaEngine
-from embedd.engine.load_wait import SelfTestError
-from embedd.engine.loading import Loader, NothingToLearn
-from embedd.engine.messages import to_load
-from embedd.engine.tuning import ONE_REPLICA, Tuning, choose_gpu_batch, choose_start
+from embedd.engine.loader import Loader, NothingToLearn
+from embedd.engine.spec import ModelSpec
+from embedd.engine.tuning.calibrate import GPU_BATCH_TOKENS, choose_sizes
+from embedd.engine.tuning.settings import ONE_REPLICA, Tuning, choose_gpu_batch, choose_start
+from embedd.engine.worker import load as opening
 from embedd.errors import EngineError, ModelLoadError
 from embedd.metrics import Metrics
 from embedd.runtime import has_gpu_build
@@ -26,7 +27,7 @@ from tests.tiny_models import write_tiny_bert
 from tests.unit.engine.workshop import SPEC, Workshop
 
 
-def rungs(
+def backends(
     spec: ModelSpec = SPEC,
     *,
     has_gpu: bool = True,
@@ -44,36 +45,45 @@ def rungs(
         has_gpu=has_gpu,
         gpu_layers=layers,
     )
-    return [rung.name for rung in loader.choose_ladder(spec)]
+    return [backend.name for backend in loader.choose_backends(spec)]
 
 
 def test_the_gpu_comes_before_the_cpu_unless_somebody_wants_no_layers_there() -> None:
-    assert rungs() == ["gpu1", "ov1", "cpu1", "cpu2", "cpu3"]
-    assert rungs(engine=EngineChoice.LLAMA) == ["gpu1", "cpu1", "cpu2", "cpu3"]
-    assert "gpu1" not in rungs(has_gpu=False)
-    assert "gpu1" not in rungs(layers=0)
-    assert "gpu1" not in rungs(engine=EngineChoice.OPENVINO)
-    assert "gpu1" not in rungs(replace(SPEC, gpu_layers=0))
-    assert "gpu1" in rungs(replace(SPEC, gpu_layers=4), layers=0)
+    assert backends() == ["llama-gpu", "openvino", "llama", "llama-no-repack", "llama-safe"]
+    assert backends(engine=EngineChoice.LLAMA) == [
+        "llama-gpu",
+        "llama",
+        "llama-no-repack",
+        "llama-safe",
+    ]
+    assert "llama-gpu" not in backends(has_gpu=False)
+    assert "llama-gpu" not in backends(layers=0)
+    assert "llama-gpu" not in backends(engine=EngineChoice.OPENVINO)
+    assert "llama-gpu" not in backends(replace(SPEC, gpu_layers=0))
+    assert "llama-gpu" in backends(replace(SPEC, gpu_layers=4), layers=0)
 
 
-@pytest.mark.parametrize(("rung", "layers"), [(GPU_RUNG, 7), *((one, 0) for one in CPU_LADDER)])
-def test_only_the_rung_of_the_gpu_puts_layers_there(rung: Rung, layers: int) -> None:
-    message = to_load(replace(SPEC, gpu_layers=7), rung, 1, ONE_REPLICA)
-    assert (message.gpu_layers, message.gpu) == (layers, rung.gpu)
+@pytest.mark.parametrize(
+    ("backend", "layers"), [(LLAMA_GPU, 7), *((one, 0) for one in LLAMA_BACKENDS)]
+)
+def test_only_the_backend_of_the_gpu_puts_layers_there(backend: Backend, layers: int) -> None:
+    message = to_load(replace(SPEC, gpu_layers=7), backend, 1, ONE_REPLICA)
+    assert (message.gpu_layers, message.gpu) == (layers, backend.gpu)
 
 
-@pytest.mark.parametrize("rung", [GPU_RUNG, CPU_LADDER[0]], ids=lambda rung: rung.name)
+@pytest.mark.parametrize(
+    "backend", [LLAMA_GPU, LLAMA_BACKENDS[0]], ids=lambda backend: backend.name
+)
 def test_on_the_cpu_cuda_sees_no_device(
-    rung: Rung, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hidden: list[tuple[str, str]] = []
     monkeypatch.setattr(os, "putenv", lambda name, value: hidden.append((name, value)))
     (tmp_path / "tiny").touch()
     spec = replace(SPEC, path=tmp_path / "tiny")
-    message = to_load(spec, replace(rung, engine="fake"), 1, ONE_REPLICA)
+    message = to_load(spec, replace(backend, engine="fake"), 1, ONE_REPLICA)
     opening.open_engine(message, lambda _: None)
-    assert hidden == ([] if rung.gpu else [("CUDA_VISIBLE_DEVICES", "")])
+    assert hidden == ([] if backend.gpu else [("CUDA_VISIBLE_DEVICES", "")])
 
 
 @pytest.mark.parametrize(
@@ -81,10 +91,10 @@ def test_on_the_cpu_cuda_sees_no_device(
 )
 async def test_a_gpu_that_cannot_load_a_model_leaves_it_to_the_cpu(error: Exception) -> None:
     workshop = Workshop()
-    workshop.faults = {"gpu1": error}
+    workshop.faults = {"llama-gpu": error}
     workshop.tuning = Tuning(replicas=1, batch_tokens=4096)
-    supervisor = await workshop.open([GPU_RUNG, *CPU_LADDER])
-    assert workshop.worker.rung == "cpu1"
+    supervisor = await workshop.open([LLAMA_GPU, *LLAMA_BACKENDS])
+    assert workshop.worker.backend == "llama"
     assert workshop.worker.tuning.batch_tokens is None
     assert supervisor.refusals == {}
 
@@ -92,7 +102,7 @@ async def test_a_gpu_that_cannot_load_a_model_leaves_it_to_the_cpu(error: Except
 def test_a_build_without_a_gpu_says_so(tmp_path: Path) -> None:
     spec = make_spec(write_tiny_bert(tmp_path / "tiny.gguf"), Pooling.MEAN)
     with pytest.raises(EngineError, match="finds no GPU"):
-        LlamaEngine.load(spec, GPU_RUNG, threads=1)
+        LlamaEngine.load(spec, LLAMA_GPU, threads=1)
 
 
 def test_a_gpu_has_larger_batches_and_says_what_memory_it_takes(
@@ -102,7 +112,7 @@ def test_a_gpu_has_larger_batches_and_says_what_memory_it_takes(
     spec = make_spec(write_tiny_bert(tmp_path / "tiny.gguf"), Pooling.MEAN)
     monkeypatch.setattr(llama, "find_gpu", library.take_gpu_bytes)
     monkeypatch.setattr(llama, "take_gpu_bytes", lambda: 12345)
-    gpu = LlamaEngine.load(spec, GPU_RUNG, threads=1)
+    gpu = LlamaEngine.load(spec, LLAMA_GPU, threads=1)
     assert (gpu.info.max_batch_tokens, gpu.info.max_sequences) == (4096, 128)
     assert gpu.info.gpu_bytes == 12345
     sequences = gpu.tokenize(["the cat", "a mat"]) * 40
@@ -130,8 +140,8 @@ def test_batches_of_a_gpu_are_bounded_by_the_vocabulary() -> None:
     assert choose_gpu_batch(250_002, 1024) == 1069
     assert choose_gpu_batch(10**7, 1024) == 512
     small = replace(SPEC, vocabulary=30_522, width=384)
-    assert choose_sizes(small, GPU_RUNG) == list(GPU_BATCH_TOKENS)
-    assert choose_sizes(replace(SPEC, vocabulary=250_002), GPU_RUNG) == [512, 1024, 2048]
+    assert choose_sizes(small, LLAMA_GPU) == list(GPU_BATCH_TOKENS)
+    assert choose_sizes(replace(SPEC, vocabulary=250_002), LLAMA_GPU) == [512, 1024, 2048]
     assert choose_start(small, 8, gpu=True) == ONE_REPLICA
 
 

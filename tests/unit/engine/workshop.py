@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from embedd.engine.base import CPU_LADDER, ModelInfo, ModelSpec, Rung
-from embedd.engine.death import Death
-from embedd.engine.process import Encoded, StuckError, WorkerDiedError
-from embedd.engine.supervisor import Supervisor
-from embedd.engine.tuning import ONE_REPLICA, Tuning
+from embedd.engine.backends import LLAMA_BACKENDS, Backend
+from embedd.engine.host.exit_status import Death
+from embedd.engine.host.process import Encoded, StuckError, WorkerDiedError
+from embedd.engine.host.supervisor import Supervisor
+from embedd.engine.spec import ModelInfo, ModelSpec
+from embedd.engine.tuning.settings import ONE_REPLICA, Tuning
 from embedd.errors import EngineError
 from embedd.metrics import DeathReason, Metrics
-from embedd.tokens import Frame
+from embedd.tokenizers.truncation import Frame
 from embedd.types import Piece, Pooling, TokenIds, Vectors
 
 KILLS, REFUSED, REFUSED_UNNAMED, STUCK = 66, 67, 68, 69  # token ids that do what they say
@@ -39,7 +40,7 @@ INFO = ModelInfo(
     max_batch_tokens=MAX_BATCH_TOKENS,
     max_sequences=MAX_SEQUENCES,
     engine="fake",
-    rung="",
+    backend="",
 )
 
 
@@ -68,12 +69,12 @@ class Batch:
 
 
 class FakeWorker:
-    """Keeps `embedd.engine.supervisor.Worker`; computes one batch after the other."""
+    """Keeps `embedd.engine.host.supervisor.Worker`; computes one batch after the other."""
 
     def __init__(self, workshop: "Workshop", pid: int) -> None:
         self.pid = pid
         self.died_computing = False
-        self.rung = ""
+        self.backend = ""
         self.batches: list[Batch] = []
         self.closed = False
         self._workshop = workshop
@@ -83,7 +84,7 @@ class FakeWorker:
         self,
         spec: ModelSpec,
         *,
-        rung: Rung,
+        backend: Backend,
         threads: int,
         tuning: Tuning = ONE_REPLICA,
         tolerance: float | None = None,
@@ -91,8 +92,8 @@ class FakeWorker:
         report: Callable[[float], None] = lambda _share: None,
     ) -> ModelInfo:
         self.tuning, self.tolerance = tuning, tolerance
-        await self._workshop.load(rung)
-        self.rung = rung.name
+        await self._workshop.load(backend)
+        self.backend = backend.name
         return replace(INFO, max_batch_tokens=tuning.batch_tokens or MAX_BATCH_TOKENS)
 
     async def tokenize(
@@ -192,7 +193,7 @@ class Workshop:
         automatic: Batches are computed at once; else when the test says so.
 
     Attributes:
-        faults: What loading on a rung fails with.
+        faults: What loading on a backend fails with.
         delays: Seconds that were waited before restarts.
         memory: Tokens of a batch above which it runs out of memory.
         computed: Sequences in each batch that was computed.
@@ -222,23 +223,23 @@ class Workshop:
         self.workers.append(FakeWorker(self, pid=1 + len(self.workers)))
         return self.worker
 
-    async def load(self, rung: Rung) -> None:
+    async def load(self, backend: Backend) -> None:
         await self.may_load.wait()
-        if rung.name in self.faults:
-            raise self.faults[rung.name]
+        if backend.name in self.faults:
+            raise self.faults[backend.name]
 
     async def sleep(self, seconds: float) -> None:
         self.delays.append(seconds)
         self.now += seconds
         await asyncio.sleep(0)
 
-    async def open(self, ladder: Sequence[Rung] = CPU_LADDER) -> Supervisor:
+    async def open(self, backends: Sequence[Backend] = LLAMA_BACKENDS) -> Supervisor:
         """A supervisor with a loaded worker."""
-        supervisor = self.make(ladder)
+        supervisor = self.make(backends)
         await supervisor.load()
         return supervisor
 
-    def make(self, ladder: Sequence[Rung] = CPU_LADDER) -> Supervisor:
+    def make(self, backends: Sequence[Backend] = LLAMA_BACKENDS) -> Supervisor:
         return Supervisor(
             SPEC,
             start=self.start,
@@ -246,7 +247,7 @@ class Workshop:
             threads=1,
             tuning=self.tuning,
             tolerance=1e-4,
-            ladder=ladder,
+            backends=backends,
             sleep=self.sleep,
             now=lambda: self.now,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from embedd.catalog.catalog import Catalog
-from embedd.engine.quantizing import FileType
+from embedd.engine.host.quantize import FileType
 from embedd.library import Library, Progress, Source
 from embedd.resolve import Resolver
 from embedd.store.store import Store

@@ -4,9 +4,9 @@ import asyncio
 import math
 from pathlib import Path
 
-from embedd.engine.base import ModelSpec
+from embedd.engine.spec import ModelSpec
 from embedd.metrics import Metrics
-from embedd.scheduler.residents import Loaded
+from embedd.scheduler.records import Loaded
 from embedd.scheduler.scheduler import Scheduler
 from embedd.types import Pooling
 from tests.fakes import Clock, FakeLoader, FakeModel, settle

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedd.engine.agreement import check_agreement, choose_tolerance
-from embedd.engine.base import OPENVINO_RUNG, ModelSpec
-from embedd.engine.errors import UnsuitableError
-from embedd.engine.messages import to_load
+from embedd.engine.backends import OPENVINO_BACKEND
+from embedd.engine.ipc.facts import to_load
 from embedd.engine.padding import round_length
-from embedd.engine.tuning import ONE_REPLICA
+from embedd.engine.protocol import UnsuitableError
+from embedd.engine.spec import ModelSpec
+from embedd.engine.tuning.settings import ONE_REPLICA
+from embedd.engine.worker.crosscheck import check_agreement, choose_tolerance
 from embedd.errors import EngineError
 from embedd.resolve import Resolver
 from embedd.store.store import Store
@@ -40,7 +41,7 @@ def spec(tmp_path: Path) -> ModelSpec:
 
 def load(spec: ModelSpec, **settings: Any) -> OpenVinoEngine:
     return OpenVinoEngine.load(
-        spec, OPENVINO_RUNG, **{"threads": 2, "precision": "f32", **settings}
+        spec, OPENVINO_BACKEND, **{"threads": 2, "precision": "f32", **settings}
     )
 
 
@@ -155,7 +156,7 @@ def test_a_graph_that_is_not_llama_cpps_is_refused(
 ) -> None:
     spec = Resolver(Store(default_store)).resolve(f"all-minilm:{tag}").spec
     tolerance = choose_tolerance(spec)
-    message = to_load(spec, OPENVINO_RUNG, 1, ONE_REPLICA, tolerance)
+    message = to_load(spec, OPENVINO_BACKEND, 1, ONE_REPLICA, tolerance)
     plant(monkeypatch)
     found = load(spec)
     if plant is plant_nothing:

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedd.engine.base import CPU_LADDER, ModelSpec
-from embedd.engine.errors import UnsuitableError
+from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.llama.engine import LlamaEngine
+from embedd.engine.protocol import UnsuitableError
+from embedd.engine.spec import ModelSpec
 from embedd.errors import ModelLoadError
 from embedd.types import Pooling, TokenIds, Vectors
 from tests.contract.conftest import make_spec
@@ -25,13 +26,13 @@ POOLINGS = [Pooling.MEAN, Pooling.CLS, Pooling.LAST]
 
 
 def load(spec: ModelSpec) -> OpenVinoEngine:
-    return OpenVinoEngine.load(spec, CPU_LADDER[0], threads=1, precision="f32")
+    return OpenVinoEngine.load(spec, LLAMA_BACKENDS[0], threads=1, precision="f32")
 
 
 def load_both(path: Path, pooling: Pooling) -> tuple[OpenVinoEngine, LlamaEngine]:
     spec = make_spec(path, pooling, context=CONTEXT)
-    # The last rung: without flash attention, which rounds keys and values.
-    return load(spec), LlamaEngine.load(spec, CPU_LADDER[-1], threads=1)
+    # The last backend: without flash attention, which rounds keys and values.
+    return load(spec), LlamaEngine.load(spec, LLAMA_BACKENDS[-1], threads=1)
 
 
 def make_sequences(lengths: Sequence[int], seed: int = 0) -> list[TokenIds]:

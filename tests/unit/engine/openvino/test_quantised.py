@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedd.engine.base import CPU_LADDER, ModelSpec
-from embedd.engine.errors import UnsuitableError
+from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.llama.engine import LlamaEngine
-from embedd.gguf_header import read_header_file
+from embedd.engine.protocol import UnsuitableError
+from embedd.engine.spec import ModelSpec
+from embedd.gguf.header import read_header_file
 from embedd.resolve import Resolver
 from embedd.store.store import Store
 from embedd.types import Pooling
@@ -65,8 +66,8 @@ def read_types(path: Path) -> set[str]:
 
 def measure(spec: ModelSpec, exact: ModelSpec) -> float:
     """How far OpenVINO's vectors of *spec* are from llama.cpp's of *exact*, at the most."""
-    ours = OpenVinoEngine.load(spec, CPU_LADDER[0], threads=1, precision="f32")
-    theirs = LlamaEngine.load(exact, CPU_LADDER[-1], threads=1)
+    ours = OpenVinoEngine.load(spec, LLAMA_BACKENDS[0], threads=1, precision="f32")
+    theirs = LlamaEngine.load(exact, LLAMA_BACKENDS[-1], threads=1)
     try:
         sequences = make_sequences([1, 2, 7, 33, CONTEXT])
         there = np.concatenate([theirs.encode([ids]) for ids in sequences])
@@ -105,8 +106,8 @@ def test_a_type_that_nobody_can_read_is_refused(tmp_path: Path) -> None:
     assert read_types(path) == {"Q1_0"}
     spec = make_spec(path, Pooling.MEAN, context=CONTEXT)
     with pytest.raises(UnsuitableError, match="has the type Q1_0"):
-        OpenVinoEngine.load(spec, CPU_LADDER[0], threads=1)
-    engine = LlamaEngine.load(spec, CPU_LADDER[-1], threads=1)
+        OpenVinoEngine.load(spec, LLAMA_BACKENDS[0], threads=1)
+    engine = LlamaEngine.load(spec, LLAMA_BACKENDS[-1], threads=1)
     assert np.isfinite(engine.encode(make_sequences([9]))).all()
     engine.close()
 

@@ -1,0 +1,65 @@
+"""``embedd ps`` and ``embedd stop``: the models in memory."""
+
+import asyncio
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import click
+import msgspec
+
+from embedd import ollama_api as api
+from embedd.cli.session import connect, load_settings, model_argument
+from embedd.cli.tables import format_processor, format_size, format_table, format_until
+from embedd.config import Address
+from embedd.errors import ModelNotFoundError, RequestError
+
+PS_COLUMNS = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL")
+
+
+@click.command
+@click.argument("prefix", default="")
+@click.option("--json", "as_json", is_flag=True, help="Print what the API says, as JSON.")
+def ps(*, prefix: str, as_json: bool) -> None:
+    """Show the models in memory."""
+    models = asyncio.run(_ask(load_settings().host))
+    chosen = [model for model in models if model.name.startswith(prefix)]
+    if as_json:
+        click.echo(msgspec.json.encode(chosen))
+    else:
+        click.echo(format_ps(chosen, datetime.now(UTC)))
+
+
+async def _ask(address: Address) -> list[api.RunningModel]:
+    async with connect(address) as client:
+        return await client.ps()
+
+
+def format_ps(models: Iterable[api.RunningModel], now: datetime) -> str:
+    """The table of ``embedd ps``."""
+    rows = (
+        (
+            model.name,
+            model.digest[:12],
+            format_size(model.size),
+            format_processor(model.size, model.size_vram),
+            str(model.context_length),
+            format_until(model.expires_at, now),
+        )
+        for model in models
+    )
+    return format_table(PS_COLUMNS, rows)
+
+
+@click.command
+@model_argument
+def stop(*, model: str) -> None:
+    """Unload a model."""
+    asyncio.run(_unload(load_settings().host, model))
+
+
+async def _unload(address: Address, model: str) -> None:
+    async with connect(address) as client:
+        try:
+            await client.unload(model)
+        except ModelNotFoundError as error:
+            raise RequestError(f'couldn\'t find model "{model}" to stop') from error

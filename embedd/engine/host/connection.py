@@ -1,0 +1,87 @@
+"""The server's end of the socket to a worker."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import cast
+
+from embedd.engine.ipc import framing, messages
+from embedd.types import TokenIds
+
+log = logging.getLogger(__name__)
+
+
+class Frames(asyncio.Protocol):
+    """Sends frames, and cuts what arrives into them.
+
+    Args:
+        take: Called with the message and the array of each frame.
+
+    Attributes:
+        lost: Done when the connection is no more. A worker that speaks nonsense may have
+            overwritten its own memory: its connection is cut.
+    """
+
+    def __init__(self, take: Callable[[messages.FromWorker, bytes], None]) -> None:
+        self._take = take
+        self._received = bytearray()
+        self._transport: asyncio.Transport
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def send(self, message: messages.ToWorker, array: TokenIds | None = None) -> None:
+        """Write a frame, and wait while the worker takes none; of no effect after the end."""
+        self.write(message, array)
+        if not self._writable.is_set():
+            await self._writable.wait()
+
+    def write(self, message: messages.ToWorker, array: TokenIds | None = None) -> None:
+        """Write a frame without waiting; for small ones."""
+        self._transport.write(b"".join(framing.make_frame(message, array)))
+
+    def close(self) -> None:
+        """End the connection: the worker ends with it."""
+        self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        self._received += data
+        try:
+            self._cut()
+        except Exception:
+            log.exception("worker speaks nonsense")
+            self._received.clear()
+            self._transport.abort()
+
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        del exc  # how the process ended says more
+        self._writable.set()
+        self.lost.set_result(None)
+
+    def _cut(self) -> None:
+        start = 0
+        with memoryview(self._received) as received:
+            while len(received) - start >= framing.PREFIX.size:
+                body = start + framing.PREFIX.size
+                header, array = framing.parse_prefix(received[start:body])
+                end = body + header + array
+                if len(received) < end:
+                    break
+                message = messages.parse_from_worker(received[body : body + header])
+                self._take(message, bytes(received[body + header : end]))
+                start = end
+        del self._received[:start]

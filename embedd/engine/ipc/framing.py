@@ -1,0 +1,49 @@
+"""Frames between the server and a worker.
+
+A frame is ``length: u32 | header length: u32 | msgpack header | raw array``, both
+lengths in native byte order (the two ends share a machine); ``length`` counts what
+follows it. Every message has at most one array: token ids as int32 or vectors as
+float32.
+"""
+
+import struct
+
+import msgspec
+import numpy as np
+
+from embedd.engine.ipc.messages import FromWorker, ToWorker
+from embedd.errors import EngineError
+from embedd.types import TokenIds, Vectors
+
+MAX_FRAME = 1 << 30
+PREFIX = struct.Struct("=II")
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def make_frame(
+    message: ToWorker | FromWorker, array: TokenIds | Vectors | None = None
+) -> list[bytes | memoryview]:
+    """The pieces of a frame, to be written one after the other.
+
+    Raises:
+        EngineError: The frame would be longer than `MAX_FRAME`.
+    """
+    header = _encoder.encode(message)
+    payload = memoryview(b"") if array is None else np.ravel(array).data.cast("B")
+    length = 4 + len(header) + payload.nbytes
+    if length > MAX_FRAME:
+        raise EngineError(f"a message to a worker has {length} bytes, the limit is {MAX_FRAME}")
+    return [PREFIX.pack(length, len(header)), header, payload]
+
+
+def parse_prefix(prefix: bytes | memoryview) -> tuple[int, int]:
+    """(header length, array length) of the frame that starts with these 8 bytes.
+
+    Raises:
+        EngineError: The lengths contradict each other or `MAX_FRAME`.
+    """
+    length, header = PREFIX.unpack(prefix)
+    if length > MAX_FRAME or header + 4 > length:
+        raise EngineError(f"broken frame: length {length}, header length {header}")
+    return header, length - 4 - header

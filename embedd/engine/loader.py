@@ -1,0 +1,259 @@
+"""Starts models for the scheduler, tuned to the machine, and measures them."""
+
+import asyncio
+import functools
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from embedd.cache import VectorCache
+from embedd.engine.backends import LLAMA_BACKENDS, LLAMA_GPU, OPENVINO_BACKEND, Backend
+from embedd.engine.host.process import WorkerProcess
+from embedd.engine.host.vocabulary import Vocabulary
+from embedd.engine.serving.cores import CoreShares
+from embedd.engine.serving.model import ServedModel
+from embedd.engine.serving.quarantine import Poison
+from embedd.engine.spec import ModelInfo, ModelSpec
+from embedd.engine.tuning.background import Tuner
+from embedd.engine.tuning.calibrate import (
+    Calibration,
+    Trial,
+    TuningStore,
+    Verdict,
+    calibrate,
+    start_at_fastest,
+)
+from embedd.engine.tuning.settings import ONE_REPLICA, Tuning
+from embedd.engine.worker.crosscheck import choose_tolerance
+from embedd.errors import InsufficientMemoryError, ModelLoadError
+from embedd.metrics import Metrics
+from embedd.types import EngineChoice
+
+log = logging.getLogger(__name__)
+
+# Tokens that may wait for one model: minutes of work on a small machine, and some 16 MiB.
+MAX_WAITING_TOKENS = 4_000_000
+VOCABULARIES = 2  # processes with nothing but a vocabulary, at a time
+
+
+class Loader:
+    """Makes served models.
+
+    Args:
+        environment: What worker processes start with.
+        cores: How many all models together may use.
+        engine: Which one computes models that do not say it themselves.
+        has_openvino: Whether that engine is installed.
+        has_gpu: Whether llama.cpp was built for a GPU.
+        gpu_layers: Layers of a model that go there if it does not say it itself; None is all.
+        flash_attention: False turns it off; None and True leave it to the backend.
+        load_timeout: Seconds that a load may make no progress, ``math.inf`` for ever.
+        estimate: Bytes that a worker with a model takes.
+        find_room: Bytes that workers for trials may take now.
+    """
+
+    def __init__(
+        self,
+        *,
+        environment: Mapping[str, str],
+        cores: int,
+        cache: VectorCache,
+        calibrations: TuningStore,
+        metrics: Metrics,
+        engine: EngineChoice = EngineChoice.AUTO,
+        has_openvino: bool = False,
+        has_gpu: bool = False,
+        gpu_layers: int | None = None,
+        flash_attention: bool | None = None,
+        load_timeout: float = math.inf,
+        estimate: Callable[[ModelSpec], int] = lambda _spec: 0,
+        find_room: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._estimate = estimate
+        self._find_room = find_room
+        self._start = functools.partial(WorkerProcess.start, environment)
+        self._cores = CoreShares(cores)
+        self._cache = cache
+        self._metrics = metrics
+        self._poison: dict[str, Poison] = {}  # by the digest of the model
+        self._calibrations = calibrations
+        self._engine = engine
+        self._has_openvino = has_openvino
+        self._has_gpu = has_gpu
+        self._gpu_layers = gpu_layers
+        self._patience = None if math.isinf(load_timeout) else load_timeout
+        self._backends: Sequence[Backend] = LLAMA_BACKENDS
+        if flash_attention is False:
+            self._backends = [replace(backend, flash_attention=False) for backend in LLAMA_BACKENDS]
+        self._vocabularies = asyncio.Semaphore(VOCABULARIES)
+        self._tuner = Tuner(store=calibrations, calibrate=self.calibrate, cores=self._cores)
+
+    async def load(self, spec: ModelSpec) -> ServedModel:
+        """Start a worker for *spec*, with a line in the operator's diary.
+
+        Raises:
+            ModelLoadError: It cannot be loaded.
+            LoadTimeoutError: It makes no progress.
+        """
+        spec = self._place(spec)
+        backends = self.choose_backends(spec)
+        tuning = self._tuner.choose(spec, gpu=backends[0].gpu)
+        known = self._calibrations.read_verdict(spec)
+        metrics = self._metrics.of_model(spec.name)
+        start = time.perf_counter()
+        model = await ServedModel.load(
+            spec,
+            start=self._start,
+            cores=self._cores,
+            cache=self._cache,
+            metrics=metrics,
+            tuning=tuning,
+            tolerance=None if known else choose_tolerance(spec),
+            max_waiting_tokens=MAX_WAITING_TOKENS,
+            load_timeout=self._patience,
+            backends=start_at_fastest(backends, tuning),
+            poison=self._poison.setdefault(spec.digest, Poison()),
+        )
+        self._keep_verdict(spec, model)
+        metrics.load_seconds.observe(time.perf_counter() - start)
+        info = model.info
+        log.info(
+            "model loaded",
+            extra={
+                "model": spec.name,
+                "engine": info.engine,
+                "backend": info.backend,
+                "pid": model.pid,
+                "replicas": info.replicas,
+                "batch_tokens": info.max_batch_tokens,
+                "cores": self._cores.total,
+            },
+        )
+        # Backends above the one that it runs on have failed: they are no candidates.
+        names = [backend.name for backend in backends]
+        self._tuner.consider(spec, backends[names.index(info.backend) :])
+        return model
+
+    def choose_backends(self, spec: ModelSpec) -> list[Backend]:
+        """Engines and settings that may compute *spec*, the one to begin with first.
+
+        Raises:
+            ModelLoadError: The engine that it is to be computed with is not installed.
+        """
+        wish = spec.engine or self._engine
+        if wish is EngineChoice.OPENVINO:
+            if not self._has_openvino:
+                raise ModelLoadError(
+                    f'model "{spec.name}" is to be computed with OpenVINO, which is not installed: '
+                    "pip install 'embedd[openvino]', or set the engine to auto"
+                )
+            return [OPENVINO_BACKEND]
+        gpu = [LLAMA_GPU] if self._has_gpu and self._place(spec).gpu_layers != 0 else []
+        verdict = self._calibrations.read_verdict(spec)
+        refused = verdict is not None and verdict.refusal is not None
+        if wish is EngineChoice.LLAMA or not self._has_openvino or refused:
+            return [*gpu, *self._backends]
+        return [*gpu, OPENVINO_BACKEND, *self._backends]
+
+    def _place(self, spec: ModelSpec) -> ModelSpec:
+        """The model with its layers where the operator wants them, if it does not say it."""
+        return replace(
+            spec, gpu_layers=self._gpu_layers if spec.gpu_layers is None else spec.gpu_layers
+        )
+
+    def _keep_verdict(self, spec: ModelSpec, model: ServedModel) -> None:
+        """What the load has shown of the other engine is not to be shown again."""
+        info, refusal = model.info, model.refusals.get(OPENVINO_BACKEND.engine)
+        if info.distance is not None or refusal is not None:
+            verdict = Verdict(distance=info.distance, refusal=refusal)
+            self._calibrations.write_verdict(spec, verdict)
+
+    async def calibrate(
+        self,
+        spec: ModelSpec,
+        backends: Sequence[Backend] | None = None,
+        report: Callable[[Trial], None] = lambda _trial: None,
+    ) -> Calibration:
+        """Try settings on workers of their own, all cores to themselves.
+
+        Raises:
+            EngineError: A worker failed.
+            ModelLoadError: It cannot be loaded.
+            InsufficientMemoryError: There is no room for another worker.
+        """
+        size, room = self._estimate(spec), self._find_room()
+        if size > room:
+            raise InsufficientMemoryError(
+                f'to measure model "{spec.name}" takes about {size} bytes, {room} are left of the '
+                "budget (EMBEDD_MEMORY): raise it or unload other models"
+            )
+        return await calibrate(
+            spec,
+            self.choose_backends(spec) if backends is None else backends,
+            cores=self._cores.total,
+            open_computer=functools.partial(self._open_computer, spec),
+            has_room=lambda workers: workers * size <= room,
+            report=report,
+        )
+
+    @asynccontextmanager
+    async def open_vocabulary(self, spec: ModelSpec) -> AsyncIterator[Vocabulary]:
+        """The tokenizer of a model that is not loaded, in a process that ends with the block.
+
+        Raises:
+            ModelLoadError: The file cannot be used.
+            LoadTimeoutError: It takes too long.
+        """
+        async with self._vocabularies:
+            worker = await self._start()
+            try:
+                info = await worker.load_vocabulary(spec, patience=self._patience)
+                yield Vocabulary(worker, info)
+            finally:
+                await worker.close()
+
+    async def close(self) -> None:
+        """Stop what is measured; models are closed by those who have them."""
+        await self._tuner.close()
+
+    async def _open_computer(
+        self, spec: ModelSpec, backend: Backend, tuning: Tuning
+    ) -> tuple[WorkerProcess, ModelInfo]:
+        known = self._calibrations.read_verdict(spec)
+        worker = await self._start()
+        try:
+            info = await worker.load(
+                spec,
+                backend=backend,
+                threads=self._cores.total,
+                tuning=tuning,
+                tolerance=None if known or backend.is_reference else choose_tolerance(spec),
+                patience=self._patience,
+            )
+        except BaseException:
+            await worker.close()
+            raise
+        return worker, info
+
+
+class NothingToLearn:
+    """A `TuningStore` for loads that are not repeated: no trials, one replica."""
+
+    def read(self, spec: ModelSpec) -> Calibration | None:
+        """As if one replica had been measured as best."""
+        del spec
+        return Calibration(trials=(), best=ONE_REPLICA)
+
+    def write(self, spec: ModelSpec, calibration: Calibration) -> None:
+        """Nothing is kept."""
+
+    def read_verdict(self, spec: ModelSpec) -> Verdict | None:
+        """As if nobody had ever looked."""
+        del spec
+        return None
+
+    def write_verdict(self, spec: ModelSpec, verdict: Verdict) -> None:
+        """Nothing is kept."""

@@ -1,0 +1,206 @@
+"""A model that is ready to serve: its worker, its queue, its tokenizer."""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from embedd.cache import VectorCache, make_maker
+from embedd.engine.backends import LLAMA_BACKENDS, Backend
+from embedd.engine.host.process import WorkerDiedError
+from embedd.engine.host.supervisor import Supervisor, Worker
+from embedd.engine.serving.cores import CoreShares
+from embedd.engine.serving.dedup import Reuse
+from embedd.engine.serving.quarantine import Poison
+from embedd.engine.serving.queue import BatchQueue, Outcome
+from embedd.engine.spec import ModelInfo, ModelSpec
+from embedd.engine.tuning.settings import ONE_REPLICA, Tuning
+from embedd.metrics import ModelMetrics
+from embedd.types import Piece, Pooling, TokenIds
+
+# Texts travel to the tokenizer in frames of at most so many characters, so that a short
+# request does not wait until ten thousand texts of another are tokenized.
+CHUNK_CHARACTERS = 256 * 1024
+CHUNK_TEXTS = 256
+
+_Answer = TypeVar("_Answer")
+
+
+class ServedModel:
+    """Tokenizes and embeds for any number of requests at a time. Made by `load`."""
+
+    def __init__(
+        self, spec: ModelSpec, supervisor: Supervisor, queue: BatchQueue, reuse: Reuse
+    ) -> None:
+        self._spec = spec
+        self._supervisor = supervisor
+        self._queue = queue
+        self._reuse = reuse
+
+    @classmethod
+    async def load(
+        cls,
+        spec: ModelSpec,
+        *,
+        start: Callable[[], Awaitable[Worker]],
+        cores: CoreShares,
+        cache: VectorCache,
+        metrics: ModelMetrics,
+        tuning: Tuning = ONE_REPLICA,
+        tolerance: float | None = None,
+        max_waiting_tokens: int,
+        load_timeout: float | None = None,
+        backends: Sequence[Backend] = LLAMA_BACKENDS,
+        poison: Poison | None = None,
+    ) -> "ServedModel":
+        """Start a worker for *spec*.
+
+        Raises:
+            ModelLoadError: It cannot be loaded.
+            LoadTimeoutError: No progress for *load_timeout* seconds.
+        """
+        supervisor = Supervisor(
+            spec,
+            start=start,
+            metrics=metrics,
+            threads=cores.total,
+            tuning=tuning,
+            tolerance=tolerance,
+            load_timeout=load_timeout,
+            backends=backends,
+        )
+        try:
+            await supervisor.load()
+        except BaseException:
+            await supervisor.close()
+            raise
+        queue = BatchQueue(
+            supervisor,
+            cores=cores,
+            metrics=metrics,
+            max_waiting_tokens=max_waiting_tokens,
+            poison=poison,
+        )
+        return cls(spec, supervisor, queue, Reuse(cache))
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts of the loaded model."""
+        return self._supervisor.info
+
+    @property
+    def pid(self) -> int:
+        """Process id of the present worker."""
+        return self._supervisor.worker.pid
+
+    @property
+    def broken(self) -> str | None:
+        """Why this model can compute no more, or None."""
+        return self._supervisor.broken
+
+    @property
+    def refusals(self) -> Mapping[str, str]:
+        """Engine → why it cannot compute this model."""
+        return self._supervisor.refusals
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens that no batch has taken yet."""
+        return self._queue.waiting_tokens
+
+    @property
+    def waiting_requests(self) -> int:
+        """Requests that have such tokens."""
+        return self._queue.waiting_requests
+
+    @property
+    def cores(self) -> int:
+        """How many it may use now."""
+        return self._supervisor.cores
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether it computes with what was measured on this machine."""
+        return self._supervisor.is_calibrated
+
+    async def tokenize(
+        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
+    ) -> list[TokenIds]:
+        """Ids of each text, never cut; see `Tokenizer.tokenize`.
+
+        Raises:
+            EngineError: The worker died on it twice.
+        """
+        ids: list[TokenIds] = []
+        for chunk in _chunks(texts):
+            ids += await self._tokenize(chunk, add_special=add_special, parse_special=parse_special)
+        return ids
+
+    async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
+        """The text of each sequence; see `Tokenizer.detokenize`.
+
+        Raises:
+            EngineError: An id is outside the vocabulary, or the worker died on it twice.
+        """
+        return await self._ask(lambda worker: worker.detokenize(sequences, special=special))
+
+    async def spell(self, ids: TokenIds) -> list[Piece]:
+        """What each token stands for.
+
+        Raises:
+            EngineError: An id is outside the vocabulary, or the worker died on it twice.
+        """
+        return await self._ask(lambda worker: worker.spell(ids))
+
+    async def embed(
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None = None,
+        *,
+        store: bool = True,
+    ) -> Outcome:
+        """Vectors of *sequences*; see `BatchQueue.embed`.
+
+        Args:
+            store: Whether vectors may come from and go to the cache.
+        """
+        if not store or not sequences or (pooling or self.info.pooling) is Pooling.NONE:
+            return await self._queue.embed(sequences, pooling)
+        info = self.info
+        maker = make_maker(self._spec.digest, info.engine, info.backend, pooling or info.pooling)
+        return await self._reuse.embed(
+            sequences, maker, lambda missing: self._queue.embed(missing, pooling)
+        )
+
+    async def close(self) -> None:
+        """End the worker; what waits fails."""
+        await self._queue.close()
+        await self._supervisor.close()
+
+    async def _tokenize(
+        self, texts: Sequence[str], *, add_special: bool, parse_special: bool
+    ) -> list[TokenIds]:
+        return await self._ask(
+            lambda worker: worker.tokenize(
+                texts, add_special=add_special, parse_special=parse_special
+            )
+        )
+
+    async def _ask(self, ask: Callable[[Worker], Awaitable[_Answer]]) -> _Answer:
+        worker = self._supervisor.worker
+        try:
+            return await ask(worker)
+        except WorkerDiedError:
+            # It may have died of a batch that computed beside: once more on the next.
+            await self._supervisor.revive(worker)
+            return await ask(self._supervisor.worker)
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    start = characters = 0
+    for index, text in enumerate(texts):
+        full = index - start == CHUNK_TEXTS or characters + len(text) > CHUNK_CHARACTERS
+        if full and index > start:
+            yield texts[start:index]
+            start, characters = index, 0
+        characters += len(text)
+    if start < len(texts):
+        yield texts[start:]

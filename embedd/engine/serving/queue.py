@@ -1,0 +1,380 @@
+"""The queue of one loaded model: admission, batches over all requests, retry."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import numpy as np
+
+from embedd.engine.host.process import Encoded, StuckError, WorkerDiedError
+from embedd.engine.host.supervisor import Supervisor
+from embedd.engine.serving.cores import CoreShares
+from embedd.engine.serving.lanes import Batch, Lanes
+from embedd.engine.serving.quarantine import Poison
+from embedd.engine.spec import ModelInfo
+from embedd.errors import EmbeddError, EngineError, OverloadedError, ShuttingDownError
+from embedd.metrics import ModelMetrics, Overload, VectorSource
+from embedd.types import Pooling, TokenIds, Vectors
+
+log = logging.getLogger(__name__)
+
+# One batch computes, the next lies ready in the worker: a replica never waits for Python.
+IN_FLIGHT_PER_REPLICA = 2
+# Deaths of the worker that a batch may be part of before it is split to find the input
+# at fault.
+MAX_DEATHS_OF_A_BATCH = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a request: ``queue`` and ``compute`` in seconds.
+
+    ``vectors`` has shape (sequences, width), or (all tokens, width) without pooling;
+    ``reused`` sequences were not computed for it: how many, by where their vectors came from.
+    """
+
+    vectors: Vectors
+    queue: float
+    compute: float
+    reused: Mapping[VectorSource, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Job:
+    """The sequences of one request on their way through the queue.
+
+    ``lengths`` are in tokens. ``ends[row]`` is where the vectors of sequence *row* end in
+    the result: one for each sequence, or one for each of its tokens. ``missing`` sequences
+    are not delivered. Only jobs of equal ``kind``, their pooling, share a batch.
+    """
+
+    sequences: Sequence[TokenIds]
+    lengths: Sequence[int]
+    kind: Pooling | None
+    ends: Sequence[int]
+    missing: int
+    done: asyncio.Future[Vectors]
+    admitted: float
+    started: float | None = None
+    vectors: Vectors | None = None
+
+    def fail(self, error: EmbeddError) -> None:
+        """The first fault fails the request."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def deliver(self, row: int, vectors: Vectors) -> None:
+        """One sequence is computed."""
+        if self.vectors is None:
+            self.vectors = np.empty((self.ends[-1], vectors.shape[1]), np.float32)
+        self.vectors[self.ends[row] - len(vectors) : self.ends[row]] = vectors
+        self.missing -= 1
+        if self.missing == 0 and not self.done.done():
+            self.done.set_result(self.vectors)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """One sequence of a batch: row *row* of *job*."""
+
+    job: Job
+    row: int
+
+    @property
+    def ids(self) -> TokenIds:
+        """Its tokens."""
+        return self.job.sequences[self.row]
+
+    def blame(self, error: EngineError | str) -> None:
+        """Fail the request with the number that its caller gave this input."""
+        self.job.fail(_error_of_input(error, self.row))
+
+
+class BatchQueue:
+    """Takes sequences of many requests, gives the worker batches.
+
+    Args:
+        cores: Told when this model has something to compute, and when it has not.
+        max_waiting_tokens: A request that would make more tokens wait is refused whole,
+            unless nothing waits.
+        poison: Inputs of the model that were proved to be at fault.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        *,
+        cores: CoreShares,
+        metrics: ModelMetrics,
+        max_waiting_tokens: int,
+        poison: Poison | None = None,
+    ) -> None:
+        self._supervisor = supervisor
+        self._poison = Poison() if poison is None else poison
+        self._metrics = metrics
+        self._cores = cores
+        self._max_waiting_tokens = max_waiting_tokens
+        self._lanes: Lanes[Job] = Lanes()
+        self._batches: dict[asyncio.Task[None], Batch[Job]] = {}  # in the worker
+        self._bulk_batches = 0  # of these, those that urgent ones may pass
+        self._tokens = 0  # in these
+        self._pumping = False  # `_pump` was scheduled
+        self._notes: set[asyncio.Task[None]] = set()  # to the worker, kept until sent
+        self._closed = False
+        self._searches = 0  # batches that are being split to find a killing input
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens that no batch has taken yet."""
+        return self._lanes.tokens
+
+    @property
+    def waiting_requests(self) -> int:
+        """Requests that have such tokens."""
+        return len(self._lanes)
+
+    async def embed(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Outcome:
+        """Vectors of all *sequences*, none of them empty; all are admitted or none.
+
+        A cancelled call leaves the queue at once, and the worker stops computing for it.
+
+        Raises:
+            OverloadedError: Too many tokens wait.
+            EngineError: Computing failed, or did so before; ``index`` is the sequence at fault.
+            ModelLoadError: The worker died too often.
+            ShuttingDownError: `close` was called.
+        """
+        if not sequences:
+            vectors = np.empty((0, self._info.width), np.float32)
+            return Outcome(vectors=vectors, queue=0.0, compute=0.0)
+        job = self._admit(sequences, pooling)
+        try:
+            vectors = await job.done
+        except BaseException:
+            self._abandon(job)
+            raise
+        finally:
+            self._lanes.remove(job)
+        now = time.perf_counter()
+        started = job.started or now
+        return Outcome(vectors=vectors, queue=started - job.admitted, compute=now - started)
+
+    async def close(self) -> None:
+        """Stop computing; what waits fails with `ShuttingDownError`."""
+        self._closed = True
+        for job in list(self._lanes):
+            job.fail(ShuttingDownError())
+            self._lanes.remove(job)
+        for task in self._batches:
+            task.cancel()
+        if self._batches:
+            await asyncio.wait(self._batches)
+        self._cores.leave(self)
+
+    @property
+    def _info(self) -> ModelInfo:
+        return self._supervisor.info
+
+    def _admit(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Job:
+        if self._closed:
+            raise ShuttingDownError
+        self._refuse_poison(sequences, pooling)
+        lengths = list(map(len, sequences))
+        tokens = sum(lengths)
+        if self._lanes and self._lanes.tokens + tokens > self._max_waiting_tokens:
+            self._metrics.overloads[Overload.TOKENS].inc()
+            raise OverloadedError(
+                f"{self._lanes.tokens} tokens wait, {tokens} more would pass the limit "
+                f"of {self._max_waiting_tokens}: try again later"
+            )
+        per_token = (pooling or self._info.pooling) is Pooling.NONE
+        job = Job(
+            sequences=sequences,
+            lengths=lengths,
+            kind=pooling,
+            ends=list(accumulate(lengths)) if per_token else range(1, len(lengths) + 1),
+            missing=len(sequences),
+            done=asyncio.get_running_loop().create_future(),
+            admitted=time.perf_counter(),
+        )
+        self._lanes.add(job)
+        self._pump_soon()
+        return job
+
+    def _refuse_poison(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> None:
+        if not self._poison:
+            return
+        for row, ids in enumerate(sequences):
+            if (reason := self._poison.find(ids, pooling)) is not None:
+                raise _error_of_input(reason, row)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        while self._lanes and self._has_room():
+            batch = self._lanes.take_batch(
+                max_tokens=self._info.max_batch_tokens,
+                max_sequences=self._info.max_sequences,
+                padded=self._info.padded,
+            )
+            now = time.perf_counter()
+            for job, _ in batch.items:
+                job.started = job.started or now
+            task = asyncio.create_task(self._run(batch))
+            self._cores.enter(self, self._set_cores)
+            self._batches[task] = batch
+            self._bulk_batches += not batch.urgent
+            self._tokens += batch.tokens
+            task.add_done_callback(self._finish)
+
+    def _has_room(self) -> bool:
+        """Whether the worker is to get another batch.
+
+        Small ones do not count as whole: it computes together what fits. Urgent ones need
+        not wait for places of bulk.
+        """
+        places = IN_FLIGHT_PER_REPLICA * self._info.replicas
+        if self._lanes.is_urgent:
+            places += min(self._bulk_batches, self._info.replicas)
+        return (
+            len(self._batches) < places
+            or self._tokens + self._lanes.tokens <= places * self._info.max_batch_tokens
+        )
+
+    def _pump_soon(self) -> None:
+        """Requests that arrive together go into one batch."""
+        if not self._pumping:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        batch = self._batches.pop(task)
+        self._bulk_batches -= not batch.urgent
+        self._tokens -= batch.tokens
+        if not self._closed:
+            self._pump_soon()
+        if not self._batches and not self._lanes:
+            self._cores.leave(self)
+
+    def _abandon(self, job: Job) -> None:
+        """Nobody waits for *job*: its batches end, but those that compute for others too."""
+        if job.started is None:  # of thousands that leave at once most have not begun
+            return
+        for task, batch in self._batches.items():
+            if task.done() or task.cancelling():  # it ends anyway, and is counted once
+                continue
+            if all(other.done.done() for other, _ in batch.items):
+                self._metrics.aborted_batches.inc()
+                task.cancel()
+
+    def _set_cores(self, count: int) -> None:
+        task = asyncio.create_task(self._supervisor.set_cores(count))
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
+
+    async def _run(self, batch: Batch[Job]) -> None:
+        entries = [Entry(job, row) for job, row in batch.items]
+        try:
+            await self._compute(entries, urgent=batch.urgent)
+        except EmbeddError as error:
+            _fail_all(entries, error)
+        except asyncio.CancelledError:
+            _fail_all(entries, ShuttingDownError())
+            raise
+        except Exception:
+            # A bug of ours must not leave a request waiting for ever.
+            log.exception("batch failed")
+            _fail_all(entries, EngineError("internal error"))
+
+    async def _compute(
+        self, entries: list[Entry], *, urgent: bool, deaths: int = 0, searching: bool = False
+    ) -> None:
+        """Deliver every entry, or fail the job of the one that cannot be computed.
+
+        *deaths* is how often the worker died while it computed these entries; *searching*
+        says that one of them is at fault.
+        """
+        while entries := [entry for entry in entries if not entry.job.done.done()]:
+            worker = self._supervisor.worker
+            try:
+                encoded = await worker.encode(
+                    [entry.ids for entry in entries],
+                    entries[0].job.kind,
+                    urgent=urgent,
+                    # Computed together with it, others would be under suspicion too.
+                    alone=deaths > 0 or searching,
+                )
+            except StuckError as error:
+                self._metrics.stuck_batches.inc()
+                deaths += 1
+                if deaths >= MAX_DEATHS_OF_A_BATCH:
+                    await self._split(entries, deaths, error)
+                    return
+            except WorkerDiedError as error:
+                await self._supervisor.revive(worker, counts=self._searches == 0)
+                # When memory ran out no input is at fault, unless it was alone. Batches that
+                # had not begun are as large: they would only try it again.
+                full = error.death.of_memory and len(entries) > 1
+                deaths += error.started and not full
+                if full or deaths >= MAX_DEATHS_OF_A_BATCH:
+                    await self._split(entries, deaths, error)
+                    return
+            except EngineError as error:
+                if error.index is None:
+                    await self._split(entries, deaths, error)
+                    return
+                entries[error.index].blame(error)
+            else:
+                self._supervisor.prove()
+                self._metrics.computed(
+                    tokens=sum(len(entry.ids) for entry in entries),
+                    sequences=len(entries),
+                    seconds=encoded.seconds,
+                )
+                _deliver(entries, encoded)
+                return
+
+    async def _split(self, entries: list[Entry], deaths: int, error: EngineError) -> None:
+        """Halve the batch until the one input at fault is alone: that one gets the error."""
+        if len(entries) == 1:
+            if _proves_fault(error):
+                self._poison.add(entries[0].ids, entries[0].job.kind, str(error))
+            entries[0].blame(error)
+            return
+        middle = len(entries) // 2
+        self._searches += 1
+        try:
+            for half in (entries[:middle], entries[middle:]):
+                await self._compute(half, urgent=False, deaths=deaths, searching=True)
+        finally:
+            self._searches -= 1
+
+
+def _error_of_input(error: EngineError | str, row: int) -> EngineError:
+    return EngineError(f"{error} (input {row})", index=row)
+
+
+def _proves_fault(error: EngineError) -> bool:
+    """Whether nothing but the one input that it is about can have ended its computation.
+
+    Not if another batch was under suspicion too, or memory ran out.
+    """
+    if isinstance(error, WorkerDiedError):
+        return error.alone and not error.death.of_memory
+    return isinstance(error, StuckError)
+
+
+def _deliver(entries: list[Entry], encoded: Encoded) -> None:
+    per_sequence = len(encoded.vectors) == len(entries)
+    start = 0
+    for entry in entries:
+        end = start + (1 if per_sequence else len(entry.ids))
+        entry.job.deliver(entry.row, encoded.vectors[start:end])
+        start = end
+
+
+def _fail_all(entries: list[Entry], error: EmbeddError) -> None:
+    for entry in entries:
+        entry.job.fail(error)

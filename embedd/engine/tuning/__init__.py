@@ -1,0 +1,1 @@
+"""The measured choice of batch size and replicas."""

@@ -1,0 +1,114 @@
+"""Calibrates models when nothing else is to be done, and remembers the outcome."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from embedd.engine.backends import Backend
+from embedd.engine.serving.cores import CoreShares
+from embedd.engine.spec import ModelSpec
+from embedd.engine.tuning.calibrate import Calibration, CalibrationStore
+from embedd.engine.tuning.settings import Tuning, choose_start
+from embedd.errors import EmbeddError
+
+log = logging.getLogger(__name__)
+
+IDLE = 10.0  # seconds without anything to compute before a calibration begins
+LOOK = 0.5  # seconds between looks at that
+
+
+class Tuner:
+    """Says how a model is to compute, and finds out when there is time.
+
+    The first load of a model takes safe start values at once; loads after its
+    calibration take what was measured. A request that comes meanwhile ends the trials:
+    they begin again when it is quiet.
+
+    Args:
+        calibrate: Runs the trials; cancelled, it ends its processes.
+        cores: Tells whether anything computes.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: CalibrationStore,
+        calibrate: Callable[[ModelSpec, Sequence[Backend]], Awaitable[Calibration]],
+        cores: CoreShares,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._store = store
+        self._calibrate = calibrate
+        self._cores = cores
+        self._sleep = sleep
+        self._waiting: dict[str, tuple[ModelSpec, Sequence[Backend]]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def choose(self, spec: ModelSpec, *, gpu: bool = False) -> Tuning:
+        """What was measured for the model, or a safe start."""
+        known = self._store.read(spec)
+        return known.best if known else choose_start(spec, self._cores.total, gpu=gpu)
+
+    def consider(self, spec: ModelSpec, backends: Sequence[Backend]) -> None:
+        """Calibrate the model, which was loaded on the first backend of *backends*, in time."""
+        if self._store.read(spec) is not None:
+            return
+        self._waiting[spec.digest] = (spec, backends)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work())
+
+    async def close(self) -> None:
+        """Stop trials that run."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _work(self) -> None:
+        while self._waiting:
+            digest, (spec, backends) = next(iter(self._waiting.items()))
+            await self._wait_until_idle()
+            if await self._try(spec, backends):
+                del self._waiting[digest]
+
+    async def _wait_until_idle(self) -> None:
+        quiet = 0.0
+        while quiet < IDLE:
+            await self._sleep(LOOK)
+            quiet = 0.0 if self._cores.busy else quiet + LOOK
+
+    async def _try(self, spec: ModelSpec, backends: Sequence[Backend]) -> bool:
+        """Whether the model need not be tried again."""
+        trials = asyncio.ensure_future(self._calibrate(spec, backends))
+        watch = asyncio.ensure_future(self._wait_until_busy())
+        try:
+            await asyncio.wait([trials, watch], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watch.cancel()
+            if not trials.done():
+                trials.cancel()
+                await asyncio.wait([trials])
+        if trials.cancelled():
+            return False
+        self._keep(spec, trials)
+        return True
+
+    async def _wait_until_busy(self) -> None:
+        while not self._cores.busy:
+            await self._sleep(LOOK / 10)
+
+    def _keep(self, spec: ModelSpec, trials: asyncio.Future[Calibration]) -> None:
+        try:
+            found = trials.result()
+        except EmbeddError as error:
+            log.warning("calibration failed", extra={"model": spec.name, "reason": str(error)})
+            return
+        self._store.write(spec, found)
+        log.info(
+            "model calibrated for its next load",
+            extra={
+                "model": spec.name,
+                "replicas": found.best.replicas,
+                "batch_tokens": found.best.batch_tokens,
+                "backend": found.best.backend,
+            },
+        )

@@ -1,0 +1,95 @@
+"""Whether an engine computes what llama.cpp computes: its own vectors are the oracle."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from embedd.engine.backends import LLAMA_BACKENDS
+from embedd.engine.ipc import messages
+from embedd.engine.protocol import Engine, UnsuitableError
+from embedd.engine.spec import ModelSpec
+from embedd.engine.worker.load import open_engine
+from embedd.types import Pooling, TokenIds, Vectors
+
+# Of 1 - cosine. Quantised weights: llama.cpp rounds the activations too.
+EXACT_TOLERANCE: Final = 1e-4
+QUANTISED_TOLERANCE: Final = 3e-3
+# Without repacked weights: no build is so wrong that it fails here and works elsewhere.
+ORACLE: Final = LLAMA_BACKENDS[1]
+
+# Of eight tokens and more each: very short ones move further when weights are rounded.
+TEXTS: Final = (
+    "The quick brown fox jumps over the lazy dog near the river bank.",
+    "Invoices are due within thirty days; late payment costs 1.5 % a month.",
+    "Die Würde des Menschen ist unantastbar, sagt das Grundgesetz.",
+    "def add(a, b):\n    return a + b  # two numbers in, their sum out",
+    "Embeddings place texts with a similar meaning close to each other. " * 6,
+)
+
+
+# Each token costs the oracle a row of the vocabulary; memory is planned with so many.
+LONGEST: Final = 128
+
+
+def choose_tolerance(spec: ModelSpec) -> float:
+    """How far vectors of *spec* may be from llama.cpp's."""
+    return EXACT_TOLERANCE if spec.exact else QUANTISED_TOLERANCE
+
+
+def check_agreement(engine: Engine, message: messages.Load) -> float | None:
+    """How far *engine* is from llama.cpp on the model of *message*; None if nobody asks.
+
+    Raises:
+        UnsuitableError: Further than the tolerance of *message*.
+    """
+    if message.tolerance is None:
+        return None
+    oracle = open_engine(
+        msgspec.structs.replace(
+            message,
+            engine=ORACLE.engine,
+            backend=ORACLE.name,
+            extra_buffers=ORACLE.extra_buffers,
+            flash_attention=ORACLE.flash_attention,
+            batch_tokens=None,
+        ),
+        lambda _share: None,
+    )
+    try:
+        distance = measure_distance(engine, oracle)
+    finally:
+        oracle.close()
+    if not distance <= message.tolerance:
+        raise UnsuitableError(
+            f"{engine.info.engine} does not agree with llama.cpp on this model: "
+            f"vectors are {distance:.1e} apart, {message.tolerance:.0e} is allowed"
+        )
+    return distance
+
+
+def measure_distance(engine: Engine, oracle: Engine) -> float:
+    """The most that vectors are apart, as 1 - cosine; scores, as a share of the largest.
+
+    Together in a batch and alone, each with its own padding.
+    """
+    limit = min(oracle.info.limit, LONGEST)
+    sequences = [ids[:limit] for ids in oracle.tokenize(TEXTS)]
+    expected = _encode_alone(oracle, sequences)
+    found = [engine.encode(sequences), _encode_alone(engine, sequences)]
+    if oracle.info.pooling is Pooling.RANK:
+        largest = max(1.0, float(np.abs(expected).max()))
+        return max(float(np.abs(one - expected).max()) / largest for one in found)
+    return max(float((1 - _cosines(one, expected)).max()) for one in found)
+
+
+def _encode_alone(engine: Engine, sequences: Sequence[TokenIds]) -> Vectors:
+    return np.concatenate([engine.encode([ids]) for ids in sequences])
+
+
+def _cosines(a: Vectors, b: Vectors) -> Vectors:
+    wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+    norms = np.linalg.norm(wide_a, axis=1) * np.linalg.norm(wide_b, axis=1)
+    cosines: Vectors = np.einsum("ij,ij->i", wide_a, wide_b) / norms
+    return cosines

@@ -1,0 +1,1 @@
+"""Reading GGUF files: bounded, streaming, without the weights."""

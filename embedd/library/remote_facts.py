@@ -1,0 +1,176 @@
+"""What is known of a remote model before its bytes are fetched: its header, its companions."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Final, cast
+
+import msgspec
+
+from embedd.errors import ModelLoadError, UnsupportedError
+from embedd.gguf.header import GgufFacts, read_header
+from embedd.library.architectures import ARCHITECTURES
+from embedd.resolve import choose_pooling
+from embedd.store.remote import RemoteBlob, Repository, Source
+from embedd.types import Pooling
+
+_log = logging.getLogger(__name__)
+
+MAX_COMPANION_BYTES: Final = 1 << 20
+POOLING_FILE: Final = "1_Pooling/config.json"
+PROMPTS_FILE: Final = "config_sentence_transformers.json"
+LICENSE_FILES: Final = ("LICENSE", "LICENSE.txt", "LICENSE.md")
+# A small vocabulary ends within the first range; each further one is twice as large.
+_FIRST_RANGE: Final = 256 << 10
+_LARGEST_RANGE: Final = 8 << 20
+_MODES: Final[Mapping[str, Pooling]] = {
+    "pooling_mode_mean_tokens": Pooling.MEAN,
+    "pooling_mode_cls_token": Pooling.CLS,
+    "pooling_mode_lasttoken": Pooling.LAST,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Companions:
+    """What the files beside a GGUF say of its use."""
+
+    pooling: Pooling | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    license: str = ""
+
+
+class _HeaderStream:
+    """The beginning of a remote file: what is here already, then one range after the other."""
+
+    def __init__(self, source: Source, blob: RemoteBlob, here: Path | None) -> None:
+        self._source = source
+        self._blob = blob
+        self._here = here
+        self._position = 0
+        self._range = _FIRST_RANGE
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, not always as many as *size*."""
+        data = self._read_here(size)
+        if not data and self._position < self._blob.size:
+            data = self._source.read_range(self._blob, self._position, self._range)
+            self._range = min(2 * self._range, _LARGEST_RANGE)
+        self._position += len(data)
+        return data
+
+    def _read_here(self, size: int) -> bytes:
+        if self._here is None:
+            return b""
+        with suppress(OSError), self._here.open("rb") as file:
+            file.seek(self._position)
+            return file.read(size)
+        return b""
+
+
+def read_remote_header(source: Source, blob: RemoteBlob, here: Path) -> GgufFacts:
+    """Facts of the GGUF *blob*, from its first bytes.
+
+    Args:
+        here: Where an earlier download may have left some of them.
+
+    Raises:
+        ModelLoadError: It is no usable GGUF; names the file.
+        PullError: It cannot be read.
+    """
+    if here.exists():
+        # Nobody has vouched for these bytes yet: if they are no header, ask the source.
+        with suppress(ModelLoadError):
+            return read_header(_open_stream(source, blob, here), size=blob.size)
+    try:
+        return read_header(_open_stream(source, blob, None), size=blob.size)
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{_where(blob)} cannot be used: {error}") from error
+
+
+def _open_stream(source: Source, blob: RemoteBlob, here: Path | None) -> BinaryIO:
+    return cast("BinaryIO", _HeaderStream(source, blob, here))
+
+
+def check_usable(facts: GgufFacts, pooling: Pooling | None, blob: RemoteBlob) -> None:
+    """Refuse what could not be embedded with.
+
+    Args:
+        pooling: What the model is to be used with, if that is known from elsewhere.
+
+    Raises:
+        ModelLoadError: llama.cpp cannot load it.
+        UnsupportedError: It is a language model.
+    """
+    if facts.foreign_package is not None:
+        raise ModelLoadError(
+            f"{_where(blob)} cannot be loaded: {facts.foreign_package}; "
+            "take a file that llama.cpp's own converter made"
+        )
+    if facts.architecture not in ARCHITECTURES:
+        raise ModelLoadError(
+            f"{_where(blob)} cannot be loaded: its architecture {facts.architecture} is not "
+            "known to the installed llama.cpp; take another model, or a newer embedd"
+        )
+    if facts.context_length is None:
+        raise ModelLoadError(
+            f"{_where(blob)} cannot be loaded: it has no {facts.architecture}.context_length; "
+            "take another conversion of the model"
+        )
+    if choose_pooling(pooling, facts) is None:
+        raise UnsupportedError(
+            f"{_where(blob)} was not pulled: this model does not support embeddings, it is a "
+            f"language model ({facts.architecture}) that names no pooling; take an embedding "
+            "model, or create one from the file with PARAMETER pooling"
+        )
+
+
+def read_companions(source: Source, repository: Repository) -> Companions:
+    """What the small files of *repository* say; what cannot be understood says nothing.
+
+    Raises:
+        PullError: They cannot be read.
+    """
+    return Companions(
+        pooling=_pooling_of(_read_object(source, repository, POOLING_FILE)),
+        prompts=_prompts_of(_read_object(source, repository, PROMPTS_FILE)),
+        license=_read_license(source, repository) or repository.license,
+    )
+
+
+def _read_object(source: Source, repository: Repository, path: str) -> dict[str, object]:
+    if not repository.has(path):
+        return {}
+    data = source.read(repository, path, MAX_COMPANION_BYTES)
+    try:
+        return msgspec.json.decode(data, type=dict[str, object])
+    except msgspec.DecodeError as error:
+        extra = {"repository": repository.name, "file": path, "cause": str(error)}
+        _log.warning("file of the repository not understood", extra=extra)
+        return {}
+
+
+def _pooling_of(options: Mapping[str, object]) -> Pooling | None:
+    """The one pooling that is asked for; several together are nothing that llama.cpp can do."""
+    asked = [key for key, on in options.items() if key.startswith("pooling_mode_") and on is True]
+    return _MODES.get(asked[0]) if len(asked) == 1 else None
+
+
+def _prompts_of(config: Mapping[str, object]) -> dict[str, str]:
+    prompts = config.get("prompts")
+    if not isinstance(prompts, dict):
+        return {}
+    return {name: text for name, text in prompts.items() if isinstance(text, str) and text}
+
+
+def _read_license(source: Source, repository: Repository) -> str:
+    for path in LICENSE_FILES:
+        if repository.has(path):
+            data = source.read(repository, path, MAX_COMPANION_BYTES)
+            return data.decode(errors="replace").strip()
+    return ""
+
+
+def _where(blob: RemoteBlob) -> str:
+    return f"{blob.path} of {blob.repository}"

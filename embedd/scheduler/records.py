@@ -1,0 +1,162 @@
+"""Records of the scheduler: a model in memory, and a model that requests wait for."""
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from embedd.engine.serving.queue import Outcome
+from embedd.engine.spec import ModelInfo, ModelSpec
+from embedd.metrics import Unload
+from embedd.types import Piece, Pooling, TokenIds
+
+
+class Vocabulary(Protocol):
+    """A model's tokenizer, with or without its weights in memory."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts of the model; without weights its numbers are 0."""
+        ...
+
+    async def tokenize(
+        self, texts: Sequence[str], *, add_special: bool = ..., parse_special: bool = ...
+    ) -> list[TokenIds]:
+        """Ids of each text; see `Tokenizer.tokenize`."""
+        ...
+
+    async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
+        """The text of each sequence; see `Tokenizer.detokenize`."""
+        ...
+
+    async def spell(self, ids: TokenIds) -> list[Piece]:
+        """What each token stands for."""
+        ...
+
+
+class Loaded(Vocabulary, Protocol):
+    """A model that serves; `ServedModel` is one."""
+
+    @property
+    def pid(self) -> int:
+        """Process id of its worker."""
+        ...
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens that no batch has taken yet."""
+        ...
+
+    @property
+    def waiting_requests(self) -> int:
+        """Requests that have such tokens."""
+        ...
+
+    @property
+    def cores(self) -> int:
+        """How many it may use now."""
+        ...
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether it computes with what was measured on this machine."""
+        ...
+
+    @property
+    def broken(self) -> str | None:
+        """Why it can compute no more, or None."""
+        ...
+
+    async def embed(
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None = None,
+        *,
+        store: bool = True,
+    ) -> Outcome:
+        """Vectors of each sequence."""
+        ...
+
+    async def close(self) -> None:
+        """Give the memory back."""
+        ...
+
+
+class Handle(Protocol):
+    """A timer that can be stopped."""
+
+    def cancel(self) -> None:
+        """Do not fire."""
+        ...
+
+
+class Clock(Protocol):
+    """Time in seconds and timers; an event loop is one."""
+
+    def time(self) -> float:
+        """Now."""
+        ...
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: object) -> Handle:
+        """Call after *delay* seconds."""
+        ...
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Resident:
+    """A model in memory.
+
+    ``users`` leases are open; one that is ``leaving``, for this reason, takes no new ones.
+    """
+
+    spec: ModelSpec
+    model: Loaded
+    size: int
+    keep_alive: float
+    users: int
+    leaving: Unload | None = None
+    unloading: asyncio.Task[None] | None = None
+    timer: Handle | None = None
+    idle_since: float = 0.0
+
+    def stop_timer(self) -> None:
+        """It is in use, or about to go."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def expires_in(self, now: float) -> float:
+        """Seconds until it is unloaded, if no request comes; negative while it leaves."""
+        if self.leaving is not None:
+            return -1.0
+        if self.users or math.isinf(self.keep_alive):
+            return self.keep_alive
+        return self.idle_since + self.keep_alive - now
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Wanted:
+    """A model that requests wait for. ``task`` is its load, once that has begun."""
+
+    spec: ModelSpec
+    size: int
+    keep_alive: float
+    ready: asyncio.Future[Resident]
+    waiters: int = 0
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def loading(self) -> bool:
+        """Its load has begun."""
+        return self.task is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResidentStatus:
+    """A line of ``ps``: ``size`` in bytes, ``expires_in`` in seconds. No model: it loads."""
+
+    spec: ModelSpec
+    size: int
+    expires_in: float
+    model: Loaded | None

@@ -1,0 +1,134 @@
+"""The field ``input`` of OpenAI's shape: texts, token ids, both mixed, objects with a text."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from embedd.errors import (
+    EmptyInputError,
+    InvalidInputError,
+    InvalidTokenIdError,
+    TooManyInputsError,
+    UnsupportedValueError,
+)
+from embedd.server.dialects.base import Policy
+from embedd.server.dialects.common.error_text import NO_IDS
+from embedd.server.http.bodies import parse_leniently
+from embedd.types import ClientIds
+
+FIELD: Final = "input"
+LARGEST: Final = 2**63 - 1
+KINDS: Final = {
+    str: "a string",
+    bool: "a bool",
+    int: "a number",
+    float: "a number",
+    list: "an array",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+def parse_forms(raw: bytes, policy: Policy) -> Sequence[str | ClientIds]:
+    """The inputs in JSON text *raw*; the empty text is one.
+
+    Raises:
+        EmptyInputError: There are none.
+        InvalidTokenIdError: Token ids that no model has, or that the policy refuses.
+        InvalidInputError: Something else than texts and ids, or too many.
+    """
+    try:
+        value = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        value = parse_leniently(raw)
+    return check_inputs(_to_inputs(value), policy)
+
+
+def check_inputs(
+    inputs: Sequence[str | ClientIds], policy: Policy, field: str = FIELD
+) -> Sequence[str | ClientIds]:
+    """The *inputs*, if they are as many and of the kinds that the operator allows.
+
+    Raises:
+        InvalidInputError: Too many.
+        InvalidTokenIdError: Token arrays are not accepted.
+    """
+    if len(inputs) > policy.max_inputs:
+        raise TooManyInputsError(len(inputs), limit=policy.max_inputs, field=field)
+    if not policy.token_ids and not all(isinstance(one, str) for one in inputs):
+        raise InvalidTokenIdError(NO_IDS)
+    return inputs
+
+
+def _to_inputs(value: object) -> Sequence[str | ClientIds]:
+    if isinstance(value, str):
+        return [value]
+    if value is None or value == []:
+        raise EmptyInputError("invalid input", field=FIELD)
+    if not isinstance(value, list):
+        raise InvalidInputError("invalid input type", field=FIELD)
+    if {*map(type, value)} == {str}:
+        return value
+    if isinstance(value[0], int | float):
+        return [to_ids(value, 0, place="input[{}]")]
+    return [_to_input(one, index) for index, one in enumerate(value)]
+
+
+def _to_input(value: object, index: int) -> str | ClientIds:
+    match value:
+        case str():
+            return value
+        case []:
+            raise InvalidInputError(
+                f"invalid input: input[{index}] is an empty token array", index=index, field=FIELD
+            )
+        case list():
+            return to_ids(value, index, place=f"input[{index}][{{}}]")
+        case {"text": str(text), **others} if not others:
+            return text
+        case dict() if value.keys() - {"text"}:
+            raise UnsupportedValueError("images are not supported", index=index, field=FIELD)
+        case _:
+            raise _wrong_type(value, f"input[{index}]", index)
+
+
+def to_ids(row: list[object], index: int, *, place: str) -> ClientIds:
+    """Ids as sent; *place* names one of them in messages.
+
+    Raises:
+        InvalidTokenIdError: One is no id.
+        InvalidInputError: One is not even a number.
+    """
+    if {*map(type, row)} != {int}:
+        row = [_to_id(one, index, position, place) for position, one in enumerate(row)]
+    try:
+        return np.array(row, np.int64)
+    except OverflowError:
+        position = next(n for n, one in enumerate(row) if abs(int(str(one))) > LARGEST)
+        raise _invalid_id(str(row[position]), index, position) from None
+
+
+def _to_id(value: object, index: int, position: int, place: str) -> int:
+    match value:
+        case bool():
+            raise _invalid_id(str(value).lower(), index, position)
+        case int():
+            return value
+        case float() if value.is_integer():
+            return int(value)
+        case _:
+            raise _wrong_type(value, place.format(position), index)
+
+
+def _invalid_id(value: str, index: int, position: int) -> InvalidTokenIdError:
+    return InvalidTokenIdError(
+        f"{value} is no token id", index=index, position=position, value=value
+    )
+
+
+def _wrong_type(value: object, place: str, index: int) -> InvalidInputError:
+    return InvalidInputError(
+        f"invalid input type: {place} is {KINDS[type(value)]}", index=index, field=FIELD
+    )

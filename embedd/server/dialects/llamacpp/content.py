@@ -1,0 +1,75 @@
+"""The field ``content`` of llama.cpp's server: texts, ids, both in one sequence."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from embedd.errors import EmptyInputError, InvalidInputError, InvalidTokenIdError
+from embedd.server.dialects.base import Policy
+from embedd.server.dialects.common.error_text import NO_IDS
+from embedd.server.dialects.common.openai_input import check_inputs, to_ids
+from embedd.types import ClientIds, Input, Mixed
+
+FIELD = "content"
+
+
+def parse_content(value: object, policy: Policy) -> Sequence[Input]:
+    """All inputs: texts and ids side by side are one, lists are one each.
+
+    Raises:
+        EmptyInputError: There are none, or one has nothing in it.
+        InvalidTokenIdError: Token ids that no model has, or that the policy refuses.
+        InvalidInputError: Something else, or too many.
+    """
+    several = isinstance(value, list) and not any(_is_number(one) for one in value)
+    values = value if isinstance(value, list) and several else [value]
+    if not values:
+        raise EmptyInputError("no content", field=FIELD)
+    # Counted before it is known what they are: a million of anything is too many.
+    check_inputs([""] * len(values), policy, FIELD)
+    return [parse_one(one, policy, index) for index, one in enumerate(values)]
+
+
+def parse_one(value: object, policy: Policy, index: int = 0) -> Input:
+    """One input: a text, ``{"prompt_string": text}``, ids, or a mix of texts and ids.
+
+    Raises:
+        EmptyInputError: An empty list.
+        InvalidTokenIdError: As `parse_content`.
+        InvalidInputError: Something else.
+    """
+    match value:
+        case str():
+            return value
+        case {"prompt_string": str(text)}:
+            return text
+        case []:
+            raise EmptyInputError("no content", index=index, field=FIELD)
+        case list():
+            return _parse_list(value, policy, index)
+        case _:
+            raise InvalidInputError(
+                f'"content" must be text, token ids or a mix of both (input {index})',
+                index=index,
+                field=FIELD,
+            )
+
+
+def _parse_list(values: list[object], policy: Policy, index: int) -> Input:
+    place = f"content[{index}][{{}}]"
+    if all(isinstance(one, str) for one in values):
+        return Mixed([str(one) for one in values])
+    if not policy.token_ids:
+        raise InvalidTokenIdError(NO_IDS)
+    if not any(isinstance(one, str) for one in values):
+        return to_ids(values, index, place=place)
+    parts: list[str | ClientIds] = []
+    for is_text, group in groupby(values, key=lambda one: isinstance(one, str)):
+        if is_text:
+            parts += [str(one) for one in group]
+        else:
+            parts.append(to_ids(list(group), index, place=place))
+    return Mixed(parts)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)

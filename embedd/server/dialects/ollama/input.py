@@ -1,0 +1,75 @@
+"""The field ``input`` of Ollama's shape: one text, texts, one id sequence, id sequences."""
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from embedd.errors import InvalidInputError
+from embedd.server.http.bodies import parse_leniently
+from embedd.types import ClientIds
+
+_text = msgspec.json.Decoder(str)
+_texts = msgspec.json.Decoder(list[str])
+_ids = msgspec.json.Decoder(list[int])
+_id_lists = msgspec.json.Decoder(list[list[int]])
+
+
+def parse_inputs(raw: bytes) -> Sequence[str | ClientIds]:
+    """The inputs in JSON text *raw*, the empty text and the empty list being none.
+
+    Raises:
+        InvalidInputError: ``invalid input type``.
+    """
+    try:
+        return _parse_strictly(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _to_inputs(parse_leniently(raw))
+
+
+def _parse_strictly(raw: bytes) -> Sequence[str | ClientIds]:
+    # The first two characters decide which of the typed decoders it is: a union of list
+    # types they do not have.
+    start = raw.lstrip()
+    if start[:1] == b'"':
+        return _to_inputs(_text.decode(raw))
+    if start[:1] != b"[":
+        raise InvalidInputError("invalid input type")
+    match start[1:].lstrip()[:1]:
+        case b"]":
+            return []
+        case b'"':
+            return _texts.decode(raw)
+        case b"[":
+            return [_to_ids(ids) for ids in _id_lists.decode(raw)]
+        case _:
+            return [_to_ids(_ids.decode(raw))]
+
+
+def _to_inputs(value: object) -> Sequence[str | ClientIds]:
+    """What the typed decoders refuse and clients send: ids as floats without fraction."""
+    if isinstance(value, str):
+        return [value] if value else []
+    if not isinstance(value, list):
+        raise InvalidInputError("invalid input type")
+    if all(isinstance(one, str) for one in value):
+        return value
+    rows = value if isinstance(value[0], list) else [value]
+    return [_to_ids([_to_id(one) for one in row] if isinstance(row, list) else []) for row in rows]
+
+
+def _to_id(value: object) -> int:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise InvalidInputError("invalid input type")
+
+
+def _to_ids(ids: list[int]) -> ClientIds:
+    if not ids:
+        raise InvalidInputError("invalid input type")
+    try:
+        return np.array(ids, np.int64)
+    except OverflowError:
+        raise InvalidInputError("invalid input type") from None

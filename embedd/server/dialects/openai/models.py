@@ -1,0 +1,117 @@
+"""The list of models that OpenAI, Cohere and llama.cpp clients read: one answer for all."""
+
+import asyncio
+
+import msgspec
+from aiohttp import web
+
+from embedd.embedder.embedder import Embedder
+from embedd.errors import EmbeddError, InvalidModelNameError, ModelNotFoundError
+from embedd.library import Library, ModelEntry
+from embedd.names import ModelName, parse_model_name
+from embedd.server.dialects.base import EMBEDDER, LIBRARY
+from embedd.server.dialects.common.fields import choose_word
+from embedd.server.http.json_out import json_response
+
+ENDPOINTS = {"embedding": "embed", "rerank": "rerank"}
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as OpenAI's clients read it."""
+
+    id: str
+    object: str = "model"
+    created: int
+    owned_by: str
+
+
+class Usable(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as Cohere's and llama.cpp's clients read it."""
+
+    name: str
+    model: str
+    endpoints: list[str]
+    context_length: int
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """``GET /v1/models``."""
+
+    object: str = "list"
+    data: list[Model]
+    models: list[Usable]
+
+
+class ShownModel(Model, frozen=True, kw_only=True):
+    """``GET /v1/models/{id}``."""
+
+    name: str
+    endpoints: list[str]
+    context_length: int
+
+
+async def list_models(request: web.Request) -> web.StreamResponse:
+    """``GET /v1/models``; ``?endpoint=`` keeps the models that it works with."""
+    endpoint = request.query.get("endpoint")
+    if endpoint is not None:
+        endpoint = choose_word("endpoint", endpoint, ENDPOINTS.values())
+    reply = await asyncio.to_thread(_list, request.app[LIBRARY], request.app[EMBEDDER], endpoint)
+    return json_response(reply)
+
+
+async def show_model(request: web.Request) -> web.StreamResponse:
+    """``GET /v1/models/{id}``."""
+    id_ = request.match_info["id"].rstrip("/")
+    return json_response(await asyncio.to_thread(_show, request.app[EMBEDDER], id_))
+
+
+def _list(library: Library, embedder: Embedder, endpoint: str | None) -> ModelList:
+    entries = library.list()
+    usable = [_to_usable(entry, embedder) for entry in entries]
+    return ModelList(
+        data=[
+            Model(
+                id=entry.name,
+                created=int(entry.modified_at),
+                owned_by=_owner(parse_model_name(entry.name)),
+            )
+            for entry in entries
+        ],
+        models=[one for one in usable if endpoint is None or endpoint in one.endpoints],
+    )
+
+
+def _show(embedder: Embedder, id_: str) -> ShownModel:
+    try:
+        model = embedder.find(id_)
+    except (InvalidModelNameError, ModelNotFoundError):
+        raise ModelNotFoundError(id_, f"model '{id_}' not found") from None
+    return ShownModel(
+        id=id_,
+        created=int(model.modified_at),
+        owned_by=_owner(model.name),
+        name=model.name.display,
+        endpoints=_endpoints(model.capabilities),
+        context_length=embedder.limit(model),
+    )
+
+
+def _to_usable(entry: ModelEntry, embedder: Embedder) -> Usable:
+    try:
+        limit = embedder.limit(embedder.find(entry.name))
+    except EmbeddError:  # it cannot be loaded, but it is there
+        limit = entry.details.context_length or 0
+    return Usable(
+        name=entry.name,
+        model=entry.name,
+        endpoints=_endpoints(entry.capabilities),
+        context_length=limit,
+    )
+
+
+def _endpoints(capabilities: tuple[str, ...]) -> list[str]:
+    return [ENDPOINTS[one] for one in capabilities if one in ENDPOINTS]
+
+
+def _owner(name: ModelName) -> str:
+    return name.namespace or "library"

@@ -1,0 +1,1 @@
+"""HTTP itself: bodies in, JSON and streams out."""

@@ -1,0 +1,59 @@
+"""The OpenAPI document, and a page to read it and to try it out, without any network."""
+
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Final
+
+import openapi_ui_bundles
+from aiohttp import web
+
+from embedd.errors import UnknownRouteError
+from embedd.server.dialects.base import Dialect, Route
+from embedd.server.dialects.openai.errors import STATUSES, to_error
+from embedd.server.http.json_out import JSON
+
+# Makes the document; the app sets it, for it alone knows all dialects.
+DOCUMENT: web.AppKey[Callable[[], bytes]] = web.AppKey("document")
+# What may be asked for by name: where it lies, and its media type.
+SWAGGER_UI: Final = openapi_ui_bundles.swagger_ui.static_path
+FILES: Final = {
+    "index.html": (files("embedd.server.openapi") / "static" / "index.html", "text/html"),
+    "swagger-ui-bundle.js": (SWAGGER_UI / "swagger-ui-bundle.js", "text/javascript"),
+    "swagger-ui.css": (SWAGGER_UI / "swagger-ui.css", "text/css"),
+}
+
+
+async def document(request: web.Request) -> web.StreamResponse:
+    """``GET /openapi.json``."""
+    return web.Response(body=request.app[DOCUMENT](), headers={"Content-Type": JSON})
+
+
+async def page(_: web.Request) -> web.StreamResponse:
+    """``GET /docs``."""
+    return _static("index.html")
+
+
+async def asset(request: web.Request) -> web.StreamResponse:
+    """``GET /docs/{file}``."""
+    return _static(request.match_info["file"].rstrip("/"))
+
+
+def _static(name: str) -> web.Response:
+    # Only what is listed: a name from the network never becomes a path.
+    if name not in FILES:
+        raise UnknownRouteError(f"no such file: {name}")
+    file, kind = FILES[name]
+    headers = {"Content-Type": f"{kind}; charset=utf-8", "Cache-Control": "max-age=3600"}
+    return web.Response(body=file.read_bytes(), headers=headers)
+
+
+DIALECT = Dialect(
+    name="documents",
+    routes=(
+        Route(method="GET", path="/openapi.json", endpoint=document),
+        Route(method="GET", path="/docs", endpoint=page),
+        Route(method="GET", path="/docs/{file}", endpoint=asset),
+    ),
+    to_error=to_error,
+    statuses=STATUSES,
+)

@@ -1,0 +1,61 @@
+"""For the operator: metrics, and the counting of requests."""
+
+import functools
+import time
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from prometheus_client import Counter, Histogram
+
+from embedd.metrics import Metrics
+from embedd.server.dialects.base import Dialect, Route
+from embedd.server.dialects.openai.errors import STATUSES, to_error
+
+METRICS = web.AppKey("metrics", Metrics)
+CLIENT_LEFT = 499  # as nginx logs it
+NO_ROUTE = "none"
+
+
+async def metrics(request: web.Request) -> web.StreamResponse:
+    """``GET /metrics``: the text format of Prometheus, or OpenMetrics for who accepts it."""
+    body, content_type = request.app[METRICS].expose(request.headers.get("Accept", ""))
+    return web.Response(body=body, headers={"Content-Type": content_type})
+
+
+def make_counter(counts: Metrics) -> Middleware:
+    """The outermost middleware: every request by its route and status, with its seconds."""
+
+    @functools.cache
+    def find(route: str, status: int) -> tuple[Counter, Histogram]:
+        return counts.requests.labels(route, status), counts.request_seconds.labels(route)
+
+    @web.middleware
+    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
+        start = time.perf_counter()
+        status = CLIENT_LEFT
+        counts.in_flight.inc()
+        try:
+            response = await handler(request)
+            status = response.status
+        except web.HTTPException as error:
+            status = error.status
+            raise
+        else:
+            return response
+        finally:
+            counts.in_flight.dec()
+            resource = request.match_info.route.resource
+            route = NO_ROUTE if resource is None else resource.canonical.rstrip("/") or "/"
+            requests, seconds = find(route, status)
+            requests.inc()
+            seconds.observe(time.perf_counter() - start)
+
+    return count
+
+
+DIALECT = Dialect(
+    name="operations",
+    routes=(Route(method="GET", path="/metrics", endpoint=metrics),),
+    to_error=to_error,
+    statuses=STATUSES,
+)

@@ -1,0 +1,1 @@
+"""From texts to token sequences that a model accepts."""

@@ -1,0 +1,241 @@
+"""Door one: what is refused before a load, what is cut, what is told of the time."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedd.embedder import embedder as module
+from embedd.embedder.embedder import Embedder
+from embedd.engine.fake import FIRST, LAST, WIDTH
+from embedd.errors import (
+    EmbeddError,
+    InputTooLongError,
+    InvalidInputError,
+    ModelNotFoundError,
+    UnsupportedError,
+)
+from embedd.metrics import Metrics
+from embedd.resolve import Resolver
+from embedd.scheduler.scheduler import Scheduler
+from embedd.store.store import Store
+from embedd.types import ClientIds, EmbedRequest, Normalize, Role, Truncate
+from tests.fakes import Clock
+from tests.server.serving import Loads, until
+from tests.tiny_models import write_tiny_bert, write_tiny_decoder
+from tests.unit.stored import store_model
+
+CONTEXT = 64
+
+
+@pytest.fixture
+async def loads() -> Loads:
+    return Loads()
+
+
+@pytest.fixture
+async def embedder(tmp_path: Path, loads: Loads) -> AsyncIterator[Embedder]:
+    """Over a store with the encoder ``tiny`` and the language model ``talker``."""
+    store = Store(tmp_path / "models")
+    tiny = write_tiny_bert(tmp_path / "tiny.gguf", context=CONTEXT)
+    store_model(store, "tiny", tiny, {"query_prefix": "ask: "})
+    store_model(store, "talker", write_tiny_decoder(tmp_path / "talker.gguf"))
+    metrics = Metrics()
+    scheduler = Scheduler(
+        load=loads.load,
+        estimate=lambda spec: spec.weights,
+        memory=1 << 30,
+        max_models=3,
+        max_queue=8,
+        keep_alive=300,
+        metrics=metrics,
+        clock=Clock(),
+    )
+    yield Embedder(
+        resolver=Resolver(store),
+        scheduler=scheduler,
+        open_vocabulary=loads.open_vocabulary,
+        metrics=metrics,
+        context_length=0,
+    )
+    await scheduler.close()
+
+
+def ask(*inputs: str | ClientIds, **changes: object) -> EmbedRequest:
+    request = {"model": "tiny", "inputs": inputs, **changes}
+    return EmbedRequest(**request)  # type: ignore[arg-type]
+
+
+def ids(*numbers: int) -> ClientIds:
+    return np.array(numbers, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (ask("x", model="nope"), ModelNotFoundError),
+        (ask("x", model="talker"), UnsupportedError),
+        (ask("x", options={"num_ctx": "x"}), InvalidInputError),
+        (ask("x", ids(1, 5), ids(5, 99)), InvalidInputError),
+        (ask(ids(-1)), InvalidInputError),
+        (ask(ids(2**40)), InvalidInputError),
+    ],
+)
+async def test_what_can_be_refused_without_the_model_never_loads_it(
+    request_: EmbedRequest, error: type[EmbeddError], embedder: Embedder, loads: Loads
+) -> None:
+    with pytest.raises(error):
+        await embedder.embed(request_)
+    assert loads.names == []
+
+
+async def test_a_wrong_token_id_is_named_with_its_input(embedder: Embedder) -> None:
+    with pytest.raises(InvalidInputError, match=r"token id 99 is out of range \(vocab.* 99\)") as e:
+        await embedder.embed(ask("x", ids(1, 98), ids(5, 99, 100)))
+    assert e.value.index == 2
+
+
+async def test_without_inputs_the_model_is_loaded_and_nothing_computed(
+    embedder: Embedder, loads: Loads
+) -> None:
+    result = await embedder.embed(ask())
+    assert (len(result.vectors), list(result.tokens), result.served_by) == (0, [], None)
+    assert loads.names == ["tiny:latest"]
+
+
+async def test_the_result_tells_what_computed_it(embedder: Embedder) -> None:
+    result = await embedder.embed(ask("x"))
+    assert result.served_by is not None
+    assert (result.served_by.engine, result.served_by.backend) == ("fake", "llama")
+    assert result.served_by.digest.startswith("sha256:")
+
+
+@pytest.mark.parametrize(("truncate", "text"), [(Truncate.END, "abc"), (Truncate.START, "efg")])
+async def test_either_end_of_a_text_may_be_cut(
+    truncate: Truncate, text: str, embedder: Embedder
+) -> None:
+    cut = await embedder.embed(ask("abcdefg", truncate=truncate, options={"num_ctx": 5}))
+    whole = await embedder.embed(ask(text))
+    assert np.array_equal(cut.vectors, whole.vectors)
+    [report] = cut.truncated
+    assert (report.index, report.tokens, report.kept) == (0, 9, 5)
+
+
+async def test_the_first_input_that_is_too_long_is_the_one_that_is_named(
+    embedder: Embedder,
+) -> None:
+    request = ask("a", "abcdef", "abcdefgh", truncate=Truncate.ERROR, options={"num_ctx": 5})
+    with pytest.raises(InputTooLongError) as caught:
+        await embedder.embed(request)
+    error = caught.value
+    assert (error.index, error.tokens, error.limit, error.special) == (1, 8, 5, 2)
+
+
+async def test_texts_and_ids_may_stand_side_by_side(embedder: Embedder) -> None:
+    mixed = await embedder.embed(ask("AB", ids(FIRST, 67, LAST), "D"))
+    texts = await embedder.embed(ask("AB", "C", "D"))
+    assert np.array_equal(mixed.vectors, texts.vectors)
+    assert list(mixed.tokens) == [4, 3, 3]
+
+
+async def test_a_role_without_a_prefix_changes_nothing(embedder: Embedder) -> None:
+    plain, query, document = [
+        await embedder.embed(ask("x", role=role)) for role in (Role.NONE, Role.QUERY, Role.DOCUMENT)
+    ]
+    assert np.array_equal(plain.vectors, document.vectors)
+    assert list(query.tokens) == [8]
+
+
+async def test_vectors_are_normalised_unless_told_otherwise(embedder: Embedder) -> None:
+    lengths = [
+        float(np.linalg.norm((await embedder.embed(ask("x", normalize=how))).vectors))
+        for how in Normalize
+    ]
+    assert lengths[0] == pytest.approx(1)
+    assert lengths[1] != pytest.approx(1)
+    assert lengths[2] == pytest.approx(1), "bert with its own tokenizer"
+
+
+async def test_token_vectors_come_as_the_model_gives_them(embedder: Embedder) -> None:
+    result = await embedder.embed(ask("ab", "c", per_token=True, dimensions=2))
+    assert result.vectors.shape == (4 + 3, WIDTH)
+    assert list(result.tokens) == [4, 3]
+
+
+async def test_many_vectors_are_finished_like_few(
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = await embedder.embed(ask("x", "y", dimensions=3))
+    monkeypatch.setattr(module, "QUICK_NUMBERS", 0)
+    many = await embedder.embed(ask("x", "y", dimensions=3))
+    assert np.array_equal(few.vectors, many.vectors)
+
+
+async def test_the_load_counts_for_those_who_waited(embedder: Embedder, loads: Loads) -> None:
+    loads.gate.clear()
+    waiting = [asyncio.create_task(embedder.embed(ask("x"))) for _ in range(2)]
+    await asyncio.sleep(0)
+    loads.gate.set()
+    for result in await asyncio.gather(*waiting):
+        assert 0 < result.timings.load <= result.timings.total
+    assert (await embedder.embed(ask("x"))).timings.load == 0
+
+
+async def test_the_time_counts_from_arrival(embedder: Embedder) -> None:
+    result = await embedder.embed(ask("x"), arrived=time.perf_counter() - 100)
+    assert result.timings.load > 100
+    assert result.timings.total > 100
+
+
+async def test_running_models_come_with_the_furthest_expiry_first(
+    embedder: Embedder, loads: Loads
+) -> None:
+    await embedder.embed(ask("x", keep_alive=math.inf))
+    [running] = embedder.running()
+    assert (running.name, running.limit, running.loading) == ("tiny:latest", CONTEXT, False)
+    assert running.expires_in == math.inf
+    assert running.size > 1 << 20, "measured, not estimated"
+    assert running.gpu_size == 0
+
+
+async def test_a_model_that_loads_is_listed_without_waiting(
+    embedder: Embedder, loads: Loads
+) -> None:
+    loads.gate.clear()
+    waiting = asyncio.create_task(embedder.embed(ask("x")))
+    await asyncio.sleep(0)
+    [running] = embedder.running()
+    assert running.loading
+    assert running.size > 0
+    loads.gate.set()
+    await waiting
+
+
+async def test_unloading_needs_a_model_but_not_a_loaded_one(
+    embedder: Embedder, loads: Loads
+) -> None:
+    with pytest.raises(ModelNotFoundError):
+        await embedder.unload("nope")
+    await embedder.unload("tiny")
+    await embedder.embed(ask("x"))
+    await embedder.unload("tiny")
+    assert embedder.running() == []
+    assert loads.models[0].closed
+
+
+async def test_a_request_that_is_cancelled_gives_its_lease_back(
+    embedder: Embedder, loads: Loads
+) -> None:
+    await embedder.embed(ask())
+    [model] = loads.models
+    model.gate.clear()
+    running = asyncio.create_task(embedder.embed(ask("x", keep_alive=0)))
+    await until(lambda: model.waiting == 1)
+    running.cancel()
+    await asyncio.wait([running])
+    await until(lambda: model.closed)
+    assert embedder.running() == []

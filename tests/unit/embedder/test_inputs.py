@@ -1,0 +1,101 @@
+"""Texts, ids and mixes of both become sequences; pairs are fitted on their documents."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedd.embedder.inputs import check_ids, tokenize, tokenize_pairs
+from embedd.errors import InputTooLongError, InvalidTokenIdError
+from embedd.tokenizers.truncation import PairFrame
+from embedd.types import ClientIds, Input, Mixed, Pooling, Truncate
+from tests.contract.conftest import make_spec
+from tests.server.serving import LocalModel
+
+FIRST, LAST = 1, 2
+
+
+@pytest.fixture
+def vocabulary(tmp_path: Path) -> LocalModel:
+    path = tmp_path / "model"
+    path.touch()
+    return LocalModel(make_spec(path, Pooling.RANK))
+
+
+def ids(*numbers: int) -> ClientIds:
+    return np.array(numbers, np.int64)
+
+
+async def test_special_tokens_stand_around_texts_and_the_text_that_begins_a_mix(
+    vocabulary: LocalModel,
+) -> None:
+    inputs: list[Input] = ["a", ids(7), Mixed(["b", ids(8), "c"]), Mixed([ids(9), "d", ids(3, 4)])]
+    rows = await tokenize(vocabulary, inputs, prefix=">")
+    assert [row.tolist() for row in rows] == [
+        [FIRST, ord(">"), ord("a"), LAST],
+        [7],
+        [FIRST, ord(">"), ord("b"), LAST, 8, ord("c")],
+        [9, ord("d"), 3, 4],
+    ]
+    assert all(row.dtype == np.int32 for row in rows)
+
+
+async def test_special_tokens_may_be_left_out(vocabulary: LocalModel) -> None:
+    rows = await tokenize(vocabulary, ["a", Mixed(["b", ids(8)])], add_special=False)
+    assert [row.tolist() for row in rows] == [[ord("a")], [ord("b"), 8]]
+
+
+def test_an_id_in_a_mix_is_checked_too() -> None:
+    check_ids(["a", Mixed(["a", ids(5)])], 6)
+    with pytest.raises(InvalidTokenIdError) as caught:
+        check_ids(["a", Mixed(["a", ids(5), ids(1, 6)])], 6)
+    assert (caught.value.index, caught.value.value) == (1, "6")
+
+
+FRAME = PairFrame(prefix=(FIRST,), middle=(LAST,), suffix=(LAST,), document_lead=" ")
+
+
+@pytest.mark.parametrize(
+    ("cap", "truncate", "document"),
+    [
+        (None, Truncate.END, " abcde"),
+        (3, Truncate.END, " ab"),
+        (3, Truncate.ERROR, " ab"),
+        (None, Truncate.START, "bcdefg"),
+    ],
+)
+async def test_the_document_is_cut_and_never_the_query(
+    vocabulary: LocalModel, cap: int | None, truncate: Truncate, document: str
+) -> None:
+    fitted = await tokenize_pairs(
+        vocabulary, "qq", ["abcdefg"], frame=FRAME, limit=11, cap=cap, truncate=truncate
+    )
+    [pair] = fitted.sequences
+    assert pair.tolist() == [FIRST, *b"qq", LAST, *document.encode(), LAST]
+    [cut] = fitted.truncated
+    assert (cut.index, cut.tokens, cut.kept) == (0, 13, len(pair))
+
+
+async def test_what_fits_is_left_as_it_is_and_forges_no_separator(vocabulary: LocalModel) -> None:
+    fitted = await tokenize_pairs(
+        vocabulary, "q", ["a\x02b"], frame=FRAME, limit=11, cap=None, truncate=Truncate.ERROR
+    )
+    assert [row.tolist() for row in fitted.sequences] == [[FIRST, ord("q"), LAST, *b" ab", LAST]]
+    assert fitted.truncated == []
+
+
+@pytest.mark.parametrize(("query", "truncate"), [("q", Truncate.ERROR), ("q" * 8, Truncate.END)])
+async def test_a_pair_that_cannot_be_cut_to_fit_is_refused(
+    vocabulary: LocalModel, query: str, truncate: Truncate
+) -> None:
+    with pytest.raises(InputTooLongError) as caught:
+        await tokenize_pairs(
+            vocabulary,
+            query,
+            ["", "abcdefghij"],
+            frame=FRAME,
+            limit=11,
+            cap=None,
+            truncate=truncate,
+        )
+    assert (caught.value.index, caught.value.limit) == (int(query == "q"), 11)

@@ -1,0 +1,260 @@
+"""The server's end of the socket, against a process whose every word the test writes."""
+
+import asyncio
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from embedd.engine.backends import LLAMA_BACKENDS
+from embedd.engine.host import process
+from embedd.engine.host.load_wait import SelfTestError
+from embedd.engine.host.process import WorkerDiedError, WorkerProcess
+from embedd.engine.ipc import framing, messages
+from embedd.engine.ipc.board import Board
+from embedd.engine.spec import ModelInfo
+from embedd.errors import EngineError, InsufficientMemoryError, LoadTimeoutError, ModelLoadError
+from embedd.types import TokenIds, Vectors
+from tests.unit.engine.workshop import SPEC, to_ids
+
+SLEEPER = "import sys, time; print('GGML_ASSERT', file=sys.stderr, flush=True); time.sleep(600)"
+
+
+class Peer:
+    """The other end of the socket, in the hands of the test, and a process that only sleeps."""
+
+    def __init__(
+        self, sock: socket.socket, sleeper: asyncio.subprocess.Process, board: Board
+    ) -> None:
+        self.sock = sock
+        self.sleeper = sleeper
+        self.board = board
+        self.worker: WorkerProcess
+
+    def say(self, message: messages.FromWorker, array: TokenIds | Vectors | None = None) -> None:
+        self.shout(b"".join(framing.make_frame(message, array)))
+
+    def shout(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    async def hear(self) -> messages.ToWorker:
+        """What the server says next."""
+        loop = asyncio.get_running_loop()
+        prefix = await loop.sock_recv(self.sock, framing.PREFIX.size)
+        header, array = framing.parse_prefix(prefix)
+        body = await loop.sock_recv(self.sock, header + array)
+        return messages.parse_to_worker(body[:header])
+
+
+@pytest.fixture
+async def peer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Peer]:
+    # It does not look at the socket: what ends it is the signal.
+    monkeypatch.setattr(process, "GRACE", 0.05)
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    sleeper = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-S", "-c", SLEEPER, stderr=asyncio.subprocess.PIPE
+    )
+    with theirs, tempfile.TemporaryFile() as file:
+        peer = Peer(theirs, sleeper, Board.create(file))
+        peer.worker = WorkerProcess(peer.board)
+        await peer.worker.connect(ours)
+        peer.worker.watch(sleeper)
+        yield peer
+        await peer.worker.close()
+    assert sleeper.returncode is not None
+
+
+async def load(peer: Peer, **options: Any) -> "asyncio.Task[ModelInfo]":
+    task = asyncio.create_task(
+        peer.worker.load(SPEC, backend=LLAMA_BACKENDS[0], threads=1, **options)
+    )
+    assert isinstance(await peer.hear(), messages.Load)
+    return task
+
+
+async def tokenize(peer: Peer) -> tuple["asyncio.Task[list[TokenIds]]", int]:
+    task = asyncio.create_task(peer.worker.tokenize(["a"]))
+    message = await peer.hear()
+    assert isinstance(message, messages.Tokenize)
+    return task, message.id
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (messages.Fault.REFUSED, ModelLoadError),
+        (messages.Fault.MEMORY, InsufficientMemoryError),
+        (messages.Fault.WRONG, SelfTestError),
+    ],
+)
+async def test_why_a_load_failed_decides_the_error(
+    peer: Peer, fault: messages.Fault, error: type[Exception]
+) -> None:
+    task = await load(peer)
+    peer.say(messages.Failed("the reason", fault))
+    with pytest.raises(error, match=r"^the reason$") as caught:
+        await task
+    assert type(caught.value) is error
+
+
+async def test_progress_is_reported_and_buys_time(peer: Peer) -> None:
+    shares: asyncio.Queue[float] = asyncio.Queue()
+    task = await load(peer, patience=60.0, report=shares.put_nowait)
+    assert peer.worker._loading is not None
+    deadline = peer.worker._loading.deadline
+    before = deadline.when()
+    peer.say(messages.Progress(0.5))
+    assert await shares.get() == 0.5
+    after = deadline.when()
+    assert before is not None
+    assert after is not None
+    assert after > before
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_a_load_that_ends_too_late_disturbs_nobody(peer: Peer) -> None:
+    task = await load(peer, patience=0.01)
+    with pytest.raises(LoadTimeoutError):
+        await task
+    peer.say(messages.Failed("late", messages.Fault.REFUSED))
+    answered, id_ = await tokenize(peer)
+    peer.say(messages.Tokens(id_, [1]), to_ids(7))
+    assert (await answered)[0].tolist() == [7]
+
+
+async def test_answers_find_their_calls_in_any_order(peer: Peer) -> None:
+    first, id_of_first = await tokenize(peer)
+    second, id_of_second = await tokenize(peer)
+    peer.say(messages.Tokens(id_of_second, [1]), to_ids(2))
+    peer.say(messages.Tokens(id_of_first, [1, 2]), to_ids(1, 3, 4))
+    assert [ids.tolist() for ids in await first] == [[1], [3, 4]]
+    assert [ids.tolist() for ids in await second] == [[2]]
+
+
+async def test_an_answer_that_nobody_asked_for_is_ignored(peer: Peer) -> None:
+    peer.say(messages.Computed(99, 1, 0.0), np.ones((1, 2), np.float32))
+    task, id_ = await tokenize(peer)
+    peer.say(messages.Tokens(id_, [1]), to_ids(7))
+    await task
+
+
+async def test_a_refusal_is_an_error_with_its_index(peer: Peer) -> None:
+    task, id_ = await tokenize(peer)
+    peer.say(messages.Refused(id_, "no such token", 3))
+    with pytest.raises(EngineError, match=r"^no such token$") as caught:
+        await task
+    assert caught.value.index == 3
+
+
+async def test_the_wrong_kind_of_answer_is_an_error(peer: Peer) -> None:
+    task, id_ = await tokenize(peer)
+    peer.say(messages.Computed(id_, 1, 0.0), np.ones((1, 2), np.float32))
+    with pytest.raises(EngineError, match="answered with Computed"):
+        await task
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [b"\xff" * 8, framing.PREFIX.pack(8, 4) + b"junk", framing.PREFIX.pack(4, 0)],
+    ids=["absurd lengths", "no message", "nothing"],
+)
+async def test_nonsense_ends_the_process_and_every_wait(
+    peer: Peer, nonsense: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    loading, (tokenizing, _) = await load(peer), await tokenize(peer)
+    peer.shout(nonsense)
+    for task in (loading, tokenizing):
+        with pytest.raises(WorkerDiedError, match="the worker process ended"):
+            await task
+    assert "worker speaks nonsense" in caplog.text
+
+
+async def test_half_a_frame_and_an_end_fail_every_wait(peer: Peer) -> None:
+    tokenizing, _ = await tokenize(peer)
+    encoding = asyncio.create_task(peer.worker.encode([to_ids(1)], None))
+    encode = await peer.hear()
+    assert isinstance(encode, messages.Encode)
+    peer.board.mark(encode.id)
+    peer.shout(framing.PREFIX.pack(100, 50) + b"only so much")
+    peer.sock.close()
+    with pytest.raises(WorkerDiedError) as caught:
+        await tokenizing
+    assert not caught.value.started
+    with pytest.raises(WorkerDiedError) as caught:
+        await encoding
+    assert caught.value.started
+    assert peer.worker.died_computing
+
+
+async def test_what_comes_after_the_end_fails_at_once(peer: Peer) -> None:
+    peer.sleeper.kill()
+    peer.sock.close()
+    await peer.worker._reading
+    with pytest.raises(WorkerDiedError):
+        await peer.worker.tokenize(["a"])
+    with pytest.raises(WorkerDiedError):
+        await peer.worker.load(SPEC, backend=LLAMA_BACKENDS[0], threads=1)
+
+
+async def test_a_worker_that_closes_its_socket_and_stays_is_killed(peer: Peer) -> None:
+    task, _ = await tokenize(peer)
+    peer.sock.close()
+    with pytest.raises(WorkerDiedError, match="the worker process ended"):
+        await task
+    assert peer.sleeper.returncode == -9
+
+
+def test_frames_are_decoded_by_the_stricter_rules_of_their_direction() -> None:
+    frame = b"".join(framing.make_frame(messages.Refused(1, "no")))
+    with pytest.raises(msgspec.ValidationError):
+        messages.parse_to_worker(frame[framing.PREFIX.size :])
+
+
+def test_descriptors_do_not_leak_from_a_worker_that_cannot_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+
+    async def fail_to_start() -> None:
+        with pytest.raises(ModelLoadError):
+            await WorkerProcess.start({})
+
+    def count() -> int:
+        return len(list(Path("/dev/fd").iterdir()))
+
+    before = count()
+    for _ in range(5):
+        asyncio.run(fail_to_start())
+    assert count() <= before
+
+
+async def test_texts_and_pieces_come_back(peer: Peer) -> None:
+    detokenizing = asyncio.create_task(peer.worker.detokenize([to_ids(5)], special=True))
+    message = await peer.hear()
+    assert message == messages.Detokenize(1, [1], special=True)
+    peer.say(messages.Texts(1, [b"a"]))
+    assert await detokenizing == [b"a"]
+    spelling = asyncio.create_task(peer.worker.spell(to_ids(5)))
+    assert await peer.hear() == messages.Spell(2)
+    peer.say(messages.Pieces(2, [b"a"], [True]))
+    assert await spelling == [(b"a", True)]
+
+
+async def test_the_wrong_kind_of_text_is_an_error(peer: Peer) -> None:
+    for task in (
+        asyncio.create_task(peer.worker.detokenize([to_ids(5)], special=True)),
+        asyncio.create_task(peer.worker.spell(to_ids(5))),
+    ):
+        message = await peer.hear()
+        assert isinstance(message, messages.Detokenize | messages.Spell)
+        peer.say(messages.Refused(message.id, "no such id"))
+        with pytest.raises(EngineError, match="no such id"):
+            await task

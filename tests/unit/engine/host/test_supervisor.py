@@ -1,0 +1,279 @@
+"""One worker kept alive: backends, restarts shared by all, giving up, the end."""
+
+import asyncio
+
+import pytest
+
+from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_BACKEND
+from embedd.engine.host.exit_status import Death
+from embedd.engine.host.load_wait import SelfTestError
+from embedd.engine.host.process import WorkerDiedError
+from embedd.engine.host.supervisor import Supervisor
+from embedd.engine.tuning.settings import Tuning
+from embedd.errors import (
+    EmbeddError,
+    InsufficientMemoryError,
+    LoadTimeoutError,
+    ModelLoadError,
+    ShuttingDownError,
+)
+from tests.fakes import settle
+from tests.unit.engine.workshop import Workshop, to_ids
+
+
+async def compute_and_die(workshop: Workshop) -> None:
+    """The present worker dies while it computes a batch."""
+    worker = workshop.worker
+    batch = asyncio.create_task(worker.encode([to_ids(1)], None))
+    await settle()
+    worker.die()
+    with pytest.raises(WorkerDiedError):
+        await batch
+
+
+async def revive(supervisor: Supervisor, workshop: Workshop, *, counts: bool = True) -> None:
+    workshop.worker.die(computing=False)
+    await supervisor.revive(workshop.worker, counts=counts)
+
+
+async def test_the_first_backend_that_computes_is_taken() -> None:
+    workshop = Workshop()
+    workshop.faults = {
+        "llama": WorkerDiedError(Death("SIGILL")),
+        "llama-no-repack": SelfTestError("NaN"),
+    }
+    supervisor = await workshop.open()
+    assert workshop.worker.backend == "llama-safe"
+    assert supervisor.worker is workshop.worker
+    assert [worker.closed for worker in workshop.workers] == [True, True, False]
+
+
+async def test_if_no_backend_computes_the_reasons_of_all_are_told() -> None:
+    workshop = Workshop()
+    workshop.faults = {
+        name: WorkerDiedError(Death(name)) for name in ("llama", "llama-no-repack", "llama-safe")
+    }
+    with pytest.raises(ModelLoadError) as caught:
+        await workshop.open()
+    assert str(caught.value) == (
+        'cannot load model "tiny": '
+        + "; ".join(f"{name}: the worker process ended with {name}" for name in workshop.faults)
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ModelLoadError("bad file"), InsufficientMemoryError("full"), LoadTimeoutError("slow")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_what_no_backend_can_help_does_not_walk_the_backends(error: EmbeddError) -> None:
+    workshop = Workshop()
+    workshop.faults = {"llama": error}
+    with pytest.raises(type(error)):
+        await workshop.open()
+    assert len(workshop.workers) == 1
+    assert workshop.worker.closed
+
+
+async def test_all_who_wait_share_one_restart() -> None:
+    workshop = Workshop()
+    supervisor = await workshop.open()
+    dead = workshop.worker
+    dead.die(computing=False)
+    await asyncio.gather(*(supervisor.revive(dead) for _ in range(10)))
+    await supervisor.revive(dead)  # late: somebody did
+    assert len(workshop.workers) == 2
+    assert workshop.worker.backend == "llama"
+
+
+async def test_death_in_the_first_batch_costs_one_backend_and_no_delay() -> None:
+    workshop = Workshop(automatic=False)
+    supervisor = await workshop.open()
+    for backend in ("llama-no-repack", "llama-no-repack"):
+        await compute_and_die(workshop)
+        await supervisor.revive(workshop.worker)
+        assert workshop.worker.backend == backend
+    assert workshop.delays == [0.1]
+
+
+async def test_who_reports_the_death_first_does_not_decide_the_backend() -> None:
+    """A tokenization beside the first batch notices the death as well."""
+    workshop = Workshop(automatic=False)
+    supervisor = await workshop.open()
+    dead = workshop.worker
+    await compute_and_die(workshop)
+    await asyncio.gather(supervisor.revive(dead), supervisor.revive(dead, counts=False))
+    assert workshop.worker.backend == "llama-no-repack"
+
+
+async def test_death_after_a_computed_batch_keeps_the_backend() -> None:
+    workshop = Workshop(automatic=False)
+    supervisor = await workshop.open()
+    supervisor.prove()
+    await compute_and_die(workshop)
+    await supervisor.revive(workshop.worker)
+    assert workshop.worker.backend == "llama"
+
+
+async def test_the_last_backend_is_tried_again() -> None:
+    workshop = Workshop(automatic=False)
+    workshop.faults = {"llama": SelfTestError("NaN"), "llama-no-repack": SelfTestError("NaN")}
+    supervisor = await workshop.open()
+    await compute_and_die(workshop)
+    await supervisor.revive(workshop.worker)
+    assert workshop.worker.backend == "llama-safe"
+
+
+async def test_delays_double_and_the_fifth_death_in_a_row_is_the_last() -> None:
+    workshop = Workshop()
+    supervisor = await workshop.open()
+    for _ in range(4):
+        await revive(supervisor, workshop)
+    assert workshop.delays == [0.1, 0.2, 0.4, 0.8]
+    reason = 'the worker of model "tiny" died 5 times without computing a batch'
+    with pytest.raises(ModelLoadError, match=reason):
+        await revive(supervisor, workshop)
+    assert supervisor.broken == reason
+    with pytest.raises(ModelLoadError, match=reason):
+        await supervisor.revive(workshop.worker)
+    assert len(workshop.workers) == 5
+
+
+async def test_delays_end_at_five_seconds_and_deaths_are_forgiven_after_a_minute() -> None:
+    workshop = Workshop()
+    supervisor = await workshop.open()
+    for _ in range(10):
+        workshop.now += 15
+        await revive(supervisor, workshop)
+    assert supervisor.broken is None
+    assert max(workshop.delays) <= 5
+
+
+async def test_a_computed_batch_forgives_deaths() -> None:
+    workshop = Workshop()
+    supervisor = await workshop.open()
+    for _ in range(10):
+        await revive(supervisor, workshop)
+        supervisor.prove()
+    assert workshop.delays == [0.1] * 10
+
+
+async def test_deaths_of_a_search_do_not_count_and_are_not_waited_for() -> None:
+    workshop = Workshop()
+    supervisor = await workshop.open()
+    for _ in range(10):
+        await revive(supervisor, workshop, counts=False)
+    assert workshop.delays == []
+
+
+async def test_a_model_that_does_not_load_again_is_broken_for_all_who_wait() -> None:
+    workshop = Workshop()
+    supervisor = await workshop.open()
+    dead = workshop.worker
+    dead.die(computing=False)
+    workshop.faults = {"llama": ModelLoadError("file is gone")}
+    results = await asyncio.gather(
+        *(supervisor.revive(dead) for _ in range(3)), return_exceptions=True
+    )
+    assert [str(result) for result in results] == ["file is gone"] * 3
+    assert supervisor.broken == "file is gone"
+
+
+async def test_who_leaves_does_not_stop_the_restart_for_others() -> None:
+    workshop = Workshop()
+    supervisor = await workshop.open()
+    dead = workshop.worker
+    dead.die(computing=False)
+    workshop.may_load.clear()
+    first, second = (asyncio.create_task(supervisor.revive(dead)) for _ in range(2))
+    await settle()
+    first.cancel()
+    await settle()
+    workshop.may_load.set()
+    await second
+    assert first.cancelled()
+    assert supervisor.worker is not dead
+
+
+async def test_close_during_a_restart_ends_it_and_tells_who_waits() -> None:
+    workshop = Workshop()
+    supervisor = await workshop.open()
+    dead = workshop.worker
+    dead.die(computing=False)
+    workshop.may_load.clear()
+    waiting = asyncio.create_task(supervisor.revive(dead))
+    await settle()
+    await supervisor.close()
+    with pytest.raises(ShuttingDownError):
+        await waiting
+    with pytest.raises(ShuttingDownError):
+        await supervisor.revive(dead)
+    assert all(worker.closed for worker in workshop.workers)
+
+
+async def test_close_before_anything_was_loaded_is_fine() -> None:
+    await Workshop().make().close()
+
+
+# Another engine than llama.cpp before its backends
+
+WITH_OPENVINO = (OPENVINO_BACKEND, *LLAMA_BACKENDS)
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (ModelLoadError("unknown architecture"), {"openvino": "unknown architecture"}),
+        (InsufficientMemoryError("full"), {}),
+        (WorkerDiedError(Death("SIGSEGV")), {}),
+        (SelfTestError("NaN"), {}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_what_another_engine_cannot_do_llama_does(
+    error: EmbeddError, refused: dict[str, str]
+) -> None:
+    workshop = Workshop()
+    workshop.faults = {"openvino": error}
+    supervisor = await workshop.open(WITH_OPENVINO)
+    assert workshop.worker.backend == "llama"
+    assert supervisor.refusals == refused
+
+
+async def test_an_engine_that_was_asked_for_alone_is_not_replaced() -> None:
+    workshop = Workshop()
+    workshop.faults = {"openvino": ModelLoadError("unknown architecture")}
+    with pytest.raises(ModelLoadError, match="unknown architecture"):
+        await workshop.open([OPENVINO_BACKEND])
+    assert len(workshop.workers) == 1
+
+
+async def test_a_crash_of_another_engine_falls_back_however_long_it_worked() -> None:
+    workshop = Workshop(automatic=False)
+    supervisor = await workshop.open(WITH_OPENVINO)
+    supervisor.prove()
+    await compute_and_die(workshop)
+    await supervisor.revive(workshop.worker)
+    assert workshop.worker.backend == "llama"
+    supervisor.prove()
+    await compute_and_die(workshop)
+    await supervisor.revive(workshop.worker)
+    assert workshop.worker.backend == "llama"
+
+
+async def test_vectors_are_compared_on_other_engines_only() -> None:
+    workshop = Workshop()
+    workshop.faults = {"openvino": WorkerDiedError(Death("SIGSEGV"))}
+    await workshop.open(WITH_OPENVINO)
+    assert [worker.tolerance for worker in workshop.workers] == [1e-4, None]
+
+
+async def test_what_was_measured_on_one_engine_is_not_used_on_another() -> None:
+    workshop = Workshop()
+    workshop.tuning = Tuning(replicas=2, batch_tokens=1024)
+    workshop.faults = {"openvino": WorkerDiedError(Death("SIGSEGV"))}
+    await workshop.open(WITH_OPENVINO)
+    assert [worker.tuning for worker in workshop.workers] == [
+        Tuning(replicas=2, batch_tokens=1024),
+        Tuning(replicas=2, batch_tokens=None),
+    ]

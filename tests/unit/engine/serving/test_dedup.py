@@ -1,0 +1,126 @@
+"""Equal sequences are computed once: within a request, beside others, and later."""
+
+import asyncio
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from embedd.cache import VectorCache
+from embedd.engine.serving.dedup import JOINED_SEQUENCES, Reuse
+from embedd.engine.serving.queue import Outcome
+from embedd.errors import EngineError
+from embedd.metrics import VectorSource
+from embedd.types import TokenIds
+from tests.unit.engine.workshop import expected_vectors, to_ids
+
+CACHE, JOINED, EQUAL = VectorSource
+A, B, C = to_ids(1), to_ids(2, 2), to_ids(3, 3, 3)
+
+
+class Queue:
+    """Computes what it is asked, when it may, and remembers it."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[int]] = []
+        self.may_compute = asyncio.Event()
+        self.may_compute.set()
+        self.error: EngineError | None = None
+
+    async def compute(self, sequences: Sequence[TokenIds]) -> Outcome:
+        self.asked.append([int(ids[0]) for ids in sequences])
+        await self.may_compute.wait()
+        if self.error is not None:
+            raise self.error
+        return Outcome(vectors=expected_vectors(sequences), queue=1.0, compute=2.0)
+
+
+async def embed(reuse: Reuse, queue: Queue, *sequences: TokenIds) -> Outcome:
+    outcome = await reuse.embed(sequences, b"maker", queue.compute)
+    assert np.array_equal(outcome.vectors, expected_vectors(sequences))
+    return outcome
+
+
+async def test_a_text_that_occurs_twice_in_a_request_is_computed_once() -> None:
+    queue = Queue()
+    outcome = await embed(Reuse(VectorCache(0)), queue, A, B, A, A)
+    assert queue.asked == [[1, 2]]
+    assert outcome.reused == {CACHE: 0, JOINED: 0, EQUAL: 2}
+    assert (outcome.queue, outcome.compute) == (1.0, 2.0)
+
+
+async def test_a_text_of_an_earlier_request_is_not_computed_again() -> None:
+    queue, reuse = Queue(), Reuse(VectorCache(1 << 20))
+    await embed(reuse, queue, A, B)
+    outcome = await embed(reuse, queue, B, C)
+    assert queue.asked == [[1, 2], [3]]
+    assert outcome.reused == {CACHE: 1, JOINED: 0, EQUAL: 0}
+    assert (await embed(reuse, queue, A, B, C)).compute == 0.0
+    assert len(queue.asked) == 2
+
+
+async def test_without_a_cache_it_is_computed_again() -> None:
+    queue, reuse = Queue(), Reuse(VectorCache(0))
+    await embed(reuse, queue, A)
+    await embed(reuse, queue, A)
+    assert queue.asked == [[1], [1]]
+
+
+async def test_requests_for_one_text_at_the_same_time_share_the_work() -> None:
+    queue, reuse = Queue(), Reuse(VectorCache(0))
+    queue.may_compute.clear()
+    both = asyncio.gather(embed(reuse, queue, A), embed(reuse, queue, A, B))
+    await asyncio.sleep(0)
+    queue.may_compute.set()
+    first, second = await both
+    assert queue.asked == [[1], [2]]
+    assert not first.reused
+    assert second.reused == {CACHE: 0, JOINED: 1, EQUAL: 0}
+
+
+async def test_a_short_request_does_not_wait_for_a_large_one() -> None:
+    queue, reuse = Queue(), Reuse(VectorCache(0))
+    queue.may_compute.clear()
+    large = [to_ids(n) for n in range(JOINED_SEQUENCES + 1)]
+    both = asyncio.gather(embed(reuse, queue, *large), embed(reuse, queue, large[0]))
+    await asyncio.sleep(0)
+    queue.may_compute.set()
+    await both
+    assert queue.asked[1] == [0]
+
+
+async def test_who_joined_computes_for_himself_when_the_other_leaves() -> None:
+    queue, reuse = Queue(), Reuse(VectorCache(0))
+    queue.may_compute.clear()
+    first = asyncio.create_task(embed(reuse, queue, A))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(embed(reuse, queue, A))
+    await asyncio.sleep(0)
+    first.cancel()
+    queue.may_compute.set()
+    assert (await second).reused == {CACHE: 0, JOINED: 0, EQUAL: 0}
+    assert queue.asked == [[1], [1]]
+
+
+async def test_who_joined_does_not_inherit_a_failure() -> None:
+    queue, reuse = Queue(), Reuse(VectorCache(0))
+    queue.may_compute.clear()
+    queue.error = EngineError("rubbish")
+    first = asyncio.create_task(embed(reuse, queue, A))
+    second = asyncio.create_task(embed(reuse, queue, A))
+    await asyncio.sleep(0)
+    queue.may_compute.set()
+    with pytest.raises(EngineError):
+        await first
+    with pytest.raises(EngineError):
+        await second
+    assert queue.asked == [[1], [1]]
+
+
+async def test_the_input_at_fault_is_named_as_the_request_counts() -> None:
+    queue, reuse = Queue(), Reuse(VectorCache(1 << 20))
+    await embed(reuse, queue, A)
+    queue.error = EngineError("embedding has zero norm (input 1)", index=1)
+    with pytest.raises(EngineError, match=r"\(input 3\)") as caught:
+        await embed(reuse, queue, A, B, A, C)
+    assert caught.value.index == 3

@@ -1,0 +1,213 @@
+"""The choice of the next batch: within its limits, fair, and never nothing."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedd.engine.padding import is_alike, round_length
+from embedd.engine.serving.lanes import BULK_TURN, Lanes
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """Lengths of its sequences in tokens, and what may share a batch with it."""
+
+    name: str
+    lengths: Sequence[int]
+    kind: str = "mean"
+
+
+REQUESTS = st.lists(
+    st.builds(
+        Request,
+        name=st.text(max_size=2),
+        lengths=st.lists(st.integers(1, 600), min_size=1, max_size=12),
+        kind=st.sampled_from(["mean", "none"]),
+    ),
+    min_size=1,
+    max_size=8,
+)
+TOKENS, SEQUENCES = st.integers(1, 512), st.integers(1, 32)
+
+
+def fill(*requests: Request) -> Lanes[Request]:
+    lanes: Lanes[Request] = Lanes()
+    for request in requests:
+        lanes.add(request)
+    return lanes
+
+
+def drain(
+    lanes: Lanes[Request], max_tokens: int, max_sequences: int
+) -> list[list[tuple[Request, int]]]:
+    batches = []
+    while lanes:
+        batches.append(lanes.take_batch(max_tokens=max_tokens, max_sequences=max_sequences).items)
+    return batches
+
+
+@settings(max_examples=40)
+@given(requests=REQUESTS, max_tokens=TOKENS, max_sequences=SEQUENCES)
+def test_every_batch_keeps_its_limits(
+    requests: list[Request], max_tokens: int, max_sequences: int
+) -> None:
+    """At most so many sequences and tokens; a longer sequence runs alone; kinds do not mix."""
+    for batch in drain(fill(*requests), max_tokens, max_sequences):
+        assert 1 <= len(batch) <= max_sequences
+        assert len(batch) == 1 or sum(one.lengths[row] for one, row in batch) <= max_tokens
+        assert len({one.kind for one, _ in batch}) == 1
+
+
+@settings(max_examples=40)
+@given(requests=REQUESTS, max_tokens=TOKENS, max_sequences=SEQUENCES)
+def test_every_sequence_is_taken_once_and_in_order(
+    requests: list[Request], max_tokens: int, max_sequences: int
+) -> None:
+    lanes = fill(*requests)
+    taken: dict[Request, list[int]] = {request: [] for request in requests}
+    for batch in drain(lanes, max_tokens, max_sequences):
+        for request, row in batch:
+            taken[request].append(row)
+    assert all(rows == list(range(len(request.lengths))) for request, rows in taken.items())
+    assert lanes.tokens == 0
+
+
+@settings(max_examples=40)
+@given(requests=REQUESTS, gone=st.data(), max_tokens=TOKENS, max_sequences=SEQUENCES)
+def test_what_leaves_is_forgotten_and_nothing_else(
+    requests: list[Request], gone: st.DataObject, max_tokens: int, max_sequences: int
+) -> None:
+    lanes = fill(*requests)
+    lanes.take_batch(max_tokens=max_tokens, max_sequences=max_sequences)
+    leaving = gone.draw(st.sampled_from(requests))
+    lanes.remove(leaving)
+    lanes.remove(leaving)
+    assert leaving not in list(lanes)
+    left = drain(lanes, max_tokens, max_sequences)
+    assert lanes.tokens == 0
+    assert leaving not in {request for batch in left for request, _ in batch}
+
+
+def test_a_short_query_passes_the_tail_of_a_large_request() -> None:
+    large, query = Request("large", [4] * 100), Request("query", [4])
+    lanes = fill(large)
+    lanes.take_batch(max_tokens=8, max_sequences=8)
+    lanes.add(query)
+    batch = lanes.take_batch(max_tokens=8, max_sequences=8)
+    assert batch.items[0] == (query, 0)
+    assert batch.urgent
+
+
+def test_the_tail_of_a_large_request_is_not_urgent() -> None:
+    lanes = fill(Request("large", [4] * 100))
+    urgent = [lanes.take_batch(max_tokens=8, max_sequences=8).urgent for _ in range(3)]
+    assert urgent == [True, False, False]
+
+
+def test_bulk_goes_on_however_many_short_queries_come() -> None:
+    lanes = fill(Request("large", [8] * 100))
+    lanes.take_batch(max_tokens=8, max_sequences=8)
+    bulk = 0
+    for turn in range(5 * BULK_TURN):
+        lanes.add(Request(f"query {turn}", [8]))
+        batch = lanes.take_batch(max_tokens=8, max_sequences=8)
+        bulk += batch.items[0][0].name == "large"
+    assert bulk == 5
+
+
+def test_large_requests_take_turns() -> None:
+    lanes = fill(Request("a", [4] * 50), Request("b", [4] * 50))
+    drained = [name for batch in drain(lanes, 8, 8)[4:20] for name in {r.name for r, _ in batch}]
+    assert drained.count("a") == drained.count("b")
+
+
+def test_a_short_query_is_not_made_to_wait_for_bulk_in_its_own_batch() -> None:
+    large, query = Request("large", [2] * 50), Request("query", [2])
+    lanes = fill(large)
+    lanes.take_batch(max_tokens=8, max_sequences=8)
+    lanes.add(query)
+    batch = lanes.take_batch(max_tokens=8, max_sequences=8)
+    assert [request.name for request, _ in batch.items] == ["query"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_tokens_are_counted_until_they_are_taken(count: int) -> None:
+    lanes = fill(*(Request(str(n), [5, 6]) for n in range(count)))
+    assert lanes.tokens == 11 * count
+    assert lanes.is_urgent
+
+
+def drain_padded(
+    lanes: Lanes[Request], max_tokens: int, max_sequences: int
+) -> list[list[tuple[Request, int]]]:
+    batches = []
+    while lanes:
+        batch = lanes.take_batch(max_tokens=max_tokens, max_sequences=max_sequences, padded=True)
+        batches.append(batch.items)
+    return batches
+
+
+def padded_cost(batch: Sequence[tuple[Request, int]]) -> int:
+    return len(batch) * round_length(max(request.lengths[row] for request, row in batch))
+
+
+@settings(max_examples=60)
+@given(requests=REQUESTS, max_tokens=TOKENS, max_sequences=SEQUENCES)
+def test_a_padded_batch_keeps_its_limits_padding_included(
+    requests: list[Request], max_tokens: int, max_sequences: int
+) -> None:
+    for batch in drain_padded(fill(*requests), max_tokens, max_sequences):
+        lengths = [request.lengths[row] for request, row in batch]
+        assert 1 <= len(batch) <= max_sequences
+        assert len(batch) == 1 or padded_cost(batch) <= max_tokens
+        assert len({request.kind for request, _ in batch}) == 1
+        assert all(is_alike(length, max(lengths)) for length in lengths)
+
+
+@settings(max_examples=60)
+@given(requests=REQUESTS, max_tokens=TOKENS, max_sequences=SEQUENCES, packed=st.data())
+def test_every_sequence_is_taken_once_also_when_the_law_changes(
+    requests: list[Request], max_tokens: int, max_sequences: int, packed: st.DataObject
+) -> None:
+    """A worker that dies may be replaced by one that pads no longer."""
+    lanes = fill(*requests)
+    taken: list[tuple[Request, int]] = []
+    while lanes:
+        padded = packed.draw(st.booleans())
+        batch = lanes.take_batch(max_tokens=max_tokens, max_sequences=max_sequences, padded=padded)
+        assert batch.tokens == sum(one.lengths[row] for one, row in batch.items)
+        taken += batch.items
+    everything = [(one, row) for one in requests for row in range(len(one.lengths))]
+    assert len(taken) == len(everything)
+    assert set(taken) == set(everything)
+    assert lanes.tokens == 0
+
+
+def test_sixty_four_passages_of_mixed_lengths_waste_little_on_padding() -> None:
+    """In the order of the request every batch would hold a long one: half would be padding."""
+    pick = random.Random(3)
+    lengths = [pick.randint(8, 256) for _ in range(64)]
+    batches = drain_padded(fill(Request("passages", lengths)), 1024, 128)
+    padded = sum(map(padded_cost, batches))
+    assert 1 - sum(lengths) / padded <= 0.12
+    assert len(batches) <= 16
+
+
+def test_a_turn_comes_whatever_else_fits_together() -> None:
+    """A short text among long ones that fill every batch between them."""
+    short = Request("short", [8])
+    lanes = fill(Request("a", [200] * 40), short, Request("b", [200] * 40))
+    first = lanes.take_batch(max_tokens=1024, max_sequences=128, padded=True)
+    assert [request.name for request, _ in first.items] == ["a", "b", "a", "b"]
+    second = lanes.take_batch(max_tokens=1024, max_sequences=128, padded=True)
+    assert second.items == [(short, 0)]
+
+
+def test_large_padded_requests_take_turns() -> None:
+    lanes = fill(Request("a", [40] * 50), Request("b", [40] * 50))
+    drained = [one.name for batch in drain_padded(lanes, 320, 8)[:10] for one, _ in batch]
+    assert abs(drained.count("a") - drained.count("b")) <= 2

@@ -1,0 +1,461 @@
+"""The queue of a model: batches over all requests, admission, faults, leaving, the end."""
+
+import asyncio
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedd.engine.backends import LLAMA_BACKENDS
+from embedd.engine.host.process import WorkerDiedError
+from embedd.engine.serving.cores import CoreShares
+from embedd.engine.serving.quarantine import Poison
+from embedd.engine.serving.queue import BatchQueue, Outcome
+from embedd.errors import (
+    EmbeddError,
+    EngineError,
+    ModelLoadError,
+    OverloadedError,
+    ShuttingDownError,
+)
+from embedd.types import Pooling, TokenIds
+from tests.fakes import settle
+from tests.unit.engine.workshop import (
+    KILLS,
+    MAX_BATCH_TOKENS,
+    MAX_SEQUENCES,
+    REFUSED,
+    REFUSED_UNNAMED,
+    STUCK,
+    Workshop,
+    expected_vectors,
+    to_ids,
+)
+
+
+async def open_queue(
+    workshop: Workshop, *, max_waiting_tokens: int = 10_000, poison: Poison | None = None
+) -> BatchQueue:
+    return BatchQueue(
+        await workshop.open(),
+        cores=CoreShares(1),
+        metrics=workshop.metrics.of_model("a"),
+        max_waiting_tokens=max_waiting_tokens,
+        poison=poison,
+    )
+
+
+async def ask(
+    queue: BatchQueue, *sequences: TokenIds, pooling: Pooling | None = None
+) -> asyncio.Task[Outcome]:
+    """A request comes."""
+    task = asyncio.create_task(queue.embed(sequences, pooling))
+    await settle()
+    return task
+
+
+async def finish(workshop: Workshop, batches: int = 1) -> None:
+    """The worker computes so many batches."""
+    for _ in range(batches):
+        workshop.worker.compute()
+        await settle()
+
+
+FULL = to_ids(*range(1, MAX_BATCH_TOKENS + 1))  # a batch of its own
+SEQUENCES = st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=12), min_size=1, max_size=8)
+REQUESTS = st.lists(
+    st.tuples(SEQUENCES, st.sampled_from([None, Pooling.CLS, Pooling.NONE])), max_size=8
+)
+FAULTS = st.sampled_from([KILLS, REFUSED, REFUSED_UNNAMED])
+
+
+@given(requests=REQUESTS)
+@settings(deadline=None, max_examples=40)
+def test_every_request_gets_the_vectors_of_its_own_sequences_in_order(
+    requests: list[tuple[list[list[int]], Pooling | None]],
+) -> None:
+    async def check() -> None:
+        workshop = Workshop()
+        queue = await open_queue(workshop)
+        asked = [([to_ids(*ids) for ids in sequences], kind) for sequences, kind in requests]
+        outcomes = await asyncio.gather(*(queue.embed(ids, kind) for ids, kind in asked))
+        for (sequences, pooling), outcome in zip(asked, outcomes, strict=True):
+            assert np.array_equal(outcome.vectors, expected_vectors(sequences, pooling))
+            assert outcome.queue >= 0
+            assert outcome.compute >= 0
+        assert queue.waiting_tokens == 0
+        assert all(size <= MAX_SEQUENCES for size in workshop.computed)
+
+    asyncio.run(check())
+
+
+@given(
+    requests=st.lists(SEQUENCES, min_size=1, max_size=8),
+    faults=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7), FAULTS), max_size=2),
+)
+@settings(deadline=None, max_examples=40)
+def test_only_the_request_with_a_bad_input_fails_and_its_input_is_named(
+    requests: list[list[list[int]]], faults: list[tuple[int, int, int]]
+) -> None:
+    """Whatever is batched with it: two killing inputs at most, more end the model."""
+    bad: dict[int, set[int]] = {}
+    for at, row, fault in faults:
+        request = requests[at % len(requests)]
+        request[row % len(request)] = [fault]
+        bad.setdefault(at % len(requests), set()).add(row % len(request))
+
+    async def check() -> None:
+        queue = await open_queue(Workshop())
+        asked = [[to_ids(*ids) for ids in sequences] for sequences in requests]
+        outcomes = await asyncio.gather(
+            *(queue.embed(sequences, None) for sequences in asked), return_exceptions=True
+        )
+        for at, (sequences, outcome) in enumerate(zip(asked, outcomes, strict=True)):
+            if at in bad:
+                assert isinstance(outcome, EngineError), outcome
+                assert outcome.index in bad[at]
+                assert str(outcome).endswith(f"(input {outcome.index})")
+            else:
+                assert isinstance(outcome, Outcome), outcome
+                assert np.array_equal(outcome.vectors, expected_vectors(sequences))
+        assert queue.waiting_tokens == 0
+
+    asyncio.run(check())
+
+
+async def test_sequences_of_all_requests_share_a_batch() -> None:
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    first = [await ask(queue, FULL) for _ in range(2)]  # both places in flight are taken
+    tasks = [await ask(queue, to_ids(2, 3)) for _ in range(3)]
+    await finish(workshop)
+    assert [len(batch.sequences) for batch in workshop.worker.batches] == [1, 3]
+    await finish(workshop, 2)
+    for task in first + tasks:
+        await task
+
+
+async def test_requests_that_arrive_together_share_a_batch() -> None:
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    tasks = [asyncio.create_task(queue.embed([to_ids(one)], None)) for one in range(1, 4)]
+    await settle()
+    assert [len(batch.sequences) for batch in workshop.worker.batches] == [3]
+    await finish(workshop)
+    await asyncio.gather(*tasks)
+
+
+async def test_small_requests_need_no_place_of_their_own() -> None:
+    """The worker computes them together, as many as have come by then."""
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    tasks = [await ask(queue, to_ids(1, 2, 3)) for _ in range(6)]
+    assert [len(batch.sequences) for batch in workshop.worker.batches] == [1] * 5
+    assert queue.waiting_tokens == 3
+    await finish(workshop, 6)
+    await asyncio.gather(*tasks)
+
+
+async def test_one_batch_computes_and_one_lies_ready() -> None:
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    task = await ask(queue, *[to_ids(*range(1, MAX_BATCH_TOKENS + 1))] * 5)
+    assert len(workshop.worker.batches) == 2
+    assert queue.waiting_tokens == 3 * MAX_BATCH_TOKENS
+    await finish(workshop, 5)
+    await task
+    assert queue.waiting_tokens == 0
+
+
+async def test_a_request_without_sequences_has_no_vectors() -> None:
+    queue = await open_queue(Workshop())
+    assert (await queue.embed([], None)).vectors.shape == (0, 2)
+
+
+# Admission
+
+
+async def test_a_request_is_admitted_whole_or_not_at_all() -> None:
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop, max_waiting_tokens=20)
+    tasks = [await ask(queue, to_ids(1)) for _ in range(2)]
+    tasks.append(await ask(queue, *[to_ids(1, 2, 3, 4)] * 4))
+    assert queue.waiting_tokens == 16
+    refused = await ask(queue, to_ids(1, 2), to_ids(1, 2, 3))
+    with pytest.raises(OverloadedError, match="16 tokens wait, 5 more would pass the limit of 20"):
+        await refused
+    assert queue.waiting_tokens == 16
+    tasks.append(await ask(queue, to_ids(1, 2), to_ids(1, 2)))
+    assert queue.waiting_tokens == 20
+    await finish(workshop, 9)
+    await asyncio.gather(*tasks)
+
+
+async def test_an_empty_queue_admits_any_request() -> None:
+    queue = await open_queue(Workshop(), max_waiting_tokens=1)
+    sequences = [to_ids(1, 2, 3)] * 50
+    assert len((await queue.embed(sequences, None)).vectors) == 50
+
+
+# Leaving
+
+
+async def test_a_request_that_leaves_is_out_of_the_queue_at_once() -> None:
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    running = [await ask(queue, FULL) for _ in range(2)]
+    leaving, staying = await ask(queue, to_ids(7), to_ids(8)), await ask(queue, to_ids(9))
+    leaving.cancel()
+    await settle()
+    assert queue.waiting_tokens == 1
+    await finish(workshop, 3)
+    assert sum(workshop.computed) == 3
+    for task in [*running, staying]:
+        await task
+
+
+async def test_nobody_computes_for_a_client_that_left() -> None:
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    task = await ask(queue, *[to_ids(1)] * 10_000)
+    await finish(workshop)
+    task.cancel()
+    await settle()
+    assert queue.waiting_tokens == 0
+    assert workshop.worker.batches == []
+    await finish(workshop, 5)
+    assert len(workshop.computed) == 1
+
+
+async def test_a_batch_goes_on_while_anybody_waits_for_it() -> None:
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    running = [await ask(queue, FULL) for _ in range(2)]
+    leaving, staying = await ask(queue, to_ids(7)), await ask(queue, to_ids(8))
+    await finish(workshop)
+    [shared] = workshop.worker.batches[1:]
+    leaving.cancel()
+    await settle()
+    assert shared in workshop.worker.batches
+    assert [ids.tolist() for ids in shared.sequences] == [[7], [8]]
+    await finish(workshop, 2)
+    assert (await staying).vectors.tolist() == [[8, 1]]
+    await asyncio.gather(*running)
+
+
+async def test_places_of_clients_that_left_are_taken_at_once() -> None:
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    leaving = [await ask(queue, FULL) for _ in range(2)]
+    staying = await ask(queue, to_ids(9))
+    assert queue.waiting_tokens == 1
+    for task in leaving:
+        task.cancel()
+    await settle()
+    assert [batch.sequences[0].tolist() for batch in workshop.worker.batches] == [[9]]
+    await finish(workshop)
+    assert (await staying).vectors.tolist() == [[9, 1]]
+
+
+async def test_batches_of_a_request_that_failed_are_not_computed() -> None:
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    task = await ask(queue, to_ids(REFUSED), FULL, FULL)
+    await finish(workshop)
+    with pytest.raises(EngineError, match="rubbish"):
+        await task
+    await settle()
+    assert workshop.worker.batches == []
+
+
+async def test_leaving_costs_the_same_however_many_wait() -> None:
+    """Ten times the clients take ten times the processor, not a hundred times."""
+
+    async def leave_together(clients: int) -> float:
+        queue = await open_queue(Workshop(automatic=False), max_waiting_tokens=100_000)
+        tasks = [asyncio.create_task(queue.embed([to_ids(1)], None)) for _ in range(clients)]
+        await settle()
+        start = time.process_time()
+        for task in reversed(tasks):
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert queue.waiting_tokens == 0
+        return time.process_time() - start
+
+    await leave_together(10)
+    assert await leave_together(8000) < 40 * await leave_together(800)
+
+
+# Deaths
+
+
+async def test_a_batch_in_flight_is_computed_again_when_the_worker_dies() -> None:
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    tasks = [await ask(queue, to_ids(number)) for number in (1, 2, 3)]
+    workshop.worker.die()
+    await settle()
+    assert len(workshop.workers) == 2
+    await finish(workshop, 3)
+    for number, task in enumerate(tasks, 1):
+        assert (await task).vectors.tolist() == [[number, 1]]
+
+
+async def test_a_batch_that_had_not_begun_is_no_suspect() -> None:
+    """However often the worker dies before it: it is never split."""
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    task = await ask(queue, to_ids(1), to_ids(2))
+    for _ in range(4):
+        workshop.worker.die(computing=False)
+        await settle()
+    assert [len(batch.sequences) for batch in workshop.worker.batches] == [2]
+    await finish(workshop)
+    assert len((await task).vectors) == 2
+
+
+async def test_a_killing_input_is_searched_without_delays_and_by_halves() -> None:
+    workshop = Workshop()
+    queue = await open_queue(workshop)
+    queue._supervisor.prove()
+    good = [queue.embed([to_ids(1)], None) for _ in range(3)]
+    results = await asyncio.gather(
+        *good, queue.embed([to_ids(KILLS)], None), return_exceptions=True
+    )
+    assert [type(result) for result in results] == [Outcome, Outcome, Outcome, EngineError]
+    assert workshop.delays == [0.1, 0.2]
+    assert len(workshop.workers) <= 1 + 2 + 2  # two deaths of the batch, one for each half
+
+
+async def test_an_input_that_was_proved_to_kill_is_refused_at_once() -> None:
+    """Also after the model was loaded again, and with whatever it comes."""
+    workshop, poison = Workshop(), Poison()
+    queue = await open_queue(workshop, poison=poison)
+    queue._supervisor.prove()
+    with pytest.raises(EngineError, match=r"SIGKILL \(input 1\)"):
+        await queue.embed([to_ids(1), to_ids(KILLS)], None)
+    died = len(workshop.workers)
+    again = await open_queue(workshop, poison=poison)
+    for one in (queue, again):
+        with pytest.raises(EngineError, match=r"SIGKILL \(input 2\)") as caught:
+            await one.embed([to_ids(1), to_ids(1), to_ids(KILLS)], None)
+        assert caught.value.index == 2
+        assert len((await one.embed([to_ids(1)], None)).vectors) == 1
+    assert len(workshop.workers) == died + 1
+
+
+async def test_who_died_beside_another_batch_is_not_remembered() -> None:
+    workshop, poison = Workshop(automatic=False), Poison()
+    queue = await open_queue(workshop, poison=poison)
+    queue._supervisor.prove()
+    task = await ask(queue, to_ids(1))
+    for _ in range(2):
+        batch = workshop.worker.batches.pop(0)
+        workshop.worker.die()
+        death = workshop.worker.death
+        assert death is not None
+        batch.answer.set_exception(WorkerDiedError(death, started=True))
+        await settle()
+    with pytest.raises(EngineError, match="SIGKILL"):
+        await task
+    assert not poison
+
+
+async def test_a_batch_that_hangs_is_searched_and_its_input_remembered() -> None:
+    workshop, poison = Workshop(), Poison()
+    queue = await open_queue(workshop, poison=poison)
+    sequences = [to_ids(1), to_ids(2), to_ids(STUCK), to_ids(3)]
+    with pytest.raises(EngineError, match=r"took too long \(input 2\)"):
+        await queue.embed(sequences, None)
+    assert poison.find(to_ids(STUCK), None) == "took too long"
+    assert [poison.find(ids, None) for ids in sequences[:2]] == [None, None]
+    assert len(workshop.workers) == 1
+    assert (await queue.embed(sequences[:2], None)).vectors.tolist() == [[1, 1], [2, 1]]
+
+
+async def test_out_of_memory_makes_batches_smaller_and_blames_nobody() -> None:
+    workshop, poison = Workshop(), Poison()
+    workshop.memory = MAX_BATCH_TOKENS // 2
+    queue = await open_queue(workshop, poison=poison)
+    sequences = [to_ids(1, 2)] * 12
+    outcome = await queue.embed(sequences, None)
+    assert np.array_equal(outcome.vectors, expected_vectors(sequences))
+    assert workshop.worker.backend == LLAMA_BACKENDS[0].name
+    assert workshop.worker.tuning.batch_tokens == MAX_BATCH_TOKENS // 2
+    assert not poison
+    deaths = len(workshop.workers)
+    await queue.embed(sequences, None)
+    assert len(workshop.workers) == deaths
+
+
+async def test_an_input_that_is_too_large_for_the_memory_fails_alone() -> None:
+    workshop, poison = Workshop(), Poison()
+    workshop.memory = 6
+    queue = await open_queue(workshop, poison=poison)
+    queue._supervisor.prove()
+    good, bad = await asyncio.gather(
+        queue.embed([to_ids(1, 2)], None),
+        queue.embed([to_ids(*range(1, 8))], None),
+        return_exceptions=True,
+    )
+    assert isinstance(good, Outcome)
+    assert isinstance(bad, EngineError)
+    assert "out of memory" in str(bad)
+    assert not poison  # there may be more memory next time
+
+
+async def test_a_model_that_dies_too_often_fails_all_requests() -> None:
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    tasks = [await ask(queue, to_ids(1)) for _ in range(2)]
+    for _ in range(5):
+        workshop.worker.die(computing=False)
+        await settle()
+    for task in tasks:
+        with pytest.raises(ModelLoadError, match="died 5 times"):
+            await task
+
+
+async def test_a_bug_of_ours_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    first, second = await ask(queue, to_ids(1)), await ask(queue, to_ids(2))
+    workshop.worker.batches.pop(0).answer.set_exception(ZeroDivisionError())
+    await settle()
+    with pytest.raises(EngineError, match="internal error"):
+        await first
+    assert "ZeroDivisionError" in caplog.text
+    await finish(workshop)
+    assert len((await second).vectors) == 1
+
+
+# The end
+
+
+async def test_closing_tells_what_waits_and_what_computes() -> None:
+    workshop = Workshop(automatic=False)
+    queue = await open_queue(workshop)
+    tasks = [await ask(queue, *[to_ids(1, 2, 3, 4, 5, 6, 7, 8)] * 2) for _ in range(4)]
+    await queue.close()
+    await settle()
+    assert queue.waiting_tokens == 0
+    for task in tasks:
+        assert isinstance(task.exception(), ShuttingDownError)
+
+
+async def test_closing_an_idle_queue_is_fine_and_later_requests_fail() -> None:
+    workshop = Workshop()
+    queue = await open_queue(workshop)
+    await queue.close()
+    await queue._supervisor.close()
+    with pytest.raises(EmbeddError):
+        await queue.embed([to_ids(1)], None)
+
+
+async def test_what_comes_after_the_end_is_refused() -> None:
+    queue = await open_queue(Workshop())
+    await queue.close()
+    with pytest.raises(ShuttingDownError):
+        await queue.embed([to_ids(1)], None)

@@ -1,0 +1,121 @@
+"""Models are calibrated when it is quiet, and a request ends the trials."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from embedd.engine.backends import LLAMA_BACKENDS, Backend
+from embedd.engine.serving.cores import CoreShares
+from embedd.engine.spec import ModelSpec
+from embedd.engine.tuning.background import IDLE, LOOK, Tuner
+from embedd.engine.tuning.calibrate import Calibration
+from embedd.engine.tuning.settings import Tuning
+from embedd.errors import EngineError
+from tests.unit.engine.workshop import SPEC
+
+FOUND = Tuning(replicas=2, batch_tokens=128, measured=True)
+
+
+class Bench:
+    """A tuner whose time and trials a test moves by hand."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Calibration] = {}
+        self.cores = CoreShares(2)
+        self.slept = 0.0
+        self.started = 0
+        self.stopped = 0
+        self.may_finish = asyncio.Event()
+        self.error: EngineError | None = None
+        self.tuner = Tuner(store=self, calibrate=self.calibrate, cores=self.cores, sleep=self.sleep)
+
+    def read(self, spec: ModelSpec) -> Calibration | None:
+        return self.kept.get(spec.digest)
+
+    def write(self, spec: ModelSpec, calibration: Calibration) -> None:
+        self.kept[spec.digest] = calibration
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+        await asyncio.sleep(0)
+
+    async def calibrate(self, spec: ModelSpec, backends: Sequence[Backend]) -> Calibration:
+        self.started += 1
+        try:
+            await self.may_finish.wait()
+        except asyncio.CancelledError:
+            self.stopped += 1
+            raise
+        if self.error is not None:
+            raise self.error
+        return Calibration(trials=[], best=FOUND)
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():
+                await asyncio.sleep(0)
+
+    def work(self) -> None:
+        """A model begins to compute."""
+        self.cores.enter(self, lambda _share: None)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+async def test_the_first_load_starts_safely_and_the_next_takes_what_was_measured(
+    bench: Bench,
+) -> None:
+    assert not bench.tuner.choose(SPEC).measured
+    bench.may_finish.set()
+    bench.tuner.consider(SPEC, LLAMA_BACKENDS)
+    await bench.wait_until(lambda: bool(bench.kept))
+    assert bench.tuner.choose(SPEC) == FOUND
+    bench.tuner.consider(SPEC, LLAMA_BACKENDS)
+    await bench.tuner.close()
+    assert bench.started == 1
+
+
+async def test_nothing_is_tried_while_something_computes(bench: Bench) -> None:
+    bench.work()
+    bench.tuner.consider(SPEC, LLAMA_BACKENDS)
+    await bench.wait_until(lambda: bench.slept > 3 * IDLE)
+    assert bench.started == 0
+    bench.cores.leave(bench)
+    before = bench.slept
+    await bench.wait_until(lambda: bench.started == 1)
+    assert bench.slept - before >= IDLE - LOOK
+    await bench.tuner.close()
+
+
+async def test_a_request_ends_the_trials_and_they_begin_again_later(bench: Bench) -> None:
+    bench.tuner.consider(SPEC, LLAMA_BACKENDS)
+    await bench.wait_until(lambda: bench.started == 1)
+    bench.work()
+    await bench.wait_until(lambda: bench.stopped == 1)
+    assert not bench.kept
+    bench.cores.leave(bench)
+    bench.may_finish.set()
+    await bench.wait_until(lambda: bool(bench.kept))
+    assert bench.started == 2
+
+
+async def test_a_model_that_cannot_be_measured_is_not_tried_for_ever(bench: Bench) -> None:
+    bench.error = EngineError("the worker process ended with SIGILL")
+    bench.may_finish.set()
+    bench.tuner.consider(SPEC, LLAMA_BACKENDS)
+    await bench.wait_until(lambda: bench.started == 1)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert bench.started == 1
+    assert not bench.kept
+
+
+async def test_closing_ends_the_trials(bench: Bench) -> None:
+    bench.tuner.consider(SPEC, LLAMA_BACKENDS)
+    await bench.wait_until(lambda: bench.started == 1)
+    await bench.tuner.close()
+    assert bench.stopped == 1

@@ -1,0 +1,193 @@
+"""Calibration takes the fastest setting, and a smaller batch where that costs nothing."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedd.engine.backends import LLAMA_BACKENDS, Backend
+from embedd.engine.host.exit_status import Death
+from embedd.engine.host.process import Encoded, WorkerDiedError
+from embedd.engine.spec import ModelInfo
+from embedd.engine.tuning.calibrate import (
+    GOOD_ENOUGH,
+    Calibration,
+    Trial,
+    calibrate,
+    choose_best,
+    choose_replicas,
+    choose_sizes,
+    start_at_fastest,
+)
+from embedd.engine.tuning.settings import Tuning, choose_start
+from embedd.types import Pooling, TokenIds
+from tests.unit.engine.workshop import INFO, SPEC
+
+
+class Machine:
+    """Computers whose speed follows from their setting; remembers what was opened.
+
+    Args:
+        slow_batches: It computes at a tenth of its speed until so many were computed by
+            workers with one replica, which are not the first to be tried.
+    """
+
+    def __init__(self, fast_backend: str = "llama", slow_batches: int = 0) -> None:
+        self.fast_backend = fast_backend
+        self.slow_batches = slow_batches
+        self.open = 0
+        self.most_open = 0
+        self.opened: list[tuple[str, int]] = []
+        self.dies = False
+
+    @property
+    def pace(self) -> float:
+        return 0.1 if self.slow_batches > 0 else 1.0
+
+    async def open_computer(self, backend: Backend, tuning: Tuning) -> tuple["Computer", ModelInfo]:
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        self.opened.append((backend.name, tuning.replicas))
+        speed = 4.0 if backend.name == self.fast_backend else 1.0
+        info = replace(INFO, limit=64, vocabulary=100, max_sequences=32)
+        return Computer(self, speed * tuning.replicas, tuning.replicas), info
+
+
+class Computer:
+    """Takes 2 ms for a batch, and 3 more beyond 256 tokens."""
+
+    def __init__(self, machine: Machine, speed: float, replicas: int) -> None:
+        self._machine = machine
+        self._speed = speed
+        self._replicas = replicas
+
+    async def encode(
+        self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, alone: bool = False
+    ) -> Encoded:
+        assert alone, "joined batches are not of the size that is measured"
+        if self._machine.dies:
+            raise WorkerDiedError(Death("SIGILL"))
+        tokens = sum(map(len, sequences))
+        speed = self._speed * self._machine.pace
+        self._machine.slow_batches -= self._replicas == 1
+        await asyncio.sleep(tokens * (0.00002 if tokens <= 256 else 0.0001) / speed)
+        return Encoded(vectors=np.zeros((len(sequences), 2), np.float32), seconds=0.0)
+
+    async def close(self) -> None:
+        self._machine.open -= 1
+
+
+async def run(machine: Machine, **options: Any) -> Calibration:
+    return await calibrate(
+        SPEC, LLAMA_BACKENDS, cores=2, open_computer=machine.open_computer, budget=0.0, **options
+    )
+
+
+@pytest.mark.parametrize("fast_backend", ["llama", "llama-safe"])
+async def test_the_fastest_setting_is_found_and_every_process_ended(fast_backend: str) -> None:
+    machine = Machine(fast_backend)
+    reported: list[Trial] = []
+    found = await run(machine, report=reported.append)
+    assert found.best.replicas == 2
+    assert found.best.backend == fast_backend
+    assert found.best.measured
+    assert (found.best.batch_tokens or 0) <= 256
+    assert machine.open == 0
+    assert machine.opened[:2] == [("llama", 2), ("llama", 1)]
+    settings = [(one.backend, one.replicas, one.batch_tokens) for one in found.trials]
+    assert len(settings) == len(set(settings)), "each setting is in the table once"
+    told = {(one.backend, one.replicas, one.batch_tokens) for one in reported}
+    assert told == set(settings)
+
+
+async def test_a_slow_moment_of_the_machine_is_one_for_all_settings() -> None:
+    """The best is the first to be tried, when everything is slow."""
+    machine = Machine(slow_batches=20)
+    assert (await run(machine)).best.replicas == 2
+
+
+async def test_workers_are_open_at_a_time_only_where_there_is_room() -> None:
+    machine = Machine()
+    found = await run(machine, has_room=lambda workers: workers <= 1)
+    assert machine.most_open == 1
+    assert found.best.replicas == 2
+    machine = Machine()
+    await run(machine)
+    assert machine.most_open == 3, "llama, llama-no-repack and llama-safe"
+
+
+async def test_a_worker_that_dies_teaches_nothing_and_is_closed() -> None:
+    machine = Machine()
+    machine.dies = True
+    with pytest.raises(WorkerDiedError):
+        await run(machine)
+    assert machine.open == 0
+
+
+@given(
+    rates=st.lists(
+        st.tuples(st.sampled_from([64, 128, 256]), st.floats(1, 1e6)), min_size=1, max_size=9
+    )
+)
+def test_the_choice_is_nearly_the_fastest_and_no_smaller_batch_is(
+    rates: list[tuple[int, float]],
+) -> None:
+    trials = [
+        Trial(backend="llama", replicas=1, batch_tokens=size, tokens_per_second=rate)
+        for size, rate in rates
+    ]
+    best = choose_best(trials)
+    fastest = max(rate for _, rate in rates)
+    assert best.tokens_per_second >= GOOD_ENOUGH * fastest
+    smaller = [one for one in trials if one.batch_tokens < best.batch_tokens]
+    assert all(one.tokens_per_second < GOOD_ENOUGH * fastest for one in smaller)
+
+
+@pytest.mark.parametrize(("cores", "replicas"), [(1, [1]), (2, [2, 1]), (8, [8, 4, 1])])
+def test_cores_are_split_in_every_sensible_way(cores: int, replicas: list[int]) -> None:
+    assert choose_replicas(cores) == replicas
+
+
+def test_a_large_vocabulary_is_not_tried_with_large_batches() -> None:
+    assert choose_sizes(replace(SPEC, vocabulary=250_000, width=1024), LLAMA_BACKENDS[0])[-1] <= 256
+    assert choose_sizes(replace(SPEC, vocabulary=30_522, width=384), LLAMA_BACKENDS[0])[-1] == 1024
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "weights", "cores", "replicas"),
+    [(30_522, 45 << 20, 2, 2), (250_002, 200 << 20, 8, 1), (30_522, 1 << 30, 8, 1)],
+    ids=["small", "large vocabulary", "large weights"],
+)
+def test_a_model_starts_with_what_its_size_allows(
+    vocabulary: int, weights: int, cores: int, replicas: int
+) -> None:
+    spec = replace(SPEC, vocabulary=vocabulary, width=384, weights=weights, context_length=512)
+    assert choose_start(spec, cores) == Tuning(replicas=replicas)
+
+
+@pytest.mark.parametrize(
+    ("backend", "names"),
+    [
+        ("llama-no-repack", ["llama-no-repack", "llama-safe"]),
+        (None, ["llama", "llama-no-repack", "llama-safe"]),
+        ("gone", ["llama"]),
+    ],
+)
+def test_a_load_begins_on_the_backend_that_was_fastest(
+    backend: str | None, names: list[str]
+) -> None:
+    backends = start_at_fastest(LLAMA_BACKENDS, Tuning(replicas=1, backend=backend))
+    assert [one.name for one in backends][: len(names)] == names
+
+
+def test_of_settings_that_are_as_good_the_most_replicas_are_taken() -> None:
+    lone = Trial(backend="llama", replicas=1, batch_tokens=128, tokens_per_second=1000.0)
+    both = Trial(backend="llama", replicas=2, batch_tokens=256, tokens_per_second=920.0)
+    assert choose_best([lone, both]) == both
+    slower = Trial(backend="llama", replicas=2, batch_tokens=256, tokens_per_second=890.0)
+    assert choose_best([lone, slower]) == lone

@@ -1,0 +1,110 @@
+"""An engine that does not compute what llama.cpp computes is refused."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedd.engine.backends import OPENVINO_BACKEND
+from embedd.engine.fake import FAKE_BACKENDS, FakeEngine
+from embedd.engine.ipc.facts import to_load
+from embedd.engine.protocol import Stop, UnsuitableError
+from embedd.engine.spec import ModelSpec
+from embedd.engine.tuning.settings import ONE_REPLICA
+from embedd.engine.worker import crosscheck as agreement
+from embedd.engine.worker.crosscheck import (
+    EXACT_TOLERANCE,
+    QUANTISED_TOLERANCE,
+    check_agreement,
+    choose_tolerance,
+    measure_distance,
+)
+from embedd.types import Pooling, TokenIds, Vectors
+from tests.unit.engine.workshop import SPEC
+
+LONG = replace(SPEC, context_length=512, path=Path(__file__))
+
+
+class Shifted(FakeEngine):
+    """Computes vectors that are a share *off* of their length beside the right ones."""
+
+    off = 0.0
+    together_only = False
+
+    def encode(
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None = None,
+        *,
+        stop: Stop | None = None,
+    ) -> Vectors:
+        vectors = super().encode(sequences, pooling)
+        if self.together_only and len(sequences) == 1:
+            return vectors
+        wrong = np.roll(vectors, 1, axis=1) * self.off
+        return vectors + wrong.astype(np.float32)
+
+
+def make_engine(off: float, *, spec: ModelSpec = LONG, together_only: bool = False) -> Shifted:
+    engine = Shifted.load(spec, FAKE_BACKENDS[0], threads=1, batch_tokens=512)
+    engine.off, engine.together_only = off, together_only
+    return engine
+
+
+def make_oracle(spec: ModelSpec = LONG) -> FakeEngine:
+    return FakeEngine.load(spec, FAKE_BACKENDS[0], threads=1, batch_tokens=512)
+
+
+def test_the_same_vectors_are_at_no_distance() -> None:
+    assert measure_distance(make_engine(0), make_oracle()) < 1e-6
+
+
+@pytest.mark.parametrize("off", [0.05, 0.4])
+def test_the_distance_is_one_less_the_cosine_of_the_worst(off: float) -> None:
+    """A vector with another beside it, nearly at a right angle: 1 - 1 / sqrt(1 + off²)."""
+    found = measure_distance(make_engine(off), make_oracle())
+    assert found == pytest.approx(1 - 1 / np.sqrt(1 + off**2), rel=0.9)
+
+
+def test_a_fault_of_batches_alone_is_seen() -> None:
+    assert measure_distance(make_engine(0.4, together_only=True), make_oracle()) > 0.02
+
+
+def test_scores_are_compared_as_they_are() -> None:
+    """The cosine of two numbers is 1, whatever they are."""
+    spec = replace(LONG, pooling=Pooling.RANK)
+    assert measure_distance(make_engine(0.4, spec=spec), make_oracle(spec)) > 0.05
+    assert measure_distance(make_engine(0, spec=spec), make_oracle(spec)) < 1e-6
+
+
+def test_quantised_weights_may_differ_more() -> None:
+    assert choose_tolerance(replace(SPEC, exact=True)) == EXACT_TOLERANCE
+    assert choose_tolerance(replace(SPEC, exact=False)) == QUANTISED_TOLERANCE
+
+
+@pytest.mark.parametrize(("off", "refused"), [(0.4, True), (0.001, False)])
+def test_who_is_too_far_off_is_refused(
+    monkeypatch: pytest.MonkeyPatch, *, off: float, refused: bool
+) -> None:
+    asked = []
+
+    def open_oracle(message: object, _: object) -> FakeEngine:
+        asked.append(message)
+        return make_oracle()
+
+    monkeypatch.setattr(agreement, "open_engine", open_oracle)
+    message = to_load(LONG, OPENVINO_BACKEND, 1, ONE_REPLICA, 1e-4)
+    if refused:
+        with pytest.raises(UnsuitableError, match=r"does not agree with llama\.cpp") as caught:
+            check_agreement(make_engine(off), message)
+        assert "1e-04 is allowed" in str(caught.value)
+    else:
+        assert (check_agreement(make_engine(off), message) or 1) < 1e-4
+    assert [one.engine for one in asked] == ["llama"]  # type: ignore[attr-defined]
+
+
+def test_nobody_asks_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agreement, "open_engine", None)
+    assert check_agreement(make_engine(0), to_load(LONG, OPENVINO_BACKEND, 1, ONE_REPLICA)) is None

@@ -1,0 +1,117 @@
+"""Keys: who is let in, and when the file of keys is read again."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from embedd.errors import ConfigError
+from embedd.server.access.auth import OPEN_PATHS, Access, KeyFile, Keys, choose_access
+from embedd.server.app import DIALECTS
+from embedd.server.dialects.ollama import management
+
+KEYS = Keys(listed=["one", "two"], admin=["three"])
+
+
+def bearer(key: str, scheme: str = "Bearer") -> dict[str, str]:
+    return {"Authorization": f"{scheme} {key}"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "use", "manage"),
+    [
+        ({}, False, False),
+        (bearer("one"), True, False),
+        (bearer("two", "bEARER"), True, False),
+        ({"X-Api-Key": "two"}, True, False),
+        (bearer("three"), False, True),
+        ({"X-Api-Key": "three"}, False, True),
+        (bearer("wrong") | {"X-Api-Key": "one"}, True, False),
+        (bearer("one") | {"X-Api-Key": "wrong"}, True, False),
+        (bearer("one", "Basic"), False, False),
+        (bearer(""), False, False),
+        (bearer("on"), False, False),
+        (bearer("one,two"), False, False),
+        ({"X-Api-Key": "\udcff\u20ac"}, False, False),
+    ],
+)
+def test_a_key_opens_what_it_is_for(headers: dict[str, str], *, use: bool, manage: bool) -> None:
+    assert KEYS.admit(Access.OPEN, headers)
+    assert KEYS.admit(Access.USE, headers) == use
+    assert KEYS.admit(Access.MANAGE, headers) == manage
+
+
+def test_without_an_admin_key_an_api_key_manages() -> None:
+    keys = Keys(listed=["one"])
+    assert keys.admit(Access.MANAGE, bearer("one"))
+    assert not keys.admit(Access.MANAGE, {})
+
+
+def test_an_admin_key_alone_locks_management_only() -> None:
+    keys = Keys(admin=["three"])
+    assert keys.admit(Access.USE, bearer(""))
+    assert not keys.admit(Access.MANAGE, bearer(""))
+
+
+@pytest.mark.parametrize("headers", [{}, bearer(""), bearer("any"), {"X-Api-Key": ""}])
+def test_without_keys_everybody_may_come_in(headers: dict[str, str]) -> None:
+    assert all(Keys().admit(access, headers) for access in Access)
+
+
+def test_every_route_takes_what_the_contract_says() -> None:
+    for dialect in DIALECTS:
+        for route in dialect.routes:
+            access = choose_access(route.method, route.path)
+            if route.method == "GET" and route.path in OPEN_PATHS:
+                assert access is Access.OPEN
+            elif dialect is management.DIALECT and route.path != "/api/show":
+                assert access is Access.MANAGE
+            else:
+                assert access is Access.USE
+    assert choose_access("POST", "/") is Access.USE
+
+
+def write(path: Path, text: str, *, time: int) -> None:
+    path.write_text(text)
+    os.utime(path, (time, time))
+
+
+def test_a_file_of_keys_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    write(path, "one\r\n two ,three\n\n", time=1)
+    keys = Keys(file=KeyFile(path))
+    assert [keys.admit(Access.USE, bearer(key)) for key in ("one", "two", "three", "four")] == [
+        True, True, True, False
+    ]  # fmt: skip
+    write(path, "four", time=2)
+    assert not keys.admit(Access.USE, bearer("one"))
+    assert keys.admit(Access.USE, bearer("four"))
+
+
+def test_a_file_that_is_emptied_lets_nobody_in(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    write(path, "one", time=1)
+    keys = Keys(file=KeyFile(path))
+    write(path, "", time=2)
+    assert not keys.admit(Access.USE, bearer("one"))
+    assert not keys.admit(Access.USE, {})
+
+
+def test_a_file_that_disappears_leaves_its_keys(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text("one")
+    keys = Keys(file=KeyFile(path))
+    path.unlink()
+    assert keys.admit(Access.USE, bearer("one"))
+    assert "API keys not read" in caplog.text
+
+
+@pytest.mark.parametrize("data", [None, b"", b" ,\n", b"\xff"])
+def test_a_file_without_keys_is_an_error_at_start(tmp_path: Path, data: bytes | None) -> None:
+    path = tmp_path / "keys"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(ConfigError, match=str(path)):
+        KeyFile(path)

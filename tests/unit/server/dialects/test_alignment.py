@@ -1,0 +1,32 @@
+"""Where tokens stand in a text, in bytes: exactly where bytes are kept, else by looking."""
+
+import pytest
+
+from embedd.server.dialects.tei.alignment import align
+from embedd.types import Piece
+
+CLS = Piece(b"[CLS]", is_special=True)
+
+
+def pieces(*texts: str | bytes) -> list[Piece]:
+    return [Piece(text.encode() if isinstance(text, str) else text, False) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "spans"),
+    [
+        ("", [CLS], [None]),
+        ("ab c", [CLS, *pieces("ab", " c")], [None, (0, 2), (2, 4)]),
+        ("ab c", pieces(" ab", " c"), [(0, 2), (2, 4)]),
+        ("日", pieces(b"\xe6\x97", b"\xa5"), [(0, 2), (2, 3)]),
+        ("Zürich 日本", pieces(" zurich", " 日", " 本"), [(0, 7), (8, 11), (11, 14)]),
+        ("why not?", [CLS, *pieces(" why", " no", "t", " ?"), CLS],
+         [None, (0, 3), (4, 6), (6, 7), (7, 8), None]),
+        ("a ☃ b", pieces(" a", "[UNK]", " b"), [(0, 1), None, (6, 7)]),
+        ("İx", pieces(" i", "x"), [(0, 2), (2, 3)]),
+    ],
+)  # fmt: skip
+def test_a_token_stands_where_its_letters_are(
+    text: str, tokens: list[Piece], spans: list[tuple[int, int] | None]
+) -> None:
+    assert align(text, tokens) == spans
