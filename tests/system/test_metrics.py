@@ -29,7 +29,8 @@ def unusual(before: Samples, after: Samples) -> Samples:
 
 
 def of_tiny(name: str, **labels: str) -> str:
-    inside = ",".join(f"{key}={value}" for key, value in {"model": "tiny:latest", **labels}.items())
+    named = sorted({"model": "tiny:latest", **labels}.items())
+    inside = ",".join(f"{key}={value}" for key, value in named)
     return f"embedd_{name}{{{inside}}}"
 
 
@@ -67,7 +68,7 @@ async def test_a_first_batch_that_kills_costs_a_backend(
         samples = await server.samples()
         assert samples[of_tiny("backend_failures_total", backend="llama")] == 1
         assert (
-            samples["embedd_model_loaded{engine=fake,model=tiny:latest,backend=llama-no-repack}"]
+            samples["embedd_model_loaded{backend=llama-no-repack,engine=fake,model=tiny:latest}"]
             == 1
         )
         assert samples[of_tiny("model_batch_tokens")] == fake.MAX_BATCH_TOKENS

@@ -66,7 +66,7 @@ def test_the_state_is_looked_at_when_somebody_reads() -> None:
     before = read(metrics)
     now[0] = state(model(), load_waiters={"b": 8})
     assert moved(before, read(metrics)) == {
-        "embedd_model_loaded{engine=llama,model=a,backend=llama}": 1,
+        "embedd_model_loaded{backend=llama,engine=llama,model=a}": 1,
         "embedd_model_bytes{model=a}": 5,
         "embedd_waiting_tokens{model=a}": 6,
         "embedd_waiting_requests{awaited=batch,model=a}": 7,
@@ -92,7 +92,7 @@ def test_a_name_that_is_in_memory_twice_has_each_series_once() -> None:
     series = [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
     assert len(series) == len(set(series))
     found = read(metrics)
-    assert found["embedd_model_loaded{engine=llama,model=a,backend=llama}"] == 2
+    assert found["embedd_model_loaded{backend=llama,engine=llama,model=a}"] == 2
     assert found["embedd_model_bytes{model=a}"] == 10
     assert found["embedd_waiting_tokens{model=a}"] == 12
     assert found["embedd_waiting_requests{awaited=batch,model=a}"] == 14

@@ -95,8 +95,8 @@ def test_tune_show_prints_the_curve_or_says_how_to_get_it(
         return
     assert outcome.out.splitlines() == [
         "BACKEND    REPLICAS    BATCH TOKENS    TOKENS/S",
-        "llama    2           128             1234        chosen",
-        "llama    1           64              600",
+        "llama      2           128             1234        chosen",
+        "llama      1           64              600",
     ]
 
 

@@ -93,7 +93,7 @@ def test_the_version_is_the_servers(embedd: Run, server: FakeServer, option: str
     outcome = embedd(option)
     assert (outcome.status, outcome.out, outcome.err) == (
         0,
-        f"embedd version is {version('embedd')}\n",
+        f"embedd version is {version('embedd-server')}\n",
         "",
     )
 
@@ -102,13 +102,13 @@ def test_another_version_of_the_server_is_a_warning(embedd: Run, server: FakeSer
     del server
     outcome = embedd("--version")
     assert outcome.out == "embedd version is 0.0.1\n"
-    assert outcome.err == f"Warning: client version is {version('embedd')}\n"
+    assert outcome.err == f"Warning: client version is {version('embedd-server')}\n"
 
 
 @pytest.mark.usefixtures("_nobody")
 def test_without_a_server_the_version_is_this_commands(embedd: Run) -> None:
     outcome = embedd("--version")
-    assert outcome.out == f"embedd version is {version('embedd')}\n"
+    assert outcome.out == f"embedd version is {version('embedd-server')}\n"
     assert outcome.err == "Warning: could not connect to a running embedd instance\n"
 
 

@@ -129,9 +129,9 @@ async def test_backends_that_fail_are_counted_and_deaths_of_their_loads() -> Non
     }
     await workshop.open((OPENVINO_BACKEND, *LLAMA_BACKENDS))
     assert counts(workshop) == {
-        "embedd_backend_failures_total{model=a,backend=openvino}": 1,
-        "embedd_backend_failures_total{model=a,backend=llama}": 1,
-        "embedd_backend_failures_total{model=a,backend=llama-no-repack}": 1,
+        "embedd_backend_failures_total{backend=openvino,model=a}": 1,
+        "embedd_backend_failures_total{backend=llama,model=a}": 1,
+        "embedd_backend_failures_total{backend=llama-no-repack,model=a}": 1,
         "embedd_worker_deaths_total{model=a,reason=crashed}": 1,
     }
 
@@ -146,7 +146,7 @@ async def test_a_death_in_the_first_batch_fails_its_backend() -> None:
     await task
     assert counts(workshop) == {
         "embedd_worker_deaths_total{model=a,reason=killed}": 1,
-        "embedd_backend_failures_total{model=a,backend=llama}": 1,
+        "embedd_backend_failures_total{backend=llama,model=a}": 1,
     }
 
 
