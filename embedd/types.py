@@ -16,7 +16,7 @@ Labels: TypeAlias = tuple[str, ...]  # of a reranker's scores, "" where they hav
 Quantized: TypeAlias = npt.NDArray[np.int8] | npt.NDArray[np.uint8]  # (inputs, numbers or bytes)
 
 
-class Piece(NamedTuple):
+class TokenPiece(NamedTuple):
     """What one token stands for: bytes of a text, or the name of a special token."""
 
     text: bytes
@@ -172,7 +172,7 @@ class RerankRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizeRequest:
-    """Inputs to tokenize; ``spell`` asks what each token stands for."""
+    """Inputs to tokenize; ``with_pieces`` asks what each token stands for."""
 
     model: str
     inputs: Sequence[Input]
@@ -180,7 +180,7 @@ class TokenizeRequest:
     parse_special: bool = True
     role: Role = Role.NONE
     prompt: NamedPrompt | None = None
-    spell: bool = False
+    with_pieces: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +188,7 @@ class Tokenized:
     """The tokens of one input; ``prefix`` is the prompt that was put before its text."""
 
     ids: TokenIds
-    pieces: Sequence[Piece] = ()
+    pieces: Sequence[TokenPiece] = ()
     prefix: str = ""
 
 

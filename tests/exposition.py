@@ -12,7 +12,7 @@ Samples = Mapping[str, float]
 def parse(text: str) -> Samples:
     """Samples of embedd's own, as ``name{label=value,…}``, the labels in order."""
     return {
-        _spell(sample.name, sample.labels): sample.value
+        _token_piece(sample.name, sample.labels): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
         if sample.name.startswith("embedd_")
@@ -33,7 +33,7 @@ def moved(before: Samples, after: Samples) -> Samples:
     }
 
 
-def _spell(name: str, labels: Mapping[str, str]) -> str:
+def _token_piece(name: str, labels: Mapping[str, str]) -> str:
     inside = ",".join(f"{label}={value}" for label, value in sorted(labels.items()))
     return f"{name}{{{inside}}}" if inside else name
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from embedd.engine.serving.queue import Outcome
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.tokenizers.truncation import Frame
-from embedd.types import Piece, Pooling, TokenIds
+from embedd.types import Pooling, TokenIds, TokenPiece
 
 
 class Timer:
@@ -94,7 +94,7 @@ class FakeModel:
     async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
         raise NotImplementedError
 
-    async def spell(self, ids: TokenIds) -> list[Piece]:
+    async def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
         raise NotImplementedError
 
     async def embed(

@@ -87,7 +87,7 @@ def read_vocabulary(folder: Path, *, size: int) -> Vocabulary:
     for name in roles.values():
         if name not in ids:
             raise ConversionError(f"the vocabulary lacks the special token {name!r}")
-    tokens, types = _spell(pieces, control=control, size=size)
+    tokens, types = _token_piece(pieces, control=control, size=size)
     return Vocabulary(
         tokens=tokens,
         types=types,
@@ -194,7 +194,7 @@ def _added(
             yield id_, entry.get("content"), entry.get("special")
 
 
-def _spell(
+def _token_piece(
     pieces: Mapping[int, str], *, control: set[str], size: int
 ) -> tuple[tuple[str, ...], tuple[TokenType, ...]]:
     """Tokens and types of ids 0 … *size* - 1."""

@@ -233,9 +233,9 @@ class Embedder:
                 add_special=request.add_special,
                 parse_special=request.parse_special,
             )
-            if not request.spell:
+            if not request.with_pieces:
                 return [Tokenized(ids=ids, prefix=prefix) for ids in rows]
-            pieces = iter(await vocabulary.spell(np.concatenate(rows)) if rows else ())
+            pieces = iter(await vocabulary.token_pieces(np.concatenate(rows)) if rows else ())
             return [
                 Tokenized(ids=ids, pieces=list(islice(pieces, len(ids))), prefix=prefix)
                 for ids in rows

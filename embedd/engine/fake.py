@@ -19,7 +19,7 @@ from embedd.engine.protocol import Stop, StoppedError, check_ids
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import EngineError, ModelLoadError
 from embedd.tokenizers.truncation import Frame, PairFrame
-from embedd.types import Piece, Pooling, TokenIds, Vectors
+from embedd.types import Pooling, TokenIds, TokenPiece, Vectors
 
 # Backends that are this engine's, otherwise as llama.cpp's.
 FAKE_BACKENDS = tuple(replace(backend, engine="fake") for backend in LLAMA_BACKENDS)
@@ -111,18 +111,18 @@ class FakeEngine:
 
     def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
         """See `Tokenizer.detokenize`."""
-        pieces = [self.spell(ids) for ids in sequences]
+        pieces = [self.token_pieces(ids) for ids in sequences]
         return [
             b"".join(piece.text for piece in row if special or not piece.is_special)
             for row in pieces
         ]
 
-    def spell(self, ids: TokenIds) -> list[Piece]:
-        """See `Tokenizer.spell`."""
+    def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
+        """See `Tokenizer.token_pieces`."""
         check_ids(ids, VOCABULARY)
         names = {FIRST: b"[CLS]", LAST: b"[SEP]"}
         return [
-            Piece(names.get(one) or chr(one).encode("utf-8", "replace"), one in names)
+            TokenPiece(names.get(one) or chr(one).encode("utf-8", "replace"), one in names)
             for one in ids.tolist()
         ]
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from embedd.engine.spec import ModelInfo
 from embedd.errors import EngineError
-from embedd.types import Piece, Pooling, TokenIds, Vectors
+from embedd.types import Pooling, TokenIds, TokenPiece, Vectors
 
 
 class UnsuitableError(EngineError):
@@ -72,7 +72,7 @@ class Tokenizer(Protocol):
         """
         ...
 
-    def spell(self, ids: TokenIds) -> list[Piece]:
+    def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
         """What each token stands for.
 
         Raises:

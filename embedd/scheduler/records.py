@@ -9,7 +9,7 @@ from typing import Protocol
 from embedd.engine.serving.queue import Outcome
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.metrics import Unload
-from embedd.types import Piece, Pooling, TokenIds
+from embedd.types import Pooling, TokenIds, TokenPiece
 
 
 class Vocabulary(Protocol):
@@ -30,7 +30,7 @@ class Vocabulary(Protocol):
         """The text of each sequence; see `Tokenizer.detokenize`."""
         ...
 
-    async def spell(self, ids: TokenIds) -> list[Piece]:
+    async def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
         """What each token stands for."""
         ...
 

@@ -101,7 +101,7 @@ class ManifestStore:
 
     def find(self, name: ModelName) -> ModelName | None:
         """The existing spelling of *name*, matched without letter case; None if there is none."""
-        spelling = self._spell(name.path)
+        spelling = self._token_piece(name.path)
         if (
             len(spelling) < len(name.path)
             or not self._layout.manifests.joinpath(*spelling).is_file()
@@ -111,7 +111,7 @@ class ManifestStore:
 
     def canonical(self, name: ModelName) -> ModelName:
         """*name* in the spelling of what exists, as far as it exists."""
-        spelling = self._spell(name.path)
+        spelling = self._token_piece(name.path)
         return _name_of((*spelling, *name.path[len(spelling) :])) or name
 
     def read(self, name: ModelName) -> StoredManifest | None:
@@ -187,7 +187,7 @@ class ManifestStore:
             used |= stored.manifest.digests if stored else set()
         return used
 
-    def _spell(self, parts: tuple[str, ...]) -> tuple[str, ...]:
+    def _token_piece(self, parts: tuple[str, ...]) -> tuple[str, ...]:
         """The longest existing beginning of *parts*, in its own spelling; exact letters win."""
         return max(_spellings(self._layout.manifests, parts), key=len)
 

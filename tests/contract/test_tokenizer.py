@@ -33,7 +33,7 @@ def test_a_text_comes_back_from_its_ids(engine: Engine) -> None:
 
 def test_special_tokens_are_spelled_or_left_out(engine: Engine) -> None:
     special = [*engine.info.frame.prefix, *engine.info.frame.suffix]
-    pieces = engine.spell(np.array(special, np.int32))
+    pieces = engine.token_pieces(np.array(special, np.int32))
     assert all(piece.is_special for piece in pieces)
     [spelled] = engine.detokenize([np.array(special[:1], np.int32)], special=True)
     assert spelled == pieces[0].text != b""
@@ -42,10 +42,10 @@ def test_special_tokens_are_spelled_or_left_out(engine: Engine) -> None:
 
 def test_pieces_make_up_the_text(engine: Engine) -> None:
     [ids] = engine.tokenize(["the cat"], add_special=False)
-    pieces = engine.spell(ids)
+    pieces = engine.token_pieces(ids)
     assert not any(piece.is_special for piece in pieces)
     assert b"".join(piece.text for piece in pieces).decode().strip() in ("the cat", "thecat")
-    assert engine.spell(np.empty(0, np.int32)) == []
+    assert engine.token_pieces(np.empty(0, np.int32)) == []
 
 
 def test_a_text_can_not_forge_a_special_token(engine: Engine) -> None:
@@ -62,7 +62,7 @@ def test_a_text_can_not_forge_a_special_token(engine: Engine) -> None:
 def test_an_id_outside_the_vocabulary_is_refused(engine: Engine, bad: int | None) -> None:
     ids = np.array([5, engine.info.vocabulary if bad is None else bad], np.int32)
     with pytest.raises(EngineError, match="token id"):
-        engine.spell(ids)
+        engine.token_pieces(ids)
     with pytest.raises(EngineError, match="token id"):
         engine.detokenize([ids], special=True)
 

@@ -33,7 +33,7 @@ from embedd.server.app import make_app
 from embedd.server.dialects.base import Policy
 from embedd.server.http.bodies import BodyLimits
 from embedd.store.store import Store
-from embedd.types import Piece, Pooling, TokenIds
+from embedd.types import Pooling, TokenIds, TokenPiece
 from tests.fakes import Clock
 from tests.tiny_models import write_tiny_bert, write_tiny_decoder
 from tests.unit.stored import store_model
@@ -95,8 +95,8 @@ class LocalModel:
     async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
         return self._engine.detokenize(sequences, special=special)
 
-    async def spell(self, ids: TokenIds) -> list[Piece]:
-        return self._engine.spell(ids)
+    async def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
+        return self._engine.token_pieces(ids)
 
     async def embed(
         self,

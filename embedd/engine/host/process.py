@@ -29,7 +29,7 @@ from embedd.errors import (
     ModelLoadError,
 )
 from embedd.metrics import DeathReason
-from embedd.types import Piece, Pooling, TokenIds, Vectors
+from embedd.types import Pooling, TokenIds, TokenPiece, Vectors
 
 log = logging.getLogger(__name__)
 
@@ -239,8 +239,8 @@ class WorkerProcess:
             raise _unexpected(reply)
         return reply.texts
 
-    async def spell(self, ids: TokenIds) -> list[Piece]:
-        """What each token stands for; see `Tokenizer.spell`.
+    async def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
+        """What each token stands for; see `Tokenizer.token_pieces`.
 
         Raises:
             WorkerDiedError: The process ended.
@@ -249,7 +249,7 @@ class WorkerProcess:
         reply, _ = await self._call(messages.Spell, ids)
         if not isinstance(reply, messages.Pieces):
             raise _unexpected(reply)
-        return list(map(Piece, reply.texts, reply.special))
+        return list(map(TokenPiece, reply.texts, reply.special))
 
     async def encode(
         self,

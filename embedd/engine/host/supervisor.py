@@ -16,7 +16,7 @@ from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tuning.settings import ONE_REPLICA, Tuning
 from embedd.errors import EmbeddError, InsufficientMemoryError, ModelLoadError, ShuttingDownError
 from embedd.metrics import ModelMetrics
-from embedd.types import Piece, Pooling, TokenIds
+from embedd.types import Pooling, TokenIds, TokenPiece
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ class Worker(Protocol):
         """See `WorkerProcess.detokenize`."""
         ...
 
-    async def spell(self, ids: TokenIds) -> list[Piece]:
-        """See `WorkerProcess.spell`."""
+    async def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
+        """See `WorkerProcess.token_pieces`."""
         ...
 
     async def encode(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.spec import ModelInfo
-from embedd.types import Piece, TokenIds
+from embedd.types import TokenIds, TokenPiece
 
 
 class Vocabulary:
@@ -26,6 +26,6 @@ class Vocabulary:
         """See `Tokenizer.detokenize`."""
         return await self._worker.detokenize(sequences, special=special)
 
-    async def spell(self, ids: TokenIds) -> list[Piece]:
-        """See `Tokenizer.spell`."""
-        return await self._worker.spell(ids)
+    async def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
+        """See `Tokenizer.token_pieces`."""
+        return await self._worker.token_pieces(ids)

@@ -19,7 +19,7 @@ from embedd.engine.protocol import Stop
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tuning.settings import choose_gpu_batch
 from embedd.errors import EngineError, ModelLoadError
-from embedd.types import Piece, Pooling, TokenIds, Vectors
+from embedd.types import Pooling, TokenIds, TokenPiece, Vectors
 
 # Tokens in a batch before anything was measured on this machine: larger batches are
 # slower, because attention is computed over the square of the whole batch.
@@ -136,9 +136,9 @@ class LlamaEngine:
         """See `Tokenizer.detokenize`."""
         return self._weights.vocabulary.detokenize(sequences, special=special)
 
-    def spell(self, ids: TokenIds) -> list[Piece]:
-        """See `Tokenizer.spell`."""
-        return self._weights.vocabulary.spell(ids)
+    def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
+        """See `Tokenizer.token_pieces`."""
+        return self._weights.vocabulary.token_pieces(ids)
 
     def encode(
         self,

@@ -12,7 +12,7 @@ from embedd.engine.protocol import check_ids
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import ModelLoadError
 from embedd.tokenizers.truncation import Frame, PairFrame
-from embedd.types import Piece, Pooling, TokenIds
+from embedd.types import Pooling, TokenIds, TokenPiece
 
 NO_TOKENIZER = 0
 WORDPIECE = 3
@@ -49,10 +49,10 @@ class Vocabulary:
         """See `Tokenizer.detokenize`."""
         return [self._detokenize(ids, special=special) for ids in sequences]
 
-    def spell(self, ids: TokenIds) -> list[Piece]:
-        """See `Tokenizer.spell`."""
+    def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
+        """See `Tokenizer.token_pieces`."""
         check_ids(ids, self._model.vocabulary)
-        known = {one: self._spell(one) for one in {*ids.tolist()}}
+        known = {one: self._token_piece(one) for one in {*ids.tolist()}}
         return [known[one] for one in ids.tolist()]
 
     def learn_pair(self) -> PairFrame | None:
@@ -123,7 +123,7 @@ class Vocabulary:
         # WordPiece puts a blank before every word, also before the first.
         return text.removeprefix(b" ") if self._kind == WORDPIECE else text
 
-    def _spell(self, id_: int) -> Piece:
+    def _token_piece(self, id_: int) -> TokenPiece:
         text = _read_text(
             64,
             lambda buffer, size: lib.llama_token_to_piece(
@@ -135,7 +135,7 @@ class Vocabulary:
                 True,  # special
             ),
         )
-        return Piece(text, bool(lib.llama_vocab_is_control(self._vocab, id_)))
+        return TokenPiece(text, bool(lib.llama_vocab_is_control(self._vocab, id_)))
 
     def _learn_frame(self) -> Frame:
         """What is put around a text, seen by doing it: the file's flags are not reliable."""

@@ -18,7 +18,7 @@ from embedd.engine.padding import group_alike, round_length
 from embedd.engine.protocol import Stop, StoppedError
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import EngineError, ModelLoadError
-from embedd.types import Piece, Pooling, TokenIds, Vectors
+from embedd.types import Pooling, TokenIds, TokenPiece, Vectors
 
 # Padded tokens of a batch before anything was measured: speed is flat from 512 to 2048.
 START_BATCH_TOKENS = 1024
@@ -175,9 +175,9 @@ class OpenVinoEngine:
         """See `Tokenizer.detokenize`."""
         return self._weights.vocabulary.detokenize(sequences, special=special)
 
-    def spell(self, ids: TokenIds) -> list[Piece]:
-        """See `Tokenizer.spell`."""
-        return self._weights.vocabulary.spell(ids)
+    def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
+        """See `Tokenizer.token_pieces`."""
+        return self._weights.vocabulary.token_pieces(ids)
 
     def encode(
         self,

@@ -14,7 +14,7 @@ from embedd.engine.serving.queue import BatchQueue, Outcome
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tuning.settings import ONE_REPLICA, Tuning
 from embedd.metrics import ModelMetrics
-from embedd.types import Piece, Pooling, TokenIds
+from embedd.types import Pooling, TokenIds, TokenPiece
 
 # Texts travel to the tokenizer in frames of at most so many characters, so that a short
 # request does not wait until ten thousand texts of another are tokenized.
@@ -142,13 +142,13 @@ class ServedModel:
         """
         return await self._ask(lambda worker: worker.detokenize(sequences, special=special))
 
-    async def spell(self, ids: TokenIds) -> list[Piece]:
+    async def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
         """What each token stands for.
 
         Raises:
             EngineError: An id is outside the vocabulary, or the worker died on it twice.
         """
-        return await self._ask(lambda worker: worker.spell(ids))
+        return await self._ask(lambda worker: worker.token_pieces(ids))
 
     async def embed(
         self,

@@ -49,7 +49,7 @@ def answer_call(
             texts = tokenizer.detokenize(sequences, special=message.special)
             return messages.Texts(message.id, texts), None
         case messages.Spell():
-            pieces = tokenizer.spell(ids)
+            pieces = tokenizer.token_pieces(ids)
             spelled = [piece.text for piece in pieces]
             return messages.Pieces(
                 message.id, spelled, [piece.is_special for piece in pieces]

@@ -16,7 +16,7 @@ from embedd.engine.tuning.settings import ONE_REPLICA, Tuning
 from embedd.errors import EngineError
 from embedd.metrics import DeathReason, Metrics
 from embedd.tokenizers.truncation import Frame
-from embedd.types import Piece, Pooling, TokenIds, Vectors
+from embedd.types import Pooling, TokenIds, TokenPiece, Vectors
 
 KILLS, REFUSED, REFUSED_UNNAMED, STUCK = 66, 67, 68, 69  # token ids that do what they say
 MAX_BATCH_TOKENS, MAX_SEQUENCES = 8, 4
@@ -111,9 +111,9 @@ class FakeWorker:
         self._refuse_if_dead()
         return ["".join(map(chr, ids.tolist())).encode() for ids in sequences]
 
-    async def spell(self, ids: TokenIds) -> list[Piece]:
+    async def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
         self._refuse_if_dead()
-        return [Piece(chr(one).encode(), is_special=False) for one in ids.tolist()]
+        return [TokenPiece(chr(one).encode(), is_special=False) for one in ids.tolist()]
 
     async def set_cores(self, count: int) -> None:
         self.cores = count

@@ -38,7 +38,7 @@ def to_request(body: TokenizeBody, _: Policy) -> TokenizeRequest:
     if not body.text:
         raise EmptyInputError("text must not be empty", field="text")
     return TokenizeRequest(
-        model=body.model or "", inputs=[body.text], add_special=False, spell=True
+        model=body.model or "", inputs=[body.text], add_special=False, with_pieces=True
     )
 
 

@@ -33,9 +33,9 @@ from embedd.types import (
     EmbedRequest,
     EmbedResult,
     Normalize,
-    Piece,
     Tokenized,
     TokenizeRequest,
+    TokenPiece,
     Truncate,
 )
 
@@ -126,7 +126,7 @@ def to_tokenize_request(body: TokenizeBody, policy: Policy) -> TokenizeRequest:
         inputs=inputs,
         add_special=bool(body.add_special),
         parse_special=body.parse_special is not False,
-        spell=bool(body.with_pieces),
+        with_pieces=bool(body.with_pieces),
     )
 
 
@@ -140,7 +140,7 @@ def to_tokens(result: Tokenized, *, with_pieces: bool) -> Sequence[object]:
     ]
 
 
-def _to_text(piece: Piece) -> str | list[int]:
+def _to_text(piece: TokenPiece) -> str | list[int]:
     try:
         return piece.text.decode()
     except UnicodeDecodeError:
@@ -156,7 +156,7 @@ async def embedding(request: web.Request) -> web.StreamResponse:
 async def tokenize(request: web.Request) -> web.StreamResponse:
     """``POST /tokenize`` with ``content``."""
     asked, results = await tokenize_body(request, TokenizeBody, to_tokenize_request)
-    tokens = [to_tokens(one, with_pieces=asked.spell) for one in results]
+    tokens = [to_tokens(one, with_pieces=asked.with_pieces) for one in results]
     return json_response({"tokens": tokens[0] if tokens else []})
 
 

@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from embedd.types import Piece
+from embedd.types import TokenPiece
 
 
 class Span(NamedTuple):
@@ -14,7 +14,7 @@ class Span(NamedTuple):
     stop: int
 
 
-def align(text: str, pieces: Sequence[Piece]) -> list[Span | None]:
+def align(text: str, pieces: Sequence[TokenPiece]) -> list[Span | None]:
     """The span of each piece; None for special tokens and where it cannot be told.
 
     Tokenizers that keep every byte are followed exactly; of those that lower letters or
@@ -28,7 +28,7 @@ def align(text: str, pieces: Sequence[Piece]) -> list[Span | None]:
     return _search(text, pieces)
 
 
-def _count(pieces: Sequence[Piece], start: int) -> list[Span | None]:
+def _count(pieces: Sequence[TokenPiece], start: int) -> list[Span | None]:
     spans: list[Span | None] = []
     for piece in pieces:
         if piece.is_special:
@@ -40,7 +40,7 @@ def _count(pieces: Sequence[Piece], start: int) -> list[Span | None]:
     return spans
 
 
-def _search(text: str, pieces: Sequence[Piece]) -> list[Span | None]:
+def _search(text: str, pieces: Sequence[TokenPiece]) -> list[Span | None]:
     folded, places = _fold_with_places(text)
     spans: list[Span | None] = []
     cursor = 0

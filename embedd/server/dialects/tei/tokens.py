@@ -53,7 +53,7 @@ def to_request(body: TokenizeBody, policy: Policy) -> TokenizeRequest:
         add_special=body.add_special_tokens is not False,
         role=prompt.role,
         prompt=prompt.named,
-        spell=True,
+        with_pieces=True,
     )
 
 

@@ -242,7 +242,7 @@ async def test_texts_and_pieces_come_back(peer: Peer) -> None:
     assert message == messages.Detokenize(1, [1], special=True)
     peer.say(messages.Texts(1, [b"a"]))
     assert await detokenizing == [b"a"]
-    spelling = asyncio.create_task(peer.worker.spell(to_ids(5)))
+    spelling = asyncio.create_task(peer.worker.token_pieces(to_ids(5)))
     assert await peer.hear() == messages.Spell(2)
     peer.say(messages.Pieces(2, [b"a"], [True]))
     assert await spelling == [(b"a", True)]
@@ -251,7 +251,7 @@ async def test_texts_and_pieces_come_back(peer: Peer) -> None:
 async def test_the_wrong_kind_of_text_is_an_error(peer: Peer) -> None:
     for task in (
         asyncio.create_task(peer.worker.detokenize([to_ids(5)], special=True)),
-        asyncio.create_task(peer.worker.spell(to_ids(5))),
+        asyncio.create_task(peer.worker.token_pieces(to_ids(5))),
     ):
         message = await peer.hear()
         assert isinstance(message, messages.Detokenize | messages.Spell)

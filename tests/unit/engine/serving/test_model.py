@@ -90,4 +90,4 @@ async def test_ids_become_text_also_after_a_death() -> None:
     workshop.worker.die()
     assert await model.detokenize([to_ids(ord("a"))], special=True) == [b"a"]
     workshop.worker.die()
-    assert await model.spell(to_ids(ord("a"))) == [(b"a", False)]
+    assert await model.token_pieces(to_ids(ord("a"))) == [(b"a", False)]

@@ -88,7 +88,7 @@ async def test_a_loader_opens_vocabularies_in_processes_that_end(tmp_path: Path)
     async with loader.open_vocabulary(spec) as vocabulary:
         [ids] = await vocabulary.tokenize(["the sky"], add_special=False)
         assert await vocabulary.detokenize([ids], special=True) == [b"the sky"]
-        assert len(await vocabulary.spell(ids)) == len(ids)
+        assert len(await vocabulary.token_pieces(ids)) == len(ids)
         assert vocabulary.info.vocabulary == len(TINY_VOCABULARY)
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF")

@@ -3,13 +3,13 @@
 import pytest
 
 from embedd.server.dialects.tei.alignment import align
-from embedd.types import Piece
+from embedd.types import TokenPiece
 
-CLS = Piece(b"[CLS]", is_special=True)
+CLS = TokenPiece(b"[CLS]", is_special=True)
 
 
-def pieces(*texts: str | bytes) -> list[Piece]:
-    return [Piece(text.encode() if isinstance(text, str) else text, False) for text in texts]
+def pieces(*texts: str | bytes) -> list[TokenPiece]:
+    return [TokenPiece(text.encode() if isinstance(text, str) else text, False) for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,6 @@ def pieces(*texts: str | bytes) -> list[Piece]:
     ],
 )  # fmt: skip
 def test_a_token_stands_where_its_letters_are(
-    text: str, tokens: list[Piece], spans: list[tuple[int, int] | None]
+    text: str, tokens: list[TokenPiece], spans: list[tuple[int, int] | None]
 ) -> None:
     assert align(text, tokens) == spans
