@@ -88,7 +88,7 @@ async def test_a_large_answer_is_the_small_ones_in_order(served: Served, count: 
     reply = await served.embed(input=texts)
     assert reply.headers["Content-Type"] == "application/json; charset=utf-8"
     assert ("Content-Length" in reply.headers) == (count <= ROWS), "large ones are streamed"
-    assert reply.headers["X-Embedd-Model"].endswith(";engine=fake;backend=llama")
+    assert reply.headers["X-Embedd-Model"].endswith(";engine=fake;backend=llama;tokenizer=llama")
     assert list(reply.json) == [
         "model",
         "embeddings",

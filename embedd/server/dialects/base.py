@@ -19,6 +19,7 @@ LIBRARY = web.AppKey("library", Library)
 BODIES = web.AppKey("bodies", BodyLimits)
 
 LONGEST_INDEX_LIST = 1000  # bytes of `X-Embedd-Truncated`
+TOKENIZER = "llama"  # what makes token ids of every text: llama.cpp, in the worker
 
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -153,6 +154,7 @@ def computed_headers(result: Computed) -> dict[str, str]:
         "Server-Timing": _server_timing(result),
         "X-Embedd-Model": (
             f"{digest};engine={result.served_by.engine};backend={result.served_by.backend}"
+            f";tokenizer={TOKENIZER}"
         ),
     }
     if result.truncated:

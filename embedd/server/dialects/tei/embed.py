@@ -10,6 +10,7 @@ import numpy as np
 from aiohttp import web
 
 from embedd import __version__
+from embedd.engine.backends import LLAMA_GPU
 from embedd.errors import EmptyInputError, InvalidInputError
 from embedd.resolve import ResolvedModel
 from embedd.server.dialects.base import (
@@ -194,7 +195,7 @@ def tei_headers(asked: EmbedRequest, result: Computed) -> dict[str, str]:
     }
     return {
         **computed_headers(result),
-        "x-compute-type": "gpu" if backend.startswith("gpu") else "cpu",
+        "x-compute-type": "gpu" if backend == LLAMA_GPU.name else "cpu",
         "x-compute-characters": str(_count_characters(asked.inputs)),
         "x-compute-tokens": str(sum(result.tokens)),
         **{name: str(round(1000 * value)) for name, value in seconds.items()},

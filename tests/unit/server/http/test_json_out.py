@@ -44,7 +44,7 @@ def make_result(cut: int, *, load: float = 0.0) -> EmbedResult:
 def test_a_computed_answer_tells_model_and_times() -> None:
     assert computed_headers(make_result(2)) == {
         "Server-Timing": "tokenize;dur=0.300, queue;dur=1.200, compute;dur=8.940, total;dur=10.600",
-        "X-Embedd-Model": "abababababab;engine=llama;backend=llama",
+        "X-Embedd-Model": "abababababab;engine=llama;backend=llama;tokenizer=llama",
         "X-Embedd-Truncated": "0,1",
     }
 
