@@ -1,10 +1,11 @@
-"""BERT: what its ``config.json`` must say, and where each tensor goes."""
+"""BERT: its sizes from ``config.json``, and the place of each tensor in the GGUF."""
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from embedd.convert.safetensors import StoredTensor
+from embedd.convert.tensors import StoredTensor
 from embedd.errors import ConversionError
 
 
@@ -30,26 +31,20 @@ class BertConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetTensor:
-    """A tensor of the GGUF, its shape as stored (rows first) and where its values are.
+    """A tensor of the GGUF and where its values are stored; the shape stays the same.
 
     *exact* tensors stay float32 whatever the weight type.
     """
 
     name: str
-    shape: tuple[int, ...]
     exact: bool
     source: StoredTensor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Expected:
-    source: str
-    target: str
-    shape: tuple[int, ...]
-    exact: bool
+# A tensor that a BERT must have: name in the checkpoint, name in the GGUF, shape, exact
+_Expected: TypeAlias = tuple[str, str, tuple[int, ...], bool]
 
-
-# What the graph of llama.cpp computes: key → accepted values, None where absent is as good
+# What the graph of llama.cpp computes: key → accepted values, None where the key may be absent
 _REQUIRED: Mapping[str, tuple[object, ...]] = {
     "model_type": ("bert",),
     "hidden_act": ("gelu", None),
@@ -85,7 +80,9 @@ def parse_config(config: Mapping[str, object], *, scores: bool) -> BertConfig:
             )
     width, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
     if width % heads:
-        raise ConversionError(f"config.json: hidden_size {width} is no multiple of {heads} heads")
+        raise ConversionError(
+            f"config.json: hidden_size {width} is not a multiple of {heads} heads"
+        )
     return BertConfig(
         embedding_length=width,
         block_count=_size(config, "num_hidden_layers"),
@@ -110,20 +107,16 @@ def choose_tensors(
     """
     sources = _renamed(stored, keep_pooler=bool(config.labels))
     targets: list[TargetTensor] = []
-    for expected in _expected(config):
-        source = sources.pop(expected.source, None)
+    for name, target, shape, exact in _expected(config):
+        source = sources.pop(name, None)
         if source is None:
-            raise ConversionError(f"the checkpoint has no tensor {expected.source!r}")
-        if source.shape != expected.shape:
+            raise ConversionError(f"the checkpoint has no tensor {name!r}")
+        if source.shape != shape:
             raise ConversionError(
                 f"tensor {source.name!r} has shape {list(source.shape)}, "
-                f"by config.json it must have {list(expected.shape)}"
+                f"by config.json it must have {list(shape)}"
             )
-        targets.append(
-            TargetTensor(
-                name=expected.target, shape=expected.shape, exact=expected.exact, source=source
-            )
-        )
+        targets.append(TargetTensor(name=target, exact=exact, source=source))
     if sources:
         unknown = min(source.name for source in sources.values())
         raise ConversionError(f"tensor {unknown!r} has no place in a BERT of this kind")
@@ -151,7 +144,7 @@ def _renamed(stored: Mapping[str, StoredTensor], *, keep_pooler: bool) -> dict[s
 
 
 def _expected(config: BertConfig) -> Iterator[_Expected]:
-    """Every tensor by its two names; lazily, for an absurd number of layers ends at the first."""
+    """Every tensor; lazily, so that an absurd number of layers costs nothing before the first."""
     width = config.embedding_length
     sizes = {"width": width, "inner": config.feed_forward_length}
     for part, target, rows, exact in (
@@ -174,11 +167,11 @@ def _expected(config: BertConfig) -> Iterator[_Expected]:
 
 
 def _matrix(source: str, target: str, shape: tuple[int, int], *, exact: bool) -> _Expected:
-    return _Expected(source=f"{source}.weight", target=f"{target}.weight", shape=shape, exact=exact)
+    return f"{source}.weight", f"{target}.weight", shape, exact
 
 
 def _vector(source: str, target: str, length: int) -> _Expected:
-    return _Expected(source=source, target=target, shape=(length,), exact=True)
+    return source, target, (length,), True
 
 
 def _dense(source: str, target: str, shape: tuple[int, int], *, exact: bool) -> Iterator[_Expected]:

@@ -1,4 +1,4 @@
-"""A checkpoint folder as a whole: sizes, tensors, vocabulary, pooling, lengths, prompts."""
+"""A checkpoint folder: sizes, tensors, vocabulary, pooling, lengths and prompts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Final
 
 from embedd.convert.bert import BertConfig, TargetTensor, choose_tensors, parse_config
 from embedd.convert.files import read_json, read_json_object, read_optional_object
-from embedd.convert.safetensors import read_checkpoint_index
+from embedd.convert.tensors import read_checkpoint_index
 from embedd.convert.tokenizer import Vocabulary, read_vocabulary
 from embedd.errors import ConversionError
 from embedd.types import Pooling
@@ -24,11 +24,13 @@ _POOLINGS: Final[Mapping[str, Pooling]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """All that a GGUF of the checkpoint needs, checked.
+    """Everything that a GGUF of the checkpoint needs, checked.
 
     Args:
-        max_seq_length: Tokens at which the reference pipeline cuts, if it says so.
-        prompts: Name (``query`` …) → text that the model was trained to see before an input.
+        pooling: RANK for a cross-encoder.
+        max_seq_length: Tokens at which the reference pipeline cuts; None if it is not given.
+        prompts: Name (``query``, ``document``, ``passage`` …) → text that the model was
+            trained to see before an input.
     """
 
     config: BertConfig
@@ -39,24 +41,15 @@ class Checkpoint:
     prompts: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Modules:
-    """Where the parts of a sentence-transformers model lie; no pooling in a cross-encoder."""
-
-    transformer: Path
-    pooling: Path | None
-
-
 def read_checkpoint(source: Path) -> Checkpoint:
-    """What the folder *source* holds; of the weights only where they are.
+    """The checkpoint in the folder *source*; of the weights only an index.
 
     Raises:
         ConversionError: Something is missing, contradictory or not understood.
     """
-    modules = _read_modules(source)
-    folder = modules.transformer
+    folder, pooling_folder = _read_modules(source)
     raw = read_json_object(folder / "config.json")
-    scores = modules.pooling is None
+    scores = pooling_folder is None
     architectures = raw.get("architectures")
     if scores and architectures != [CROSS_ENCODER]:
         raise ConversionError(
@@ -69,20 +62,24 @@ def read_checkpoint(source: Path) -> Checkpoint:
     vocabulary = read_vocabulary(folder, size=config.vocabulary_size)
     if lengths.get("do_lower_case") is True and not vocabulary.lowercase:
         raise ConversionError(
-            "sentence_bert_config.json lower-cases texts for a cased tokenizer, which no GGUF does"
+            "sentence_bert_config.json lower-cases texts for a cased tokenizer, "
+            "which a GGUF cannot express"
         )
     return Checkpoint(
         config=config,
         tensors=tensors,
         vocabulary=vocabulary,
-        pooling=_read_pooling(modules.pooling, config) if modules.pooling else Pooling.RANK,
+        pooling=_read_pooling(pooling_folder, config) if pooling_folder else Pooling.RANK,
         max_seq_length=_max_seq_length(lengths, config),
         prompts=_prompts(read_optional_object(source / "config_sentence_transformers.json")),
     )
 
 
-def _read_modules(source: Path) -> _Modules:
-    """The folders of the modules; *source* itself where there is no ``modules.json``."""
+def _read_modules(source: Path) -> tuple[Path, Path | None]:
+    """The folders of the Transformer and the Pooling module; a cross-encoder has no pooling.
+
+    Without ``modules.json`` the transformer lies in *source* itself.
+    """
     if not source.is_dir():
         raise ConversionError(f"{source} is not a folder: a checkpoint is one with config.json")
     path = source / "modules.json"
@@ -97,11 +94,11 @@ def _read_modules(source: Path) -> _Modules:
         if kind in folders:
             raise ConversionError(f"{path} has two {kind} modules, only one can be converted")
         folders[kind] = folder
-    return _Modules(transformer=folders.get("Transformer", source), pooling=folders.get("Pooling"))
+    return folders.get("Transformer", source), folders.get("Pooling")
 
 
 def _to_module(module: object, source: Path) -> tuple[str, Path]:
-    """The kind of a module, the last word of its type, and its folder."""
+    """A module's kind, which is the last word of its type, and its folder."""
     match module:
         case {"type": str(kind), "path": str(path)}:
             inside = PurePosixPath(path)
@@ -113,7 +110,7 @@ def _to_module(module: object, source: Path) -> tuple[str, Path]:
 
 
 def _read_pooling(folder: Path, config: BertConfig) -> Pooling:
-    """The one pooling that the module in *folder* asks for."""
+    """The pooling mode that the module in *folder* sets; exactly one must be set."""
     path = folder / "config.json"
     options = read_json_object(path)
     width = options.get("word_embedding_dimension", config.embedding_length)
@@ -123,7 +120,7 @@ def _read_pooling(folder: Path, config: BertConfig) -> Pooling:
             f"config.json has hidden_size {config.embedding_length}"
         )
     if options.get("include_prompt") is False:
-        raise ConversionError(f"{path} leaves prompts out of pooling, which llama.cpp cannot")
+        raise ConversionError(f"{path} leaves prompts out of pooling, which llama.cpp cannot do")
     prefix = "pooling_mode_"
     modes = [
         key.removeprefix(prefix)

@@ -11,7 +11,7 @@ from gguf.quants import quant_shape_to_byte_shape, quantize
 
 from embedd.convert.bert import BertConfig, TargetTensor
 from embedd.convert.checkpoint import Checkpoint
-from embedd.convert.safetensors import Floats
+from embedd.convert.tensors import Floats
 from embedd.convert.tokenizer import Vocabulary
 from embedd.errors import ConversionError, InvalidInputError
 from embedd.types import Pooling
@@ -115,7 +115,7 @@ def choose_kind(tensor: TargetTensor, weights: WeightType) -> Kind:
         return Kind.F32
     kind = _KINDS[weights]
     block = gguf.GGML_QUANT_SIZES[kind][0]
-    return Kind.F16 if tensor.shape[-1] % block else kind
+    return Kind.F16 if tensor.source.shape[-1] % block else kind
 
 
 def to_kind(array: Floats, kind: Kind, *, name: str) -> Floats:
@@ -164,13 +164,13 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary, config: Ber
 
 
 def _add_tensor_info(writer: gguf.GGUFWriter, tensor: TargetTensor, kind: Kind) -> int:
-    """Announce a tensor; gives the bytes that it will take."""
+    """Add a tensor's name, shape and type to the header; returns the bytes of its data."""
     block, width = gguf.GGML_QUANT_SIZES[kind]
-    elements = int(np.prod(tensor.shape, dtype=np.int64))
+    elements = int(np.prod(tensor.source.shape, dtype=np.int64))
     size = elements // block * width
     if kind is Kind.Q8_0:
-        shape = quant_shape_to_byte_shape(tensor.shape, kind)
+        shape = quant_shape_to_byte_shape(tensor.source.shape, kind)
         writer.add_tensor_info(tensor.name, shape, np.dtype(np.uint8), size, kind)
     else:
-        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, kind)
+        writer.add_tensor_info(tensor.name, tensor.source.shape, np.dtype(np.float32), size, kind)
     return size

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from embedd.convert import Converted
+from embedd.convert import Checkpoint
 from embedd.errors import InvalidInputError, ModelLoadError
 from embedd.gguf.header import read_header_file
 from embedd.library.progress import Progress, ReportProgress, bytes_as, tell_created
@@ -221,12 +221,12 @@ def _draft_of_gguf(creation: Creation, *paths: Path) -> Draft:
     )
 
 
-def _parameters_of_checkpoint(converted: Converted) -> dict[str, object]:
+def _parameters_of_checkpoint(checkpoint: Checkpoint) -> dict[str, object]:
     parameters: dict[str, object] = {}
-    cut = converted.max_seq_length
-    if cut is not None and cut < converted.context_length:
+    cut = checkpoint.max_seq_length
+    if cut is not None and cut < checkpoint.config.context_length:
         parameters["num_ctx"] = cut
-    prompts = converted.prompts
+    prompts = checkpoint.prompts
     return parameters | prefixes(
         prompts.get("query"), prompts.get("document") or prompts.get("passage")
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from embedd.convert import Converted, WeightType
+from embedd.convert import Checkpoint, WeightType
 from embedd.engine.host.quantize import FileType
 from embedd.errors import InvalidInputError
 from embedd.gguf.header import GgufFacts, read_header_file
@@ -38,7 +38,7 @@ class Weights:
 
     def convert(
         self, source: Path, target: Path, file_type: FileType | None, report: ReportProgress
-    ) -> Converted:
+    ) -> Checkpoint:
         """Write the checkpoint *source* as GGUF to *target*; f16 if nothing is said.
 
         Raises:

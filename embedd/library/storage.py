@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from embedd.catalog.catalog import Offer
-from embedd.convert import Converted, WeightType, convert_checkpoint
+from embedd.convert import Checkpoint, WeightType, convert_checkpoint
 from embedd.errors import StoreError
 from embedd.gguf.header import GgufFacts
 from embedd.library.progress import Progress, ReportProgress, bytes_as
@@ -34,7 +34,7 @@ def convert(
     licence: str | None,
     verify: Verify | None,
     report: ReportProgress,
-) -> Converted:
+) -> Checkpoint:
     """Convert the checkpoint *source* to the GGUF *target*, and *verify* that."""
     report(Progress(status="converting model"))
     converted = convert_checkpoint(

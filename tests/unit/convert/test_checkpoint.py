@@ -142,7 +142,7 @@ CONFIG_REFUSALS: list[tuple[dict[str, object], str]] = [
     ),
     ({"is_decoder": True}, "is_decoder True: only False is converted"),
     ({"add_cross_attention": True}, "add_cross_attention True: only False is converted"),
-    ({"num_attention_heads": 3}, "hidden_size 32 is no multiple of 3 heads"),
+    ({"num_attention_heads": 3}, "hidden_size 32 is not a multiple of 3 heads"),
     ({"num_attention_heads": 0}, "num_attention_heads 0: it must be a positive integer"),
     ({"hidden_size": "32"}, "hidden_size '32': it must be a positive integer"),
     ({"num_hidden_layers": True}, "num_hidden_layers True: it must be a positive integer"),
@@ -297,13 +297,13 @@ def test_a_plain_transformer_without_pooling_is_refused(tmp_path: Path) -> None:
         read_checkpoint(tmp_path)
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="none is not a folder"):
         read_checkpoint(tmp_path / "none")
 
 
 @pytest.mark.parametrize("length", [0, -1, "256", True])
-def test_a_length_that_is_no_positive_integer_is_refused(length: object, tmp_path: Path) -> None:
+def test_a_length_that_is_not_a_positive_integer_is_refused(length: object, tmp_path: Path) -> None:
     write_tiny_checkpoint(tmp_path)
     write_json(tmp_path / "sentence_bert_config.json", {"max_seq_length": length})
     with pytest.raises(ConversionError, match=f"max_seq_length {length!r}"):

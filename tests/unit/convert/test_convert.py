@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 
-from embedd.convert import Converted, WeightType, convert_checkpoint
+from embedd.convert import WeightType, convert_checkpoint
 from embedd.errors import ConversionError, InvalidInputError
 from embedd.gguf.header import read_header_file
 from embedd.types import Pooling
@@ -208,20 +208,15 @@ def test_the_same_checkpoint_gives_the_same_bytes(weights: WeightType, tmp_path:
     assert (tmp_path / "out.gguf").read_bytes() == first
 
 
-def test_the_caller_learns_what_to_record(tmp_path: Path) -> None:
+def test_the_checkpoint_that_was_read_is_returned(tmp_path: Path) -> None:
     write_tiny_checkpoint(tmp_path / "source", pooling="cls")
     target = tmp_path / "out.gguf"
-    assert convert_checkpoint(tmp_path / "source", target, weights=WeightType.F16) == Converted(
-        architecture="bert",
-        weights=WeightType.F16,
-        pooling=Pooling.CLS,
-        context_length=64,
-        max_seq_length=32,
-        embedding_length=32,
-        labels=(),
-        prompts={},
-        size=target.stat().st_size,
-    )
+    converted = convert_checkpoint(tmp_path / "source", target, weights=WeightType.F16)
+    assert converted.pooling is Pooling.CLS
+    assert converted.max_seq_length == 32
+    assert converted.prompts == {}
+    config = converted.config
+    assert (config.context_length, config.embedding_length, config.labels) == (64, 32, ())
 
 
 def test_progress_grows_to_the_bytes_of_all_tensors(tmp_path: Path) -> None:

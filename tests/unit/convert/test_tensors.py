@@ -1,4 +1,4 @@
-"""Safetensors are read without loading them, and never trusted."""
+"""Safetensors files are read without loading them, and never trusted."""
 
 import json
 import struct
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedd.convert.safetensors import INDEX, WEIGHTS, read_checkpoint_index, read_index
+from embedd.convert.tensors import INDEX, WEIGHTS, read_checkpoint_index, read_index
 from embedd.errors import ConversionError
 from tests.tiny_models import change_json, write_json, write_safetensors, write_shards
 
@@ -55,14 +55,15 @@ def test_an_empty_tensor_is_read(tmp_path: Path) -> None:
     assert read_index(path)["none"].read().shape == (0, 3)
 
 
-@pytest.mark.parametrize("dtype", ["I64", "F64"])
+@pytest.mark.parametrize("dtype", ["I64", "F64", "F8_E4M3"])
 def test_a_tensor_that_is_not_of_a_float_type_is_refused(tmp_path: Path, dtype: str) -> None:
-    path = write_raw(tmp_path / "a", {"w": entry([1], 0, 8, dtype)}, bytes(8))
+    size = 1 if dtype.startswith("F8") else 8
+    path = write_raw(tmp_path / "a", {"w": entry([1], 0, size, dtype)}, bytes(size))
     with pytest.raises(ConversionError, match=f"'w' has type {dtype}: only F32, F16 and BF16"):
         read_index(path)["w"].read()
 
 
-def test_a_file_that_went_away_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_was_deleted_after_indexing_is_refused(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "a", TENSORS)
     tensor = read_index(tmp_path / "a")["matrix"]
     (tmp_path / "a").unlink()
@@ -71,27 +72,31 @@ def test_a_file_that_went_away_is_refused(tmp_path: Path) -> None:
 
 
 REFUSALS: dict[str, tuple[object, int, str]] = {
-    "not JSON": (b"{", 0, "header is not JSON"),
-    "not an object": ([], 0, "header is not a JSON object"),
-    "name twice": (b'{"a": 1, "a": 2}', 0, "a name occurs twice"),
-    "deep": (b"[" * 100_000, 0, "header is not JSON"),
-    "no entry": ({"w": 1}, 0, "entry of tensor 'w' is 1"),
-    "no dtype": ({"w": {"shape": [1], "data_offsets": [0, 4]}}, 4, "entry of tensor 'w'"),
+    "no header": (b"", 0, "invalid JSON in header"),
+    "not JSON": (b"{", 0, "invalid JSON in header"),
+    "not UTF-8": (b'{"\xff": 1}', 0, "invalid UTF-8 in header"),
+    "not an object": ([], 0, "invalid JSON in header: invalid type: sequence"),
+    "name twice": (b'{"a": 1, "a": 2}', 0, "invalid JSON in header"),
+    "deep": (b"[" * 100_000, 0, "invalid JSON in header"),
+    "deep inside": (b'{"a": ' + b"[" * 100_000, 0, "invalid JSON in header"),
+    "no entry": ({"w": 1}, 0, "invalid type: integer `1`, expected struct TensorInfo"),
+    "no dtype": ({"w": {"shape": [1], "data_offsets": [0, 4]}}, 4, "missing field `dtype`"),
     "three offsets": (
         {"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 2, 4]}},
         4,
-        "entry of tensor 'w'",
+        "invalid length 3, expected 2 elements",
     ),
-    "unknown type": ({"w": entry([1], 0, 1, "F8_E4M3")}, 1, "unknown type 'F8_E4M3'"),
-    "negative length": ({"w": entry([-1, -1], 0, 4)}, 4, "has the shape [-1, -1]"),
-    "fractional length": ({"w": entry([1.0], 0, 4)}, 4, "has the shape [1.0]"),  # type: ignore[list-item]
-    "too short": ({"w": entry([2], 0, 4)}, 4, "'w' needs 8 bytes, its offsets are 0 to 4"),
-    "backwards": ({"w": entry([1], 4, 0)}, 4, "'w' needs 4 bytes, its offsets are 4 to 0"),
-    "before the data": ({"w": entry([1], -4, 0)}, 4, "its offsets are -4 to 0"),
-    "beyond the file": ({"w": entry([2**40], 0, 2**42)}, 4, "the file at"),
-    "gap": ({"w": entry([1], 4, 8)}, 8, "'w' begins at byte"),
-    "overlap": ({"v": entry([2], 0, 8), "w": entry([1], 4, 8)}, 8, "'w' begins at byte"),
-    "data left over": ({"w": entry([1], 0, 4)}, 5, "its tensors end at byte"),
+    "unknown type": ({"w": entry([1], 0, 1, "F7")}, 1, "unknown variant `F7`"),
+    "negative length": ({"w": entry([-1, -1], 0, 4)}, 4, "integer `-1`, expected usize"),
+    "fractional length": ({"w": entry([1.0], 0, 4)}, 4, "floating point `1.0`, expected usize"),  # type: ignore[list-item]
+    "too many elements": ({"w": entry([2**62, 2**62], 0, 4)}, 4, "overflow computing"),
+    "too short": ({"w": entry([2], 0, 4)}, 4, "invalid shape, data type, or offset"),
+    "backwards": ({"w": entry([1], 4, 0)}, 4, "invalid offset for tensor `w`"),
+    "before the data": ({"w": entry([1], -4, 0)}, 4, "integer `-4`, expected usize"),
+    "beyond the file": ({"w": entry([2**40], 0, 2**42)}, 4, "file not fully covered"),
+    "gap": ({"w": entry([1], 4, 8)}, 8, "invalid offset for tensor `w`"),
+    "overlap": ({"v": entry([2], 0, 8), "w": entry([1], 4, 8)}, 8, "invalid offset for tensor"),
+    "data left over": ({"w": entry([1], 0, 4)}, 5, "file not fully covered"),
 }
 
 
@@ -102,13 +107,16 @@ def test_a_damaged_file_is_refused_with_the_reason(case: str, tmp_path: Path) ->
     with pytest.raises(ConversionError) as caught:
         read_index(path)
     assert reason in str(caught.value)
-    assert "damaged" in str(caught.value)
+    assert f"{path} is damaged: " in str(caught.value)
 
 
-@pytest.mark.parametrize("length", [3, 2**20, 2**63])
-def test_a_header_longer_than_the_file_is_refused(length: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("length", "reason"),
+    [(3, "invalid header length"), (2**20, "invalid header length"), (2**63, "header too large")],
+)
+def test_a_header_longer_than_the_file_is_refused(length: int, reason: str, tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(struct.pack("<Q", length) + b"{}")
-    with pytest.raises(ConversionError, match=f"claims {length} bytes, the file has 10"):
+    with pytest.raises(ConversionError, match=f"a is damaged: {reason}"):
         read_index(tmp_path / "a")
 
 
@@ -116,12 +124,17 @@ def test_a_header_above_the_limit_is_refused_before_it_is_read(tmp_path: Path) -
     with (tmp_path / "a").open("wb") as stream:
         stream.write(struct.pack("<Q", 100_000_001))
         stream.truncate(100_000_100)
-    with pytest.raises(ConversionError, match="claims 100000001 bytes"):
+    with pytest.raises(ConversionError, match="a is damaged: header too large"):
         read_index(tmp_path / "a")
 
 
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="cannot be read"):
+        read_index(tmp_path)
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="a cannot be read: No such file"):
+    with pytest.raises(ConversionError, match=r"a cannot be read: No such file or directory$"):
         read_index(tmp_path / "a")
 
 
@@ -169,16 +182,16 @@ def test_an_index_that_does_not_name_files_beside_it_is_refused(
         read_checkpoint_index(tmp_path)
 
 
-def test_an_index_that_forgets_a_tensor_is_refused(tmp_path: Path) -> None:
+def test_an_index_that_lacks_a_tensor_of_a_part_is_refused(tmp_path: Path) -> None:
     write_shards(tmp_path, TENSORS, shards=2)
     change_json(tmp_path / INDEX, weight_map={"matrix": "model-00001-of-00002.safetensors"})
-    with pytest.raises(ConversionError, match=r"holds tensor 'ids', which .* does not say"):
+    with pytest.raises(ConversionError, match=r"holds tensor 'ids', which .* does not list"):
         read_checkpoint_index(tmp_path)
 
 
-def test_an_index_that_invents_a_tensor_is_refused(tmp_path: Path) -> None:
+def test_an_index_that_lists_a_tensor_of_no_part_is_refused(tmp_path: Path) -> None:
     write_shards(tmp_path, TENSORS, shards=2)
     weight_map = json.loads((tmp_path / INDEX).read_text())["weight_map"]
     change_json(tmp_path / INDEX, weight_map={**weight_map, "more": weight_map["matrix"]})
-    with pytest.raises(ConversionError, match="names tensor 'more', which no part holds"):
+    with pytest.raises(ConversionError, match="lists tensor 'more', which no part holds"):
         read_checkpoint_index(tmp_path)
