@@ -67,7 +67,7 @@ class FakeModel:
         self.waiting_requests = 0
         self.cores = 1
         self.is_calibrated = False
-        self.broken: str | None = None
+        self.unhealthy_reason: str | None = None
         self.closed = False
         self.may_close = asyncio.Event()
         self.may_close.set()

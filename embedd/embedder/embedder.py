@@ -282,12 +282,12 @@ class Embedder:
         """Whether it would compute at once."""
         return self._scheduler.is_ready(model.spec)
 
-    def trouble(self) -> str | None:
-        """Why requests that worked before do not work now, or None."""
+    def unhealthy_reason(self) -> str | None:
+        """Why the server is unhealthy, or None."""
         if self._scheduler.is_closed:
             return "server is shutting down"
-        broken = (one.model.broken for one in self._scheduler.residents() if one.model)
-        return next(filter(None, broken), None)
+        models = (one.model for one in self._scheduler.residents() if one.model)
+        return next((one.unhealthy_reason for one in models if one.unhealthy_reason), None)
 
     def running(self) -> list[RunningModel]:
         """Models in memory, furthest expiry first."""

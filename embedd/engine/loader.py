@@ -13,11 +13,11 @@ from embedd.cache import VectorCache
 from embedd.engine.backends import LLAMA_BACKENDS, LLAMA_GPU, OPENVINO_BACKEND, Backend
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.host.vocabulary import Vocabulary
-from embedd.engine.serving.cores import CoreShares
+from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.model import ServedModel
-from embedd.engine.serving.quarantine import Poison
+from embedd.engine.serving.quarantine import Quarantine
 from embedd.engine.spec import ModelInfo, ModelSpec
-from embedd.engine.tuning.background import Tuner
+from embedd.engine.tuning.background import BackgroundCalibration
 from embedd.engine.tuning.calibrate import (
     Calibration,
     Trial,
@@ -75,10 +75,10 @@ class Loader:
         self._estimate = estimate
         self._find_room = find_room
         self._start = functools.partial(WorkerProcess.start, environment)
-        self._cores = CoreShares(cores)
+        self._cores = CoreBudget(cores)
         self._cache = cache
         self._metrics = metrics
-        self._poison: dict[str, Poison] = {}  # by the digest of the model
+        self._quarantines: dict[str, Quarantine] = {}  # by the digest of the model
         self._calibrations = calibrations
         self._engine = engine
         self._has_openvino = has_openvino
@@ -89,7 +89,9 @@ class Loader:
         if flash_attention is False:
             self._backends = [replace(backend, flash_attention=False) for backend in LLAMA_BACKENDS]
         self._vocabularies = asyncio.Semaphore(VOCABULARIES)
-        self._tuner = Tuner(store=calibrations, calibrate=self.calibrate, cores=self._cores)
+        self._background = BackgroundCalibration(
+            store=calibrations, calibrate=self.calibrate, cores=self._cores
+        )
 
     async def load(self, spec: ModelSpec) -> ServedModel:
         """Start a worker for *spec*, with a line in the operator's diary.
@@ -100,7 +102,7 @@ class Loader:
         """
         spec = self._place(spec)
         backends = self.choose_backends(spec)
-        tuning = self._tuner.choose(spec, gpu=backends[0].gpu)
+        tuning = self._background.choose(spec, gpu=backends[0].gpu)
         known = self._calibrations.read_verdict(spec)
         metrics = self._metrics.of_model(spec.name)
         start = time.perf_counter()
@@ -115,7 +117,7 @@ class Loader:
             max_waiting_tokens=MAX_WAITING_TOKENS,
             load_timeout=self._patience,
             backends=start_at_fastest(backends, tuning),
-            poison=self._poison.setdefault(spec.digest, Poison()),
+            quarantine=self._quarantines.setdefault(spec.digest, Quarantine()),
         )
         self._keep_verdict(spec, model)
         metrics.load_seconds.observe(time.perf_counter() - start)
@@ -134,7 +136,7 @@ class Loader:
         )
         # Backends above the one that it runs on have failed: they are no candidates.
         names = [backend.name for backend in backends]
-        self._tuner.consider(spec, backends[names.index(info.backend) :])
+        self._background.consider(spec, backends[names.index(info.backend) :])
         return model
 
     def choose_backends(self, spec: ModelSpec) -> list[Backend]:
@@ -217,7 +219,7 @@ class Loader:
 
     async def close(self) -> None:
         """Stop what is measured; models are closed by those who have them."""
-        await self._tuner.close()
+        await self._background.close()
 
     async def _open_computer(
         self, spec: ModelSpec, backend: Backend, tuning: Tuning

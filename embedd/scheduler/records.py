@@ -64,7 +64,7 @@ class Loaded(Vocabulary, Protocol):
         ...
 
     @property
-    def broken(self) -> str | None:
+    def unhealthy_reason(self) -> str | None:
         """Why it can compute no more, or None."""
         ...
 

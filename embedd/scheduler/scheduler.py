@@ -119,7 +119,7 @@ class Scheduler:
     def is_ready(self, spec: ModelSpec) -> bool:
         """Whether a lease taken at once would not wait for a load."""
         one = self._residents.get(spec.key)
-        return one is not None and one.leaving is None and one.model.broken is None
+        return one is not None and one.leaving is None and one.model.unhealthy_reason is None
 
     def residents(self) -> list[ResidentStatus]:
         """Models in memory and models that load; never waits."""
@@ -170,7 +170,7 @@ class Scheduler:
         if self._closed:
             raise ShuttingDownError
         resident = self._residents.get(spec.key)
-        if resident is not None and resident.model.broken is not None:
+        if resident is not None and resident.model.unhealthy_reason is not None:
             self._retire(resident, Unload.BROKEN)
         if resident is None or resident.leaving is not None:
             return await self._wait(self._want(spec, keep_alive))
@@ -380,7 +380,7 @@ class Scheduler:
         name = resident.spec.name
         reason = resident.leaving
         # One that is broken is so whatever ends it: perhaps nobody asks for it any more.
-        if reason is None or resident.model.broken is not None:
+        if reason is None or resident.model.unhealthy_reason is not None:
             reason = Unload.BROKEN
         self._metrics.of_model(name).unloads[reason].inc()
         log.info("model unloaded", extra={"model": name, "reason": reason})

@@ -188,7 +188,7 @@ async def test_a_model_that_cannot_be_restarted_is_bad_for_the_health(
     assert (await served.send("GET", "/health")).json == {"status": "ok"}
     await served.embed(input="a")
     model = type(served.loads.models[0])
-    monkeypatch.setattr(model, "broken", property(lambda _: "died too often"))
+    monkeypatch.setattr(model, "unhealthy_reason", property(lambda _: "died too often"))
     for path in ("/health", "/v1/health", "/ping"):
         reply = await served.send("GET", path)
         assert (reply.status, reply.json) == (

@@ -84,7 +84,7 @@ class LocalModel:
         return False
 
     @property
-    def broken(self) -> str | None:
+    def unhealthy_reason(self) -> str | None:
         return None
 
     async def tokenize(

@@ -21,7 +21,7 @@ from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.fake import FAKE_BACKENDS
 from embedd.engine.host import process, watchdog
 from embedd.engine.host.process import WorkerDiedError, WorkerProcess
-from embedd.engine.serving.cores import CoreShares
+from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.model import ServedModel
 from embedd.engine.serving.queue import Outcome
 from embedd.engine.spec import ModelSpec
@@ -68,7 +68,7 @@ class Yard:
             await ServedModel.load(
                 self.spec(),
                 start=self.start,
-                cores=CoreShares(1),
+                cores=CoreBudget(1),
                 cache=VectorCache(0),
                 metrics=Metrics().of_model("a"),
                 max_waiting_tokens=100_000,
@@ -251,7 +251,7 @@ async def test_a_poisoned_input_fails_its_own_request_alone(yard: Yard) -> None:
         assert isinstance(result, Outcome)
         assert np.allclose(result.vectors, vectors)
     assert model.info.backend == "llama"
-    assert model.broken is None
+    assert model.unhealthy_reason is None
 
 
 async def test_a_poisoned_input_kills_no_second_time(yard: Yard) -> None:
@@ -320,10 +320,10 @@ async def test_a_model_that_only_dies_is_given_up(yard: Yard) -> None:
     for number in range(2):
         with pytest.raises(EngineError, match="SIGKILL"):
             await embed(model, fake.KILL + str(number))
-        assert model.broken is None
+        assert model.unhealthy_reason is None
     with pytest.raises(ModelLoadError, match="died 5 times without computing a batch"):
         await embed(model, fake.KILL)
-    assert model.broken is not None
+    assert model.unhealthy_reason is not None
     assert not any(is_running(worker.pid) for worker in yard.workers)
 
 
@@ -388,7 +388,7 @@ async def test_an_interpreter_that_does_not_start_is_a_load_error(
         await ServedModel.load(
             yard.spec(),
             start=start,
-            cores=CoreShares(1),
+            cores=CoreBudget(1),
             cache=VectorCache(0),
             metrics=Metrics().of_model("a"),
             max_waiting_tokens=1,

@@ -100,7 +100,7 @@ class Supervisor:
     Attributes:
         worker: The present process; it may be dead until `revive` returns.
         info: Facts of the loaded model, from the backend that it runs on.
-        broken: Why no worker can be had any more, or None.
+        unhealthy_reason: Why no worker can be started any more, or None.
         refusals: Engine → why it cannot compute this model.
         cores: How many it may use now.
     """
@@ -142,7 +142,7 @@ class Supervisor:
         self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
         self._reviving: asyncio.Task[None] | None = None
         self._closed = False
-        self.broken: str | None = None
+        self.unhealthy_reason: str | None = None
         self.refusals: dict[str, str] = {}
 
     async def load(self) -> None:
@@ -205,8 +205,8 @@ class Supervisor:
         """
         if self._closed:
             raise ShuttingDownError
-        if self.broken is not None:
-            raise ModelLoadError(self.broken)
+        if self.unhealthy_reason is not None:
+            raise ModelLoadError(self.unhealthy_reason)
         if self.worker is not dead:
             return
         if self._reviving is None:
@@ -275,7 +275,7 @@ class Supervisor:
                 await self._back_off()
             await self.load()
         except EmbeddError as error:
-            self.broken = str(error)
+            self.unhealthy_reason = str(error)
             raise
         finally:
             self._reviving = None

@@ -1,40 +1,43 @@
-"""The cores of the machine, shared by the models that compute at the moment."""
+"""The split of the machine's cores among the models that are computing."""
 
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 
-class CoreShares:
-    """Divides *total* cores evenly over the busy models, at least one each.
+class CoreBudget:
+    """Split *total* cores equally among the models that are computing, at least one each.
 
-    Idle models give theirs back; those that compute are told when their share changes,
-    and follow from their next batch on.
+    An idle model has no share. A computing model is notified when its share changes and
+    uses the new number from its next batch on.
     """
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self._busy: dict[object, Callable[[int], None]] = {}
-        self._told: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+        self._computing: dict[object, Callable[[int], None]] = {}
+        self._shares: WeakKeyDictionary[object, int] = WeakKeyDictionary()  # last notified
 
     @property
     def busy(self) -> bool:
-        """Whether any model computes."""
-        return bool(self._busy)
+        """Whether any model is computing."""
+        return bool(self._computing)
 
-    def enter(self, model: object, tell: Callable[[int], None]) -> None:
-        """*model* begins to compute; *tell* is called with its share when that is new."""
-        self._busy[model] = tell
+    def enter(self, model: object, notify: Callable[[int], None]) -> None:
+        """Mark *model* as computing and call *notify* with its share, now and on each change.
+
+        A model starts with all cores and keeps its last share while idle: *notify* is not
+        called with the share that the model already has.
+        """
+        self._computing[model] = notify
         self._divide()
 
     def leave(self, model: object) -> None:
-        """*model* has nothing to compute."""
-        if self._busy.pop(model, None) is not None:
+        """Mark *model* as idle; its cores go to the others."""
+        if self._computing.pop(model, None) is not None:
             self._divide()
 
     def _divide(self) -> None:
-        share = max(1, self.total // max(1, len(self._busy)))
-        for model, tell in self._busy.items():
-            # A model that was never told starts with all cores.
-            if self._told.get(model, self.total) != share:
-                self._told[model] = share
-                tell(share)
+        share = max(1, self.total // max(1, len(self._computing)))
+        for model, notify in self._computing.items():
+            if self._shares.get(model, self.total) != share:
+                self._shares[model] = share
+                notify(share)

@@ -1,4 +1,4 @@
-"""Computes equal sequences once: within a request, beside others, and later."""
+"""Deduplication: each distinct sequence is computed once, within and across requests."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,30 +13,33 @@ from embedd.types import TokenIds, Vector
 
 Compute = Callable[[Sequence[TokenIds]], Awaitable[Outcome]]
 
-# A request joins what another computes only if that one is this small: it must not wait
-# for the end of a large one.
-JOINED_SEQUENCES = 8
+# A request waits for a sequence that another request is computing only if that request
+# computes at most this many: it must not wait until a large one is finished.
+MAX_JOINABLE_SEQUENCES = 8
 
 
-class Reuse:
-    """Stands before a model's queue and asks it only for what nobody knows.
+class Deduplicator:
+    """Pass only new sequences on to a model's queue.
+
+    The others are equal to a sequence of the same request, in the cache, or being computed
+    for another request.
 
     Args:
-        cache: Of vectors computed before; shared by all models.
+        cache: Vectors computed earlier; shared by all models.
     """
 
     def __init__(self, cache: VectorCache) -> None:
         self._cache = cache
-        self._under_way: dict[CacheKey, asyncio.Future[Vector]] = {}
+        self._in_flight: dict[CacheKey, asyncio.Future[Vector]] = {}
 
     async def embed(self, sequences: Sequence[TokenIds], maker: bytes, compute: Compute) -> Outcome:
-        """Vectors of *sequences*, computed by *compute* where they must be.
+        """Return the vectors of *sequences*; *compute* is called with the new ones only.
 
         Args:
             maker: What vectors depend on besides the ids; see `embedd.cache.make_maker`.
 
         Raises:
-            EmbeddError: Of *compute*; ``index`` counts in *sequences*.
+            EmbeddError: Raised by *compute*; ``index`` is a position in *sequences*.
         """
         keys = [make_key(maker, ids) for ids in sequences]
         rows: dict[CacheKey, int] = {}
@@ -45,18 +48,19 @@ class Reuse:
         vectors = {key: known for key in rows if (known := self._cache.get(key)) is not None}
         cached = len(vectors)
         joined = {
-            key: self._under_way[key]
+            key: self._in_flight[key]
             for key in rows
-            if key not in vectors and key in self._under_way
+            if key not in vectors and key in self._in_flight
         }
         missing = {key: row for key, row in rows.items() if key not in vectors | joined}
-        joinable = len(missing) <= JOINED_SEQUENCES
+        joinable = len(missing) <= MAX_JOINABLE_SEQUENCES
         outcome = await self._compute(sequences, missing, vectors, compute, joinable=joinable)
         if outcome is not None and len(missing) == len(keys):
             return outcome
         left_over = await _join(joined, vectors)
         retried = {key: rows[key] for key in left_over}
-        # Many may be left by one: each computes for himself, none waits for another again.
+        # One request that failed may leave many waiting: each of them computes for itself now
+        # and waits for no other request again.
         again = await self._compute(sequences, retried, vectors, compute, joinable=False)
         outcomes = [one for one in (outcome, again) if one is not None]
         return Outcome(
@@ -79,14 +83,17 @@ class Reuse:
         *,
         joinable: bool,
     ) -> Outcome | None:
-        """Compute *rows* into *vectors* and the cache; others may wait for it if *joinable*."""
+        """Compute *rows*, add the results to *vectors* and the cache; None without rows.
+
+        If *joinable*, other requests may wait for these results.
+        """
         if not rows:
             return None
         loop = asyncio.get_running_loop()
         futures: dict[CacheKey, asyncio.Future[Vector]] = {
             key: loop.create_future() for key in (rows if joinable else ())
         }
-        self._under_way.update(futures)
+        self._in_flight.update(futures)
         try:
             outcome = await compute([sequences[row] for row in rows.values()])
             for key, vector in zip(rows, outcome.vectors, strict=True):
@@ -98,15 +105,15 @@ class Reuse:
             raise _renumbered(error, list(rows.values())) from error
         finally:
             for key, future in futures.items():
-                del self._under_way[key]
-                future.cancel()  # of no effect on those with a result
+                del self._in_flight[key]
+                future.cancel()  # no effect on futures that have a result
         return outcome
 
 
 async def _join(
     joined: Mapping[CacheKey, asyncio.Future[Vector]], vectors: dict[CacheKey, Vector]
 ) -> list[CacheKey]:
-    """Wait for what others compute; the keys that they failed or left."""
+    """Wait for other requests' results; return the keys of those that failed or left."""
     if joined:
         await asyncio.wait(joined.values())
     left_over = []
@@ -119,7 +126,7 @@ async def _join(
 
 
 def _renumbered(error: EngineError, rows: Sequence[int]) -> EngineError:
-    """*error* about the n-th computed sequence, as one about the request's own input."""
+    """Return *error* with the input's position in the request, not in the computed batch."""
     if error.index is None or rows[error.index] == error.index:
         return error
     row = rows[error.index]

@@ -7,9 +7,9 @@ from embedd.cache import VectorCache, make_maker
 from embedd.engine.backends import LLAMA_BACKENDS, Backend
 from embedd.engine.host.process import WorkerDiedError
 from embedd.engine.host.supervisor import Supervisor, Worker
-from embedd.engine.serving.cores import CoreShares
-from embedd.engine.serving.dedup import Reuse
-from embedd.engine.serving.quarantine import Poison
+from embedd.engine.serving.cores import CoreBudget
+from embedd.engine.serving.dedup import Deduplicator
+from embedd.engine.serving.quarantine import Quarantine
 from embedd.engine.serving.queue import BatchQueue, Outcome
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tuning.settings import ONE_REPLICA, Tuning
@@ -28,12 +28,12 @@ class ServedModel:
     """Tokenizes and embeds for any number of requests at a time. Made by `load`."""
 
     def __init__(
-        self, spec: ModelSpec, supervisor: Supervisor, queue: BatchQueue, reuse: Reuse
+        self, spec: ModelSpec, supervisor: Supervisor, queue: BatchQueue, dedup: Deduplicator
     ) -> None:
         self._spec = spec
         self._supervisor = supervisor
         self._queue = queue
-        self._reuse = reuse
+        self._dedup = dedup
 
     @classmethod
     async def load(
@@ -41,7 +41,7 @@ class ServedModel:
         spec: ModelSpec,
         *,
         start: Callable[[], Awaitable[Worker]],
-        cores: CoreShares,
+        cores: CoreBudget,
         cache: VectorCache,
         metrics: ModelMetrics,
         tuning: Tuning = ONE_REPLICA,
@@ -49,7 +49,7 @@ class ServedModel:
         max_waiting_tokens: int,
         load_timeout: float | None = None,
         backends: Sequence[Backend] = LLAMA_BACKENDS,
-        poison: Poison | None = None,
+        quarantine: Quarantine | None = None,
     ) -> "ServedModel":
         """Start a worker for *spec*.
 
@@ -77,9 +77,9 @@ class ServedModel:
             cores=cores,
             metrics=metrics,
             max_waiting_tokens=max_waiting_tokens,
-            poison=poison,
+            quarantine=quarantine,
         )
-        return cls(spec, supervisor, queue, Reuse(cache))
+        return cls(spec, supervisor, queue, Deduplicator(cache))
 
     @property
     def info(self) -> ModelInfo:
@@ -92,9 +92,9 @@ class ServedModel:
         return self._supervisor.worker.pid
 
     @property
-    def broken(self) -> str | None:
+    def unhealthy_reason(self) -> str | None:
         """Why this model can compute no more, or None."""
-        return self._supervisor.broken
+        return self._supervisor.unhealthy_reason
 
     @property
     def refusals(self) -> Mapping[str, str]:
@@ -166,7 +166,7 @@ class ServedModel:
             return await self._queue.embed(sequences, pooling)
         info = self.info
         maker = make_maker(self._spec.digest, info.engine, info.backend, pooling or info.pooling)
-        return await self._reuse.embed(
+        return await self._dedup.embed(
             sequences, maker, lambda missing: self._queue.embed(missing, pooling)
         )
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from embedd.engine.host.process import Encoded, StuckError, WorkerDiedError
 from embedd.engine.host.supervisor import Supervisor
-from embedd.engine.serving.cores import CoreShares
+from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.lanes import Batch, Lanes
-from embedd.engine.serving.quarantine import Poison
+from embedd.engine.serving.quarantine import Quarantine
 from embedd.engine.spec import ModelInfo
 from embedd.errors import EmbeddError, EngineError, OverloadedError, ShuttingDownError
 from embedd.metrics import ModelMetrics, Overload, VectorSource
@@ -88,7 +88,7 @@ class Entry:
         """Its tokens."""
         return self.job.sequences[self.row]
 
-    def blame(self, error: EngineError | str) -> None:
+    def fail_input(self, error: EngineError | str) -> None:
         """Fail the request with the number that its caller gave this input."""
         self.job.fail(_error_of_input(error, self.row))
 
@@ -100,20 +100,20 @@ class BatchQueue:
         cores: Told when this model has something to compute, and when it has not.
         max_waiting_tokens: A request that would make more tokens wait is refused whole,
             unless nothing waits.
-        poison: Inputs of the model that were proved to be at fault.
+        quarantine: Inputs of the model that were proved to be at fault.
     """
 
     def __init__(
         self,
         supervisor: Supervisor,
         *,
-        cores: CoreShares,
+        cores: CoreBudget,
         metrics: ModelMetrics,
         max_waiting_tokens: int,
-        poison: Poison | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
         self._supervisor = supervisor
-        self._poison = Poison() if poison is None else poison
+        self._quarantine = Quarantine() if quarantine is None else quarantine
         self._metrics = metrics
         self._cores = cores
         self._max_waiting_tokens = max_waiting_tokens
@@ -181,7 +181,7 @@ class BatchQueue:
     def _admit(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Job:
         if self._closed:
             raise ShuttingDownError
-        self._refuse_poison(sequences, pooling)
+        self._refuse_quarantined(sequences, pooling)
         lengths = list(map(len, sequences))
         tokens = sum(lengths)
         if self._lanes and self._lanes.tokens + tokens > self._max_waiting_tokens:
@@ -204,11 +204,11 @@ class BatchQueue:
         self._pump_soon()
         return job
 
-    def _refuse_poison(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> None:
-        if not self._poison:
+    def _refuse_quarantined(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> None:
+        if not self._quarantine:
             return
         for row, ids in enumerate(sequences):
-            if (reason := self._poison.find(ids, pooling)) is not None:
+            if (reason := self._quarantine.find(ids, pooling)) is not None:
                 raise _error_of_input(reason, row)
 
     def _pump(self) -> None:
@@ -325,7 +325,7 @@ class BatchQueue:
                 if error.index is None:
                     await self._split(entries, deaths, error)
                     return
-                entries[error.index].blame(error)
+                entries[error.index].fail_input(error)
             else:
                 self._supervisor.prove()
                 self._metrics.computed(
@@ -339,9 +339,9 @@ class BatchQueue:
     async def _split(self, entries: list[Entry], deaths: int, error: EngineError) -> None:
         """Halve the batch until the one input at fault is alone: that one gets the error."""
         if len(entries) == 1:
-            if _proves_fault(error):
-                self._poison.add(entries[0].ids, entries[0].job.kind, str(error))
-            entries[0].blame(error)
+            if _is_fault_of_input(error):
+                self._quarantine.add(entries[0].ids, entries[0].job.kind, str(error))
+            entries[0].fail_input(error)
             return
         middle = len(entries) // 2
         self._searches += 1
@@ -356,7 +356,7 @@ def _error_of_input(error: EngineError | str, row: int) -> EngineError:
     return EngineError(f"{error} (input {row})", index=row)
 
 
-def _proves_fault(error: EngineError) -> bool:
+def _is_fault_of_input(error: EngineError) -> bool:
     """Whether nothing but the one input that it is about can have ended its computation.
 
     Not if another batch was under suspicion too, or memory ran out.

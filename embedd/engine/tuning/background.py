@@ -1,11 +1,11 @@
-"""Calibrates models when nothing else is to be done, and remembers the outcome."""
+"""Calibration of loaded models while the server is idle."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from embedd.engine.backends import Backend
-from embedd.engine.serving.cores import CoreShares
+from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.calibrate import Calibration, CalibrationStore
 from embedd.engine.tuning.settings import Tuning, choose_start
@@ -13,20 +13,20 @@ from embedd.errors import EmbeddError
 
 log = logging.getLogger(__name__)
 
-IDLE = 10.0  # seconds without anything to compute before a calibration begins
-LOOK = 0.5  # seconds between looks at that
+IDLE = 10.0  # seconds without a computing model before a calibration starts
+POLL = 0.5  # seconds between checks whether a model is computing
 
 
-class Tuner:
-    """Says how a model is to compute, and finds out when there is time.
+class BackgroundCalibration:
+    """Choose the settings of a load and measure better ones when the server is idle.
 
-    The first load of a model takes safe start values at once; loads after its
-    calibration take what was measured. A request that comes meanwhile ends the trials:
-    they begin again when it is quiet.
+    The first load of a model uses safe start values; loads after its calibration use the
+    measured ones. A request that arrives during a calibration stops it; it starts over at
+    the next idle time.
 
     Args:
-        calibrate: Runs the trials; cancelled, it ends its processes.
-        cores: Tells whether anything computes.
+        calibrate: Runs the trials; ends its worker processes when cancelled.
+        cores: ``busy`` while any model is computing.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Tuner:
         *,
         store: CalibrationStore,
         calibrate: Callable[[ModelSpec, Sequence[Backend]], Awaitable[Calibration]],
-        cores: CoreShares,
+        cores: CoreBudget,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
@@ -45,12 +45,16 @@ class Tuner:
         self._task: asyncio.Task[None] | None = None
 
     def choose(self, spec: ModelSpec, *, gpu: bool = False) -> Tuning:
-        """What was measured for the model, or a safe start."""
+        """Return the settings measured for the model, or safe start values."""
         known = self._store.read(spec)
         return known.best if known else choose_start(spec, self._cores.total, gpu=gpu)
 
     def consider(self, spec: ModelSpec, backends: Sequence[Backend]) -> None:
-        """Calibrate the model, which was loaded on the first backend of *backends*, in time."""
+        """Calibrate the model at the next idle time, unless it has been calibrated.
+
+        Args:
+            backends: The backends to try; the model was loaded on the first.
+        """
         if self._store.read(spec) is not None:
             return
         self._waiting[spec.digest] = (spec, backends)
@@ -58,7 +62,7 @@ class Tuner:
             self._task = asyncio.create_task(self._work())
 
     async def close(self) -> None:
-        """Stop trials that run."""
+        """Stop a calibration that is running."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -73,11 +77,11 @@ class Tuner:
     async def _wait_until_idle(self) -> None:
         quiet = 0.0
         while quiet < IDLE:
-            await self._sleep(LOOK)
-            quiet = 0.0 if self._cores.busy else quiet + LOOK
+            await self._sleep(POLL)
+            quiet = 0.0 if self._cores.busy else quiet + POLL
 
     async def _try(self, spec: ModelSpec, backends: Sequence[Backend]) -> bool:
-        """Whether the model need not be tried again."""
+        """Calibrate once; return False if it was interrupted and must be tried again."""
         trials = asyncio.ensure_future(self._calibrate(spec, backends))
         watch = asyncio.ensure_future(self._wait_until_busy())
         try:
@@ -94,7 +98,7 @@ class Tuner:
 
     async def _wait_until_busy(self) -> None:
         while not self._cores.busy:
-            await self._sleep(LOOK / 10)
+            await self._sleep(POLL / 10)
 
     def _keep(self, spec: ModelSpec, trials: asyncio.Future[Calibration]) -> None:
         try:

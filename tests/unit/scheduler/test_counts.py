@@ -81,12 +81,12 @@ async def test_a_model_that_is_unloaded_because_memory_ran_out_is_evicted() -> N
 async def test_a_broken_model_is_unloaded_as_one_whatever_ends_it() -> None:
     desk = Desk()
     await desk.keep(A)
-    desk.loader.models[0].broken = "died too often"
+    desk.loader.models[0].unhealthy_reason = "died too often"
     await desk.serve(A)
     assert moved({}, read(desk.metrics)) == unloads(broken=1)
     desk = Desk(keep_alive=300)
     await desk.keep(A)
-    desk.loader.models[0].broken = "died too often"
+    desk.loader.models[0].unhealthy_reason = "died too often"
     await desk.advance(301)
     assert moved({}, read(desk.metrics)) == unloads(broken=1)
 

@@ -146,7 +146,7 @@ async def test_out_of_memory_with_nothing_to_unload_is_an_error() -> None:
 async def test_a_broken_model_is_replaced_at_the_next_lease() -> None:
     desk = Desk()
     await desk.keep(A)
-    desk.loader.models[0].broken = "died too often"
+    desk.loader.models[0].unhealthy_reason = "died too often"
     client = await desk.serve(A)
     assert client.model is desk.loader.models[1]
     assert desk.loader.models[0].closed
@@ -155,7 +155,7 @@ async def test_a_broken_model_is_replaced_at_the_next_lease() -> None:
 async def test_a_broken_model_is_replaced_when_its_requests_have_ended() -> None:
     desk = Desk()
     old = await desk.serve(A)
-    fake(old).broken = "died too often"
+    fake(old).unhealthy_reason = "died too often"
     new = await desk.ask(A)
     other = await desk.ask(B)
     assert desk.loader.loading == ["b"], "a model with room waits for nobody"

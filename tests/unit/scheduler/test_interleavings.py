@@ -77,7 +77,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(pick=PICK, slow=st.booleans(), broken=st.booleans())
     def change_a_model(self, pick: Any, slow: bool, broken: bool) -> None:
         model = pick.choice(self.open_models)
-        model.broken = "died too often" if broken else model.broken
+        model.unhealthy_reason = "died too often" if broken else model.unhealthy_reason
         (model.may_close.clear if slow else model.may_close.set)()
         self.run(settle())
 

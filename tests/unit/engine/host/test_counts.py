@@ -10,7 +10,7 @@ from embedd.engine.host.exit_status import Death
 from embedd.engine.host.load_wait import SelfTestError
 from embedd.engine.host.process import WorkerDiedError
 from embedd.engine.host.supervisor import Supervisor
-from embedd.engine.serving.cores import CoreShares
+from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.queue import BatchQueue
 from embedd.engine.tuning.settings import Tuning
 from embedd.errors import ModelLoadError, OverloadedError
@@ -179,7 +179,7 @@ async def test_cores_are_those_of_the_model_until_it_is_told_others() -> None:
 
 async def test_a_queue_says_how_many_cores_its_model_has() -> None:
     """Two models that compute share them."""
-    shares, queues, tasks = CoreShares(8), [], []
+    shares, queues, tasks = CoreBudget(8), [], []
     for workshop in (Workshop(automatic=False), Workshop(automatic=False)):
         supervisor = await workshop.open()
         metrics = workshop.metrics.of_model("a")

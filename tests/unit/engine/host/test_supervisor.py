@@ -133,7 +133,7 @@ async def test_delays_double_and_the_fifth_death_in_a_row_is_the_last() -> None:
     reason = 'the worker of model "tiny" died 5 times without computing a batch'
     with pytest.raises(ModelLoadError, match=reason):
         await revive(supervisor, workshop)
-    assert supervisor.broken == reason
+    assert supervisor.unhealthy_reason == reason
     with pytest.raises(ModelLoadError, match=reason):
         await supervisor.revive(workshop.worker)
     assert len(workshop.workers) == 5
@@ -145,7 +145,7 @@ async def test_delays_end_at_five_seconds_and_deaths_are_forgiven_after_a_minute
     for _ in range(10):
         workshop.now += 15
         await revive(supervisor, workshop)
-    assert supervisor.broken is None
+    assert supervisor.unhealthy_reason is None
     assert max(workshop.delays) <= 5
 
 
@@ -176,7 +176,7 @@ async def test_a_model_that_does_not_load_again_is_broken_for_all_who_wait() -> 
         *(supervisor.revive(dead) for _ in range(3)), return_exceptions=True
     )
     assert [str(result) for result in results] == ["file is gone"] * 3
-    assert supervisor.broken == "file is gone"
+    assert supervisor.unhealthy_reason == "file is gone"
 
 
 async def test_who_leaves_does_not_stop_the_restart_for_others() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from embedd.cache import VectorCache
-from embedd.engine.serving.dedup import JOINED_SEQUENCES, Reuse
+from embedd.engine.serving.dedup import MAX_JOINABLE_SEQUENCES, Deduplicator
 from embedd.engine.serving.queue import Outcome
 from embedd.errors import EngineError
 from embedd.metrics import VectorSource
@@ -35,41 +35,41 @@ class Queue:
         return Outcome(vectors=expected_vectors(sequences), queue=1.0, compute=2.0)
 
 
-async def embed(reuse: Reuse, queue: Queue, *sequences: TokenIds) -> Outcome:
-    outcome = await reuse.embed(sequences, b"maker", queue.compute)
+async def embed(dedup: Deduplicator, queue: Queue, *sequences: TokenIds) -> Outcome:
+    outcome = await dedup.embed(sequences, b"maker", queue.compute)
     assert np.array_equal(outcome.vectors, expected_vectors(sequences))
     return outcome
 
 
 async def test_a_text_that_occurs_twice_in_a_request_is_computed_once() -> None:
     queue = Queue()
-    outcome = await embed(Reuse(VectorCache(0)), queue, A, B, A, A)
+    outcome = await embed(Deduplicator(VectorCache(0)), queue, A, B, A, A)
     assert queue.asked == [[1, 2]]
     assert outcome.reused == {CACHE: 0, JOINED: 0, EQUAL: 2}
     assert (outcome.queue, outcome.compute) == (1.0, 2.0)
 
 
 async def test_a_text_of_an_earlier_request_is_not_computed_again() -> None:
-    queue, reuse = Queue(), Reuse(VectorCache(1 << 20))
-    await embed(reuse, queue, A, B)
-    outcome = await embed(reuse, queue, B, C)
+    queue, dedup = Queue(), Deduplicator(VectorCache(1 << 20))
+    await embed(dedup, queue, A, B)
+    outcome = await embed(dedup, queue, B, C)
     assert queue.asked == [[1, 2], [3]]
     assert outcome.reused == {CACHE: 1, JOINED: 0, EQUAL: 0}
-    assert (await embed(reuse, queue, A, B, C)).compute == 0.0
+    assert (await embed(dedup, queue, A, B, C)).compute == 0.0
     assert len(queue.asked) == 2
 
 
 async def test_without_a_cache_it_is_computed_again() -> None:
-    queue, reuse = Queue(), Reuse(VectorCache(0))
-    await embed(reuse, queue, A)
-    await embed(reuse, queue, A)
+    queue, dedup = Queue(), Deduplicator(VectorCache(0))
+    await embed(dedup, queue, A)
+    await embed(dedup, queue, A)
     assert queue.asked == [[1], [1]]
 
 
 async def test_requests_for_one_text_at_the_same_time_share_the_work() -> None:
-    queue, reuse = Queue(), Reuse(VectorCache(0))
+    queue, dedup = Queue(), Deduplicator(VectorCache(0))
     queue.may_compute.clear()
-    both = asyncio.gather(embed(reuse, queue, A), embed(reuse, queue, A, B))
+    both = asyncio.gather(embed(dedup, queue, A), embed(dedup, queue, A, B))
     await asyncio.sleep(0)
     queue.may_compute.set()
     first, second = await both
@@ -79,22 +79,22 @@ async def test_requests_for_one_text_at_the_same_time_share_the_work() -> None:
 
 
 async def test_a_short_request_does_not_wait_for_a_large_one() -> None:
-    queue, reuse = Queue(), Reuse(VectorCache(0))
+    queue, dedup = Queue(), Deduplicator(VectorCache(0))
     queue.may_compute.clear()
-    large = [to_ids(n) for n in range(JOINED_SEQUENCES + 1)]
-    both = asyncio.gather(embed(reuse, queue, *large), embed(reuse, queue, large[0]))
+    large = [to_ids(n) for n in range(MAX_JOINABLE_SEQUENCES + 1)]
+    both = asyncio.gather(embed(dedup, queue, *large), embed(dedup, queue, large[0]))
     await asyncio.sleep(0)
     queue.may_compute.set()
     await both
     assert queue.asked[1] == [0]
 
 
-async def test_who_joined_computes_for_himself_when_the_other_leaves() -> None:
-    queue, reuse = Queue(), Reuse(VectorCache(0))
+async def test_a_joined_request_computes_its_own_when_the_other_one_leaves() -> None:
+    queue, dedup = Queue(), Deduplicator(VectorCache(0))
     queue.may_compute.clear()
-    first = asyncio.create_task(embed(reuse, queue, A))
+    first = asyncio.create_task(embed(dedup, queue, A))
     await asyncio.sleep(0)
-    second = asyncio.create_task(embed(reuse, queue, A))
+    second = asyncio.create_task(embed(dedup, queue, A))
     await asyncio.sleep(0)
     first.cancel()
     queue.may_compute.set()
@@ -102,12 +102,12 @@ async def test_who_joined_computes_for_himself_when_the_other_leaves() -> None:
     assert queue.asked == [[1], [1]]
 
 
-async def test_who_joined_does_not_inherit_a_failure() -> None:
-    queue, reuse = Queue(), Reuse(VectorCache(0))
+async def test_a_joined_request_does_not_inherit_a_failure() -> None:
+    queue, dedup = Queue(), Deduplicator(VectorCache(0))
     queue.may_compute.clear()
     queue.error = EngineError("rubbish")
-    first = asyncio.create_task(embed(reuse, queue, A))
-    second = asyncio.create_task(embed(reuse, queue, A))
+    first = asyncio.create_task(embed(dedup, queue, A))
+    second = asyncio.create_task(embed(dedup, queue, A))
     await asyncio.sleep(0)
     queue.may_compute.set()
     with pytest.raises(EngineError):
@@ -118,9 +118,9 @@ async def test_who_joined_does_not_inherit_a_failure() -> None:
 
 
 async def test_the_input_at_fault_is_named_as_the_request_counts() -> None:
-    queue, reuse = Queue(), Reuse(VectorCache(1 << 20))
-    await embed(reuse, queue, A)
+    queue, dedup = Queue(), Deduplicator(VectorCache(1 << 20))
+    await embed(dedup, queue, A)
     queue.error = EngineError("embedding has zero norm (input 1)", index=1)
     with pytest.raises(EngineError, match=r"\(input 3\)") as caught:
-        await embed(reuse, queue, A, B, A, C)
+        await embed(dedup, queue, A, B, A, C)
     assert caught.value.index == 3

@@ -4,7 +4,7 @@ import pytest
 
 from embedd.cache import VectorCache
 from embedd.engine.host.process import WorkerDiedError
-from embedd.engine.serving.cores import CoreShares
+from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.model import CHUNK_CHARACTERS, CHUNK_TEXTS, ServedModel
 from embedd.errors import ModelLoadError
 from embedd.metrics import Metrics
@@ -15,7 +15,7 @@ async def load(workshop: Workshop) -> ServedModel:
     return await ServedModel.load(
         SPEC,
         start=workshop.start,
-        cores=CoreShares(1),
+        cores=CoreBudget(1),
         cache=VectorCache(0),
         metrics=Metrics().of_model("a"),
         max_waiting_tokens=10_000,
@@ -25,7 +25,7 @@ async def load(workshop: Workshop) -> ServedModel:
 async def test_it_shows_its_workers_facts() -> None:
     workshop = Workshop()
     model = await load(workshop)
-    assert (model.info, model.pid, model.broken) == (INFO, 1, None)
+    assert (model.info, model.pid, model.unhealthy_reason) == (INFO, 1, None)
 
 
 async def test_a_model_that_does_not_load_leaves_no_worker() -> None:

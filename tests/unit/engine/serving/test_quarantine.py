@@ -1,13 +1,12 @@
 """Inputs at fault are remembered, each for its pooling, and not without end."""
 
-from embedd.engine.serving import quarantine as poison
-from embedd.engine.serving.quarantine import Poison
+from embedd.engine.serving.quarantine import MAX_REMEMBERED, Quarantine
 from embedd.types import Pooling
 from tests.unit.engine.workshop import to_ids
 
 
 def test_an_input_is_found_by_its_tokens_and_pooling() -> None:
-    known = Poison()
+    known = Quarantine()
     assert not known
     known.add(to_ids(1, 2), None, "kills")
     assert known
@@ -17,8 +16,8 @@ def test_an_input_is_found_by_its_tokens_and_pooling() -> None:
 
 
 def test_the_oldest_is_forgotten_first() -> None:
-    known = Poison()
-    for number in range(poison.MAX_REMEMBERED + 1):
+    known = Quarantine()
+    for number in range(MAX_REMEMBERED + 1):
         known.add(to_ids(number), None, "kills")
     assert known.find(to_ids(0), None) is None
     assert known.find(to_ids(1), None) == "kills"

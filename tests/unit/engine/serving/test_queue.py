@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.host.process import WorkerDiedError
-from embedd.engine.serving.cores import CoreShares
-from embedd.engine.serving.quarantine import Poison
+from embedd.engine.serving.cores import CoreBudget
+from embedd.engine.serving.quarantine import Quarantine
 from embedd.engine.serving.queue import BatchQueue, Outcome
 from embedd.errors import (
     EmbeddError,
@@ -36,14 +36,14 @@ from tests.unit.engine.workshop import (
 
 
 async def open_queue(
-    workshop: Workshop, *, max_waiting_tokens: int = 10_000, poison: Poison | None = None
+    workshop: Workshop, *, max_waiting_tokens: int = 10_000, quarantine: Quarantine | None = None
 ) -> BatchQueue:
     return BatchQueue(
         await workshop.open(),
-        cores=CoreShares(1),
+        cores=CoreBudget(1),
         metrics=workshop.metrics.of_model("a"),
         max_waiting_tokens=max_waiting_tokens,
-        poison=poison,
+        quarantine=quarantine,
     )
 
 
@@ -216,7 +216,7 @@ async def test_a_request_that_leaves_is_out_of_the_queue_at_once() -> None:
         await task
 
 
-async def test_nobody_computes_for_a_client_that_left() -> None:
+async def test_nothing_is_computed_for_a_client_that_left() -> None:
     workshop = Workshop(automatic=False)
     queue = await open_queue(workshop)
     task = await ask(queue, *[to_ids(1)] * 10_000)
@@ -229,7 +229,7 @@ async def test_nobody_computes_for_a_client_that_left() -> None:
     assert len(workshop.computed) == 1
 
 
-async def test_a_batch_goes_on_while_anybody_waits_for_it() -> None:
+async def test_a_batch_goes_on_while_any_client_waits_for_it() -> None:
     workshop = Workshop(automatic=False)
     queue = await open_queue(workshop)
     running = [await ask(queue, FULL) for _ in range(2)]
@@ -303,7 +303,7 @@ async def test_a_batch_in_flight_is_computed_again_when_the_worker_dies() -> Non
         assert (await task).vectors.tolist() == [[number, 1]]
 
 
-async def test_a_batch_that_had_not_begun_is_no_suspect() -> None:
+async def test_a_batch_that_had_not_begun_is_not_suspected() -> None:
     """However often the worker dies before it: it is never split."""
     workshop = Workshop(automatic=False)
     queue = await open_queue(workshop)
@@ -316,7 +316,7 @@ async def test_a_batch_that_had_not_begun_is_no_suspect() -> None:
     assert len((await task).vectors) == 2
 
 
-async def test_a_killing_input_is_searched_without_delays_and_by_halves() -> None:
+async def test_an_input_that_kills_is_found_by_halving_and_without_delays() -> None:
     workshop = Workshop()
     queue = await open_queue(workshop)
     queue._supervisor.prove()
@@ -329,15 +329,15 @@ async def test_a_killing_input_is_searched_without_delays_and_by_halves() -> Non
     assert len(workshop.workers) <= 1 + 2 + 2  # two deaths of the batch, one for each half
 
 
-async def test_an_input_that_was_proved_to_kill_is_refused_at_once() -> None:
-    """Also after the model was loaded again, and with whatever it comes."""
-    workshop, poison = Workshop(), Poison()
-    queue = await open_queue(workshop, poison=poison)
+async def test_an_input_that_killed_a_worker_alone_is_refused_at_once() -> None:
+    """Also after the model was loaded again, and beside any other inputs."""
+    workshop, quarantine = Workshop(), Quarantine()
+    queue = await open_queue(workshop, quarantine=quarantine)
     queue._supervisor.prove()
     with pytest.raises(EngineError, match=r"SIGKILL \(input 1\)"):
         await queue.embed([to_ids(1), to_ids(KILLS)], None)
     died = len(workshop.workers)
-    again = await open_queue(workshop, poison=poison)
+    again = await open_queue(workshop, quarantine=quarantine)
     for one in (queue, again):
         with pytest.raises(EngineError, match=r"SIGKILL \(input 2\)") as caught:
             await one.embed([to_ids(1), to_ids(1), to_ids(KILLS)], None)
@@ -346,9 +346,9 @@ async def test_an_input_that_was_proved_to_kill_is_refused_at_once() -> None:
     assert len(workshop.workers) == died + 1
 
 
-async def test_who_died_beside_another_batch_is_not_remembered() -> None:
-    workshop, poison = Workshop(automatic=False), Poison()
-    queue = await open_queue(workshop, poison=poison)
+async def test_an_input_is_not_quarantined_if_another_batch_was_computing_too() -> None:
+    workshop, quarantine = Workshop(automatic=False), Quarantine()
+    queue = await open_queue(workshop, quarantine=quarantine)
     queue._supervisor.prove()
     task = await ask(queue, to_ids(1))
     for _ in range(2):
@@ -360,40 +360,40 @@ async def test_who_died_beside_another_batch_is_not_remembered() -> None:
         await settle()
     with pytest.raises(EngineError, match="SIGKILL"):
         await task
-    assert not poison
+    assert not quarantine
 
 
-async def test_a_batch_that_hangs_is_searched_and_its_input_remembered() -> None:
-    workshop, poison = Workshop(), Poison()
-    queue = await open_queue(workshop, poison=poison)
+async def test_a_batch_that_hangs_is_halved_and_its_input_quarantined() -> None:
+    workshop, quarantine = Workshop(), Quarantine()
+    queue = await open_queue(workshop, quarantine=quarantine)
     sequences = [to_ids(1), to_ids(2), to_ids(STUCK), to_ids(3)]
     with pytest.raises(EngineError, match=r"took too long \(input 2\)"):
         await queue.embed(sequences, None)
-    assert poison.find(to_ids(STUCK), None) == "took too long"
-    assert [poison.find(ids, None) for ids in sequences[:2]] == [None, None]
+    assert quarantine.find(to_ids(STUCK), None) == "took too long"
+    assert [quarantine.find(ids, None) for ids in sequences[:2]] == [None, None]
     assert len(workshop.workers) == 1
     assert (await queue.embed(sequences[:2], None)).vectors.tolist() == [[1, 1], [2, 1]]
 
 
-async def test_out_of_memory_makes_batches_smaller_and_blames_nobody() -> None:
-    workshop, poison = Workshop(), Poison()
+async def test_out_of_memory_makes_batches_smaller_and_fails_no_input() -> None:
+    workshop, quarantine = Workshop(), Quarantine()
     workshop.memory = MAX_BATCH_TOKENS // 2
-    queue = await open_queue(workshop, poison=poison)
+    queue = await open_queue(workshop, quarantine=quarantine)
     sequences = [to_ids(1, 2)] * 12
     outcome = await queue.embed(sequences, None)
     assert np.array_equal(outcome.vectors, expected_vectors(sequences))
     assert workshop.worker.backend == LLAMA_BACKENDS[0].name
     assert workshop.worker.tuning.batch_tokens == MAX_BATCH_TOKENS // 2
-    assert not poison
+    assert not quarantine
     deaths = len(workshop.workers)
     await queue.embed(sequences, None)
     assert len(workshop.workers) == deaths
 
 
 async def test_an_input_that_is_too_large_for_the_memory_fails_alone() -> None:
-    workshop, poison = Workshop(), Poison()
+    workshop, quarantine = Workshop(), Quarantine()
     workshop.memory = 6
-    queue = await open_queue(workshop, poison=poison)
+    queue = await open_queue(workshop, quarantine=quarantine)
     queue._supervisor.prove()
     good, bad = await asyncio.gather(
         queue.embed([to_ids(1, 2)], None),
@@ -403,7 +403,7 @@ async def test_an_input_that_is_too_large_for_the_memory_fails_alone() -> None:
     assert isinstance(good, Outcome)
     assert isinstance(bad, EngineError)
     assert "out of memory" in str(bad)
-    assert not poison  # there may be more memory next time
+    assert not quarantine  # there may be more memory next time
 
 
 async def test_a_model_that_dies_too_often_fails_all_requests() -> None:
@@ -418,7 +418,7 @@ async def test_a_model_that_dies_too_often_fails_all_requests() -> None:
             await task
 
 
-async def test_a_bug_of_ours_leaves_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_of_ours_leaves_no_request_waiting(caplog: pytest.LogCaptureFixture) -> None:
     workshop = Workshop(automatic=False)
     queue = await open_queue(workshop)
     first, second = await ask(queue, to_ids(1)), await ask(queue, to_ids(2))
@@ -434,7 +434,7 @@ async def test_a_bug_of_ours_leaves_nobody_waiting(caplog: pytest.LogCaptureFixt
 # The end
 
 
-async def test_closing_tells_what_waits_and_what_computes() -> None:
+async def test_closing_fails_what_waits_and_what_computes() -> None:
     workshop = Workshop(automatic=False)
     queue = await open_queue(workshop)
     tasks = [await ask(queue, *[to_ids(1, 2, 3, 4, 5, 6, 7, 8)] * 2) for _ in range(4)]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from embedd.engine.backends import LLAMA_BACKENDS, Backend
-from embedd.engine.serving.cores import CoreShares
+from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.spec import ModelSpec
-from embedd.engine.tuning.background import IDLE, LOOK, Tuner
+from embedd.engine.tuning.background import IDLE, POLL, BackgroundCalibration
 from embedd.engine.tuning.calibrate import Calibration
 from embedd.engine.tuning.settings import Tuning
 from embedd.errors import EngineError
@@ -18,17 +18,19 @@ FOUND = Tuning(replicas=2, batch_tokens=128, measured=True)
 
 
 class Bench:
-    """A tuner whose time and trials a test moves by hand."""
+    """A background calibration whose time and trials a test moves by hand."""
 
     def __init__(self) -> None:
         self.kept: dict[str, Calibration] = {}
-        self.cores = CoreShares(2)
+        self.cores = CoreBudget(2)
         self.slept = 0.0
         self.started = 0
         self.stopped = 0
         self.may_finish = asyncio.Event()
         self.error: EngineError | None = None
-        self.tuner = Tuner(store=self, calibrate=self.calibrate, cores=self.cores, sleep=self.sleep)
+        self.background = BackgroundCalibration(
+            store=self, calibrate=self.calibrate, cores=self.cores, sleep=self.sleep
+        )
 
     def read(self, spec: ModelSpec) -> Calibration | None:
         return self.kept.get(spec.digest)
@@ -69,30 +71,30 @@ def bench() -> Bench:
 async def test_the_first_load_starts_safely_and_the_next_takes_what_was_measured(
     bench: Bench,
 ) -> None:
-    assert not bench.tuner.choose(SPEC).measured
+    assert not bench.background.choose(SPEC).measured
     bench.may_finish.set()
-    bench.tuner.consider(SPEC, LLAMA_BACKENDS)
+    bench.background.consider(SPEC, LLAMA_BACKENDS)
     await bench.wait_until(lambda: bool(bench.kept))
-    assert bench.tuner.choose(SPEC) == FOUND
-    bench.tuner.consider(SPEC, LLAMA_BACKENDS)
-    await bench.tuner.close()
+    assert bench.background.choose(SPEC) == FOUND
+    bench.background.consider(SPEC, LLAMA_BACKENDS)
+    await bench.background.close()
     assert bench.started == 1
 
 
 async def test_nothing_is_tried_while_something_computes(bench: Bench) -> None:
     bench.work()
-    bench.tuner.consider(SPEC, LLAMA_BACKENDS)
+    bench.background.consider(SPEC, LLAMA_BACKENDS)
     await bench.wait_until(lambda: bench.slept > 3 * IDLE)
     assert bench.started == 0
     bench.cores.leave(bench)
     before = bench.slept
     await bench.wait_until(lambda: bench.started == 1)
-    assert bench.slept - before >= IDLE - LOOK
-    await bench.tuner.close()
+    assert bench.slept - before >= IDLE - POLL
+    await bench.background.close()
 
 
 async def test_a_request_ends_the_trials_and_they_begin_again_later(bench: Bench) -> None:
-    bench.tuner.consider(SPEC, LLAMA_BACKENDS)
+    bench.background.consider(SPEC, LLAMA_BACKENDS)
     await bench.wait_until(lambda: bench.started == 1)
     bench.work()
     await bench.wait_until(lambda: bench.stopped == 1)
@@ -106,7 +108,7 @@ async def test_a_request_ends_the_trials_and_they_begin_again_later(bench: Bench
 async def test_a_model_that_cannot_be_measured_is_not_tried_for_ever(bench: Bench) -> None:
     bench.error = EngineError("the worker process ended with SIGILL")
     bench.may_finish.set()
-    bench.tuner.consider(SPEC, LLAMA_BACKENDS)
+    bench.background.consider(SPEC, LLAMA_BACKENDS)
     await bench.wait_until(lambda: bench.started == 1)
     for _ in range(100):
         await asyncio.sleep(0)
@@ -115,7 +117,7 @@ async def test_a_model_that_cannot_be_measured_is_not_tried_for_ever(bench: Benc
 
 
 async def test_closing_ends_the_trials(bench: Bench) -> None:
-    bench.tuner.consider(SPEC, LLAMA_BACKENDS)
+    bench.background.consider(SPEC, LLAMA_BACKENDS)
     await bench.wait_until(lambda: bench.started == 1)
-    await bench.tuner.close()
+    await bench.background.close()
     assert bench.stopped == 1
