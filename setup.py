@@ -1,4 +1,7 @@
-"""What ``pyproject.toml`` cannot say: packages are found, and `models/` is one of them."""
+"""Packages of the distribution: all of ``embedd``, and ``models/`` as ``embedd.models``.
+
+``pyproject.toml`` can either find packages or place one elsewhere, not both.
+"""
 
 from setuptools import find_packages, setup
 

@@ -12,4 +12,4 @@ def require_openvino() -> None:
     imported fails.
     """
     if not has_openvino():
-        pytest.skip("needs the extra embedd[openvino]", allow_module_level=True)
+        pytest.skip("needs the extra embedd-server[openvino]", allow_module_level=True)

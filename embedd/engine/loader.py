@@ -150,7 +150,7 @@ class Loader:
             if not self._has_openvino:
                 raise ModelLoadError(
                     f'model "{spec.name}" is to be computed with OpenVINO, which is not installed: '
-                    "pip install 'embedd[openvino]', or set the engine to auto"
+                    "pip install 'embedd-server[openvino]', or set the engine to auto"
                 )
             return [OPENVINO_BACKEND]
         gpu = [LLAMA_GPU] if self._has_gpu and self._place(spec).gpu_layers != 0 else []

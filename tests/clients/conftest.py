@@ -2,17 +2,16 @@
 
 import json
 import os
-import re
 import subprocess
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+
+from tests.served import START, serving
 
 ROOT = Path(__file__).parents[2]
 EMBEDD = ROOT / ".venv" / "bin" / "embedd"
@@ -20,7 +19,6 @@ MODEL = "all-minilm"
 DAMAGED = "all-minilm:q8_0"
 KEY = "a secret"
 TEXTS = ["Why is the sky blue?", "Why is the grass green?", "a"]
-START = 60.0  # seconds
 
 # Otherwise litellm asks the network for a table of prices.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
@@ -48,27 +46,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return environment
 
 
-@contextmanager
-def serving(environment: dict[str, str], log: Path) -> Iterator[str]:
-    """A server with these settings: its base URL."""
-    with log.open("w") as output:
-        server = subprocess.Popen([EMBEDD, "serve"], env=environment, stderr=output)
-    try:
-        deadline = time.monotonic() + START
-        while not (found := re.search(r"address=(http://\S+)", log.read_text())):
-            assert time.monotonic() < deadline, log.read_text()
-            assert server.poll() is None, log.read_text()
-            time.sleep(0.05)
-        yield found[1]
-    finally:
-        server.terminate()
-        server.wait(START)
-
-
 @pytest.fixture(scope="session")
 def url(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Base URL of the server."""
-    with serving(environment, tmp_path_factory.mktemp("open") / "log") as url:
+    with serving(EMBEDD, environment, tmp_path_factory.mktemp("open") / "log") as url:
         yield url
 
 
@@ -83,7 +64,8 @@ def strict_url(
         "EMBEDD_MAX_QUEUE": "0",
         "EMBEDD_KEEP_ALIVE": "0",
     }
-    with serving({**environment, **narrow}, tmp_path_factory.mktemp("strict") / "log") as url:
+    environment = {**environment, **narrow}
+    with serving(EMBEDD, environment, tmp_path_factory.mktemp("strict") / "log") as url:
         yield url
 
 

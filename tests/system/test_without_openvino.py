@@ -16,7 +16,7 @@ from tests.system.serving import Server, open_server
 from tests.tiny_models import write_tiny_bert
 
 TRAP = "import os\nopen({path!r}, 'w').close()\nraise ImportError('the trap')\n"
-WAY_OUT = "which is not installed: pip install 'embedd[openvino]', or set the engine to auto"
+WAY_OUT = "which is not installed: pip install 'embedd-server[openvino]', or set the engine to auto"
 
 
 @pytest.fixture(autouse=True)

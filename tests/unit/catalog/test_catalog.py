@@ -107,7 +107,6 @@ def test_searching_looks_at_names_aliases_and_descriptions() -> None:
 
 
 def test_the_shipped_recipes_are_found_as_package_data() -> None:
-    pytest.importorskip("embedd.models", reason="embedd is not installed")
     assert read_catalog().find(parse_model_name("all-minilm"))
 
 
