@@ -5,7 +5,7 @@ import contextlib
 import functools
 import logging
 import platform
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
+from prometheus_client.metrics_core import Metric
 
 from embedd.cache import VectorCache
 from embedd.catalog.catalog import read_catalog
@@ -25,9 +26,10 @@ from embedd.engine.tuning.calibrate import Calibration, Trial, TuningStore, Verd
 from embedd.errors import EmbeddError, StoreError
 from embedd.gguf.header import read_header_file
 from embedd.library import Library
-from embedd.metrics import Metrics, ModelState, State
+from embedd.metrics import Metrics, describe_cache
 from embedd.names import parse_model_name
 from embedd.resolve import Resolver
+from embedd.scheduler.gauges import describe_models
 from embedd.scheduler.memory import estimate_bytes
 from embedd.scheduler.scheduler import Scheduler
 from embedd.state import StateFolder
@@ -101,37 +103,17 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         await loader.close()
 
 
-def _look(scheduler: Scheduler, vectors: VectorCache) -> State:
-    """What the metrics tell of this moment."""
-    models = [
-        ModelState(
-            name=one.spec.name,
-            engine=one.model.info.engine,
-            backend=one.model.info.backend,
-            size=one.size,
-            waiting_tokens=one.model.waiting_tokens,
-            waiting_requests=one.model.waiting_requests,
-            batch_tokens=one.model.info.max_batch_tokens,
-            replicas=one.model.info.replicas,
-            cores=one.model.cores,
-            calibrated=one.model.is_calibrated,
-        )
-        for one in scheduler.residents()
-        if one.model is not None
-    ]
-    return State(
-        models=models,
-        load_waiters=scheduler.load_waiters,
-        cache_size=vectors.size,
-        cache_entries=len(vectors),
-        cache_hits=vectors.hits,
-        cache_misses=vectors.misses,
+def _look(scheduler: Scheduler, vectors: VectorCache) -> Iterator[Metric]:
+    """Yield the metrics that are read from the server's present state."""
+    yield from describe_models(scheduler.statuses(), scheduler.load_waiters)
+    yield from describe_cache(
+        size=vectors.size, entries=len(vectors), hits=vectors.hits, misses=vectors.misses
     )
 
 
 def is_known(scheduler: Scheduler, store: Store, name: str) -> bool:
     """Whether a model of this name is in memory or in the store, or nobody can tell."""
-    if any(one.spec.name == name for one in scheduler.residents()):
+    if any(one.spec.name == name for one in scheduler.statuses()):
         return True
     try:
         return store.manifests.find(parse_model_name(name)) is not None

@@ -11,8 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from embedd.cli import COMMANDS
 from embedd.config import SETTINGS
-from embedd.metrics import Metrics, ModelState, State
+from embedd.metrics import Metrics, describe_cache
+from embedd.scheduler.gauges import describe_models
+from embedd.scheduler.records import ModelStatus
 from embedd.server.app import DIALECTS
+from tests.unit.engine.workshop import INFO, SPEC
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -33,27 +36,13 @@ def expose_everything() -> str:
     metrics.requests.labels("/", 200)
     metrics.request_seconds.labels("/")
     metrics.of_model("a").backend_failed("llama")
-    model = ModelState(
-        name="a",
-        engine="llama",
-        backend="llama",
-        size=1,
-        waiting_tokens=1,
-        waiting_requests=1,
-        batch_tokens=1,
-        replicas=1,
-        cores=1,
-        calibrated=True,
+    status = ModelStatus(spec=SPEC, size=1, expires_in=1.0, info=INFO)
+    metrics.watch(
+        lambda: [
+            *describe_models([status], {"a": 1}),
+            *describe_cache(size=1, entries=1, hits=1, misses=1),
+        ]
     )
-    state = State(
-        models=[model],
-        load_waiters={"a": 1},
-        cache_size=1,
-        cache_entries=1,
-        cache_hits=1,
-        cache_misses=1,
-    )
-    metrics.watch(lambda: state)
     return metrics.expose("")[0].decode()
 
 

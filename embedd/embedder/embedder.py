@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -14,7 +14,6 @@ from embedd.embedder.ranking import rank, to_scores
 from embedd.engine.serving.queue import Outcome
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import (
-    EmbeddError,
     NotARerankerError,
     UnsupportedError,
     WrongModelError,
@@ -23,7 +22,7 @@ from embedd.metrics import Metrics
 from embedd.options import Options, parse_options
 from embedd.resolve import ResolvedModel, Resolver
 from embedd.scheduler.memory import measure_bytes
-from embedd.scheduler.records import ResidentStatus, Vocabulary
+from embedd.scheduler.records import ModelStatus, Vocabulary
 from embedd.scheduler.scheduler import Scheduler
 from embedd.types import (
     ClientIds,
@@ -47,26 +46,6 @@ from embedd.vectors import finish, quantize, scale_to_p_norm
 OpenVocabulary = Callable[[ModelSpec], AbstractAsyncContextManager[Vocabulary]]
 
 QUICK_NUMBERS = 1 << 17  # that are normalised in about 1 ms: more go to a thread
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunningModel:
-    """A model in memory.
-
-    ``size`` and ``gpu_size`` are bytes, ``expires_in`` seconds (``math.inf``: never,
-    negative: it is on its way out), ``limit`` the tokens of the longest input, ``engine``
-    empty while it loads.
-    ``model`` is None when its name was deleted meanwhile.
-    """
-
-    name: str
-    model: ResolvedModel | None
-    size: int
-    gpu_size: int
-    expires_in: float
-    limit: int
-    loading: bool
-    engine: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,12 +265,18 @@ class Embedder:
         """Why the server is unhealthy, or None."""
         if self._scheduler.is_closed:
             return "server is shutting down"
-        models = (one.model for one in self._scheduler.residents() if one.model)
-        return next((one.unhealthy_reason for one in models if one.unhealthy_reason), None)
+        reasons = (one.unhealthy_reason for one in self._scheduler.statuses())
+        return next(filter(None, reasons), None)
 
-    def running(self) -> list[RunningModel]:
-        """Models in memory, furthest expiry first."""
-        models = [self._describe(status) for status in self._scheduler.residents()]
+    def running(self) -> list[ModelStatus]:
+        """Return the models in memory or being loaded, furthest expiry first.
+
+        ``size`` is what the worker's process takes where that can be measured.
+        """
+        models = [
+            replace(one, size=measure_bytes(one.pid) or one.size) if one.pid else one
+            for one in self._scheduler.statuses()
+        ]
         return sorted(models, key=lambda one: -one.expires_in)
 
     def _check(self, request: EmbedRequest) -> _Checked:
@@ -326,24 +311,6 @@ class Embedder:
             truncated=len(fitted.truncated),
             reused=outcome.reused,
             queue=outcome.queue,
-        )
-
-    def _describe(self, status: ResidentStatus) -> RunningModel:
-        try:
-            model = self._resolver.resolve(status.spec.name)
-            limit = self.limit(model)
-        except EmbeddError:
-            model, limit = None, status.spec.context_length
-        loaded = status.model
-        return RunningModel(
-            name=status.spec.name,
-            model=model,
-            size=measure_bytes(loaded.pid) or status.size if loaded else status.size,
-            gpu_size=loaded.info.gpu_bytes if loaded else 0,
-            expires_in=status.expires_in,
-            limit=limit,
-            loading=loaded is None,
-            engine=loaded.info.engine if loaded else "",
         )
 
 

@@ -1,7 +1,7 @@
-"""Everything that is counted and measured, in the format of Prometheus."""
+"""Prometheus metrics: counters, histograms, gauges and the values of their labels."""
 
 from embedd.metrics.counters import Metrics, ModelMetrics
-from embedd.metrics.gauges import ModelState, State
+from embedd.metrics.gauges import describe_cache, make_gauge
 from embedd.metrics.labels import (
     Awaited,
     DeathReason,
@@ -17,9 +17,9 @@ __all__ = [
     "LoadFailure",
     "Metrics",
     "ModelMetrics",
-    "ModelState",
     "Overload",
-    "State",
     "Unload",
     "VectorSource",
+    "describe_cache",
+    "make_gauge",
 ]

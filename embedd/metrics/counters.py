@@ -18,8 +18,9 @@ from prometheus_client import (
     disable_created_metrics,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
 
-from embedd.metrics.gauges import State, StateCollector
+from embedd.metrics.gauges import StateCollector
 from embedd.metrics.labels import DeathReason, LoadFailure, Overload, Unload, VectorSource
 
 OPEN_METRICS: Final = "application/openmetrics-text"
@@ -178,13 +179,15 @@ class Metrics:
         return found
 
     def watch(
-        self, look: Callable[[], State], is_known: Callable[[str], bool] = lambda _name: True
+        self,
+        look: Callable[[], Iterable[Metric]],
+        is_known: Callable[[str], bool] = lambda _name: True,
     ) -> None:
-        """*look* is asked whenever somebody reads the metrics.
+        """Call *look* for further metrics whenever the metrics are read.
 
         Args:
-            is_known: Whether a model of this name is in memory or in the store. Asked when
-                there are many: the series of the others end.
+            is_known: Whether a model of this name is in memory or in the store. Called when
+                there are many: series of models that are in neither are removed.
         """
         self._registry.register(StateCollector(look))
         self._is_known = is_known

@@ -103,6 +103,35 @@ class Clock(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatus:
+    """What ``ps``, metrics and the health check show of a model in memory or being loaded.
+
+    Args:
+        size: Bytes that count towards the memory budget.
+        expires_in: Seconds until it is unloaded if no request comes; ``math.inf`` is never,
+            negative means that it is being unloaded.
+        info: Facts of the loaded model; None while it is being loaded.
+        pid: Process id of its worker; None while it is being loaded.
+        waiting_tokens: Tokens that wait for a batch.
+        waiting_requests: Requests that have such tokens.
+        cores: Cores that it may use now.
+        is_calibrated: Whether its settings were measured on this machine.
+        unhealthy_reason: Why it can no longer compute, or None.
+    """
+
+    spec: ModelSpec
+    size: int
+    expires_in: float
+    info: ModelInfo | None = None
+    pid: int | None = None
+    waiting_tokens: int = 0
+    waiting_requests: int = 0
+    cores: int = 0
+    is_calibrated: bool = False
+    unhealthy_reason: str | None = None
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Resident:
     """A model in memory.
@@ -126,8 +155,22 @@ class Resident:
             self.timer.cancel()
             self.timer = None
 
-    def expires_in(self, now: float) -> float:
-        """Seconds until it is unloaded, if no request comes; negative while it leaves."""
+    def status(self, now: float) -> ModelStatus:
+        """Return its status at the time *now* of the clock."""
+        return ModelStatus(
+            spec=self.spec,
+            size=self.size,
+            expires_in=self._expires_in(now),
+            info=self.model.info,
+            pid=self.model.pid,
+            waiting_tokens=self.model.waiting_tokens,
+            waiting_requests=self.model.waiting_requests,
+            cores=self.model.cores,
+            is_calibrated=self.model.is_calibrated,
+            unhealthy_reason=self.model.unhealthy_reason,
+        )
+
+    def _expires_in(self, now: float) -> float:
         if self.leaving is not None:
             return -1.0
         if self.users or math.isinf(self.keep_alive):
@@ -150,13 +193,3 @@ class Wanted:
     def loading(self) -> bool:
         """Its load has begun."""
         return self.task is not None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResidentStatus:
-    """A line of ``ps``: ``size`` in bytes, ``expires_in`` in seconds. No model: it loads."""
-
-    spec: ModelSpec
-    size: int
-    expires_in: float
-    model: Loaded | None

@@ -22,7 +22,7 @@ from embedd.errors import (
 )
 from embedd.metrics import LoadFailure, Metrics, Overload, Unload
 from embedd.scheduler.eviction import Candidate, Need, choose_victims
-from embedd.scheduler.records import Clock, Loaded, Resident, ResidentStatus, Wanted
+from embedd.scheduler.records import Clock, Loaded, ModelStatus, Resident, Wanted
 
 log = logging.getLogger(__name__)
 
@@ -121,17 +121,12 @@ class Scheduler:
         one = self._residents.get(spec.key)
         return one is not None and one.leaving is None and one.model.unhealthy_reason is None
 
-    def residents(self) -> list[ResidentStatus]:
-        """Models in memory and models that load; never waits."""
+    def statuses(self) -> list[ModelStatus]:
+        """Return the status of every model in memory, then of those being loaded."""
         now = self._now().time()
-        loaded = [
-            ResidentStatus(
-                spec=one.spec, size=one.size, expires_in=one.expires_in(now), model=one.model
-            )
-            for one in self._residents.values()
-        ]
+        loaded = [one.status(now) for one in self._residents.values()]
         loading = [
-            ResidentStatus(spec=one.spec, size=one.size, expires_in=one.keep_alive, model=None)
+            ModelStatus(spec=one.spec, size=one.size, expires_in=one.keep_alive)
             for one in self._wanted.values()
             if one.loading
         ]

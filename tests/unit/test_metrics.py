@@ -1,38 +1,17 @@
-"""What the metrics tell, in Prometheus' own words."""
+"""Counters and gauges, read as Prometheus reads them."""
 
-from typing import Any
+from collections.abc import Iterable
 
 import pytest
+from prometheus_client.metrics_core import Metric
 
-from embedd.metrics import Metrics, ModelState, State, VectorSource
+from embedd.metrics import Metrics, VectorSource, describe_cache
 from embedd.metrics.counters import MANY_MODELS
 from tests.exposition import moved, read
 
 
-def state(*models: ModelState, **changes: Any) -> State:
-    values: dict[str, Any] = {
-        "load_waiters": {},
-        "cache_size": 10,
-        "cache_entries": 2,
-        "cache_hits": 3,
-        "cache_misses": 4,
-    }
-    return State(models=models, **(values | changes))
-
-
-def model(name: str = "a", **changes: Any) -> ModelState:
-    values: dict[str, Any] = {
-        "engine": "llama",
-        "backend": "llama",
-        "size": 5,
-        "waiting_tokens": 6,
-        "waiting_requests": 7,
-        "batch_tokens": 256,
-        "replicas": 2,
-        "cores": 4,
-        "calibrated": True,
-    }
-    return ModelState(name=name, **(values | changes))
+def no_gauges() -> Iterable[Metric]:
+    return ()
 
 
 def test_counters_grow_by_model() -> None:
@@ -59,44 +38,19 @@ def test_counters_grow_by_model() -> None:
     assert found["embedd_queue_seconds_sum{model=a}"] == 0.5
 
 
-def test_the_state_is_looked_at_when_somebody_reads() -> None:
+def test_gauges_are_read_at_every_scrape() -> None:
     metrics = Metrics()
-    now = [state()]
-    metrics.watch(lambda: now[0])
+    now = {"size": 10, "entries": 2, "hits": 3, "misses": 4}
+    metrics.watch(lambda: describe_cache(**now))
     before = read(metrics)
-    now[0] = state(model(), load_waiters={"b": 8})
-    assert moved(before, read(metrics)) == {
-        "embedd_model_loaded{backend=llama,engine=llama,model=a}": 1,
-        "embedd_model_bytes{model=a}": 5,
-        "embedd_waiting_tokens{model=a}": 6,
-        "embedd_waiting_requests{awaited=batch,model=a}": 7,
-        "embedd_waiting_requests{awaited=load,model=b}": 8,
-        "embedd_model_batch_tokens{model=a}": 256,
-        "embedd_model_replicas{model=a}": 2,
-        "embedd_model_cores{model=a}": 4,
-        "embedd_model_calibrated{model=a}": 1,
-    }
     assert {name: value for name, value in before.items() if "cache" in name} == {
         "embedd_cache_bytes": 10,
         "embedd_cache_entries": 2,
         "embedd_cache_hits_total": 3,
         "embedd_cache_misses_total": 4,
     }
-
-
-def test_a_name_that_is_in_memory_twice_has_each_series_once() -> None:
-    """It was made anew, and requests still run on what it was before."""
-    metrics = Metrics()
-    metrics.watch(lambda: state(model(batch_tokens=1), model(batch_tokens=2)))
-    lines = metrics.expose("")[0].decode().splitlines()
-    series = [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
-    assert len(series) == len(set(series))
-    found = read(metrics)
-    assert found["embedd_model_loaded{backend=llama,engine=llama,model=a}"] == 2
-    assert found["embedd_model_bytes{model=a}"] == 10
-    assert found["embedd_waiting_tokens{model=a}"] == 12
-    assert found["embedd_waiting_requests{awaited=batch,model=a}"] == 14
-    assert found["embedd_model_batch_tokens{model=a}"] == 2
+    now["hits"] = 9
+    assert moved(before, read(metrics)) == {"embedd_cache_hits_total": 6}
 
 
 # Bounds
@@ -104,7 +58,7 @@ def test_a_name_that_is_in_memory_twice_has_each_series_once() -> None:
 
 def test_ten_thousand_models_that_come_and_go_leave_no_series() -> None:
     metrics, store = Metrics(), {"stays"}
-    metrics.watch(state, store.__contains__)
+    metrics.watch(no_gauges, store.__contains__)
     nothing = len(metrics.expose("")[0])
     metrics.of_model("stays").inputs.inc(5)
     metrics.of_model("stays").backend_failed("llama")
@@ -119,7 +73,7 @@ def test_ten_thousand_models_that_come_and_go_leave_no_series() -> None:
 
 
 class Looks:
-    """A store that has every model, and counts who looks."""
+    """A store that has every model, and counts the look-ups."""
 
     count = 0
 
@@ -130,7 +84,7 @@ class Looks:
 
 def test_a_store_with_many_models_keeps_all_their_series() -> None:
     metrics, looks = Metrics(), Looks()
-    metrics.watch(state, looks.is_known)
+    metrics.watch(no_gauges, looks.is_known)
     for number in range(5 * MANY_MODELS):
         metrics.of_model(f"model{number}").inputs.inc()
     found = read(metrics)
@@ -141,7 +95,7 @@ def test_a_store_with_many_models_keeps_all_their_series() -> None:
 
 def test_a_model_that_was_forgotten_counts_from_nothing() -> None:
     metrics, store = Metrics(), set[str]()
-    metrics.watch(state, store.__contains__)
+    metrics.watch(no_gauges, store.__contains__)
     metrics.of_model("a").inputs.inc(3)
     for number in range(MANY_MODELS):
         metrics.of_model(f"model{number}")
@@ -153,14 +107,14 @@ def test_a_model_that_was_forgotten_counts_from_nothing() -> None:
 # Formats
 
 
-def test_who_asks_for_openmetrics_gets_it() -> None:
+def test_a_client_that_asks_for_openmetrics_gets_it() -> None:
     body, content_type = Metrics().expose("application/openmetrics-text")
     assert content_type.startswith("application/openmetrics-text")
     assert body.endswith(b"# EOF\n")
 
 
 @pytest.mark.parametrize("version", ["1.0.0", "2.x", "x", ""])
-def test_a_version_that_is_none_is_no_fault_of_the_server(version: str) -> None:
+def test_an_invalid_version_of_openmetrics_is_answered_with_the_first(version: str) -> None:
     body, content_type = Metrics().expose(f"application/openmetrics-text; version={version}")
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     assert body.endswith(b"# EOF\n")

@@ -196,10 +196,10 @@ async def test_running_models_come_with_the_furthest_expiry_first(
 ) -> None:
     await embedder.embed(ask("x", keep_alive=math.inf))
     [running] = embedder.running()
-    assert (running.name, running.limit, running.loading) == ("tiny:latest", CONTEXT, False)
+    assert running.spec.name == "tiny:latest"
+    assert running.info == loads.models[0].info
     assert running.expires_in == math.inf
     assert running.size > 1 << 20, "measured, not estimated"
-    assert running.gpu_size == 0
 
 
 async def test_a_model_that_loads_is_listed_without_waiting(
@@ -209,7 +209,7 @@ async def test_a_model_that_loads_is_listed_without_waiting(
     waiting = asyncio.create_task(embedder.embed(ask("x")))
     await asyncio.sleep(0)
     [running] = embedder.running()
-    assert running.loading
+    assert running.info is None
     assert running.size > 0
     loads.gate.set()
     await waiting

@@ -116,10 +116,10 @@ class Desk:
     @property
     def loaded(self) -> list[str]:
         """Names of the models in memory, in order."""
-        return sorted(one.spec.name for one in self.scheduler.residents() if one.model is not None)
+        return sorted(one.spec.name for one in self.scheduler.statuses() if one.info is not None)
 
     def expires_in(self, spec: ModelSpec) -> float:
         """Seconds until this model goes, as ``ps`` says."""
         return next(
-            (one.expires_in for one in self.scheduler.residents() if one.spec == spec), math.nan
+            (one.expires_in for one in self.scheduler.statuses() if one.spec == spec), math.nan
         )

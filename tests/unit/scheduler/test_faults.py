@@ -81,7 +81,7 @@ async def test_a_failed_load_reaches_all_who_wait_and_leaves_nothing() -> None:
     error = ModelLoadError("bad file")
     await desk.loader.fail("a", error)
     assert [client.error for client in clients] == [error] * 5
-    assert desk.scheduler.residents() == []
+    assert desk.scheduler.statuses() == []
     assert (await desk.serve(A)).model is not None
 
 
@@ -110,7 +110,7 @@ async def test_a_failed_load_that_nobody_waits_for_is_forgotten() -> None:
     desk = Desk()
     await (await desk.ask(A)).vanish()
     await desk.loader.fail("a", ModelLoadError("bad file"))
-    assert desk.scheduler.residents() == []
+    assert desk.scheduler.statuses() == []
 
 
 async def test_out_of_memory_unloads_what_is_idle_and_tries_once_more() -> None:
@@ -188,7 +188,7 @@ async def test_close_unloads_everything_and_refuses_what_comes() -> None:
     busy = await desk.serve(B)
     await desk.scheduler.close()
     assert all(model.closed for model in desk.loader.models)
-    assert desk.scheduler.residents() == []
+    assert desk.scheduler.statuses() == []
     assert isinstance((await desk.ask(A)).error, ShuttingDownError)
     await busy.leave()
     await desk.advance(1000)

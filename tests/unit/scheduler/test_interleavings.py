@@ -111,7 +111,7 @@ class Interleavings(RuleBasedStateMachine):
         """Whoever waits has a load under way, or a model that is used or about to go."""
         if any(client.model is None for client in self.open_clients):
             in_use = any(client.model is not None for client in self.open_clients)
-            leaving = any(one.expires_in < 0 for one in self.desk.scheduler.residents())
+            leaving = any(one.expires_in < 0 for one in self.desk.scheduler.statuses())
             assert self.desk.loader.loading or in_use or leaving
 
     def teardown(self) -> None:

@@ -168,24 +168,24 @@ async def test_unload_of_a_model_that_loads_lets_it_go_after_its_requests() -> N
 async def test_unload_of_a_model_that_is_not_there_does_nothing() -> None:
     desk = Desk()
     await desk.scheduler.unload(A)
-    assert desk.scheduler.residents() == []
+    assert desk.scheduler.statuses() == []
 
 
 # Looking
 
 
-async def test_residents_lists_what_loads_and_what_leaves() -> None:
+async def test_the_statuses_list_what_is_loaded_and_what_is_loading() -> None:
     desk = Desk(max_models=2)
     await desk.serve(A, 60)
     await desk.ask(B, 20)
-    [a, b] = desk.scheduler.residents()
+    [a, b] = desk.scheduler.statuses()
     assert (a.spec, a.size, a.expires_in) == (A, 10, 60)
-    assert (b.spec, b.size, b.expires_in, b.model) == (B, 10, 20, None)
+    assert (b.spec, b.size, b.expires_in, b.info) == (B, 10, 20, None)
     await desk.ask(C)
-    assert len(desk.scheduler.residents()) == 2, "what waits for room is not listed"
+    assert len(desk.scheduler.statuses()) == 2, "what waits for room is not listed"
 
 
-async def test_residents_counts_down() -> None:
+async def test_the_time_until_expiry_counts_down() -> None:
     desk = Desk(keep_alive=300)
     await desk.keep(A)
     await desk.advance(100)

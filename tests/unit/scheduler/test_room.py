@@ -205,5 +205,5 @@ async def test_room_is_what_no_model_has_nor_is_about_to_have() -> None:
     assert desk.scheduler.room == 100
     await desk.keep(A)
     await desk.ask(B)
-    assert desk.scheduler.room == 100 - sum(one.size for one in desk.scheduler.residents())
+    assert desk.scheduler.room == 100 - sum(one.size for one in desk.scheduler.statuses())
     assert desk.scheduler.room < 100

@@ -12,7 +12,6 @@ from aiohttp import web
 from embedd import __version__
 from embedd.durations import parse_keep_alive
 from embedd.embedder.embedder import Embedder
-from embedd.embedder.embedder import RunningModel as Running
 from embedd.errors import (
     EmbeddError,
     InputTooLongError,
@@ -35,6 +34,7 @@ from embedd.ollama_api import (
     TruncatedInput,
     VersionReply,
 )
+from embedd.scheduler.records import ModelStatus
 from embedd.server.dialects.base import (
     BODIES,
     EMBEDDER,
@@ -235,8 +235,9 @@ async def tags(request: web.Request) -> web.StreamResponse:
 async def ps(request: web.Request) -> web.StreamResponse:
     """``GET /api/ps``: models in memory."""
     now = datetime.now(UTC).astimezone()
-    running = request.app[EMBEDDER].running()
-    return json_response(PsReply(models=[to_running_model(one, now) for one in running]))
+    embedder = request.app[EMBEDDER]
+    models = [to_running_model(one, embedder, now) for one in embedder.running()]
+    return json_response(PsReply(models=models))
 
 
 async def _load_or_unload(
@@ -266,21 +267,26 @@ async def _load_or_unload(
     )
 
 
-def to_running_model(running: Running, now: datetime) -> RunningModel:
-    """A line of ``/api/ps``; the wall clock only enters here."""
-    model = running.model
-    ahead = FOR_EVER if math.isinf(running.expires_in) else timedelta(seconds=running.expires_in)
+def to_running_model(status: ModelStatus, embedder: Embedder, now: datetime) -> RunningModel:
+    """Return a row of ``/api/ps``; without digest and details if its name was deleted."""
+    name, info = status.spec.name, status.info
+    ahead = FOR_EVER if math.isinf(status.expires_in) else timedelta(seconds=status.expires_in)
+    try:
+        model = embedder.find(name)
+        limit = embedder.limit(model)
+    except EmbeddError:
+        model, limit = None, status.spec.context_length
     return RunningModel(
-        name=running.name,
-        model=running.name,
-        size=running.size,
+        name=name,
+        model=name,
+        size=status.size,
         digest=model.manifest_digest if model else "",
         details=to_details(model.details, lengths=False) if model else Details(families=[]),
         expires_at=now + ahead,
-        size_vram=running.gpu_size,
-        context_length=running.limit,
-        state="loading" if running.loading else msgspec.UNSET,
-        engine=running.engine or msgspec.UNSET,
+        size_vram=info.gpu_bytes if info else 0,
+        context_length=limit,
+        state=msgspec.UNSET if info else "loading",
+        engine=info.engine if info else msgspec.UNSET,
     )
 
 

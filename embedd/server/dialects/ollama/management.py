@@ -103,8 +103,8 @@ async def show(request: web.Request) -> web.StreamResponse:
     except ModelNotFoundError:
         raise ModelNotFoundError(name.display, f"model '{name.display}' not found") from None
     reply = await asyncio.to_thread(to_show_reply, shown)
-    running = request.app[EMBEDDER].running()
-    engines = [one.engine for one in running if one.model and one.model.name == name and one.engine]
+    running = [one for one in request.app[EMBEDDER].running() if one.spec.name == name.display]
+    engines = [one.info.engine for one in running if one.info]
     return json_response(msgspec.structs.replace(reply, engine=engines[0]) if engines else reply)
 
 
