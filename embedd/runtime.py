@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from prometheus_client.metrics_core import Metric
@@ -34,9 +35,11 @@ from embedd.scheduler.memory import estimate_bytes
 from embedd.scheduler.scheduler import Scheduler
 from embedd.state import StateFolder
 from embedd.store.blobs import Report
-from embedd.store.remote import Source
 from embedd.store.store import Store
 from embedd.types import EngineChoice, Pooling
+
+if TYPE_CHECKING:
+    from embedd.store.hub import Hub
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +173,7 @@ def _make_library(settings: Settings, store: Store, resolver: Resolver) -> Libra
         resolver,
         read_catalog(settings.state / RECIPES),
         verify=verify,
-        open_source=open_hub,
+        open_hub=open_hub,
         quantize=functools.partial(_quantize, settings=settings),
     )
 
@@ -184,8 +187,8 @@ def _quantize(
     )
 
 
-def open_hub() -> Source:
-    """The Hugging Face hub; its library is imported when the first model is pulled from it."""
+def open_hub() -> "Hub":
+    """A client of the Hugging Face hub; its library is imported by the first pull from it."""
     from embedd.store.hub import Hub  # noqa: PLC0415 - takes 0.4 s, which only a pull needs
 
     return Hub()

@@ -12,7 +12,7 @@ from embedd.errors import EmbeddError, ModelNotFoundError, StoreError
 from embedd.library.create import Creator, Source, parse_creation
 from embedd.library.progress import ReportProgress, ignore
 from embedd.library.pull import Puller, Refreshed
-from embedd.library.pull_hub import OpenSource, no_source
+from embedd.library.pull_hub import OpenHub, no_hub
 from embedd.library.quantize import Quantize, Weights
 from embedd.library.show import ModelMetadata, ModelTexts, read_metadata, read_texts
 from embedd.library.storage import Verify, read_config
@@ -65,7 +65,7 @@ class Library:
     Args:
         verify: Loads a converted GGUF and encodes with it; raises if that fails. Called
             before the file gets its name.
-        open_source: Makes what speaks with the hub, when it is needed first.
+        open_hub: Makes a client of the hub, when one is needed first.
         quantize: Writes a GGUF with other weights.
     """
 
@@ -76,13 +76,13 @@ class Library:
         catalog: Catalog,
         *,
         verify: Verify | None = None,
-        open_source: OpenSource = no_source,
+        open_hub: OpenHub = no_hub,
         quantize: Quantize | None = None,
     ) -> None:
         self._store = store
         self._resolver = resolver
         self._catalog = catalog
-        self._puller = Puller(store, catalog, verify, open_source)
+        self._puller = Puller(store, catalog, verify, open_hub)
         weights = Weights(verify=verify, quantize=quantize)
         self._creator = Creator(store, resolver, weights, self.pull)
 

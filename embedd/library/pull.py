@@ -21,7 +21,7 @@ from embedd.library.pull_hub import (
     HUB_HOSTS,
     NOT_FOUND,
     HubPuller,
-    OpenSource,
+    OpenHub,
     Wanted,
     go_on,
 )
@@ -51,12 +51,12 @@ class Puller:
     """Pulls into one store."""
 
     def __init__(
-        self, store: Store, catalog: Catalog, verify: Verify | None, open_source: OpenSource
+        self, store: Store, catalog: Catalog, verify: Verify | None, open_hub: OpenHub
     ) -> None:
         self._store = store
         self._catalog = catalog
         self._verify = verify
-        self._hub = HubPuller(store, open_source)
+        self._hub = HubPuller(store, open_hub)
 
     def pull(self, text: str, report: ReportProgress, *, stop: Stop, insecure: bool) -> bool:
         """As `Library.pull`."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from embedd.catalog.catalog import Offer
 from embedd.catalog.recipe import HubSource
@@ -33,14 +33,17 @@ from embedd.store.downloads import Downloads
 from embedd.store.draft import Draft, make_config, read_manifest
 from embedd.store.manifests import MODEL, make_layer
 from embedd.store.partial import STOPPED, fetch_blob, partial_path
-from embedd.store.remote import RemoteBlob, Repository, Source, Stop
+from embedd.store.remote import RemoteBlob, Repository, Stop
 from embedd.store.store import Store
 
 HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
 MAX_TRANSFERS = 4  # parts of one model that are fetched side by side
 NOT_FOUND = "pull model manifest: file does not exist"
 
-OpenSource: TypeAlias = Callable[[], Source]
+if TYPE_CHECKING:
+    from embedd.store.hub import Hub
+
+OpenHub: TypeAlias = Callable[[], "Hub"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +67,8 @@ class Wanted:
         return source if isinstance(source, HubSource) else None
 
 
-def no_source() -> Source:
-    """Where there is no hub.
+def no_hub() -> "Hub":
+    """Refuse every pull: for a library without a hub.
 
     Raises:
         PullError: Always.
@@ -76,9 +79,9 @@ def no_source() -> Source:
 class HubPuller:
     """Pulls from the hub into one store."""
 
-    def __init__(self, store: Store, open_source: OpenSource, disk: Disk | None = None) -> None:
+    def __init__(self, store: Store, open_hub: OpenHub, disk: Disk | None = None) -> None:
         self._store = store
-        self._open_source = open_source
+        self._open_hub = open_hub
         self._disk = disk or Disk()
         self._downloads = Downloads()
 
@@ -90,15 +93,15 @@ class HubPuller:
             ModelLoadError, UnsupportedError: Its header says that it would be of no use.
             StoreError: The store cannot be written.
         """
-        source = self._open_source()
-        repository, blobs = _locate(source, wanted)
+        hub = self._open_hub()
+        repository, blobs = _locate(hub, wanted)
         go_on(stop)
-        companions = Companions() if wanted.offer else read_companions(source, repository)
-        facts = self._look_into(source, blobs[0])
+        companions = Companions() if wanted.offer else read_companions(hub, repository)
+        facts = self._look_into(hub, blobs[0])
         pooling = wanted.offer.recipe.pooling if wanted.offer else companions.pooling
         check_usable(facts, pooling, blobs[0])
         go_on(stop)
-        kept, *parts = self._fetch_all(source, blobs, report, stop)
+        kept, *parts = self._fetch_all(hub, blobs, report, stop)
         go_on(stop)
         if parts:
             facts = read_model_facts([self._store.blobs.path(one.digest) for one in (kept, *parts)])
@@ -110,21 +113,21 @@ class HubPuller:
         draft = replace(draft, kept=tuple(make_layer(MODEL, part) for part in parts))
         return store_model(self._store, draft, lambda: kept, report, tell_pulled, verified=True)
 
-    def _look_into(self, source: Source, blob: RemoteBlob) -> GgufFacts:
+    def _look_into(self, hub: "Hub", blob: RemoteBlob) -> GgufFacts:
         layout = self._store.layout
         if self._store.blobs.has(blob.digest, blob.size):
             return read_header_file(layout.blob(blob.digest))
-        return read_remote_header(source, blob, partial_path(layout, blob.digest))
+        return read_remote_header(hub, blob, partial_path(layout, blob.digest))
 
     def _fetch_all(
-        self, source: Source, blobs: Sequence[RemoteBlob], report: ReportProgress, stop: Stop
+        self, hub: "Hub", blobs: Sequence[RemoteBlob], report: ReportProgress, stop: Stop
     ) -> list[Blob]:
         """The files of the model, the parts of a split one side by side.
 
         If one fails the others stop.
         """
         if len(blobs) == 1:
-            return [self._fetch(source, blobs[0], report, stop)]
+            return [self._fetch(hub, blobs[0], report, stop)]
         failed = threading.Event()
         telling = threading.Lock()
 
@@ -134,7 +137,7 @@ class HubPuller:
 
         def fetch(blob: RemoteBlob) -> Blob:
             try:
-                return self._fetch(source, blob, tell, lambda: failed.is_set() or stop())
+                return self._fetch(hub, blob, tell, lambda: failed.is_set() or stop())
             except BaseException:
                 failed.set()
                 raise
@@ -147,7 +150,7 @@ class HubPuller:
             raise error
         return [future.result() for future in futures]
 
-    def _fetch(self, source: Source, blob: RemoteBlob, report: ReportProgress, stop: Stop) -> Blob:
+    def _fetch(self, hub: "Hub", blob: RemoteBlob, report: ReportProgress, stop: Stop) -> Blob:
         wanted = Blob(digest=blob.digest, size=blob.size)
         status = pulling(blob.digest)
         if self._store.blobs.has(blob.digest, blob.size):
@@ -156,7 +159,7 @@ class HubPuller:
         self._store.prepare()
 
         def transfer(abandoned: Stop, tell: Report) -> Blob:
-            stream = partial(source.stream, blob)
+            stream = partial(hub.stream, blob)
             layout = self._store.layout
             return fetch_blob(layout, self._disk, wanted, stream, stop=abandoned, report=tell)
 
@@ -189,10 +192,10 @@ def go_on(stop: Stop) -> None:
         raise PullError(STOPPED)
 
 
-def _locate(source: Source, wanted: Wanted) -> tuple[Repository, list[RemoteBlob]]:
+def _locate(hub: "Hub", wanted: Wanted) -> tuple[Repository, list[RemoteBlob]]:
     """The repository, and the file that is wanted of it or the parts that make it up."""
     recipe = wanted.source
-    repository = source.look_up(wanted.repository, recipe.revision if recipe else None)
+    repository = hub.look_up(wanted.repository, recipe.revision if recipe else None)
     if recipe is not None:
         path = recipe.file
     else:
@@ -201,7 +204,7 @@ def _locate(source: Source, wanted: Wanted) -> tuple[Repository, list[RemoteBlob
     paths = name_parts(path)
     if not all(map(repository.has, paths)):
         raise PullError(NOT_FOUND)
-    blob, *parts = [source.locate(repository, part) for part in paths]
+    blob, *parts = [hub.locate(repository, part) for part in paths]
     expected = f"sha256:{recipe.sha256}" if recipe and recipe.sha256 else blob.digest
     if blob.digest != expected:
         raise PullError(

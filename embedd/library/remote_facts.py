@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 import msgspec
 
@@ -13,8 +13,11 @@ from embedd.errors import ModelLoadError, UnsupportedError
 from embedd.gguf.header import GgufFacts, read_header
 from embedd.library.architectures import ARCHITECTURES
 from embedd.resolve import choose_pooling
-from embedd.store.remote import RemoteBlob, Repository, Source
+from embedd.store.remote import RemoteBlob, Repository
 from embedd.types import Pooling
+
+if TYPE_CHECKING:
+    from embedd.store.hub import Hub
 
 _log = logging.getLogger(__name__)
 
@@ -44,8 +47,8 @@ class Companions:
 class _HeaderStream:
     """The beginning of a remote file: what is here already, then one range after the other."""
 
-    def __init__(self, source: Source, blob: RemoteBlob, here: Path | None) -> None:
-        self._source = source
+    def __init__(self, hub: "Hub", blob: RemoteBlob, here: Path | None) -> None:
+        self._hub = hub
         self._blob = blob
         self._here = here
         self._position = 0
@@ -55,7 +58,7 @@ class _HeaderStream:
         """The next bytes, not always as many as *size*."""
         data = self._read_here(size)
         if not data and self._position < self._blob.size:
-            data = self._source.read_range(self._blob, self._position, self._range)
+            data = self._hub.read_range(self._blob, self._position, self._range)
             self._range = min(2 * self._range, _LARGEST_RANGE)
         self._position += len(data)
         return data
@@ -69,7 +72,7 @@ class _HeaderStream:
         return b""
 
 
-def read_remote_header(source: Source, blob: RemoteBlob, here: Path) -> GgufFacts:
+def read_remote_header(hub: "Hub", blob: RemoteBlob, here: Path) -> GgufFacts:
     """Facts of the GGUF *blob*, from its first bytes.
 
     Args:
@@ -82,15 +85,15 @@ def read_remote_header(source: Source, blob: RemoteBlob, here: Path) -> GgufFact
     if here.exists():
         # Nobody has vouched for these bytes yet: if they are no header, ask the source.
         with suppress(ModelLoadError):
-            return read_header(_open_stream(source, blob, here), size=blob.size)
+            return read_header(_open_stream(hub, blob, here), size=blob.size)
     try:
-        return read_header(_open_stream(source, blob, None), size=blob.size)
+        return read_header(_open_stream(hub, blob, None), size=blob.size)
     except ModelLoadError as error:
         raise ModelLoadError(f"{_where(blob)} cannot be used: {error}") from error
 
 
-def _open_stream(source: Source, blob: RemoteBlob, here: Path | None) -> BinaryIO:
-    return cast("BinaryIO", _HeaderStream(source, blob, here))
+def _open_stream(hub: "Hub", blob: RemoteBlob, here: Path | None) -> BinaryIO:
+    return cast("BinaryIO", _HeaderStream(hub, blob, here))
 
 
 def check_usable(facts: GgufFacts, pooling: Pooling | None, blob: RemoteBlob) -> None:
@@ -126,23 +129,23 @@ def check_usable(facts: GgufFacts, pooling: Pooling | None, blob: RemoteBlob) ->
         )
 
 
-def read_companions(source: Source, repository: Repository) -> Companions:
+def read_companions(hub: "Hub", repository: Repository) -> Companions:
     """What the small files of *repository* say; what cannot be understood says nothing.
 
     Raises:
         PullError: They cannot be read.
     """
     return Companions(
-        pooling=_pooling_of(_read_object(source, repository, POOLING_FILE)),
-        prompts=_prompts_of(_read_object(source, repository, PROMPTS_FILE)),
-        license=_read_license(source, repository) or repository.license,
+        pooling=_pooling_of(_read_object(hub, repository, POOLING_FILE)),
+        prompts=_prompts_of(_read_object(hub, repository, PROMPTS_FILE)),
+        license=_read_license(hub, repository) or repository.license,
     )
 
 
-def _read_object(source: Source, repository: Repository, path: str) -> dict[str, object]:
+def _read_object(hub: "Hub", repository: Repository, path: str) -> dict[str, object]:
     if not repository.has(path):
         return {}
-    data = source.read(repository, path, MAX_COMPANION_BYTES)
+    data = hub.read(repository, path, MAX_COMPANION_BYTES)
     try:
         return msgspec.json.decode(data, type=dict[str, object])
     except msgspec.DecodeError as error:
@@ -164,10 +167,10 @@ def _prompts_of(config: Mapping[str, object]) -> dict[str, str]:
     return {name: text for name, text in prompts.items() if isinstance(text, str) and text}
 
 
-def _read_license(source: Source, repository: Repository) -> str:
+def _read_license(hub: "Hub", repository: Repository) -> str:
     for path in LICENSE_FILES:
         if repository.has(path):
-            data = source.read(repository, path, MAX_COMPANION_BYTES)
+            data = hub.read(repository, path, MAX_COMPANION_BYTES)
             return data.decode(errors="replace").strip()
     return ""
 

@@ -1,7 +1,8 @@
-"""The Hugging Face hub, through `huggingface_hub`: metadata, small files, ranges, bytes.
+"""The Hugging Face hub, through `huggingface_hub`: metadata, small files, ranges, downloads.
 
-The library brings the token, ``HF_ENDPOINT``, offline mode and proxies. Of its download
-functions only the HTTP primitive is used: it resumes, and writes where it is told to.
+The library brings the token, ``HF_ENDPOINT``, offline mode, proxies and its HTTP session. Its
+own downloads go to its cache, so files are streamed from the session here: they resume, and
+their bytes are hashed and counted on their way into the store.
 """
 
 import logging
@@ -9,10 +10,11 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, Final, TypeVar, cast
+from typing import Final, TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
+import huggingface_hub
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, hf_raise_for_status
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -22,34 +24,29 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.file_download import http_get
-from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._http import get_session, hf_raise_for_status
-from huggingface_hub.utils.logging import set_verbosity
-from huggingface_hub.utils.tqdm import silent_tqdm
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # in its __all__
 
 from embedd.errors import PullError
-from embedd.store.remote import RemoteBlob, RemoteFile, Repository, Sink
+from embedd.store.partial import Partial
+from embedd.store.remote import RemoteBlob, RemoteFile, Repository
 
 NOT_FOUND: Final = "pull model manifest: file does not exist"
 MAX_FILES: Final = 20_000
 RETRIES: Final = 3
+TRANSFER_RETRIES: Final = 5  # in a row without progress: half a minute
 LONGEST_PAUSE: Final = 60.0
 _TIMEOUT: Final = 10.0
+# A small chunk loses little with a connection, and on a slow one a pull that was cancelled
+# is noticed soon.
+_CHUNK: Final = 256 << 10
 _GATED: Final = "accept its terms on its page, and set HF_TOKEN"
 _SHA256: Final = re.compile("[0-9a-f]{64}")
-
-# The library collects 10 MiB before it writes: much would be lost with a connection, and
-# minutes could pass on a slow one until a pull that nobody wants any more is noticed.
-constants.DOWNLOAD_CHUNK_SIZE = 256 << 10
-# Its warnings would be printed into the progress bars; the last error is raised anyway.
-set_verbosity(logging.ERROR)
 
 _Value = TypeVar("_Value")
 
 
 class _ServerError(Exception):
-    """The hub is out of order for the moment; *pause* is what it asks for, in seconds."""
+    """The hub failed in a way that may pass; *pause* is the wait it asks for, in seconds."""
 
     def __init__(self, message: str, pause: float = 0.0) -> None:
         super().__init__(message)
@@ -57,10 +54,11 @@ class _ServerError(Exception):
 
 
 class Hub:
-    """A hub at *endpoint*; None is the one that the environment names.
+    """A client of the hub. All calls block and raise `PullError`.
 
     Args:
-        pause: Waits some seconds before another attempt.
+        endpoint: URL of the hub; None is the one that the environment names.
+        pause: Waits a number of seconds before another attempt.
     """
 
     def __init__(
@@ -68,7 +66,9 @@ class Hub:
     ) -> None:
         self._endpoint = endpoint
         self._pause = pause
-        self._api = HfApi(endpoint=endpoint)
+        self._api = huggingface_hub.HfApi(endpoint=endpoint)
+        # Warnings would be printed into the progress bars; the last error is raised anyway.
+        huggingface_hub.logging.set_verbosity(logging.ERROR)
 
     def look_up(self, repository: str, revision: str | None = None) -> Repository:
         """The repository at *revision*; None is its main branch."""
@@ -116,41 +116,38 @@ class Hub:
         """Up to *size* bytes from *start* on."""
         return self._read(self._url(blob.repository, blob.commit, blob.path), start, size)
 
-    def stream(self, blob: RemoteBlob, sink: Sink) -> None:
-        """Append to *sink* what it does not have yet."""
+    def stream(self, blob: RemoteBlob, partial: Partial) -> None:
+        """Append to *partial* the bytes of *blob* that it does not have yet."""
         url = self._url(blob.repository, blob.commit, blob.path)
+        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
 
         def transfer() -> None:
-            http_get(
-                url,
-                cast("BinaryIO", sink),
-                resume_size=sink.tell(),
-                headers=build_hf_headers(),
-                expected_size=blob.size,
-                tqdm_class=silent_tqdm,
-            )
+            with _open_range(url, partial.done, timeout=timeout) as (start, chunks):
+                if start < partial.done:
+                    partial.restart()
+                for chunk in chunks:
+                    partial.write(chunk)
+                    if partial.done > blob.size:
+                        break  # not the file that was located; its digest will differ
+            if partial.done < blob.size:
+                raise _ServerError(_unreachable(f"{blob.path} ended at byte {partial.done}"))
 
-        self._retry(transfer, progress=sink.tell)
+        self._retry(transfer, progress=lambda: partial.done)
 
     def _url(self, repository: str, commit: str, path: str) -> str:
         return hf_hub_url(repository, path, revision=commit, endpoint=self._endpoint)
 
     def _read(self, url: str, start: int, size: int) -> bytes:
-        # A compressed answer would have other ranges.
-        headers = build_hf_headers() | {
-            "Range": f"bytes={start}-{start + size - 1}",
-            "Accept-Encoding": "identity",
-        }
-        return self._retry(lambda: _read_range(url, headers, start, size))
+        return self._retry(lambda: _read_range(url, start, size))
 
     def _retry(
         self, call: Callable[[], _Value], progress: Callable[[], int] | None = None
     ) -> _Value:
-        """The result of *call*, tried again while the hub is unreachable or out of order.
+        """The result of *call*, tried again while the hub cannot be reached or fails.
 
         Attempts that made *progress* do not count.
         """
-        failures = 0
+        failures, limit = 0, TRANSFER_RETRIES if progress else RETRIES
         while True:
             before = progress() if progress else 0
             try:
@@ -158,30 +155,43 @@ class Hub:
                     return call()
             except _ServerError as error:
                 failures = 1 if progress and progress() > before else failures + 1
-                if failures > RETRIES:
+                if failures > limit:
                     raise PullError(str(error)) from error
                 pause = max(2.0 ** (failures - 1), error.pause)
             self._pause(min(pause, LONGEST_PAUSE))
 
 
-def _read_range(url: str, headers: dict[str, str], start: int, size: int) -> bytes:
-    with get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT) as response:
-        if response.status_code == 416:  # the file ends before
-            return b""
-        hf_raise_for_status(response)
-        # A server that knows no ranges sends the file from its beginning.
-        skip = 0 if response.status_code == 206 else start
+def _read_range(url: str, start: int, size: int) -> bytes:
+    with _open_range(url, start, start + size) as (begin, chunks):
         data = bytearray()
-        for chunk in response.iter_bytes(64 << 10):
+        for chunk in chunks:
             data += chunk
-            if len(data) >= skip + size:
+            if len(data) >= start - begin + size:
                 break
-        return bytes(data[skip : skip + size])
+        return bytes(data[start - begin :][:size])
+
+
+@contextmanager
+def _open_range(
+    url: str, start: int, end: int | None = None, *, timeout: float = _TIMEOUT
+) -> Iterator[tuple[int, Iterator[bytes]]]:
+    """Where the answer begins, and its bytes: at *start*, at 0 if the server has no ranges."""
+    headers = build_hf_headers()
+    headers["Accept-Encoding"] = "identity"  # a compressed answer would have other ranges
+    if start or end is not None:
+        headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+    session = huggingface_hub.get_session()
+    with session.stream("GET", url, headers=headers, timeout=timeout) as response:
+        if response.status_code == 416 and end is not None:  # the file ends before *start*
+            yield start, iter(())
+            return
+        hf_raise_for_status(response)
+        yield start if response.status_code == 206 else 0, response.iter_bytes(_CHUNK)
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Let the errors of the library leave as the texts of the contract, or as worth a retry."""
+    """Turn errors of the library into `PullError`, or `_ServerError` where a retry may help."""
     try:
         yield
     except OfflineModeIsEnabled as error:
@@ -198,10 +208,14 @@ def _translated() -> Iterator[None]:
         raise _translate_status(error) from error
     except (httpx2.HTTPError, OSError) as error:
         cause = " ".join(str(error).split()) or type(error).__name__
-        raise _ServerError(
-            f"max retries exceeded: {cause}: check the network, HF_ENDPOINT and proxies, "
-            "then pull again, it goes on where it broke off"
-        ) from error
+        raise _ServerError(_unreachable(cause)) from error
+
+
+def _unreachable(cause: str) -> str:
+    return (
+        f"max retries exceeded: {cause}: check the network, HF_ENDPOINT and proxies, "
+        "then pull again: the download resumes"
+    )
 
 
 def _translate_status(error: HfHubHTTPError) -> Exception:

@@ -1,4 +1,4 @@
-"""A blob on its way: bytes that survive a broken download, and who may add to them."""
+"""A blob that is being downloaded: a file that survives a broken download, and its lock."""
 
 import fcntl
 import hashlib
@@ -15,15 +15,15 @@ from embedd.store.disk import TEMPORARY_PREFIX, Disk, place, translated
 from embedd.store.layout import Layout
 from embedd.store.remote import Stop
 
-STOPPED: Final = "pull stopped: nobody waits for it any more; pull again to go on"
+STOPPED: Final = "pull stopped: all its clients have left; pull again to resume"
 _LOCK_PAUSE: Final = 0.05
 
 
 def partial_path(layout: Layout, digest: str) -> Path:
-    """Where the bytes of the blob *digest* gather.
+    """Path of the unfinished download of the blob *digest*: ``sha256-<hex>-partial``.
 
-    ``sha256-<hex>-partial``; but where Ollama has its own pieces of that name, which are
-    whole in length and full of holes, another one that it looks past.
+    Where Ollama has such a file with its own ``-partial-<n>`` files beside it, which has its
+    full length from the start and is filled out of order, another name that Ollama ignores.
     """
     blob = layout.blob(digest)
     if any(blob.parent.glob(f"{blob.name}-partial-*")):
@@ -32,10 +32,7 @@ def partial_path(layout: Layout, digest: str) -> Path:
 
 
 class Partial:
-    """An open partial file; the caller holds its lock. What is there is hashed once.
-
-    It has what the download primitive asks of a file: `write`, `tell`, `seek`, `truncate`.
-    """
+    """An open partial file, whose lock the caller holds. Its bytes are hashed as they come."""
 
     def __init__(self, descriptor: int, path: Path, *, size: int, stop: Stop, report: Report):
         self._descriptor = descriptor
@@ -48,14 +45,20 @@ class Partial:
 
     @property
     def digest(self) -> str:
-        """``sha256:<hex>`` of the bytes that are there."""
+        """``sha256:<hex>`` of the bytes so far."""
         return f"sha256:{self._hasher.hexdigest()}"
 
-    def take_up(self) -> None:
-        """Hash what an earlier download left; more than the whole file is not taken up.
+    @property
+    def done(self) -> int:
+        """Number of bytes so far."""
+        return self._done
+
+    def resume(self) -> None:
+        """Hash the bytes that an earlier download left; drop them if they are too many.
 
         Raises:
-            StoreError: It cannot be read.
+            PullError: *stop* returned True.
+            StoreError: The file cannot be read.
         """
         with translated(f"cannot read {self._path}"):
             if os.fstat(self._descriptor).st_size > self._size:
@@ -68,7 +71,7 @@ class Partial:
         """Append *data*.
 
         Raises:
-            PullError: Nobody waits any more.
+            PullError: *stop* returned True.
             StoreError: The disk is full or fails.
         """
         self._check_stop()
@@ -79,23 +82,12 @@ class Partial:
         self._add(data)
         return len(data)
 
-    def tell(self) -> int:
-        """Bytes that are there."""
-        return self._done
-
-    def seek(self, position: int) -> int:
-        """Only to the beginning: the source cannot resume and sends all again."""
-        if position:
-            raise ValueError(f"a partial file is started again from 0, not {position}")
+    def restart(self) -> None:
+        """Drop all bytes: the source cannot resume and sends the file from its beginning."""
+        with translated(f"cannot write {self._path}"):
+            os.ftruncate(self._descriptor, 0)
         self._done = 0
         self._hasher = hashlib.sha256()
-        return position
-
-    def truncate(self) -> int:
-        """Forget what comes after the position."""
-        with translated(f"cannot write {self._path}"):
-            os.ftruncate(self._descriptor, self._done)
-        return self._done
 
     def _add(self, data: bytes) -> None:
         self._hasher.update(data)
@@ -116,16 +108,18 @@ def fetch_blob(
     stop: Stop,
     report: Report,
 ) -> Blob:
-    """Fetch the blob *wanted*, from where an earlier download broke off, and verify it.
+    """Download the blob *wanted*, resuming an earlier download, and verify its digest.
 
-    One thread of one process at a time does; others wait, and find it done.
+    One thread of one process downloads; others wait for it and find the finished blob.
 
     Args:
-        stream: Appends to the partial file what it does not have yet.
+        stream: Appends the missing bytes to the partial file.
+        report: Called with the bytes done and the bytes in total.
 
     Raises:
-        PullError: The bytes are others than wanted (they are deleted), or stopped.
-        StoreError: They cannot be written.
+        PullError: The digest is not the wanted one (the bytes are deleted), or *stop*
+            returned True.
+        StoreError: The bytes cannot be written.
     """
     target = layout.blob(wanted.digest)
     path = partial_path(layout, wanted.digest)
@@ -134,8 +128,8 @@ def fetch_blob(
             report(wanted.size, wanted.size)
             return wanted
         partial = Partial(descriptor, path, size=wanted.size, stop=stop, report=report)
-        partial.take_up()
-        if partial.tell() < wanted.size:
+        partial.resume()
+        if partial.done < wanted.size:
             stream(partial)
         _check(partial, wanted, path, disk)
         with translated(f"cannot write {target}"):
@@ -156,18 +150,18 @@ def _check(partial: Partial, wanted: Blob, path: Path, disk: Disk) -> None:
 
 @contextmanager
 def _open_locked(path: Path, target: Path, stop: Stop) -> Iterator[int]:
-    """The file at *path*, made if need be and locked; removed if *target* made it needless."""
+    """The file at *path*, created if missing, and locked; removed at the end if *target* exists."""
     while True:
         with translated(f"cannot write {path}"):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             _lock(descriptor, path, stop)
-            # Who held the lock before may have finished: then this file has another name now.
+            # The previous holder of the lock may have finished and renamed the file.
             if _is_at(descriptor, path):
                 try:
                     yield descriptor
                 finally:
-                    _remove_needless(descriptor, path, target)
+                    _remove_leftover(descriptor, path, target)
                 return
         finally:
             os.close(descriptor)
@@ -186,8 +180,8 @@ def _lock(descriptor: int, path: Path, stop: Stop) -> None:
                 return
 
 
-def _remove_needless(descriptor: int, path: Path, target: Path) -> None:
-    """Leave no empty partial file, and none beside its finished blob."""
+def _remove_leftover(descriptor: int, path: Path, target: Path) -> None:
+    """Remove the partial file if it is empty or its blob is finished."""
     with suppress(OSError):
         if _is_at(descriptor, path) and (target.exists() or not os.fstat(descriptor).st_size):
             path.unlink()

@@ -1,21 +1,21 @@
-"""A place to fetch models from: what it says of its files, and what it must be able to do."""
+"""Repositories and files of a hub, as values; and the question whether to stop."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
-# Asked again and again during a long call: whether nobody wants its result any more.
+# Called again and again during a long operation: True ends it, because no caller waits for it.
 Stop: TypeAlias = Callable[[], bool]
 
 
 def never() -> bool:
-    """Go on to the end."""
+    """Never stop: run to the end."""
     return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFile:
-    """A file of a repository; *size* in bytes, None if the source does not say."""
+    """A file of a repository; *size* in bytes, None if the hub does not give it."""
 
     path: str
     size: int | None = None
@@ -27,8 +27,8 @@ class Repository:
 
     Args:
         name: ``owner/name``.
-        commit: What its branch or tag stands for now; everything is read at this commit.
-        license: What its card says; empty if nothing.
+        commit: The commit that its branch or tag points to; all files are read at it.
+        license: As its model card gives it; empty if it does not.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Repository:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteBlob:
-    """A large file whose bytes the source vouches for.
+    """A large file, for which the hub gives a digest.
 
     Args:
         digest: ``sha256:<hex>``.
@@ -54,38 +54,3 @@ class RemoteBlob:
     path: str
     size: int
     digest: str
-
-
-class Sink(Protocol):
-    """Where bytes go: what of a file the download primitive uses."""
-
-    def write(self, data: bytes, /) -> int:
-        """Append *data*."""
-
-    def tell(self) -> int:
-        """Bytes that are there."""
-
-    def seek(self, position: int, /) -> int:
-        """Go back, before `truncate`."""
-
-    def truncate(self) -> int:
-        """Forget what comes after the position."""
-
-
-class Source(Protocol):
-    """Speaks with a source of models. All calls block and raise `PullError`."""
-
-    def look_up(self, repository: str, revision: str | None = None) -> Repository:
-        """The repository at *revision*; None is its main branch."""
-
-    def locate(self, repository: Repository, path: str) -> RemoteBlob:
-        """Size and digest of the file *path*."""
-
-    def read(self, repository: Repository, path: str, limit: int) -> bytes:
-        """The first *limit* bytes of a small file."""
-
-    def read_range(self, blob: RemoteBlob, start: int, size: int) -> bytes:
-        """Up to *size* bytes from *start* on."""
-
-    def stream(self, blob: RemoteBlob, sink: Sink) -> None:
-        """Append to *sink* what it does not have yet."""

@@ -20,9 +20,10 @@ from embedd.library import Library, Progress
 from embedd.library.architectures import ARCHITECTURES
 from embedd.options import Options
 from embedd.resolve import ResolvedModel, Resolver
+from embedd.store.hub import Hub
 from embedd.store.manifests import LICENSE, ConfigBlob
-from embedd.store.partial import STOPPED
-from embedd.store.remote import RemoteBlob, RemoteFile, Repository, Sink
+from embedd.store.partial import STOPPED, Partial
+from embedd.store.remote import RemoteBlob, RemoteFile, Repository
 from embedd.store.store import Store
 from embedd.types import Pooling
 from tests.loopback_hub import digest_of
@@ -32,8 +33,8 @@ NAME = "hf.co/acme/tiny-GGUF"
 
 
 @dataclass
-class FakeSource:
-    """Repositories in memory; counts what is asked of it. The real hub has tests of its own."""
+class FakeHub(Hub):
+    """Repositories in memory; counts the calls. The real hub has tests of its own."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     commit: str = "c1"
@@ -67,10 +68,10 @@ class FakeSource:
         self.ranges.append((start, size))
         return self.files[blob.path][start : start + size]
 
-    def stream(self, blob: RemoteBlob, sink: Sink) -> None:
+    def stream(self, blob: RemoteBlob, partial: Partial) -> None:
         self.streamed.append(blob.path)
         data = self.files[blob.path]
-        sink.write(data[sink.tell() : self.break_at])
+        partial.write(data[partial.done : self.break_at])
         if self.break_at is not None:
             raise PullError("max retries exceeded: it broke off")
 
@@ -80,7 +81,7 @@ class Place:
     """A store, a library over it, and the hub that it pulls from."""
 
     root: Path
-    source: FakeSource = field(default_factory=FakeSource)
+    source: FakeHub = field(default_factory=FakeHub)
     recipes: list[Recipe] = field(default_factory=list)
     seen: list[Progress] = field(default_factory=list)
 
@@ -91,7 +92,7 @@ class Place:
     def library(self) -> Library:
         store = self.store
         catalog = Catalog(self.recipes)
-        return Library(store, Resolver(store), catalog, open_source=lambda: self.source)
+        return Library(store, Resolver(store), catalog, open_hub=lambda: self.source)
 
     def pull(self, name: str = NAME) -> bool:
         self.seen.clear()

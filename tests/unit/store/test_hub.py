@@ -1,45 +1,38 @@
 """The hub, spoken with through the real client library: metadata, bytes, refusals, retries."""
 
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
-from huggingface_hub import constants, file_download
-from huggingface_hub.utils import _http
+from huggingface_hub import close_session, constants
 
 from embedd.errors import PullError, StoreError
-from embedd.store.hub import NOT_FOUND, RETRIES, Hub
-from embedd.store.remote import RemoteBlob, RemoteFile, Repository
+from embedd.store.hub import NOT_FOUND, RETRIES, TRANSFER_RETRIES, Hub
+from embedd.store.partial import Partial
+from embedd.store.remote import RemoteBlob, RemoteFile, Repository, never
 from tests.loopback_hub import COMMIT, Fault, LoopbackHub, digest_of, open_hub
 
 DATA = bytes(range(256)) * 4096  # 1 MiB: four writes
 NAME = "acme/tiny-GGUF"
 
 
-class Buffer:
-    """Bytes in memory, with what a sink must have."""
+class Download(Partial):
+    """A partial file that begins with *data*; what it holds is read back as `data`."""
 
-    def __init__(self, data: bytes = b"") -> None:
-        self.data = bytearray(data)
-        self.position = len(data)
+    def __init__(self, path: Path, data: bytes = b"") -> None:
+        path.write_bytes(data)
+        self.file = path.open("r+b", buffering=0)
+        super().__init__(
+            self.file.fileno(), path, size=2 * len(DATA), stop=never, report=lambda *_: None
+        )
+        self.resume()
 
-    def write(self, data: bytes, /) -> int:
-        self.data += data
-        self.position += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self.position
-
-    def seek(self, position: int, /) -> int:
-        self.position = position
-        return position
-
-    def truncate(self) -> int:
-        del self.data[self.position :]
-        return self.position
+    @property
+    def data(self) -> bytes:
+        return Path(self.file.name).read_bytes()
 
 
 @dataclass
@@ -47,7 +40,13 @@ class Net:
     """A loopback hub and a client of it that notes its pauses instead of making them."""
 
     hub: LoopbackHub
+    folder: Path
     pauses: list[float] = field(default_factory=list)
+    downloads: list[Download] = field(default_factory=list)
+
+    def download(self, data: bytes = b"", kind: type[Download] = Download) -> Download:
+        self.downloads.append(kind(self.folder / f"partial-{len(self.downloads)}", data))
+        return self.downloads[-1]
 
     @property
     def client(self) -> Hub:
@@ -66,17 +65,17 @@ class Net:
 
 
 @pytest.fixture
-def net(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> Iterator[Net]:
+def net(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Net]:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", f"{tmp_path}/token")
     with open_hub() as hub:
         hub.add(NAME, {"tiny.gguf": DATA, "README.md": b"hello"}, license="mit")
-        net = Net(hub)
-        quick = SimpleNamespace(sleep=net.pauses.append)
-        monkeypatch.setattr(file_download, "time", quick)
-        monkeypatch.setattr(_http, "time", quick)
+        net = Net(hub, tmp_path)
+        monkeypatch.setattr(time, "sleep", net.pauses.append)  # the library pauses, too
         yield net
-        _http.close_session()
+        close_session()
+        for download in net.downloads:
+            download.file.close()
 
 
 def test_a_repository_is_looked_up_and_pinned_to_its_commit(net: Net) -> None:
@@ -106,7 +105,7 @@ def test_a_repository_without_commit_is_refused(net: Net) -> None:
         net.client.look_up("acme/empty")
 
 
-def test_a_large_file_is_located_with_the_digest_that_its_source_vouches_for(net: Net) -> None:
+def test_a_large_file_is_located_with_the_digest_that_the_hub_gives(net: Net) -> None:
     assert net.client.locate(net.repository, "tiny.gguf") == net.blob
 
 
@@ -152,7 +151,7 @@ def test_a_gated_file_says_what_to_do(net: Net) -> None:
     assert net.client.look_up(NAME).commit  # its description is for everybody
     for call in (
         lambda: net.client.locate(net.repository, "tiny.gguf"),
-        lambda: net.client.stream(net.blob, Buffer()),
+        lambda: net.client.stream(net.blob, net.download()),
     ):
         with pytest.raises(PullError, match=r"^pull model manifest: 403: .* set HF_TOKEN$"):
             call()
@@ -168,10 +167,10 @@ def test_a_private_repository_needs_the_token_and_only_the_hub_sees_it(
     with pytest.raises(PullError, match=r"^pull model manifest: 401: .*HF_TOKEN is wrong$"):
         net.client.look_up(NAME)
     monkeypatch.setenv("HF_TOKEN", "right")
-    sink = Buffer()
-    net.client.stream(net.client.locate(net.client.look_up(NAME), "tiny.gguf"), sink)
+    download = net.download()
+    net.client.stream(net.client.locate(net.client.look_up(NAME), "tiny.gguf"), download)
     assert net.client.read_range(net.blob, 0, 3) == DATA[:3]
-    assert bytes(sink.data) == DATA
+    assert download.data == DATA
     stored = net.hub.requests("/storage/")
     assert len(stored) == 2
     assert {seen.token for seen in stored} == {None}
@@ -192,7 +191,7 @@ def test_a_hub_that_asks_for_a_pause_gets_it_within_reason(net: Net) -> None:
     assert net.pauses == [7.0, 60.0, 4.0]
 
 
-def test_after_the_last_attempt_the_status_is_told(net: Net) -> None:
+def test_after_the_last_attempt_the_error_names_the_status(net: Net) -> None:
     net.hub.faults.append(Fault("/api/models", status=503, times=99))
     message = "^pull model manifest: 503: Service Unavailable: try again later$"
     with pytest.raises(PullError, match=message):
@@ -200,7 +199,7 @@ def test_after_the_last_attempt_the_status_is_told(net: Net) -> None:
     assert len(net.pauses) == RETRIES
 
 
-def test_another_refusal_is_told_at_once(net: Net) -> None:
+def test_another_refusal_is_an_error_at_once(net: Net) -> None:
     net.hub.faults.append(Fault("/api/models", status=418, headers={"X-Error-Message": "a\n b"}))
     with pytest.raises(PullError, match=r"^pull model manifest: 418: a b: see"):
         net.client.look_up(NAME)
@@ -226,71 +225,79 @@ def test_offline_mode_says_so_at_once(net: Net, monkeypatch: pytest.MonkeyPatch)
     assert net.pauses == []
 
 
-def test_bytes_are_streamed_from_where_the_sink_ends(net: Net) -> None:
-    sink = Buffer(DATA[:300_000])
-    net.client.stream(net.blob, sink)
-    assert bytes(sink.data) == DATA
+def test_a_download_resumes_where_its_bytes_end(net: Net) -> None:
+    download = net.download(DATA[:300_000])
+    net.client.stream(net.blob, download)
+    assert download.data == DATA
     assert net.hub.served == len(DATA) - 300_000
 
 
 def test_a_connection_that_is_cut_is_taken_up_where_it_broke(net: Net) -> None:
     net.hub.faults.append(Fault("/storage/", cut=600_000))
     net.hub.faults.append(Fault("/storage/", cut=200_000))
-    sink = Buffer()
-    net.client.stream(net.blob, sink)
-    assert bytes(sink.data) == DATA
+    download = net.download()
+    net.client.stream(net.blob, download)
+    assert download.data == DATA
     ranges = [seen.range for seen in net.hub.requests("/storage/")]
     assert ranges[0] is None
     assert len(ranges) == 3
     assert all(wanted for wanted in ranges[1:])
-    # What the library had not yet written is lost with a connection: under 256 KiB each.
+    # The bytes of an unfinished chunk are lost with a connection: under 256 KiB each.
     assert net.hub.served < len(DATA) + 2 * (256 << 10)
 
 
 def test_storage_out_of_order_is_asked_again(net: Net) -> None:
     net.hub.faults.append(Fault("/storage/", cut=300_000))
-    net.hub.faults.append(Fault("/storage/", status=500, times=RETRIES))
-    sink = Buffer()
-    net.client.stream(net.blob, sink)
-    assert bytes(sink.data) == DATA
+    net.hub.faults.append(Fault("/storage/", status=500, times=TRANSFER_RETRIES - 1))
+    download = net.download()
+    net.client.stream(net.blob, download)
+    assert download.data == DATA
 
 
 def test_attempts_that_made_progress_do_not_count(net: Net) -> None:
     data = DATA * 2
     net.hub.repos[NAME].files["tiny.gguf"] = data
-    for _ in range(RETRIES + 2):
+    for _ in range(TRANSFER_RETRIES + 2):
         net.hub.faults += [Fault("/storage/", cut=300_000), Fault("/storage/", status=500)]
-    sink = Buffer()
-    net.client.stream(net.client.locate(net.repository, "tiny.gguf"), sink)
-    assert bytes(sink.data) == data
+    download = net.download()
+    net.client.stream(net.client.locate(net.repository, "tiny.gguf"), download)
+    assert download.data == data
 
 
 def test_storage_that_stays_out_of_order_is_given_up(net: Net) -> None:
     net.hub.faults.append(Fault("/storage/", status=500, times=99))
     with pytest.raises(PullError, match="500"):
-        net.client.stream(net.blob, Buffer())
-    assert net.pauses == [1.0, 2.0, 4.0]
+        net.client.stream(net.blob, net.download())
+    assert net.pauses == [1.0, 2.0, 4.0, 8.0, 16.0]
 
 
 def test_a_source_that_cannot_resume_starts_again(net: Net) -> None:
     net.hub.faults.append(Fault("/storage/", ignore_range=True))
-    sink = Buffer(b"x" * 1000)
-    net.client.stream(net.blob, sink)
-    assert bytes(sink.data) == DATA
+    download = net.download(b"x" * 1000)
+    net.client.stream(net.blob, download)
+    assert download.data == DATA
 
 
 def test_a_file_that_ends_early_is_no_success(net: Net) -> None:
     net.hub.faults.append(Fault("/storage/", data=DATA[:1000], times=99))
     with pytest.raises(PullError, match="416"):
-        net.client.stream(net.blob, Buffer())
+        net.client.stream(net.blob, net.download())
+
+
+def test_a_file_that_does_not_end_is_given_up(net: Net) -> None:
+    net.hub.repos[NAME].files["tiny.gguf"] = DATA * 40
+    download = net.download()
+    net.client.stream(net.blob, download)
+    assert len(DATA) < download.done <= len(DATA) + (256 << 10)
+    assert net.pauses == []
 
 
 def test_a_full_disk_is_an_error_at_once(net: Net) -> None:
-    class Full(Buffer):
+    class Full(Download):
         def write(self, data: bytes, /) -> int:
             raise StoreError(f"cannot write {len(data)} bytes: No space left on device")
 
     with pytest.raises(StoreError, match="No space left"):
-        net.client.stream(net.blob, Full())
+        net.client.stream(net.blob, net.download(kind=Full))
     assert net.pauses == []
     assert len(net.hub.requests("/storage/")) == 1
