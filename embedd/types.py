@@ -1,4 +1,4 @@
-"""Words everybody may use: requests, results, facts of a model. No behaviour."""
+"""Types that every layer uses: requests, results, and facts about a model. No behaviour."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,22 +9,22 @@ import numpy as np
 import numpy.typing as npt
 
 TokenIds: TypeAlias = npt.NDArray[np.int32]  # (tokens,)
-ClientIds: TypeAlias = npt.NDArray[np.int64]  # (tokens,), as sent: not yet known to be valid
+ClientIds: TypeAlias = npt.NDArray[np.int64]  # (tokens,), as sent, not yet checked
 Vector: TypeAlias = npt.NDArray[np.float32]  # (dimensions,)
 Vectors: TypeAlias = npt.NDArray[np.float32]  # (inputs, dimensions)
-Labels: TypeAlias = tuple[str, ...]  # of a reranker's scores, "" where they have no name
+Labels: TypeAlias = tuple[str, ...]  # of a reranker's scores; "" is unnamed
 Quantized: TypeAlias = npt.NDArray[np.int8] | npt.NDArray[np.uint8]  # (inputs, numbers or bytes)
 
 
 class TokenPiece(NamedTuple):
-    """What one token stands for: bytes of a text, or the name of a special token."""
+    """The bytes of text that one token stands for, or the name of a special token."""
 
     text: bytes
     is_special: bool
 
 
 class Pooling(StrEnum):
-    """How token vectors become the vector of a sequence."""
+    """How the vectors of a sequence's tokens are combined into one."""
 
     NONE = "none"
     MEAN = "mean"
@@ -34,7 +34,7 @@ class Pooling(StrEnum):
 
 
 class Truncate(StrEnum):
-    """Which end of an over-long input is cut off, if any."""
+    """Which end of an input that is too long is removed; ``error`` refuses the input."""
 
     END = "end"
     START = "start"
@@ -42,15 +42,15 @@ class Truncate(StrEnum):
 
 
 class Normalize(StrEnum):
-    """What is done to the length of a vector."""
+    """How vectors are normalised."""
 
     L2 = "l2"
     NONE = "none"
-    LEGACY = "legacy"  # as Ollama's old route does for this kind of model
+    LEGACY = "legacy"  # as Ollama's `/api/embeddings` does for this kind of model
 
 
 class DType(StrEnum):
-    """What the numbers of a vector become."""
+    """Type of the numbers of a vector, as in sentence-transformers' ``precision``."""
 
     FLOAT = "float"
     INT8 = "int8"
@@ -59,43 +59,38 @@ class DType(StrEnum):
     UBINARY = "ubinary"
 
 
-class Wire(StrEnum):
-    """How a vector is written."""
+class Encoding(StrEnum):
+    """How a vector is written in JSON: as an array, or as base64 of its bytes."""
 
     LIST = "list"
     BASE64 = "base64"
 
 
-class DimensionRule(StrEnum):
-    """What is done with more `dimensions` than the model has, or a length it was not made for."""
+class DimensionCheck(StrEnum):
+    """How strictly a request's ``dimensions`` are checked."""
 
-    LENIENT = "lenient"  # ignored, as in Ollama
-    STRICT = "strict"  # refused; another length than the model's own gets a warning
-    MATRYOSHKA = "matryoshka"  # as strict, and only for models that were made to be cut
+    LENIENT = "lenient"  # too many are ignored, as in Ollama
+    STRICT = "strict"  # too many are refused; a size the model was not trained for: a warning
+    MATRYOSHKA = "matryoshka"  # as strict, and refused for models without matryoshka sizes
 
 
 class EngineChoice(StrEnum):
-    """Which engine is to compute a model; ``auto`` is the faster one that is right."""
+    """Which engine computes a model; ``auto``: the fastest whose output was verified."""
 
     AUTO = "auto"
     LLAMA = "llama"
     OPENVINO = "openvino"
 
 
-class Role(StrEnum):
-    """What a text is used for: decides the prefix that the model was trained with."""
-
-    NONE = "none"
-    QUERY = "query"
-    DOCUMENT = "document"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NamedPrompt:
-    """A prompt of the model's own besides those of `Role`.
+class Prompt:
+    """A text of the model that is put before each input, by its name.
+
+    ``query`` and ``document`` name the model's two prefixes, other names its own prompts.
 
     Args:
-        is_optional: A model that has none of this name does without.
+        is_optional: Whether a model without this prompt embeds the input as it is, even if
+            it has other prompts.
     """
 
     name: str
@@ -103,37 +98,35 @@ class NamedPrompt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+class VectorFormat:
     """One form in which every vector is sent.
 
     Args:
-        key: What the client calls it; empty if it named no form.
+        key: The client's name for it; empty if the request named no form.
     """
 
     key: str = ""
     dtype: DType = DType.FLOAT
-    wire: Wire = Wire.LIST
+    encoding: Encoding = Encoding.LIST
 
 
-@dataclass(frozen=True, slots=True)
-class Mixed:
-    """One sequence of texts and ids; a text at its start gets the special tokens."""
-
-    parts: Sequence[str | ClientIds]
-
-
-Input: TypeAlias = str | ClientIds | Mixed
+# One sequence of texts and token ids; special tokens are added only to a text at its start.
+MixedInput: TypeAlias = tuple[str | ClientIds, ...]
+Input: TypeAlias = str | ClientIds | MixedInput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedRequest:
-    """Texts or token sequences to embed, in the words of no dialect.
+    """Inputs to embed, in the terms of no dialect.
 
-    ``options`` are runner options as the client sent them; they are checked after
-    the model is known. ``store`` lets vectors come from the cache and go to it.
-    ``keep_alive`` is in seconds, ``math.inf`` for ever, None to keep what the model has.
-    ``max_tokens`` caps every input below the model's own limit. A number in ``normalize``
-    is that p-norm, 0 the largest number, as in `embedd.vectors.scale_to_p_norm`.
+    Args:
+        model: Its name; empty where the client named none.
+        max_tokens: Limit of every input, if lower than the model's own.
+        normalize: A number is a p-norm, see `embedd.vectors.scale_to_p_norm`.
+        per_token: Return a vector for each token instead of one for each input.
+        store: Whether vectors may be read from the cache and written to it.
+        keep_alive: Seconds, ``math.inf`` for ever; None leaves the model's as it is.
+        options: Runner options as the client sent them; checked once the model is known.
     """
 
     model: str
@@ -141,11 +134,10 @@ class EmbedRequest:
     truncate: Truncate = Truncate.END
     max_tokens: int | None = None
     dimensions: int | None = None
-    dimension_rule: DimensionRule = DimensionRule.LENIENT
+    dimension_check: DimensionCheck = DimensionCheck.LENIENT
     normalize: Normalize | int = Normalize.L2
-    outputs: Sequence[Output] = (Output(),)
-    role: Role = Role.NONE
-    prompt: NamedPrompt | None = None
+    formats: Sequence[VectorFormat] = (VectorFormat(),)
+    prompt: Prompt | None = None
     per_token: bool = False
     store: bool = True
     keep_alive: float | None = None
@@ -154,10 +146,13 @@ class EmbedRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerankRequest:
-    """Documents to be ordered by how well they answer a query.
+    """Documents to order by how well they answer a query.
 
-    ``top_n`` is how many come back, None for all; ``max_tokens_per_doc`` caps every
-    document. ``raw_scores`` are the model's logits, others are in 0 … 1.
+    Args:
+        top_n: How many of them to return; None returns all.
+        max_tokens_per_doc: Limit of every document, its further tokens are cut off.
+        raw_scores: Return the model's logits instead of scores between 0 and 1.
+        store: As in `EmbedRequest`.
     """
 
     model: str
@@ -172,14 +167,17 @@ class RerankRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizeRequest:
-    """Inputs to tokenize; ``with_pieces`` asks what each token stands for."""
+    """Inputs to tokenize.
+
+    Args:
+        with_pieces: Return the text of each token too.
+    """
 
     model: str
     inputs: Sequence[Input]
     add_special: bool = True
     parse_special: bool = True
-    role: Role = Role.NONE
-    prompt: NamedPrompt | None = None
+    prompt: Prompt | None = None
     with_pieces: bool = False
 
 
@@ -194,7 +192,7 @@ class Tokenized:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Truncated:
-    """An input that was cut: both counts in tokens, special tokens included."""
+    """An input that was cut; both counts are tokens and include special ones."""
 
     index: int
     tokens: int
@@ -205,8 +203,7 @@ class Truncated:
 class Timings:
     """Where the time of a request went, in seconds.
 
-    ``load`` counts from arrival; it is 0.0 when the model was ready. ``reused`` of
-    the inputs were not computed for it.
+    ``load`` counts from the request's arrival; it is 0.0 when the model was ready.
     """
 
     load: float = 0.0
@@ -214,12 +211,19 @@ class Timings:
     queue: float = 0.0
     compute: float = 0.0
     total: float = 0.0
-    reused: int = 0
+
+
+class VectorSource(StrEnum):
+    """Where the vector of an input came from that was not computed for its request."""
+
+    CACHE = "cache"
+    JOINED = "joined"  # another request was computing it at the moment
+    EQUAL = "equal"  # to an input before it in the request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedBy:
-    """What computed the vectors: an index can tell when its vectors would change."""
+    """What computed the vectors; an index needs new ones when it changes."""
 
     digest: str
     engine: str
@@ -227,29 +231,35 @@ class ServedBy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Computed:
-    """What is said of every computed result.
+class Result:
+    """What is reported with every computed result.
 
-    ``tokens`` counts after truncation, special tokens included. ``served_by`` is None
-    when nothing was computed.
+    Args:
+        tokens: Of each sequence after truncation, special tokens included.
+        reused: How many vectors were not computed for this request, by their source.
+        served_by: None when nothing was computed.
     """
 
     tokens: Sequence[int]
     warnings: Sequence[str] = ()
     truncated: Sequence[Truncated] = ()
     timings: Timings
+    reused: Mapping[VectorSource, int] = field(default_factory=dict)
     served_by: ServedBy | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedResult(Computed):
+class EmbedResult(Result):
     """Vectors in the order of the inputs.
 
-    ``vectors`` has shape (inputs, dimensions); asked for ``per_token`` it has
-    (tokens of all inputs, dimensions) and ``tokens`` tells where each input ends.
-    ``quantized`` has what `outputs` asked for besides
-    float; ``int8_range`` is the model's constant for that, None where each vector has
-    its own.
+    The model's queue makes it with the vectors as they were computed; the embedder finishes
+    them and adds what it knows.
+
+    Args:
+        vectors: Shape (inputs, dimensions). For a request ``per_token``: (tokens of all
+            inputs, dimensions), and ``tokens`` says where each input ends.
+        quantized: The types that ``formats`` ask for besides float.
+        int8_range: The number that becomes 127 in int8; None: each vector's largest.
     """
 
     vectors: Vectors
@@ -258,15 +268,10 @@ class EmbedResult(Computed):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ranked:
-    """A document's place in the request, and its score."""
+class RerankResult(Result):
+    """The best documents first, each as its index in the request and its score.
 
-    index: int
-    score: float
+    ``tokens`` are those of the pairs, in the order of the request.
+    """
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RerankResult(Computed):
-    """The best documents first; ``tokens`` are of the pairs, in the order of the request."""
-
-    ranked: Sequence[Ranked]
+    ranked: Sequence[tuple[int, float]]

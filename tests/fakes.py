@@ -5,10 +5,9 @@ import heapq
 import itertools
 from collections.abc import Callable, Sequence
 
-from embedd.engine.serving.queue import Outcome
 from embedd.engine.spec import ModelInfo, ModelSpec
-from embedd.tokenizers.truncation import Frame
-from embedd.types import Pooling, TokenIds, TokenPiece
+from embedd.tokenizers.truncation import SpecialTokens
+from embedd.types import EmbedResult, Pooling, TokenIds, TokenPiece
 
 
 class Timer:
@@ -78,7 +77,7 @@ class FakeModel:
             width=2,
             limit=512,
             pooling=self.spec.pooling,
-            frame=Frame(prefix=(), suffix=()),
+            frame=SpecialTokens(prefix=(), suffix=()),
             vocabulary=1000,
             max_batch_tokens=256,
             max_sequences=32,
@@ -103,7 +102,7 @@ class FakeModel:
         pooling: Pooling | None = None,
         *,
         store: bool = True,
-    ) -> Outcome:
+    ) -> EmbedResult:
         raise NotImplementedError
 
     async def close(self) -> None:

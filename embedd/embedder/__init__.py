@@ -1,1 +1,1 @@
-"""Texts in, vectors, scores or tokens out."""
+"""Texts in, vectors, scores or tokens out: checks, tokenizing, computing, finishing."""

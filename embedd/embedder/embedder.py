@@ -1,17 +1,17 @@
-"""Door one: texts in, vectors out."""
+"""The embedder: texts in, vectors, scores or tokens out."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
 from embedd.embedder import inputs
 from embedd.embedder.ranking import rank, to_scores
-from embedd.engine.serving.queue import Outcome
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import (
     NotARerankerError,
@@ -22,7 +22,7 @@ from embedd.metrics import Metrics
 from embedd.options import Options, parse_options
 from embedd.resolve import ResolvedModel, Resolver
 from embedd.scheduler.memory import measure_bytes
-from embedd.scheduler.records import ModelStatus, Vocabulary
+from embedd.scheduler.records import Loaded, ModelStatus, Vocabulary
 from embedd.scheduler.scheduler import Scheduler
 from embedd.types import (
     ClientIds,
@@ -34,8 +34,7 @@ from embedd.types import (
     Quantized,
     RerankRequest,
     RerankResult,
-    Role,
-    ServedBy,
+    Result,
     Timings,
     Tokenized,
     TokenizeRequest,
@@ -47,30 +46,16 @@ OpenVocabulary = Callable[[ModelSpec], AbstractAsyncContextManager[Vocabulary]]
 
 QUICK_NUMBERS = 1 << 17  # that are normalised in about 1 ms: more go to a thread
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Checked:
-    """A request that may be served, and what its model says to it."""
-
-    model: ResolvedModel
-    options: Options
-    prefix: str
-    warnings: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Finished:
-    vectors: Vectors
-    quantized: Mapping[DType, Quantized]
+AnyResult = TypeVar("AnyResult", bound=Result)
 
 
 class Embedder:
-    """Embeds for every way in.
+    """Embeds, reranks and tokenizes for the server and for bulk jobs.
 
     Args:
-        open_vocabulary: The tokenizer of a model without its weights.
-        context_length: Tokens that an input may have where neither request nor model
-            says otherwise; 0 is what the model was trained for.
+        open_vocabulary: Opens the tokenizer of a model without loading its weights.
+        context_length: Limit of every input in tokens where neither the request nor the
+            model has one; 0 is the length that the model was trained for.
     """
 
     def __init__(
@@ -89,65 +74,71 @@ class Embedder:
         self._context_length = context_length
 
     async def embed(self, request: EmbedRequest, *, arrived: float | None = None) -> EmbedResult:
-        """Vectors for every input, or an error for all.
+        """Return a vector for every input, or raise for all of them.
 
-        What can be refused without the model is refused before it is loaded. Without
-        inputs the model is loaded and the result is empty.
+        All checks that do not need the model are made before it is loaded. A request
+        without inputs loads the model and returns an empty result.
 
         Args:
-            arrived: When the request came, by ``time.perf_counter``.
+            arrived: When the request came, by ``time.perf_counter``; None is now.
 
         Raises:
-            ModelNotFoundError: Not in the store.
+            ModelNotFoundError: The model is not in the store.
             UnsupportedError: The model cannot embed.
             InvalidInputError: An option, a token id or an input is not valid.
             InputTooLongError: An input is longer than the limit and may not be cut.
-            UnavailableError: Too much to do, or the model takes too long to load.
-            ServiceError: It cannot be loaded, or computing failed.
+            UnavailableError: The queue is full, or loading takes too long.
+            ServiceError: The model cannot be loaded, or computing failed.
         """
         start = time.perf_counter() if arrived is None else arrived
-        checked = self._check(request)
-        model = checked.model
-        spec = model.spec_for(checked.options)
-        was_ready = self._scheduler.is_ready(spec)
-        async with self._scheduler.lease(spec, request.keep_alive) as loaded:
-            loaded_at = time.perf_counter()
-            if not request.inputs:
-                return _nothing(total=loaded_at - start)
-            limit = self.limit(model, checked.options)
-            fitted = inputs.fit(
+        model = self.find(request.model)
+        if not model.supports_embedding:
+            raise WrongModelError(
+                "this model does not support embeddings", is_reranker=model.is_reranker
+            )
+        options = parse_options(request.options)
+        warnings = inputs.check_dimensions(request, model) + inputs.check_prompt(request)
+        prefix = inputs.choose_prefix(request.prompt, model)
+        inputs.check_ids(request.inputs, model.spec.vocabulary)
+        limit = self.limit(model, options)
+
+        async def tokenize(loaded: Loaded) -> inputs.Fitted:
+            return inputs.fit(
                 request.inputs,
-                await inputs.tokenize(loaded, request.inputs, prefix=checked.prefix),
-                frame=loaded.info.frame,
+                await inputs.tokenize(loaded, request.inputs, prefix=prefix),
+                special=loaded.info.frame,
                 limit=min(limit, request.max_tokens or limit),
                 truncate=request.truncate,
             )
-            fitted_at = time.perf_counter()
-            pooling = Pooling.NONE if request.per_token else None
-            outcome = await loaded.embed(fitted.sequences, pooling, store=request.store)
-            finished = await _finish(outcome.vectors, request, model)
-            self._count(spec, fitted, outcome)
-            return EmbedResult(
-                vectors=finished.vectors,
-                quantized=finished.quantized,
+
+        async def finish_result(result: EmbedResult, _: ModelInfo) -> EmbedResult:
+            vectors, quantized = await _finish(result.vectors, request, model)
+            return replace(
+                result,
+                vectors=vectors,
+                quantized=quantized,
                 int8_range=model.parameters.int8_range,
-                tokens=[len(ids) for ids in fitted.sequences],
-                truncated=fitted.truncated,
-                warnings=checked.warnings,
-                timings=_timings(
-                    outcome,
-                    start=start,
-                    loaded=start if was_ready else loaded_at,
-                    tokenize=fitted_at - loaded_at,
-                ),
-                served_by=_served_by(model.spec, loaded.info),
+                warnings=warnings,
             )
 
+        spec = model.spec_for(options)
+        if not request.inputs:
+            return await self._load(spec, request.keep_alive, start)
+        return await self._compute(
+            spec,
+            start=start,
+            keep_alive=request.keep_alive,
+            tokenize=tokenize,
+            pooling=Pooling.NONE if request.per_token else None,
+            store=request.store,
+            finish=finish_result,
+        )
+
     async def rerank(self, request: RerankRequest, *, arrived: float | None = None) -> RerankResult:
-        """The documents in the order of their scores, or an error for all.
+        """Return the documents in the order of their scores, or raise for all of them.
 
         Args:
-            arrived: When the request came, by ``time.perf_counter``.
+            arrived: When the request came, by ``time.perf_counter``; None is now.
 
         Raises:
             EmbeddError: As `embed`; `NotARerankerError` if the model cannot score pairs.
@@ -156,53 +147,54 @@ class Embedder:
         model = self.find(request.model)
         if not model.is_reranker:
             raise NotARerankerError
-        spec = model.spec_for(Options())
-        was_ready = self._scheduler.is_ready(spec)
-        async with self._scheduler.lease(spec) as loaded:
-            loaded_at = time.perf_counter()
+
+        async def tokenize(loaded: Loaded) -> inputs.Fitted:
             if loaded.info.pair is None:
                 raise UnsupportedError("the model's rerank template is not one that embedd knows")
-            fitted = await inputs.tokenize_pairs(
+            return await inputs.tokenize_pairs(
                 loaded,
                 request.query,
                 request.documents,
-                frame=loaded.info.pair,
+                template=loaded.info.pair,
                 limit=self.limit(model),
-                cap=request.max_tokens_per_doc,
+                max_tokens_per_doc=request.max_tokens_per_doc,
                 truncate=request.truncate,
             )
-            fitted_at = time.perf_counter()
-            outcome = await loaded.embed(fitted.sequences, store=request.store)
+
+        async def finish_result(result: EmbedResult, info: ModelInfo) -> RerankResult:
             scores = to_scores(
-                outcome.vectors,
-                loaded.info.labels,
+                result.vectors,
+                info.labels,
                 architecture=model.facts.architecture,
                 raw=request.raw_scores,
             )
-            self._count(spec, fitted, outcome)
             return RerankResult(
                 ranked=rank(scores, request.top_n),
-                tokens=[len(ids) for ids in fitted.sequences],
-                truncated=fitted.truncated,
-                timings=_timings(
-                    outcome,
-                    start=start,
-                    loaded=start if was_ready else loaded_at,
-                    tokenize=fitted_at - loaded_at,
-                ),
-                served_by=_served_by(model.spec, loaded.info),
+                tokens=result.tokens,
+                truncated=result.truncated,
+                timings=result.timings,
+                reused=result.reused,
+                served_by=result.served_by,
             )
 
+        return await self._compute(
+            model.spec_for(Options()),
+            start=start,
+            tokenize=tokenize,
+            store=request.store,
+            finish=finish_result,
+        )
+
     async def tokenize(self, request: TokenizeRequest) -> list[Tokenized]:
-        """The tokens of each input; the model is not loaded for it.
+        """Return the tokens of each input, without loading the model.
 
         Raises:
-            ModelNotFoundError: Not in the store.
+            ModelNotFoundError: The model is not in the store.
             InvalidInputError: A token id or a prompt's name is not valid.
             ServiceError: The vocabulary cannot be read.
         """
         model = self.find(request.model)
-        prefix = inputs.choose_prefix(request, model)
+        prefix = inputs.choose_prefix(request.prompt, model)
         inputs.check_ids(request.inputs, model.spec.vocabulary)
         async with self._vocabulary(model.spec) as vocabulary:
             rows = await inputs.tokenize(
@@ -223,11 +215,14 @@ class Embedder:
     async def detokenize(
         self, name: str, sequences: Sequence[ClientIds], *, special: bool
     ) -> list[str]:
-        """The text of each of *sequences*, special tokens spelled or left out.
+        """Return the text of each of *sequences*.
+
+        Args:
+            special: Include the names of special tokens.
 
         Raises:
-            ModelNotFoundError: Not in the store.
-            InvalidTokenIdError: An id is none of the model's.
+            ModelNotFoundError: The model is not in the store.
+            InvalidTokenIdError: An id is outside the model's vocabulary.
             ServiceError: The vocabulary cannot be read.
         """
         model = self.find(name)
@@ -238,10 +233,10 @@ class Embedder:
         return [text.decode("utf-8", "replace") for text in texts]
 
     def find(self, name: str) -> ResolvedModel:
-        """The stored model *name*.
+        """Return the stored model *name*.
 
         Raises:
-            ModelNotFoundError: Not in the store.
+            ModelNotFoundError: The model is not in the store.
         """
         return self._resolver.resolve(name)
 
@@ -250,15 +245,15 @@ class Embedder:
         return model.limit(options or Options(), self._context_length)
 
     async def unload(self, name: str) -> None:
-        """Let the model go once its requests end; it need not be loaded.
+        """Unload the model once its requests have ended; it need not be loaded.
 
         Raises:
-            ModelNotFoundError: Not in the store.
+            ModelNotFoundError: The model is not in the store.
         """
         await self._scheduler.unload(self.find(name).spec)
 
     def is_loaded(self, model: ResolvedModel) -> bool:
-        """Whether it would compute at once."""
+        """Whether a request for *model* would not wait for a load."""
         return self._scheduler.is_ready(model.spec)
 
     def unhealthy_reason(self) -> str | None:
@@ -279,24 +274,48 @@ class Embedder:
         ]
         return sorted(models, key=lambda one: -one.expires_in)
 
-    def _check(self, request: EmbedRequest) -> _Checked:
-        model = self.find(request.model)
-        if not model.supports_embedding:
-            raise WrongModelError(
-                "this model does not support embeddings", is_reranker=model.is_reranker
+    async def _compute(
+        self,
+        spec: ModelSpec,
+        *,
+        start: float,
+        keep_alive: float | None = None,
+        tokenize: Callable[[Loaded], Awaitable[inputs.Fitted]],
+        pooling: Pooling | None = None,
+        store: bool,
+        finish: Callable[[EmbedResult, ModelInfo], Awaitable[AnyResult]],
+    ) -> AnyResult:
+        """Lease the model, tokenize, compute, finish and count: the path of every request."""
+        was_ready = self._scheduler.is_ready(spec)
+        async with self._scheduler.lease(spec, keep_alive) as loaded:
+            loaded_at = time.perf_counter()
+            sequences, truncated = await tokenize(loaded)
+            tokenized_at = time.perf_counter()
+            computed = await loaded.embed(sequences, pooling, store=store)
+            result = await finish(replace(computed, truncated=truncated), loaded.info)
+            self._metrics.of_model(spec.name).answered(
+                inputs=len(sequences),
+                tokens=sum(result.tokens),
+                truncated=len(truncated),
+                reused=result.reused,
+                queue=result.timings.queue,
             )
-        options = parse_options(request.options)
-        warnings = inputs.check_dimensions(request, model)
-        prefix = inputs.choose_prefix(request, model)
-        inputs.check_ids(request.inputs, model.spec.vocabulary)
-        is_prompted = request.prompt is not None or request.role is not Role.NONE
-        if is_prompted and not all(isinstance(one, str) for one in request.inputs):
-            warnings.append("no prompt was put before token arrays")
-        return _Checked(model=model, options=options, prefix=prefix, warnings=warnings)
+            timings = replace(
+                result.timings,
+                load=0.0 if was_ready else loaded_at - start,
+                tokenize=tokenized_at - loaded_at,
+                total=time.perf_counter() - start,
+            )
+            return replace(result, timings=timings)
+
+    async def _load(self, spec: ModelSpec, keep_alive: float | None, start: float) -> EmbedResult:
+        async with self._scheduler.lease(spec, keep_alive):
+            timings = Timings(total=time.perf_counter() - start)
+        return EmbedResult(vectors=np.empty((0, 0), np.float32), tokens=(), timings=timings)
 
     @asynccontextmanager
     async def _vocabulary(self, spec: ModelSpec) -> AsyncIterator[Vocabulary]:
-        """The tokenizer of a loaded model, else one of its own without weights."""
+        """The tokenizer of the model if it is loaded, else one opened without its weights."""
         if self._scheduler.is_ready(spec):
             async with self._scheduler.lease(spec) as loaded:
                 yield loaded
@@ -304,57 +323,30 @@ class Embedder:
             async with self._open_vocabulary(spec) as vocabulary:
                 yield vocabulary
 
-    def _count(self, spec: ModelSpec, fitted: inputs.Fitted, outcome: Outcome) -> None:
-        self._metrics.of_model(spec.name).answered(
-            inputs=len(fitted.sequences),
-            tokens=sum(map(len, fitted.sequences)),
-            truncated=len(fitted.truncated),
-            reused=outcome.reused,
-            queue=outcome.queue,
-        )
 
-
-async def _finish(vectors: Vectors, request: EmbedRequest, model: ResolvedModel) -> _Finished:
+async def _finish(
+    vectors: Vectors, request: EmbedRequest, model: ResolvedModel
+) -> tuple[Vectors, Mapping[DType, Quantized]]:
     if request.per_token:
-        return _Finished(vectors=vectors, quantized={})
+        return vectors, {}
     if vectors.size <= QUICK_NUMBERS:
         return _finish_now(vectors, request, model)
     return await asyncio.to_thread(_finish_now, vectors, request, model)
 
 
-def _finish_now(vectors: Vectors, request: EmbedRequest, model: ResolvedModel) -> _Finished:
+def _finish_now(
+    vectors: Vectors, request: EmbedRequest, model: ResolvedModel
+) -> tuple[Vectors, Mapping[DType, Quantized]]:
     normalize = _normalizes(request.normalize, model)
     vectors = finish(vectors, dimensions=request.dimensions, normalize=normalize)
     if not isinstance(request.normalize, Normalize):
         vectors = scale_to_p_norm(vectors, request.normalize)
-    dtypes = {output.dtype for output in request.outputs} - {DType.FLOAT}
+    dtypes = {form.dtype for form in request.formats} - {DType.FLOAT}
     int8_range = model.parameters.int8_range
-    quantized = {dtype: quantize(vectors, dtype, int8_range) for dtype in dtypes}
-    return _Finished(vectors=vectors, quantized=quantized)
+    return vectors, {dtype: quantize(vectors, dtype, int8_range) for dtype in dtypes}
 
 
 def _normalizes(normalize: Normalize | int, model: ResolvedModel) -> bool:
     if normalize is Normalize.LEGACY:
         return model.normalizes_legacy
     return normalize is Normalize.L2
-
-
-def _timings(outcome: Outcome, *, start: float, loaded: float, tokenize: float) -> Timings:
-    return Timings(
-        load=loaded - start,
-        tokenize=tokenize,
-        queue=outcome.queue,
-        compute=outcome.compute,
-        total=time.perf_counter() - start,
-        reused=sum(outcome.reused.values()),
-    )
-
-
-def _served_by(spec: ModelSpec, info: ModelInfo) -> ServedBy:
-    return ServedBy(digest=spec.digest, engine=info.engine, backend=info.backend)
-
-
-def _nothing(total: float) -> EmbedResult:
-    return EmbedResult(
-        vectors=np.empty((0, 0), np.float32), tokens=[], timings=Timings(total=total)
-    )

@@ -1,7 +1,7 @@
-"""Inputs of a request on their way to token sequences: checked, tokenized, fitted."""
+"""Inputs to token sequences: check, tokenize, fit to the model's limit."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -9,60 +9,68 @@ import numpy.typing as npt
 from embedd.errors import EmptyInputError, InvalidInputError, InvalidTokenIdError
 from embedd.resolve import ResolvedModel
 from embedd.scheduler.records import Vocabulary
-from embedd.tokenizers.truncation import Frame, PairFrame, fit_document, fit_ids, fit_text
+from embedd.tokenizers.truncation import (
+    PairTemplate,
+    SpecialTokens,
+    fit_document,
+    fit_ids,
+    fit_text,
+)
 from embedd.types import (
     ClientIds,
-    DimensionRule,
+    DimensionCheck,
     EmbedRequest,
     Input,
-    Mixed,
+    Prompt,
     TokenIds,
-    TokenizeRequest,
     Truncate,
     Truncated,
 )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fitted:
-    """Sequences that are ready to encode, and what was cut from them."""
-
-    sequences: Sequence[TokenIds]
-    truncated: Sequence[Truncated]
+# Sequences that are ready to compute, and the inputs that were cut for it.
+Fitted: TypeAlias = tuple[Sequence[TokenIds], Sequence[Truncated]]
 
 
-def choose_prefix(request: EmbedRequest | TokenizeRequest, model: ResolvedModel) -> str:
-    """What the model has for the prompt that *request* names.
+def choose_prefix(prompt: Prompt | None, model: ResolvedModel) -> str:
+    """Return the text that *prompt* puts before each input, empty if *model* has none.
 
     Raises:
-        InvalidInputError: It has prompts, and none of that name.
+        InvalidInputError: The model has prompts but not this one, which is not optional.
     """
+    if prompt is None:
+        return ""
     parameters = model.parameters
-    named = {"query": parameters.query_prefix, "document": parameters.document_prefix}
-    if request.prompt is None:
-        return named.get(request.role) or ""
-    prompts = {name.lower(): text for name, text in parameters.prompts.items()}
-    wanted = request.prompt.name.lower()
-    if wanted not in prompts and not request.prompt.is_optional and any((*named.values(), prompts)):
-        allowed = ", ".join([*named, "passage", *parameters.prompts])
+    prefixes = {"query": parameters.query_prefix, "document": parameters.document_prefix}
+    name = prompt.name.lower()
+    if name in prefixes:
+        return prefixes[name]
+    prompts = {key.lower(): text for key, text in parameters.prompts.items()}
+    if name not in prompts and not prompt.is_optional and any((*prefixes.values(), prompts)):
+        allowed = ", ".join([*prefixes, "passage", *parameters.prompts])
         raise InvalidInputError(
-            f'unknown prompt_name "{request.prompt.name}", allowed are: {allowed}',
-            field="prompt_name",
+            f'unknown prompt_name "{prompt.name}", allowed are: {allowed}', field="prompt_name"
         )
-    return prompts.get(wanted, "")
+    return prompts.get(name, "")
+
+
+def check_prompt(request: EmbedRequest) -> list[str]:
+    """Return a warning if the request names a prompt and some inputs cannot have one."""
+    if request.prompt is None or all(isinstance(one, str) for one in request.inputs):
+        return []
+    return ["no prompt was put before token arrays"]
 
 
 def check_dimensions(request: EmbedRequest, model: ResolvedModel) -> list[str]:
-    """Warnings of what the request's rule lets pass.
+    """Check the request's ``dimensions`` as strictly as it asks; return warnings.
 
     Raises:
-        InvalidInputError: It does not.
+        InvalidInputError: The model cannot give vectors of this size.
     """
     asked, width = request.dimensions, model.spec.width
-    if asked is None or request.dimension_rule is DimensionRule.LENIENT:
+    if asked is None or request.dimension_check is DimensionCheck.LENIENT:
         return []
     sizes = model.parameters.matryoshka
-    if request.dimension_rule is DimensionRule.MATRYOSHKA and not sizes:
+    if request.dimension_check is DimensionCheck.MATRYOSHKA and not sizes:
         raise InvalidInputError(
             f'dimensions is only supported by matryoshka models, "{request.model}" is not one',
             field="dimensions",
@@ -77,14 +85,14 @@ def check_dimensions(request: EmbedRequest, model: ResolvedModel) -> list[str]:
 
 
 def check_ids(inputs: Sequence[Input], vocabulary: int) -> None:
-    """Refuse token ids that are none of the model's.
+    """Check that all token ids are in ``0 … vocabulary - 1``.
 
     Raises:
-        InvalidTokenIdError: There is one; names the first.
+        InvalidTokenIdError: One is not; the error names the first.
     """
     numbered = [(index, ids) for index, one in enumerate(inputs) for ids in _id_parts(one)]
     every = [ids for _, ids in numbered]
-    # One look at all: each of ten thousand by itself would take a tenth of a second.
+    # All at once: ten thousand inputs checked one by one take a tenth of a second.
     if not every or not _outside(np.concatenate(every), vocabulary).any():
         return
     for index, ids in numbered:
@@ -102,7 +110,7 @@ def check_ids(inputs: Sequence[Input], vocabulary: int) -> None:
 
 
 def _id_parts(one: Input) -> Sequence[ClientIds]:
-    parts = one.parts if isinstance(one, Mixed) else [one]
+    parts = one if isinstance(one, tuple) else (one,)
     return [part for part in parts if not isinstance(part, str)]
 
 
@@ -118,15 +126,15 @@ async def tokenize(
     add_special: bool = True,
     parse_special: bool = True,
 ) -> list[TokenIds]:
-    """Ids of each input: of a text with *prefix* before it, of ids themselves.
+    """Return the token ids of each input; an input of ids is taken as it is.
 
-    *prefix* and special tokens stand only around texts, and the first part of a mix.
+    *prefix* and special tokens are added to texts, and to a mixed input that begins with one.
     """
     inner = [
         part
         for one in inputs
-        if isinstance(one, Mixed)
-        for part in one.parts[1:]
+        if isinstance(one, tuple)
+        for part in one[1:]
         if isinstance(part, str)
     ]
     outer = [prefix + head for one in inputs if isinstance(head := _head(one), str)]
@@ -142,30 +150,30 @@ async def tokenize(
     for one in inputs:
         head = _head(one)
         row = next(framed) if isinstance(head, str) else head.astype(np.int32)
-        if isinstance(one, Mixed):
-            rest = (next(bare) if isinstance(part, str) else part for part in one.parts[1:])
+        if isinstance(one, tuple):
+            rest = (next(bare) if isinstance(part, str) else part for part in one[1:])
             row = np.concatenate([row, *rest]).astype(np.int32)
         rows.append(row)
     return rows
 
 
 def _head(one: Input) -> str | ClientIds:
-    return one.parts[0] if isinstance(one, Mixed) else one
+    return one[0] if isinstance(one, tuple) else one
 
 
 def fit(
     inputs: Sequence[Input],
     sequences: Sequence[TokenIds],
     *,
-    frame: Frame,
+    special: SpecialTokens,
     limit: int,
     truncate: Truncate,
 ) -> Fitted:
-    """The *sequences* of *inputs*, cut to *limit* where that is allowed.
+    """Cut the *sequences* of *inputs* to *limit* tokens where *truncate* allows it.
 
     Raises:
-        InvalidInputError: One has no tokens.
-        InputTooLongError: One is too long and may not be cut.
+        InvalidInputError: A sequence has no tokens.
+        InputTooLongError: A sequence is too long and may not or cannot be cut.
     """
     fitted, truncated = [], []
     for index, (sent, ids) in enumerate(zip(inputs, sequences, strict=True)):
@@ -174,10 +182,10 @@ def fit(
         kept = ids
         if len(ids) > limit:
             cut = fit_text if isinstance(sent, str) else fit_ids
-            kept = cut(ids, frame=frame, limit=limit, truncate=truncate, index=index)
+            kept = cut(ids, special=special, limit=limit, truncate=truncate, index=index)
             truncated.append(Truncated(index=index, tokens=len(ids), kept=len(kept)))
         fitted.append(kept)
-    return Fitted(sequences=fitted, truncated=truncated)
+    return fitted, truncated
 
 
 async def tokenize_pairs(
@@ -185,32 +193,35 @@ async def tokenize_pairs(
     query: str,
     documents: Sequence[str],
     *,
-    frame: PairFrame,
+    template: PairTemplate,
     limit: int,
-    cap: int | None,
+    max_tokens_per_doc: int | None,
     truncate: Truncate,
 ) -> Fitted:
-    """The sequence of *query* with each document, which is cut to *cap* and to what fits.
+    """Return the sequence of *query* with each document, cut so that the pair fits *limit*.
+
+    Args:
+        max_tokens_per_doc: Tokens of a document that are kept at most, whatever *truncate*.
 
     Raises:
-        InputTooLongError: A pair is too long and its document may not be cut, or not so far.
+        InputTooLongError: A pair is too long and its document may not or cannot be cut.
     """
-    texts = [frame.query_lead + query, *(frame.document_lead + text for text in documents)]
-    # A document that spells the separator must not end before its end.
+    texts = [template.query_lead + query, *(template.document_lead + text for text in documents)]
+    # Special tokens in a document's text are plain text: it must not end its own part.
     asked, *rows = await vocabulary.tokenize(texts, add_special=False, parse_special=False)
     sequences, truncated = [], []
     for index, ids in enumerate(rows):
         kept = fit_document(
-            ids if cap is None else ids[:cap],
+            ids if max_tokens_per_doc is None else ids[:max_tokens_per_doc],
             query=asked,
-            frame=frame,
+            template=template,
             limit=limit,
             truncate=truncate,
             index=index,
         )
-        pair = frame.join(asked, kept)
+        pair = template.join(asked, kept)
         if len(kept) < len(ids):
             tokens = len(pair) + len(ids) - len(kept)
             truncated.append(Truncated(index=index, tokens=tokens, kept=len(pair)))
         sequences.append(pair)
-    return Fitted(sequences=sequences, truncated=truncated)
+    return sequences, truncated

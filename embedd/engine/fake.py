@@ -18,7 +18,7 @@ from embedd.engine.backends import LLAMA_BACKENDS, Backend
 from embedd.engine.protocol import Stop, StoppedError, check_ids
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import EngineError, ModelLoadError
-from embedd.tokenizers.truncation import Frame, PairFrame
+from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
 from embedd.types import Pooling, TokenIds, TokenPiece, Vectors
 
 # Backends that are this engine's, otherwise as llama.cpp's.
@@ -52,13 +52,13 @@ class FakeEngine:
             width=WIDTH,
             limit=spec.context_length,
             pooling=spec.pooling,
-            frame=Frame(prefix=(FIRST,), suffix=(LAST,)),
+            frame=SpecialTokens(prefix=(FIRST,), suffix=(LAST,)),
             vocabulary=VOCABULARY,
             max_batch_tokens=batch_tokens,
             max_sequences=MAX_SEQUENCES,
             engine="fake",
             backend=backend.name,
-            pair=PairFrame(prefix=(FIRST,), middle=(LAST,), suffix=(LAST,)),
+            pair=PairTemplate(prefix=(FIRST,), middle=(LAST,), suffix=(LAST,)),
             labels=("",) if spec.pooling is Pooling.RANK else (),
         )
 

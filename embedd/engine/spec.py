@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedd.tokenizers.truncation import Frame, PairFrame
+from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
 from embedd.types import EngineChoice, Labels, Pooling
 
 
@@ -75,7 +75,7 @@ class ModelInfo:
     width: int
     limit: int
     pooling: Pooling
-    frame: Frame
+    frame: SpecialTokens
     vocabulary: int
     max_batch_tokens: int
     max_sequences: int
@@ -83,7 +83,7 @@ class ModelInfo:
     backend: str
     replicas: int = 1
     gpu_bytes: int = 0
-    pair: PairFrame | None = None
+    pair: PairTemplate | None = None
     labels: Labels = ()
     distance: float | None = None
     padded: bool = False

@@ -8,7 +8,6 @@ from embedd.metrics.labels import (
     LoadFailure,
     Overload,
     Unload,
-    VectorSource,
 )
 
 __all__ = [
@@ -19,7 +18,6 @@ __all__ = [
     "ModelMetrics",
     "Overload",
     "Unload",
-    "VectorSource",
     "describe_cache",
     "make_gauge",
 ]

@@ -21,7 +21,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
 from embedd.metrics.gauges import StateCollector
-from embedd.metrics.labels import DeathReason, LoadFailure, Overload, Unload, VectorSource
+from embedd.metrics.labels import DeathReason, LoadFailure, Overload, Unload
+from embedd.types import VectorSource
 
 OPEN_METRICS: Final = "application/openmetrics-text"
 REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)

@@ -38,14 +38,6 @@ class Overload(StrEnum):
     LOADS = "loads"  # requests that wait for models to load
 
 
-class VectorSource(StrEnum):
-    """Where the vector of an input came from that was not computed for it."""
-
-    CACHE = "cache"
-    JOINED = "joined"  # another request computed it at that time
-    EQUAL = "equal"  # to another input of its request
-
-
 class Awaited(StrEnum):
     """What a request waits for."""
 

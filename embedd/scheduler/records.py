@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from embedd.engine.serving.queue import Outcome
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.metrics import Unload
-from embedd.types import Pooling, TokenIds, TokenPiece
+from embedd.types import EmbedResult, Pooling, TokenIds, TokenPiece
 
 
 class Vocabulary(Protocol):
@@ -74,7 +73,7 @@ class Loaded(Vocabulary, Protocol):
         pooling: Pooling | None = None,
         *,
         store: bool = True,
-    ) -> Outcome:
+    ) -> EmbedResult:
         """Vectors of each sequence."""
         ...
 

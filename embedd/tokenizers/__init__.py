@@ -1,1 +1,1 @@
-"""From texts to token sequences that a model accepts."""
+"""Tokenizing: from texts to token sequences that a model accepts."""

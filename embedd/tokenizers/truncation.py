@@ -1,4 +1,4 @@
-"""Fitting token sequences to a context length, on ids and never through text."""
+"""Truncation of token sequences to a limit; on ids, so that no text is tokenized twice."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from embedd.types import TokenIds, Truncate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
+class SpecialTokens:
     """The special tokens that a tokenizer puts before and after every text."""
 
     prefix: tuple[int, ...]
@@ -20,10 +20,10 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairFrame:
-    """The tokens around a query and a document that are scored together.
+class PairTemplate:
+    """The special tokens around a query and a document that are scored together.
 
-    The *leads* are put before the two texts themselves.
+    The two leads are texts, put before the query and the document before tokenizing.
     """
 
     prefix: tuple[int, ...]
@@ -36,7 +36,7 @@ class PairFrame:
         return len(self.prefix) + len(self.middle) + len(self.suffix)
 
     def join(self, query: TokenIds, document: TokenIds) -> TokenIds:
-        """The whole sequence."""
+        """Return the sequence of both."""
         parts = (self.prefix, query, self.middle, document, self.suffix)
         return np.concatenate([np.asarray(part, np.int32) for part in parts])
 
@@ -45,18 +45,18 @@ def fit_document(
     document: TokenIds,
     *,
     query: TokenIds,
-    frame: PairFrame,
+    template: PairTemplate,
     limit: int,
     truncate: Truncate,
     index: int,
 ) -> TokenIds:
-    """The ids of a document, cut so that its pair has at most *limit*; the query never is.
+    """Cut the ids of a document so that its pair has at most *limit*; never cut the query.
 
     Raises:
         InputTooLongError: The pair is longer and either truncation is off or the query
             leaves no room for a token of the document.
     """
-    special = len(frame) + len(query)
+    special = len(template) + len(query)
     room = limit - special
     if len(document) <= room:
         return document
@@ -67,9 +67,9 @@ def fit_document(
 
 
 def fit_text(
-    ids: TokenIds, *, frame: Frame, limit: int, truncate: Truncate, index: int
+    ids: TokenIds, *, special: SpecialTokens, limit: int, truncate: Truncate, index: int
 ) -> TokenIds:
-    """The ids of a tokenized text, cut to *limit* with its special tokens kept.
+    """Cut the ids of a tokenized text to *limit*, its special tokens kept.
 
     Raises:
         InputTooLongError: Longer than *limit* and either truncation is off or *limit*
@@ -77,32 +77,34 @@ def fit_text(
     """
     if len(ids) <= limit:
         return ids
-    refuse_uncuttable(ids, special=len(frame), limit=limit, truncate=truncate, index=index)
-    head, tail = len(frame.prefix), len(frame.suffix)
+    _check_can_be_cut(ids, special=len(special), limit=limit, truncate=truncate, index=index)
+    head, tail = len(special.prefix), len(special.suffix)
     if truncate is Truncate.START:
         return np.concatenate((ids[:head], ids[len(ids) - (limit - head) :]))
     return np.concatenate((ids[: limit - tail], ids[len(ids) - tail :]))
 
 
-def fit_ids(ids: TokenIds, *, frame: Frame, limit: int, truncate: Truncate, index: int) -> TokenIds:
-    """A caller's own token ids cut to *limit*: the head is kept, and a final EOS or SEP.
+def fit_ids(
+    ids: TokenIds, *, special: SpecialTokens, limit: int, truncate: Truncate, index: int
+) -> TokenIds:
+    """Cut token ids that a client sent to *limit*, a final EOS or SEP kept.
 
     Raises:
         InputTooLongError: As `fit_text`.
     """
     if len(ids) <= limit:
         return ids
-    refuse_uncuttable(ids, special=len(frame), limit=limit, truncate=truncate, index=index)
+    _check_can_be_cut(ids, special=len(special), limit=limit, truncate=truncate, index=index)
     if truncate is Truncate.START:
         return ids[len(ids) - limit :]
-    if int(ids[-1]) in frame.suffix:
+    if int(ids[-1]) in special.suffix:
         return np.concatenate((ids[: limit - 1], ids[-1:]))
     return ids[:limit]
 
 
-def refuse_uncuttable(
+def _check_can_be_cut(
     ids: TokenIds, *, special: int, limit: int, truncate: Truncate, index: int
 ) -> None:
-    """Raise `InputTooLongError` if over-long *ids* must not or cannot be cut."""
+    """Raise `InputTooLongError` if *ids* may not be cut, or *special* tokens leave no room."""
     if truncate is Truncate.ERROR or limit <= special:
         raise InputTooLongError(index=index, tokens=len(ids), limit=limit, special=special)

@@ -19,7 +19,6 @@ from embedd.catalog.catalog import read_catalog
 from embedd.embedder.embedder import Embedder
 from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.fake import MAX_SEQUENCES, FakeEngine
-from embedd.engine.serving.queue import Outcome
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.worker.__main__ import encode_checked
 from embedd.errors import EngineError
@@ -33,7 +32,7 @@ from embedd.server.app import make_app
 from embedd.server.dialects.base import Policy
 from embedd.server.http.bodies import BodyLimits
 from embedd.store.store import Store
-from embedd.types import Pooling, TokenIds, TokenPiece
+from embedd.types import EmbedResult, Pooling, ServedBy, Timings, TokenIds, TokenPiece
 from tests.fakes import Clock
 from tests.tiny_models import write_tiny_bert, write_tiny_decoder
 from tests.unit.stored import store_model
@@ -53,6 +52,7 @@ class LocalModel:
 
     def __init__(self, spec: ModelSpec) -> None:
         self._engine = FakeEngine.load(spec, LLAMA_BACKENDS[0], threads=1)
+        self._digest = spec.digest
         self.gate = asyncio.Event()
         self.gate.set()
         self.waiting = 0
@@ -104,7 +104,7 @@ class LocalModel:
         pooling: Pooling | None = None,
         *,
         store: bool = True,
-    ) -> Outcome:
+    ) -> EmbedResult:
         rows = []
         for start in range(0, len(sequences), MAX_SEQUENCES):
             await asyncio.sleep(0)
@@ -120,7 +120,14 @@ class LocalModel:
             except EngineError as error:
                 index = start + (error.index or 0)
                 raise EngineError(f"{error} (input {index})", index=index) from error
-        return Outcome(vectors=np.concatenate(rows), queue=0.0, compute=0.001)
+        return EmbedResult(
+            vectors=np.concatenate(rows),
+            tokens=list(map(len, sequences)),
+            timings=Timings(compute=0.001),
+            served_by=ServedBy(
+                digest=self._digest, engine=self.info.engine, backend=self.info.backend
+            ),
+        )
 
     async def close(self) -> None:
         self.closed = True

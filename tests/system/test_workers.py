@@ -23,11 +23,10 @@ from embedd.engine.host import process, watchdog
 from embedd.engine.host.process import WorkerDiedError, WorkerProcess
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.model import ServedModel
-from embedd.engine.serving.queue import Outcome
 from embedd.engine.spec import ModelSpec
 from embedd.errors import EngineError, LoadTimeoutError, ModelLoadError, ShuttingDownError
 from embedd.metrics import Metrics
-from embedd.types import Pooling
+from embedd.types import EmbedResult, Pooling
 from tests.tiny_models import write_tiny_bert
 
 BACKENDS = {"fake": FAKE_BACKENDS, "llama": LLAMA_BACKENDS}
@@ -112,11 +111,13 @@ def is_computing(worker: WorkerProcess) -> bool:
     return any(map(worker._board.has, worker._calls))
 
 
-async def embed(model: ServedModel, *texts: str) -> Outcome:
+async def embed(model: ServedModel, *texts: str) -> EmbedResult:
     return await model.embed(await model.tokenize(texts))
 
 
-async def embed_all(model: ServedModel, requests: list[list[str]]) -> list[Outcome | BaseException]:
+async def embed_all(
+    model: ServedModel, requests: list[list[str]]
+) -> list[EmbedResult | BaseException]:
     """All requests at once, after all are tokenized: their inputs share batches."""
     sequences = [await model.tokenize(texts) for texts in requests]
     return await asyncio.gather(*map(model.embed, sequences), return_exceptions=True)
@@ -248,7 +249,7 @@ async def test_a_poisoned_input_fails_its_own_request_alone(yard: Yard) -> None:
     assert poisoned.index == 1
     assert str(poisoned) == "the worker process ended with SIGKILL (input 1)"
     for result, vectors in zip(results, expected, strict=True):
-        assert isinstance(result, Outcome)
+        assert isinstance(result, EmbedResult)
         assert np.allclose(result.vectors, vectors)
     assert model.info.backend == "llama"
     assert model.unhealthy_reason is None
@@ -285,7 +286,7 @@ async def test_an_input_that_hangs_fails_its_own_request_alone(
     model = await yard.serve()
     expected = (await embed(model, "a", "b")).vectors
     good, bad = await embed_all(model, [["a", "b"], ["c", text]])
-    assert isinstance(good, Outcome)
+    assert isinstance(good, EmbedResult)
     assert np.allclose(good.vectors, expected)
     assert isinstance(bad, EngineError)
     assert (str(bad).endswith(f"{fault} (input 1)"), bad.index) == (True, 1)
@@ -301,8 +302,8 @@ async def test_an_input_that_hangs_fails_its_own_request_alone(
 async def test_a_bad_vector_is_an_error_of_its_input(yard: Yard, text: str, fault: str) -> None:
     model = await yard.serve()
     good, bad, also_good = await embed_all(model, [["a", "b"], ["a", text, "b"], ["c"]])
-    assert isinstance(good, Outcome)
-    assert isinstance(also_good, Outcome)
+    assert isinstance(good, EmbedResult)
+    assert isinstance(also_good, EmbedResult)
     assert isinstance(bad, EngineError)
     assert (str(bad), bad.index) == (f"embedding {fault} (input 1)", 1)
     assert len(yard.workers) == 1

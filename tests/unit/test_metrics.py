@@ -5,8 +5,9 @@ from collections.abc import Iterable
 import pytest
 from prometheus_client.metrics_core import Metric
 
-from embedd.metrics import Metrics, VectorSource, describe_cache
+from embedd.metrics import Metrics, describe_cache
 from embedd.metrics.counters import MANY_MODELS
+from embedd.types import VectorSource
 from tests.exposition import moved, read
 
 

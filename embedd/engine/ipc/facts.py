@@ -11,7 +11,7 @@ from embedd.engine.backends import Backend
 from embedd.engine.ipc import messages
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tuning.settings import ONE_REPLICA, Tuning
-from embedd.tokenizers.truncation import Frame, PairFrame
+from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
 from embedd.types import TokenIds
 
 NO_BACKEND = Backend(name="", extra_buffers=False, flash_attention=False)
@@ -111,7 +111,7 @@ def to_info(ready: messages.Ready, engine: str, backend: str) -> ModelInfo:
         width=ready.width,
         limit=ready.limit,
         pooling=ready.pooling,
-        frame=Frame(prefix=ready.prefix, suffix=ready.suffix),
+        frame=SpecialTokens(prefix=ready.prefix, suffix=ready.suffix),
         vocabulary=ready.vocabulary,
         max_batch_tokens=ready.max_batch_tokens,
         max_sequences=ready.max_sequences,
@@ -121,7 +121,7 @@ def to_info(ready: messages.Ready, engine: str, backend: str) -> ModelInfo:
         gpu_bytes=ready.gpu_bytes,
         pair=None
         if pair is None
-        else PairFrame(
+        else PairTemplate(
             prefix=pair.prefix,
             middle=pair.middle,
             suffix=pair.suffix,

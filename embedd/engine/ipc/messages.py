@@ -91,7 +91,7 @@ class Progress(msgspec.Struct, tag="progress", frozen=True):
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """A `PairFrame`."""
+    """A `PairTemplate`."""
 
     prefix: tuple[int, ...]
     middle: tuple[int, ...]

@@ -11,7 +11,7 @@ from embedd.engine.llama.model import LlamaModel
 from embedd.engine.protocol import check_ids
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import ModelLoadError
-from embedd.tokenizers.truncation import Frame, PairFrame
+from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
 from embedd.types import Pooling, TokenIds, TokenPiece
 
 NO_TOKENIZER = 0
@@ -55,7 +55,7 @@ class Vocabulary:
         known = {one: self._token_piece(one) for one in {*ids.tolist()}}
         return [known[one] for one in ids.tolist()]
 
-    def learn_pair(self) -> PairFrame | None:
+    def learn_pair(self) -> PairTemplate | None:
         """What stands around a query and a document; None: in a way that nobody foresaw."""
         template = self._model.pair_template
         if template is not None:
@@ -64,9 +64,9 @@ class Vocabulary:
         # WordPiece ends a text with its separator; others have one besides the end.
         if self._kind != WORDPIECE and lib.llama_vocab_get_add_sep(self._vocab):
             middle = (*middle, lib.llama_vocab_sep(self._vocab))
-        return PairFrame(prefix=self.frame.prefix, middle=middle, suffix=self.frame.suffix)
+        return PairTemplate(prefix=self.frame.prefix, middle=middle, suffix=self.frame.suffix)
 
-    def _parse_pair(self, template: str) -> PairFrame | None:
+    def _parse_pair(self, template: str) -> PairTemplate | None:
         head, query, rest = template.partition(QUERY)
         middle, document, tail = rest.partition(DOCUMENT)
         if not query or not document or DOCUMENT in head:
@@ -76,7 +76,7 @@ class Vocabulary:
         leads = [" " if text.endswith(" ") else "" for text in texts[:2]]
         texts[:2] = [text.removesuffix(" ") for text in texts[:2]]
         ids = [tuple(row.tolist()) for row in self.tokenize(texts, add_special=False)]
-        return PairFrame(
+        return PairTemplate(
             prefix=ids[0],
             middle=ids[1],
             suffix=ids[2],
@@ -137,14 +137,14 @@ class Vocabulary:
         )
         return TokenPiece(text, bool(lib.llama_vocab_is_control(self._vocab, id_)))
 
-    def _learn_frame(self) -> Frame:
+    def _learn_frame(self) -> SpecialTokens:
         """What is put around a text, seen by doing it: the file's flags are not reliable."""
         framed = self._tokenize(PROBE, add_special=True)
         bare = self._tokenize(PROBE, add_special=False)
         for start in range(len(framed) - len(bare) + 1):
             end = start + len(bare)
             if np.array_equal(framed[start:end], bare):
-                return Frame(
+                return SpecialTokens(
                     prefix=tuple(framed[:start].tolist()), suffix=tuple(framed[end:].tolist())
                 )
         raise ModelLoadError("the tokenizer changes a text when it adds special tokens")

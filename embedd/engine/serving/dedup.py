@@ -6,12 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import numpy as np
 
 from embedd.cache import CacheKey, VectorCache, make_key
-from embedd.engine.serving.queue import Outcome
 from embedd.errors import EngineError
-from embedd.metrics import VectorSource
-from embedd.types import TokenIds, Vector
+from embedd.types import EmbedResult, Timings, TokenIds, Vector, VectorSource
 
-Compute = Callable[[Sequence[TokenIds]], Awaitable[Outcome]]
+Compute = Callable[[Sequence[TokenIds]], Awaitable[EmbedResult]]
 
 # A request waits for a sequence that another request is computing only if that request
 # computes at most this many: it must not wait until a large one is finished.
@@ -32,7 +30,9 @@ class Deduplicator:
         self._cache = cache
         self._in_flight: dict[CacheKey, asyncio.Future[Vector]] = {}
 
-    async def embed(self, sequences: Sequence[TokenIds], maker: bytes, compute: Compute) -> Outcome:
+    async def embed(
+        self, sequences: Sequence[TokenIds], maker: bytes, compute: Compute
+    ) -> EmbedResult:
         """Return the vectors of *sequences*; *compute* is called with the new ones only.
 
         Args:
@@ -63,10 +63,13 @@ class Deduplicator:
         # and waits for no other request again.
         again = await self._compute(sequences, retried, vectors, compute, joinable=False)
         outcomes = [one for one in (outcome, again) if one is not None]
-        return Outcome(
+        return EmbedResult(
             vectors=np.stack([vectors[key] for key in keys]),
-            queue=sum(one.queue for one in outcomes),
-            compute=sum(one.compute for one in outcomes),
+            tokens=list(map(len, sequences)),
+            timings=Timings(
+                queue=sum(one.timings.queue for one in outcomes),
+                compute=sum(one.timings.compute for one in outcomes),
+            ),
             reused={
                 VectorSource.CACHE: cached,
                 VectorSource.JOINED: len(joined) - len(retried),
@@ -82,7 +85,7 @@ class Deduplicator:
         compute: Compute,
         *,
         joinable: bool,
-    ) -> Outcome | None:
+    ) -> EmbedResult | None:
         """Compute *rows*, add the results to *vectors* and the cache; None without rows.
 
         If *joinable*, other requests may wait for these results.

@@ -1,6 +1,7 @@
 """A model that is ready to serve: its worker, its queue, its tokenizer."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from embedd.cache import VectorCache, make_maker
@@ -10,11 +11,11 @@ from embedd.engine.host.supervisor import Supervisor, Worker
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.dedup import Deduplicator
 from embedd.engine.serving.quarantine import Quarantine
-from embedd.engine.serving.queue import BatchQueue, Outcome
+from embedd.engine.serving.queue import BatchQueue
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tuning.settings import ONE_REPLICA, Tuning
 from embedd.metrics import ModelMetrics
-from embedd.types import Pooling, TokenIds, TokenPiece
+from embedd.types import EmbedResult, Pooling, ServedBy, TokenIds, TokenPiece
 
 # Texts travel to the tokenizer in frames of at most so many characters, so that a short
 # request does not wait until ten thousand texts of another are tokenized.
@@ -156,12 +157,25 @@ class ServedModel:
         pooling: Pooling | None = None,
         *,
         store: bool = True,
-    ) -> Outcome:
+    ) -> EmbedResult:
         """Vectors of *sequences*; see `BatchQueue.embed`.
 
         Args:
             store: Whether vectors may come from and go to the cache.
         """
+        result = await self._embed(sequences, pooling, store=store)
+        info = self.info
+        served_by = ServedBy(digest=self._spec.digest, engine=info.engine, backend=info.backend)
+        return replace(result, served_by=served_by)
+
+    async def close(self) -> None:
+        """End the worker; what waits fails."""
+        await self._queue.close()
+        await self._supervisor.close()
+
+    async def _embed(
+        self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, store: bool
+    ) -> EmbedResult:
         if not store or not sequences or (pooling or self.info.pooling) is Pooling.NONE:
             return await self._queue.embed(sequences, pooling)
         info = self.info
@@ -169,11 +183,6 @@ class ServedModel:
         return await self._dedup.embed(
             sequences, maker, lambda missing: self._queue.embed(missing, pooling)
         )
-
-    async def close(self) -> None:
-        """End the worker; what waits fails."""
-        await self._queue.close()
-        await self._supervisor.close()
 
     async def _tokenize(
         self, texts: Sequence[str], *, add_special: bool, parse_special: bool

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
@@ -16,8 +16,8 @@ from embedd.engine.serving.lanes import Batch, Lanes
 from embedd.engine.serving.quarantine import Quarantine
 from embedd.engine.spec import ModelInfo
 from embedd.errors import EmbeddError, EngineError, OverloadedError, ShuttingDownError
-from embedd.metrics import ModelMetrics, Overload, VectorSource
-from embedd.types import Pooling, TokenIds, Vectors
+from embedd.metrics import ModelMetrics, Overload
+from embedd.types import EmbedResult, Pooling, Timings, TokenIds, Vectors
 
 log = logging.getLogger(__name__)
 
@@ -26,20 +26,6 @@ IN_FLIGHT_PER_REPLICA = 2
 # Deaths of the worker that a batch may be part of before it is split to find the input
 # at fault.
 MAX_DEATHS_OF_A_BATCH = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What became of a request: ``queue`` and ``compute`` in seconds.
-
-    ``vectors`` has shape (sequences, width), or (all tokens, width) without pooling;
-    ``reused`` sequences were not computed for it: how many, by where their vectors came from.
-    """
-
-    vectors: Vectors
-    queue: float
-    compute: float
-    reused: Mapping[VectorSource, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -136,8 +122,10 @@ class BatchQueue:
         """Requests that have such tokens."""
         return len(self._lanes)
 
-    async def embed(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Outcome:
+    async def embed(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> EmbedResult:
         """Vectors of all *sequences*, none of them empty; all are admitted or none.
+
+        The result has them as the model computed them, and the times of queue and compute.
 
         A cancelled call leaves the queue at once, and the worker stops computing for it.
 
@@ -149,7 +137,7 @@ class BatchQueue:
         """
         if not sequences:
             vectors = np.empty((0, self._info.width), np.float32)
-            return Outcome(vectors=vectors, queue=0.0, compute=0.0)
+            return EmbedResult(vectors=vectors, tokens=(), timings=Timings())
         job = self._admit(sequences, pooling)
         try:
             vectors = await job.done
@@ -160,7 +148,8 @@ class BatchQueue:
             self._lanes.remove(job)
         now = time.perf_counter()
         started = job.started or now
-        return Outcome(vectors=vectors, queue=started - job.admitted, compute=now - started)
+        timings = Timings(queue=started - job.admitted, compute=now - started)
+        return EmbedResult(vectors=vectors, tokens=job.lengths, timings=timings)
 
     async def close(self) -> None:
         """Stop computing; what waits fails with `ShuttingDownError`."""

@@ -16,7 +16,7 @@ def to_reply(asked: EmbedRequest, result: EmbedResult) -> Parts:
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return [
         b'{"object":"list","data":[',
-        items(result, asked.outputs),
+        items(result, asked.formats),
         b"]," + dump({"model": asked.model, "usage": usage})[1:],
     ]
 

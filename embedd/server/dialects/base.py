@@ -12,7 +12,7 @@ from embedd.embedder.embedder import Embedder
 from embedd.errors import EmbeddError, InvalidInputError, LoadTimeoutError
 from embedd.library import Library
 from embedd.server.http.bodies import Body, BodyLimits, decode_plainly
-from embedd.types import Computed, DType, EmbedRequest, EmbedResult
+from embedd.types import DType, EmbedRequest, EmbedResult, Result
 
 EMBEDDER = web.AppKey("embedder", Embedder)
 LIBRARY = web.AppKey("library", Library)
@@ -145,7 +145,7 @@ async def choose_model(app: web.Application, capability: str) -> str:
     return names[0]
 
 
-def computed_headers(result: Computed) -> dict[str, str]:
+def computed_headers(result: Result) -> dict[str, str]:
     """What every computed answer says in its headers, in every dialect."""
     if result.served_by is None:
         return {}
@@ -173,7 +173,7 @@ def _quantization(int8_range: float | None) -> str:
     return f"int8;scale=fixed;range={int8_range:g}"
 
 
-def _server_timing(result: Computed) -> str:
+def _server_timing(result: Result) -> str:
     timings = result.timings
     text = (
         f"tokenize;dur={1000 * timings.tokenize:.3f}, queue;dur={1000 * timings.queue:.3f}, "
@@ -181,8 +181,8 @@ def _server_timing(result: Computed) -> str:
     )
     if timings.load:
         text = f"load;dur={1000 * timings.load:.3f}, {text}"
-    if timings.reused:
-        text += f', cache;desc="{timings.reused} of {len(result.tokens)} reused"'
+    if reused := sum(result.reused.values()):
+        text += f', cache;desc="{reused} of {len(result.tokens)} reused"'
     return text
 
 

@@ -11,15 +11,15 @@ from aiohttp import web
 from embedd.errors import EmptyInputError, InvalidInputError
 from embedd.server.dialects.base import Dialect, Policy, Route, computed_headers, embed_body
 from embedd.server.dialects.common.fields import (
+    parse_formats,
     parse_optional_keep_alive,
-    parse_outputs,
     require_model,
 )
 from embedd.server.dialects.common.openai_input import FIELD, parse_forms
 from embedd.server.dialects.common.vector_json import items
 from embedd.server.dialects.openai.errors import STATUSES, to_error
 from embedd.server.http.json_out import Parts, dump, parts_response
-from embedd.types import ClientIds, DimensionRule, EmbedRequest, EmbedResult, Truncate
+from embedd.types import ClientIds, DimensionCheck, EmbedRequest, EmbedResult, Truncate
 
 NULL = msgspec.Raw(b"null")
 
@@ -46,8 +46,8 @@ def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
         inputs=_parse_texts(bytes(body.input), policy),
         truncate=Truncate.ERROR,
         dimensions=body.dimensions,
-        dimension_rule=DimensionRule.MATRYOSHKA,
-        outputs=parse_outputs(encoding_format=body.encoding_format),
+        dimension_check=DimensionCheck.MATRYOSHKA,
+        formats=parse_formats(encoding_format=body.encoding_format),
         keep_alive=parse_optional_keep_alive(body.keep_alive),
         options=body.options or {},
     )
@@ -61,7 +61,7 @@ def to_reply(asked: EmbedRequest, result: EmbedResult, *, id_: str, created: int
         "usage": {"total_tokens": sum(result.tokens)},
     }
     head = b'{"id":%b,"object":"embedding","data":[' % dump(id_)
-    return [head, items(result, asked.outputs), b"]," + dump(tail)[1:]]
+    return [head, items(result, asked.formats), b"]," + dump(tail)[1:]]
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:

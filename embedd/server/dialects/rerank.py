@@ -107,8 +107,8 @@ def to_results(asked: Asked, result: RerankResult) -> list[Mapping[str, object]]
         return items
     documents = [{"text": one} if isinstance(one, str) else one for one in asked.echo]
     return [
-        {**item, "document": documents[one.index]}
-        for item, one in zip(items, result.ranked, strict=True)
+        {**item, "document": documents[index]}
+        for item, (index, _) in zip(items, result.ranked, strict=True)
     ]
 
 
@@ -127,13 +127,13 @@ def _to_data(asked: Asked, result: RerankResult) -> list[Mapping[str, object]]:
     if asked.echo is None:
         return items
     return [
-        {**item, "document": asked.request.documents[one.index]}
-        for item, one in zip(items, result.ranked, strict=True)
+        {**item, "document": asked.request.documents[index]}
+        for item, (index, _) in zip(items, result.ranked, strict=True)
     ]
 
 
 def _to_items(result: RerankResult) -> list[Mapping[str, object]]:
-    return [{"index": one.index, "relevance_score": to_number(one.score)} for one in result.ranked]
+    return [{"index": index, "relevance_score": to_number(score)} for index, score in result.ranked]
 
 
 def to_error(failure: Failure) -> bytes:

@@ -23,7 +23,7 @@ from embedd.metrics import Metrics
 from embedd.resolve import Resolver
 from embedd.scheduler.scheduler import Scheduler
 from embedd.store.store import Store
-from embedd.types import ClientIds, EmbedRequest, Normalize, Role, Truncate
+from embedd.types import ClientIds, EmbedRequest, Normalize, Prompt, Truncate
 from tests.fakes import Clock
 from tests.server.serving import Loads, until
 from tests.tiny_models import write_tiny_bert, write_tiny_decoder
@@ -142,9 +142,10 @@ async def test_texts_and_ids_may_stand_side_by_side(embedder: Embedder) -> None:
     assert list(mixed.tokens) == [4, 3, 3]
 
 
-async def test_a_role_without_a_prefix_changes_nothing(embedder: Embedder) -> None:
+async def test_a_prefix_that_the_model_does_not_have_changes_nothing(embedder: Embedder) -> None:
     plain, query, document = [
-        await embedder.embed(ask("x", role=role)) for role in (Role.NONE, Role.QUERY, Role.DOCUMENT)
+        await embedder.embed(ask("x", prompt=name and Prompt(name=name)))
+        for name in (None, "query", "document")
     ]
     assert np.array_equal(plain.vectors, document.vectors)
     assert list(query.tokens) == [8]

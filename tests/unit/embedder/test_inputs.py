@@ -7,8 +7,8 @@ import pytest
 
 from embedd.embedder.inputs import check_ids, tokenize, tokenize_pairs
 from embedd.errors import InputTooLongError, InvalidTokenIdError
-from embedd.tokenizers.truncation import PairFrame
-from embedd.types import ClientIds, Input, Mixed, Pooling, Truncate
+from embedd.tokenizers.truncation import PairTemplate
+from embedd.types import ClientIds, Input, Pooling, Truncate
 from tests.contract.conftest import make_spec
 from tests.server.serving import LocalModel
 
@@ -29,7 +29,7 @@ def ids(*numbers: int) -> ClientIds:
 async def test_special_tokens_stand_around_texts_and_the_text_that_begins_a_mix(
     vocabulary: LocalModel,
 ) -> None:
-    inputs: list[Input] = ["a", ids(7), Mixed(["b", ids(8), "c"]), Mixed([ids(9), "d", ids(3, 4)])]
+    inputs: list[Input] = ["a", ids(7), ("b", ids(8), "c"), (ids(9), "d", ids(3, 4))]
     rows = await tokenize(vocabulary, inputs, prefix=">")
     assert [row.tolist() for row in rows] == [
         [FIRST, ord(">"), ord("a"), LAST],
@@ -41,18 +41,18 @@ async def test_special_tokens_stand_around_texts_and_the_text_that_begins_a_mix(
 
 
 async def test_special_tokens_may_be_left_out(vocabulary: LocalModel) -> None:
-    rows = await tokenize(vocabulary, ["a", Mixed(["b", ids(8)])], add_special=False)
+    rows = await tokenize(vocabulary, ["a", ("b", ids(8))], add_special=False)
     assert [row.tolist() for row in rows] == [[ord("a")], [ord("b"), 8]]
 
 
 def test_an_id_in_a_mix_is_checked_too() -> None:
-    check_ids(["a", Mixed(["a", ids(5)])], 6)
+    check_ids(["a", ("a", ids(5))], 6)
     with pytest.raises(InvalidTokenIdError) as caught:
-        check_ids(["a", Mixed(["a", ids(5), ids(1, 6)])], 6)
+        check_ids(["a", ("a", ids(5), ids(1, 6))], 6)
     assert (caught.value.index, caught.value.value) == (1, "6")
 
 
-FRAME = PairFrame(prefix=(FIRST,), middle=(LAST,), suffix=(LAST,), document_lead=" ")
+TEMPLATE = PairTemplate(prefix=(FIRST,), middle=(LAST,), suffix=(LAST,), document_lead=" ")
 
 
 @pytest.mark.parametrize(
@@ -67,21 +67,33 @@ FRAME = PairFrame(prefix=(FIRST,), middle=(LAST,), suffix=(LAST,), document_lead
 async def test_the_document_is_cut_and_never_the_query(
     vocabulary: LocalModel, cap: int | None, truncate: Truncate, document: str
 ) -> None:
-    fitted = await tokenize_pairs(
-        vocabulary, "qq", ["abcdefg"], frame=FRAME, limit=11, cap=cap, truncate=truncate
+    sequences, truncated = await tokenize_pairs(
+        vocabulary,
+        "qq",
+        ["abcdefg"],
+        template=TEMPLATE,
+        limit=11,
+        max_tokens_per_doc=cap,
+        truncate=truncate,
     )
-    [pair] = fitted.sequences
+    [pair] = sequences
     assert pair.tolist() == [FIRST, *b"qq", LAST, *document.encode(), LAST]
-    [cut] = fitted.truncated
+    [cut] = truncated
     assert (cut.index, cut.tokens, cut.kept) == (0, 13, len(pair))
 
 
 async def test_what_fits_is_left_as_it_is_and_forges_no_separator(vocabulary: LocalModel) -> None:
-    fitted = await tokenize_pairs(
-        vocabulary, "q", ["a\x02b"], frame=FRAME, limit=11, cap=None, truncate=Truncate.ERROR
+    sequences, truncated = await tokenize_pairs(
+        vocabulary,
+        "q",
+        ["a\x02b"],
+        template=TEMPLATE,
+        limit=11,
+        max_tokens_per_doc=None,
+        truncate=Truncate.ERROR,
     )
-    assert [row.tolist() for row in fitted.sequences] == [[FIRST, ord("q"), LAST, *b" ab", LAST]]
-    assert fitted.truncated == []
+    assert [row.tolist() for row in sequences] == [[FIRST, ord("q"), LAST, *b" ab", LAST]]
+    assert truncated == []
 
 
 @pytest.mark.parametrize(("query", "truncate"), [("q", Truncate.ERROR), ("q" * 8, Truncate.END)])
@@ -93,9 +105,9 @@ async def test_a_pair_that_cannot_be_cut_to_fit_is_refused(
             vocabulary,
             query,
             ["", "abcdefghij"],
-            frame=FRAME,
+            template=TEMPLATE,
             limit=11,
-            cap=None,
+            max_tokens_per_doc=None,
             truncate=truncate,
         )
     assert (caught.value.index, caught.value.limit) == (int(query == "q"), 11)

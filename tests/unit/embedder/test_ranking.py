@@ -49,6 +49,6 @@ def test_what_is_no_number_is_an_error_of_its_document(bad: float) -> None:
 
 def test_the_best_come_first_and_equals_as_they_were() -> None:
     scores = np.array([0.1, 0.5, 0.1, 0.9])
-    assert [one.index for one in rank(scores)] == [3, 1, 0, 2]
-    assert [one.index for one in rank(scores, 2)] == [3, 1]
-    assert [one.index for one in rank(scores, 99)] == [3, 1, 0, 2]
+    assert [index for index, _ in rank(scores)] == [3, 1, 0, 2]
+    assert [index for index, _ in rank(scores, 2)] == [3, 1]
+    assert [index for index, _ in rank(scores, 99)] == [3, 1, 0, 2]

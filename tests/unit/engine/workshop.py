@@ -15,7 +15,7 @@ from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tuning.settings import ONE_REPLICA, Tuning
 from embedd.errors import EngineError
 from embedd.metrics import DeathReason, Metrics
-from embedd.tokenizers.truncation import Frame
+from embedd.tokenizers.truncation import SpecialTokens
 from embedd.types import Pooling, TokenIds, TokenPiece, Vectors
 
 KILLS, REFUSED, REFUSED_UNNAMED, STUCK = 66, 67, 68, 69  # token ids that do what they say
@@ -35,7 +35,7 @@ INFO = ModelInfo(
     width=2,
     limit=64,
     pooling=Pooling.MEAN,
-    frame=Frame(prefix=(), suffix=()),
+    frame=SpecialTokens(prefix=(), suffix=()),
     vocabulary=100,
     max_batch_tokens=MAX_BATCH_TOKENS,
     max_sequences=MAX_SEQUENCES,

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedd.errors import InputTooLongError
-from embedd.tokenizers.truncation import Frame, fit_ids, fit_text
+from embedd.tokenizers.truncation import SpecialTokens, fit_ids, fit_text
 from embedd.types import TokenIds, Truncate
 
 Fit = Callable[..., TokenIds]
 
-BERT = Frame(prefix=(101,), suffix=(102,))
+BERT = SpecialTokens(prefix=(101,), suffix=(102,))
 CUTS = st.sampled_from([Truncate.END, Truncate.START])
-FRAMES = st.builds(
-    Frame,
+SPECIALS = st.builds(
+    SpecialTokens,
     prefix=st.lists(st.integers(1, 9), max_size=2).map(tuple),
     suffix=st.lists(st.integers(1, 9), max_size=2).map(tuple),
 )
@@ -28,36 +28,36 @@ def to_ids(*parts: Any) -> TokenIds:
     return np.array([token for part in parts for token in part], np.int32)
 
 
-@given(frame=FRAMES, content=CONTENT, limit=st.integers(0, 60), truncate=CUTS)
+@given(special=SPECIALS, content=CONTENT, limit=st.integers(0, 60), truncate=CUTS)
 def test_a_text_that_is_too_long_becomes_exactly_limit_tokens_in_its_frame(
-    frame: Frame, content: list[int], limit: int, truncate: Truncate
+    special: SpecialTokens, content: list[int], limit: int, truncate: Truncate
 ) -> None:
-    ids = to_ids(frame.prefix, content, frame.suffix)
+    ids = to_ids(special.prefix, content, special.suffix)
     if len(ids) <= limit:
         expected = ids
-    elif limit <= len(frame):
+    elif limit <= len(special):
         with pytest.raises(InputTooLongError):
-            fit_text(ids, frame=frame, limit=limit, truncate=truncate, index=0)
+            fit_text(ids, special=special, limit=limit, truncate=truncate, index=0)
         return
     else:
-        room = limit - len(frame)
+        room = limit - len(special)
         kept = content[:room] if truncate is Truncate.END else content[len(content) - room :]
-        expected = to_ids(frame.prefix, kept, frame.suffix)
-    fitted = fit_text(ids, frame=frame, limit=limit, truncate=truncate, index=0)
+        expected = to_ids(special.prefix, kept, special.suffix)
+    fitted = fit_text(ids, special=special, limit=limit, truncate=truncate, index=0)
     assert fitted.tolist() == expected.tolist()
     assert fitted.dtype == np.int32
 
 
-@given(frame=FRAMES, ids=CONTENT, limit=st.integers(0, 60), ends=st.booleans())
+@given(special=SPECIALS, ids=CONTENT, limit=st.integers(0, 60), ends=st.booleans())
 def test_token_ids_keep_their_head_and_a_final_special_token(
-    frame: Frame, ids: list[int], limit: int, ends: bool
+    special: SpecialTokens, ids: list[int], limit: int, ends: bool
 ) -> None:
-    sent = to_ids(ids, frame.suffix[-1:] if ends else ())
-    if limit <= len(frame):
+    sent = to_ids(ids, special.suffix[-1:] if ends else ())
+    if limit <= len(special):
         return
-    fitted = fit_ids(sent, frame=frame, limit=limit, truncate=Truncate.END, index=0).tolist()
+    fitted = fit_ids(sent, special=special, limit=limit, truncate=Truncate.END, index=0).tolist()
     assert len(fitted) == min(len(sent), limit)
-    closed = len(sent) > 0 and int(sent[-1]) in frame.suffix
+    closed = len(sent) > 0 and int(sent[-1]) in special.suffix
     head = len(fitted) - closed
     assert fitted[:head] == sent[:head].tolist()
     if closed:
@@ -66,7 +66,7 @@ def test_token_ids_keep_their_head_and_a_final_special_token(
 
 def test_token_ids_cut_at_the_start_keep_their_tail() -> None:
     sent = to_ids(range(10, 20))
-    fitted = fit_ids(sent, frame=BERT, limit=4, truncate=Truncate.START, index=0)
+    fitted = fit_ids(sent, special=BERT, limit=4, truncate=Truncate.START, index=0)
     assert fitted.tolist() == [16, 17, 18, 19]
 
 
@@ -75,7 +75,7 @@ def test_token_ids_cut_at_the_start_keep_their_tail() -> None:
 def test_nothing_is_cut_from_what_fits(fit: Fit, truncate: Truncate) -> None:
     """Not even with a limit that leaves no room for content: ``[CLS] [SEP]`` fits in 2."""
     for ids in (to_ids([101, 7, 102]), to_ids([101, 102]), to_ids([])):
-        assert fit(ids, frame=BERT, limit=len(ids), truncate=truncate, index=0) is ids
+        assert fit(ids, special=BERT, limit=len(ids), truncate=truncate, index=0) is ids
 
 
 @pytest.mark.parametrize("fit", [fit_text, fit_ids])
@@ -89,12 +89,12 @@ def test_an_error_carries_what_a_dialect_needs_to_phrase_it(
 ) -> None:
     ids = to_ids([101, 7, 8, 102])
     with pytest.raises(InputTooLongError) as caught:
-        fit(ids, frame=BERT, limit=limit, truncate=truncate, index=5)
+        fit(ids, special=BERT, limit=limit, truncate=truncate, index=5)
     error = caught.value
     assert (error.index, error.tokens, error.limit, error.special) == (5, 4, limit, 2)
 
 
 def test_without_special_tokens_a_limit_of_zero_leaves_nothing() -> None:
-    bare = Frame(prefix=(), suffix=())
+    bare = SpecialTokens(prefix=(), suffix=())
     with pytest.raises(InputTooLongError):
-        fit_ids(to_ids([7]), frame=bare, limit=0, truncate=Truncate.END, index=0)
+        fit_ids(to_ids([7]), special=bare, limit=0, truncate=Truncate.END, index=0)

@@ -25,7 +25,7 @@ from embedd.server.dialects.common.error_text import phrase
 from embedd.server.dialects.common.fields import (
     CUTS,
     choose_word,
-    make_output,
+    make_format,
     parse_type_names,
     require_model,
 )
@@ -35,7 +35,7 @@ from embedd.server.dialects.common.vector_json import column
 from embedd.server.dialects.openai.errors import STATUSES
 from embedd.server.dialects.rerank import rerank_v2
 from embedd.server.http.json_out import Parts, Rows, dump, parts_response
-from embedd.types import DimensionRule, EmbedRequest, EmbedResult, Output
+from embedd.types import DimensionCheck, EmbedRequest, EmbedResult, VectorFormat
 
 
 class EmbedBody(msgspec.Struct):
@@ -102,20 +102,19 @@ def _to_request(
         truncate=CUTS[choose_word("truncate", truncate, CUTS)],
         max_tokens=max_tokens,
         dimensions=body.output_dimension,
-        dimension_rule=DimensionRule.STRICT,
-        outputs=_parse_outputs(body.embedding_types),
-        role=prompt.role,
-        prompt=prompt.named,
+        dimension_check=DimensionCheck.STRICT,
+        formats=_parse_formats(body.embedding_types),
+        prompt=prompt,
     )
 
 
-def _parse_outputs(names: list[str] | None) -> list[Output]:
+def _parse_formats(names: list[str] | None) -> list[VectorFormat]:
     """One output without a name where no type was named."""
     if names is None:
-        return [Output()]
+        return [VectorFormat()]
     if not names:
         raise InvalidInputError("embedding_types must not be empty", field="embedding_types")
-    return [make_output(name) for name in parse_type_names("embedding_types", names)]
+    return [make_format(name) for name in parse_type_names("embedding_types", names)]
 
 
 def _to_text(item: dict[str, Any]) -> str:
@@ -144,11 +143,11 @@ def to_reply(asked: EmbedRequest, result: EmbedResult, *, id_: str, version: str
     }
     tail = b"," + dump({"texts": asked.inputs, "meta": meta})[1:]
     head = b'{"id":%b,"response_type":' % dump(id_)
-    if not asked.outputs[0].key:
+    if not asked.formats[0].key:
         head += b'"embeddings_floats","embeddings":['
-        return [head, column(result, asked.outputs[0]), b"]" + tail]
+        return [head, column(result, asked.formats[0]), b"]" + tail]
     parts: list[bytes | Rows] = [head + b'"embeddings_by_type","embeddings":']
-    for number, output in enumerate(asked.outputs):
+    for number, output in enumerate(asked.formats):
         opening = b"," if number else b"{"
         parts += [opening + dump(output.key) + b":[", column(result, output), b"]"]
     return [*parts, b"}" + tail]

@@ -5,10 +5,10 @@ from typing import Final
 
 from embedd.durations import parse_keep_alive
 from embedd.errors import InvalidInputError
-from embedd.types import DType, Output, Truncate, Wire
+from embedd.types import DType, Encoding, Truncate, VectorFormat
 
 CUTS: Final = {"end": Truncate.END, "start": Truncate.START, "none": Truncate.ERROR}
-WIRES: Final = {"float": Wire.LIST, "base64": Wire.BASE64}
+ENCODINGS: Final = {"float": Encoding.LIST, "base64": Encoding.BASE64}
 DTYPES: Final = {dtype.value: dtype for dtype in DType}
 BASE64: Final = "base64"
 
@@ -78,20 +78,20 @@ def parse_optional_keep_alive(value: object) -> float | None:
     return None if value is None else parse_keep_alive(value)
 
 
-def parse_outputs(
+def parse_formats(
     *,
     encoding_format: str | None = None,
     output_dtype: str | None = None,
     embedding_type: str | Sequence[str] | None = None,
-) -> tuple[Output, ...]:
+) -> tuple[VectorFormat, ...]:
     """The forms of every vector: one, or several under their names in *embedding_type*.
 
     Raises:
         InvalidInputError: A value is unknown, or two fields name different types.
     """
-    wire = Wire.LIST
+    encoding = Encoding.LIST
     if encoding_format is not None:
-        wire = WIRES[choose_word("encoding_format", encoding_format, WIRES)]
+        encoding = ENCODINGS[choose_word("encoding_format", encoding_format, ENCODINGS)]
     dtype = None
     if output_dtype is not None:
         dtype = DTYPES[choose_word("output_dtype", output_dtype, DTYPES)]
@@ -102,12 +102,12 @@ def parse_outputs(
             "output_dtype and embedding_type name different types", field="output_dtype"
         )
     if len(names) > 1:
-        return tuple(make_output(name, wire) for name in names)
+        return tuple(make_format(name, encoding) for name in names)
     if names == [BASE64]:
-        wire = Wire.BASE64
+        encoding = Encoding.BASE64
     elif names:
         dtype = DTYPES[names[0]]
-    return (Output(dtype=dtype or DType.FLOAT, wire=wire),)
+    return (VectorFormat(dtype=dtype or DType.FLOAT, encoding=encoding),)
 
 
 def parse_type_names(field: str, names: Iterable[str]) -> list[str]:
@@ -119,8 +119,8 @@ def parse_type_names(field: str, names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(choose_word(field, name, (*DTYPES, BASE64)) for name in names))
 
 
-def make_output(name: str, wire: Wire = Wire.LIST) -> Output:
+def make_format(name: str, encoding: Encoding = Encoding.LIST) -> VectorFormat:
     """What one of several names asks for; ``base64`` is the bytes of float."""
     if name == BASE64:
-        return Output(key=name, dtype=DType.FLOAT, wire=Wire.BASE64)
-    return Output(key=name, dtype=DTYPES[name], wire=wire)
+        return VectorFormat(key=name, dtype=DType.FLOAT, encoding=Encoding.BASE64)
+    return VectorFormat(key=name, dtype=DTYPES[name], encoding=encoding)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from embedd.server.http.json_out import Rows, dump_rows
-from embedd.types import DType, EmbedResult, Output, Quantized, Vectors, Wire
+from embedd.types import DType, EmbedResult, Encoding, Quantized, VectorFormat, Vectors
 
 
 def choose_numbers(result: EmbedResult, dtype: DType) -> Vectors | Quantized:
@@ -14,17 +14,17 @@ def choose_numbers(result: EmbedResult, dtype: DType) -> Vectors | Quantized:
     return result.vectors if dtype is DType.FLOAT else result.quantized[dtype]
 
 
-def column(result: EmbedResult, output: Output) -> Rows:
+def column(result: EmbedResult, output: VectorFormat) -> Rows:
     """All vectors in one form."""
     numbers = choose_numbers(result, output.dtype)
     return Rows(
-        len(numbers), lambda start, stop: b",".join(to_texts(numbers[start:stop], output.wire))
+        len(numbers), lambda start, stop: b",".join(to_texts(numbers[start:stop], output.encoding))
     )
 
 
-def to_texts(numbers: Vectors | Quantized, wire: Wire) -> list[bytes]:
+def to_texts(numbers: Vectors | Quantized, encoding: Encoding) -> list[bytes]:
     """Each row as JSON: an array, or a string with base64 of its little-endian bytes."""
-    if wire is Wire.LIST:
+    if encoding is Encoding.LIST:
         # One call for all rows; nothing in a row of numbers looks like the end of one.
         inner = dump_rows(numbers)[1:-1]
         return [b"[%b]" % row for row in inner.split(b"],[")]
@@ -32,12 +32,12 @@ def to_texts(numbers: Vectors | Quantized, wire: Wire) -> list[bytes]:
     return [b'"%b"' % b2a_base64(row, newline=False) for row in little]
 
 
-def items(result: EmbedResult, outputs: Sequence[Output]) -> Rows:
+def items(result: EmbedResult, outputs: Sequence[VectorFormat]) -> Rows:
     """OpenAI's items: each with its vector, or with an object of several forms of it."""
     columns = [(output, choose_numbers(result, output.dtype)) for output in outputs]
 
     def render(start: int, stop: int) -> bytes:
-        texts = [to_texts(numbers[start:stop], output.wire) for output, numbers in columns]
+        texts = [to_texts(numbers[start:stop], output.encoding) for output, numbers in columns]
         if len(columns) == 1:
             values = texts[0]
         else:

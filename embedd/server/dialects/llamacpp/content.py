@@ -7,7 +7,7 @@ from embedd.errors import EmptyInputError, InvalidInputError, InvalidTokenIdErro
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common.error_text import NO_IDS
 from embedd.server.dialects.common.openai_input import check_inputs, to_ids
-from embedd.types import ClientIds, Input, Mixed
+from embedd.types import ClientIds, Input
 
 FIELD = "content"
 
@@ -57,7 +57,7 @@ def parse_one(value: object, policy: Policy, index: int = 0) -> Input:
 def _parse_list(values: list[object], policy: Policy, index: int) -> Input:
     place = f"content[{index}][{{}}]"
     if all(isinstance(one, str) for one in values):
-        return Mixed([str(one) for one in values])
+        return tuple(str(one) for one in values)
     if not policy.token_ids:
         raise InvalidTokenIdError(NO_IDS)
     if not any(isinstance(one, str) for one in values):
@@ -68,7 +68,7 @@ def _parse_list(values: list[object], policy: Policy, index: int) -> Input:
             parts += [str(one) for one in group]
         else:
             parts.append(to_ids(list(group), index, place=place))
-    return Mixed(parts)
+    return tuple(parts)
 
 
 def _is_number(value: object) -> bool:

@@ -47,12 +47,12 @@ from embedd.server.dialects.base import (
 from embedd.server.dialects.ollama.input import parse_inputs
 from embedd.server.http.bodies import decode
 from embedd.server.http.json_out import dump, dump_rows, json_response, rows_response
-from embedd.types import EmbedRequest, EmbedResult, Normalize, Role, Truncate
+from embedd.types import EmbedRequest, EmbedResult, Normalize, Prompt, Truncate
 
 NULL = msgspec.Raw(b"null")
 NANOSECONDS = 1e9
 FOR_EVER = timedelta(seconds=(2**63 - 1) // 10**9)  # what Ollama shows: about 292 years
-ROLES = {"query": Role.QUERY, "document": Role.DOCUMENT}
+INPUT_TYPES = ("query", "document")
 
 
 class EmbedBody(msgspec.Struct):
@@ -103,7 +103,7 @@ def to_request(body: EmbedBody, *, store: bool = True) -> EmbedRequest:
         inputs=parse_inputs(bytes(body.input)) if body.input != NULL else (),
         truncate=Truncate.ERROR if body.truncate is False else Truncate.END,
         dimensions=body.dimensions or None,
-        role=_role(body.input_type),
+        prompt=_prompt(body.input_type),
         keep_alive=keep_alive,
         options=body.options or {},
         store=store,
@@ -300,12 +300,12 @@ def _check_name(model: str | None) -> None:
     parse_model_name(model or "")
 
 
-def _role(input_type: str | None) -> Role:
+def _prompt(input_type: str | None) -> Prompt | None:
     if input_type is None:
-        return Role.NONE
-    if input_type not in ROLES:
+        return None
+    if input_type not in INPUT_TYPES:
         raise InvalidInputError(f'invalid input_type "{input_type}"')
-    return ROLES[input_type]
+    return Prompt(name=input_type)
 
 
 def _nanoseconds(seconds: float) -> int:

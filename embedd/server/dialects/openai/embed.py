@@ -10,8 +10,8 @@ from embedd.errors import UnsupportedValueError
 from embedd.server.dialects.base import Dialect, Policy, Route, computed_headers, embed_body
 from embedd.server.dialects.common.fields import (
     parse_dimensions,
+    parse_formats,
     parse_optional_keep_alive,
-    parse_outputs,
     parse_truncate,
     require_model,
 )
@@ -21,7 +21,7 @@ from embedd.server.dialects.common.vector_json import items
 from embedd.server.dialects.openai.errors import STATUSES, to_error
 from embedd.server.dialects.openai.models import list_models, show_model
 from embedd.server.http.json_out import Parts, dump, parts_response
-from embedd.types import DimensionRule, EmbedRequest, EmbedResult, Normalize
+from embedd.types import DimensionCheck, EmbedRequest, EmbedResult, Normalize
 
 NULL = msgspec.Raw(b"null")
 
@@ -66,15 +66,14 @@ def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
         inputs=parse_forms(bytes(body.input), policy),
         truncate=parse_truncate(truncate=body.truncate, truncation=body.truncation),
         dimensions=parse_dimensions(body.dimensions, body.output_dimension),
-        dimension_rule=DimensionRule.STRICT,
+        dimension_check=DimensionCheck.STRICT,
         normalize=Normalize.NONE if body.normalized is False else Normalize.L2,
-        outputs=parse_outputs(
+        formats=parse_formats(
             encoding_format=body.encoding_format,
             output_dtype=body.output_dtype,
             embedding_type=body.embedding_type,
         ),
-        role=prompt.role,
-        prompt=prompt.named,
+        prompt=prompt,
         keep_alive=parse_optional_keep_alive(body.keep_alive),
         options=body.options or {},
     )
@@ -94,7 +93,7 @@ def to_reply(asked: EmbedRequest, result: EmbedResult, *, id_: str) -> Parts:
         },
     }
     head = b'{"id":%b,"object":"list","data":[' % dump(id_)
-    return [head, items(result, asked.outputs), b"]," + dump(tail)[1:]]
+    return [head, items(result, asked.formats), b"]," + dump(tail)[1:]]
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:

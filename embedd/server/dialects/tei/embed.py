@@ -41,12 +41,12 @@ from embedd.server.http.json_out import (
 )
 from embedd.server.ops.health import health
 from embedd.types import (
-    Computed,
-    DimensionRule,
+    DimensionCheck,
     EmbedRequest,
     EmbedResult,
     Normalize,
     Pooling,
+    Result,
 )
 
 MAX_BATCH_TOKENS = 16384
@@ -118,10 +118,9 @@ def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
         inputs=inputs,
         truncate=parse_cut(truncate=body.truncate, direction=body.truncation_direction),
         dimensions=body.dimensions,
-        dimension_rule=DimensionRule.STRICT,
+        dimension_check=DimensionCheck.STRICT,
         normalize=Normalize.NONE if body.normalize is False else Normalize.L2,
-        role=prompt.role,
-        prompt=prompt.named,
+        prompt=prompt,
     )
 
 
@@ -152,8 +151,7 @@ def to_similarity_request(body: SimilarityBody, policy: Policy) -> EmbedRequest:
         model=body.model or "",
         inputs=[sentences.source_sentence, *sentences.sentences],
         truncate=cut,
-        role=prompt.role,
-        prompt=prompt.named,
+        prompt=prompt,
     )
 
 
@@ -182,7 +180,7 @@ def to_similarities(result: EmbedResult) -> bytes:
     return b"[%b]" % dump_rows(cosines)
 
 
-def tei_headers(asked: EmbedRequest, result: Computed) -> dict[str, str]:
+def tei_headers(asked: EmbedRequest, result: Result) -> dict[str, str]:
     """TEI's own headers beside ours, in whole milliseconds."""
     backend = result.served_by.backend if result.served_by else ""
     timings = result.timings

@@ -56,11 +56,11 @@ def to_asked(body: RerankBody, policy: Policy) -> Asked:
 def to_reply(asked: Asked, result: RerankResult) -> list[dict[str, object]]:
     """The texts' places and scores, best first."""
     items: list[dict[str, object]] = [
-        {"index": one.index, "score": to_number(one.score)} for one in result.ranked
+        {"index": index, "score": to_number(score)} for index, score in result.ranked
     ]
     if asked.echo is not None:
-        for item, one in zip(items, result.ranked, strict=True):
-            item["text"] = asked.echo[one.index]
+        for item, (index, _) in zip(items, result.ranked, strict=True):
+            item["text"] = asked.echo[index]
     return items
 
 

@@ -51,8 +51,7 @@ def to_request(body: TokenizeBody, policy: Policy) -> TokenizeRequest:
         model=body.model or "",
         inputs=check_inputs(texts, policy, "inputs"),
         add_special=body.add_special_tokens is not False,
-        role=prompt.role,
-        prompt=prompt.named,
+        prompt=prompt,
         with_pieces=True,
     )
 

@@ -8,10 +8,8 @@ import pytest
 
 from embedd.cache import VectorCache
 from embedd.engine.serving.dedup import MAX_JOINABLE_SEQUENCES, Deduplicator
-from embedd.engine.serving.queue import Outcome
 from embedd.errors import EngineError
-from embedd.metrics import VectorSource
-from embedd.types import TokenIds
+from embedd.types import EmbedResult, Timings, TokenIds, VectorSource
 from tests.unit.engine.workshop import expected_vectors, to_ids
 
 CACHE, JOINED, EQUAL = VectorSource
@@ -27,15 +25,19 @@ class Queue:
         self.may_compute.set()
         self.error: EngineError | None = None
 
-    async def compute(self, sequences: Sequence[TokenIds]) -> Outcome:
+    async def compute(self, sequences: Sequence[TokenIds]) -> EmbedResult:
         self.asked.append([int(ids[0]) for ids in sequences])
         await self.may_compute.wait()
         if self.error is not None:
             raise self.error
-        return Outcome(vectors=expected_vectors(sequences), queue=1.0, compute=2.0)
+        return EmbedResult(
+            vectors=expected_vectors(sequences),
+            tokens=list(map(len, sequences)),
+            timings=Timings(queue=1.0, compute=2.0),
+        )
 
 
-async def embed(dedup: Deduplicator, queue: Queue, *sequences: TokenIds) -> Outcome:
+async def embed(dedup: Deduplicator, queue: Queue, *sequences: TokenIds) -> EmbedResult:
     outcome = await dedup.embed(sequences, b"maker", queue.compute)
     assert np.array_equal(outcome.vectors, expected_vectors(sequences))
     return outcome
@@ -46,7 +48,7 @@ async def test_a_text_that_occurs_twice_in_a_request_is_computed_once() -> None:
     outcome = await embed(Deduplicator(VectorCache(0)), queue, A, B, A, A)
     assert queue.asked == [[1, 2]]
     assert outcome.reused == {CACHE: 0, JOINED: 0, EQUAL: 2}
-    assert (outcome.queue, outcome.compute) == (1.0, 2.0)
+    assert (outcome.timings.queue, outcome.timings.compute) == (1.0, 2.0)
 
 
 async def test_a_text_of_an_earlier_request_is_not_computed_again() -> None:
@@ -55,7 +57,7 @@ async def test_a_text_of_an_earlier_request_is_not_computed_again() -> None:
     outcome = await embed(dedup, queue, B, C)
     assert queue.asked == [[1, 2], [3]]
     assert outcome.reused == {CACHE: 1, JOINED: 0, EQUAL: 0}
-    assert (await embed(dedup, queue, A, B, C)).compute == 0.0
+    assert (await embed(dedup, queue, A, B, C)).timings.compute == 0.0
     assert len(queue.asked) == 2
 
 

@@ -12,7 +12,7 @@ from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.host.process import WorkerDiedError
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.quarantine import Quarantine
-from embedd.engine.serving.queue import BatchQueue, Outcome
+from embedd.engine.serving.queue import BatchQueue
 from embedd.errors import (
     EmbeddError,
     EngineError,
@@ -20,7 +20,7 @@ from embedd.errors import (
     OverloadedError,
     ShuttingDownError,
 )
-from embedd.types import Pooling, TokenIds
+from embedd.types import EmbedResult, Pooling, TokenIds
 from tests.fakes import settle
 from tests.unit.engine.workshop import (
     KILLS,
@@ -49,7 +49,7 @@ async def open_queue(
 
 async def ask(
     queue: BatchQueue, *sequences: TokenIds, pooling: Pooling | None = None
-) -> asyncio.Task[Outcome]:
+) -> asyncio.Task[EmbedResult]:
     """A request comes."""
     task = asyncio.create_task(queue.embed(sequences, pooling))
     await settle()
@@ -83,8 +83,8 @@ def test_every_request_gets_the_vectors_of_its_own_sequences_in_order(
         outcomes = await asyncio.gather(*(queue.embed(ids, kind) for ids, kind in asked))
         for (sequences, pooling), outcome in zip(asked, outcomes, strict=True):
             assert np.array_equal(outcome.vectors, expected_vectors(sequences, pooling))
-            assert outcome.queue >= 0
-            assert outcome.compute >= 0
+            assert outcome.timings.queue >= 0
+            assert outcome.timings.compute >= 0
         assert queue.waiting_tokens == 0
         assert all(size <= MAX_SEQUENCES for size in workshop.computed)
 
@@ -118,7 +118,7 @@ def test_only_the_request_with_a_bad_input_fails_and_its_input_is_named(
                 assert outcome.index in bad[at]
                 assert str(outcome).endswith(f"(input {outcome.index})")
             else:
-                assert isinstance(outcome, Outcome), outcome
+                assert isinstance(outcome, EmbedResult), outcome
                 assert np.array_equal(outcome.vectors, expected_vectors(sequences))
         assert queue.waiting_tokens == 0
 
@@ -324,7 +324,12 @@ async def test_an_input_that_kills_is_found_by_halving_and_without_delays() -> N
     results = await asyncio.gather(
         *good, queue.embed([to_ids(KILLS)], None), return_exceptions=True
     )
-    assert [type(result) for result in results] == [Outcome, Outcome, Outcome, EngineError]
+    assert [type(result) for result in results] == [
+        EmbedResult,
+        EmbedResult,
+        EmbedResult,
+        EngineError,
+    ]
     assert workshop.delays == [0.1, 0.2]
     assert len(workshop.workers) <= 1 + 2 + 2  # two deaths of the batch, one for each half
 
@@ -400,7 +405,7 @@ async def test_an_input_that_is_too_large_for_the_memory_fails_alone() -> None:
         queue.embed([to_ids(*range(1, 8))], None),
         return_exceptions=True,
     )
-    assert isinstance(good, Outcome)
+    assert isinstance(good, EmbedResult)
     assert isinstance(bad, EngineError)
     assert "out of memory" in str(bad)
     assert not quarantine  # there may be more memory next time
