@@ -69,7 +69,7 @@ def test_a_model_may_want_another_engine_than_the_operator() -> None:
 
 
 def test_an_engine_that_is_wanted_and_missing_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(ModelLoadError, match=r"pip install 'embedd\[openvino\]'"):
+    with pytest.raises(ModelLoadError, match=r"pip install 'embedd-server\[openvino\]'"):
         engines(model=OPENVINO, installed=False)
 
 
