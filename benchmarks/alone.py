@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedd.config import read_settings
-from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_BACKEND
+from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
 from embedd.engine.ipc.facts import to_load
 from embedd.engine.protocol import Engine
 from embedd.engine.serving.lanes import Lanes
@@ -43,7 +43,7 @@ class EngineAlone:
     """
 
     def __init__(self, model: str, engine: str, tuning: Tuning, cores: int) -> None:
-        backends = [OPENVINO_BACKEND] if engine == "openvino" else LLAMA_BACKENDS
+        backends = [OPENVINO_F32] if engine == "openvino" else LLAMA_BACKENDS
         backend = next(one for one in backends if tuning.backend in {None, one.name})
         self._threads = [ThreadPoolExecutor(1) for _ in range(tuning.replicas)]
         message = to_load(find_spec(model), backend, cores, tuning)

@@ -27,7 +27,7 @@ from benchmarks.contenders import Contender, open_embedd
 from benchmarks.report import MIB, describe_machine
 from benchmarks.texts import make_ingest, make_workloads
 from embedd.config import read_settings
-from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_BACKEND
+from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
 from embedd.engine.tuning.calibrate import choose_replicas, choose_sizes
 from embedd.engine.tuning.settings import Tuning
 from embedd.types import TokenIds
@@ -140,7 +140,7 @@ async def measure_cache(embedd: Contender) -> str:
 def compare_settings(model: str, engine: str, chosen: Tuning, cores: int) -> str:
     """The calibrated setting beside every other, in texts/s on passages."""
     spec = find_spec(model)
-    backend = OPENVINO_BACKEND if engine == "openvino" else LLAMA_BACKENDS[0]
+    backend = OPENVINO_F32 if engine == "openvino" else LLAMA_BACKENDS[0]
     settings = [
         Tuning(replicas=replicas, batch_tokens=size, backend=chosen.backend)
         for replicas in choose_replicas(cores)

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from embedd.durations import parse_keep_alive
 from embedd.errors import ConfigError, RequestError
 from embedd.machine import read_limits
-from embedd.types import EngineChoice
+from embedd.types import EngineChoice, Precision
 
 MIB = 1 << 20
 DEFAULT_PORT = 11434
@@ -56,6 +56,9 @@ SETTINGS = (
     Setting("ADMIN_KEY", "API_KEY", "keys for managing models, by comma", twin=False),
     Setting("ALLOWED_HOSTS", "", "more names that `Host` may hold, by comma", twin=False),
     Setting("ENGINE", "auto", "`llama`, `openvino`, or the faster one that is right", twin=False),
+    Setting(
+        "PRECISION", "auto", "OpenVINO computes in `f32` or `bf16`; auto = by the CPU", twin=False
+    ),
     Setting("THREADS", "affinity and cgroup quota", "cores that embedd may use", twin=False),
     Setting("GPU_LAYERS", "all", "layers of a model on the GPU; 0 = none", twin=False),
     Setting("MEMORY", "80 % of cgroup or machine", "bytes for loaded models", twin=False),
@@ -133,6 +136,7 @@ class Settings:
     admin_key: tuple[str, ...] = field(repr=False)
     allowed_hosts: tuple[str, ...]
     engine: EngineChoice
+    precision: Precision
     threads: int
     gpu_layers: int | None
     memory: int
@@ -161,6 +165,7 @@ def read_settings(
         context_length=read.unsigned("CONTEXT_LENGTH", 0),
         origins=read.several("ORIGINS"),
         engine=EngineChoice(read.choice("ENGINE", tuple(EngineChoice))),
+        precision=Precision(read.choice("PRECISION", tuple(Precision))),
         flash_attention=read.switch("FLASH_ATTENTION"),
         debug=read.level("DEBUG"),
         noprune=read.switch("NOPRUNE") or False,

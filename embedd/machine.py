@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 
@@ -31,6 +32,17 @@ def read_limits(
         cores=max(1, math.floor(min([_affinity(), *quotas]))),
         memory=min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *sizes]),
     )
+
+
+@cache
+def read_cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Return the first CPU's features, such as ``avx512_bf16``; none if the file is missing."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    found = (line.partition(":")[2] for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(found, "").split())
 
 
 def _affinity() -> int:

@@ -41,7 +41,7 @@ FLOATS: Final = frozenset(
     }
 )
 BOOLEANS: Final = frozenset({"use_mmap"})
-TEXTS: Final = frozenset({"document_prefix", "engine", "pooling", "query_prefix"})
+TEXTS: Final = frozenset({"document_prefix", "engine", "pooling", "precision", "query_prefix"})
 LISTS: Final = frozenset({"stop"})  # may repeat: all count
 PARAMETERS: Final = INTEGERS | FLOATS | BOOLEANS | TEXTS | LISTS
 DROPPED: Final = frozenset(
@@ -60,6 +60,7 @@ DROPPED: Final = frozenset(
 CHOICES: Final = {
     "pooling": ("mean", "cls", "last", "rank"),
     "engine": ("auto", "llama", "openvino"),
+    "precision": ("auto", "f32", "bf16"),
 }
 
 _WITHOUT_EFFECT: Final = frozenset(

@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
@@ -15,7 +16,7 @@ from embedd.names import ModelName, parse_model_name
 from embedd.options import Options, parse_options
 from embedd.store.manifests import MODEL, PARAMS, ConfigBlob, StoredManifest
 from embedd.store.store import Store
-from embedd.types import EngineChoice, Pooling
+from embedd.types import EngineChoice, Pooling, Precision
 
 _log = logging.getLogger(__name__)
 
@@ -25,14 +26,11 @@ _MAX_REMEMBERED: Final = 1024
 
 EXACT: Final = frozenset({"F32", "F16", "BF16"})
 
-# Parameters that are no options of a request.
-OWN: Final = frozenset(
-    {"engine", "pooling", "query_prefix", "document_prefix", "prompts", "matryoshka", "int8_range"}
-)
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
 Range: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
 
 _Value = TypeVar("_Value")
+_Word = TypeVar("_Word", bound=StrEnum)
 
 # A manifest that is replaced has another inode; one that is written in place another time.
 _Stamp: TypeAlias = tuple[int, int, int]
@@ -52,6 +50,7 @@ class Parameters:
     options: Options = field(default_factory=Options)
     pooling: Pooling | None = None
     engine: EngineChoice | None = None
+    precision: Precision | None = None
     query_prefix: str = ""
     document_prefix: str = ""
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -192,6 +191,7 @@ class Resolver:
             width=facts.embedding_length or 0,
             weights=sum(layer.size for layer in layers),
             engine=parameters.engine,
+            precision=parameters.precision,
             elements=facts.parameter_count,
             exact=facts.quantization in EXACT,
         )
@@ -279,17 +279,12 @@ def parse_parameters(raw: Mapping[str, object]) -> Parameters:
     Raises:
         InvalidInputError: One has the wrong type or a value that it cannot have.
     """
-    pooling = raw.get("pooling")
-    allowed = [kind.value for kind in Pooling if kind is not Pooling.NONE]
-    if pooling is not None and pooling not in allowed:
-        raise InvalidInputError(f'parameter "pooling" must be one of {", ".join(allowed)}')
-    engine = _text(raw, "engine")
-    if engine and engine not in list(EngineChoice):
-        raise InvalidInputError(f'parameter "engine" must be one of {", ".join(EngineChoice)}')
+    own = {one.name for one in fields(Parameters)}
     return Parameters(
-        options=parse_options({key: value for key, value in raw.items() if key not in OWN}),
-        pooling=None if pooling is None else Pooling(pooling),
-        engine=EngineChoice(engine) if engine else None,
+        options=parse_options({key: value for key, value in raw.items() if key not in own}),
+        pooling=_choice(raw, "pooling", [one for one in Pooling if one is not Pooling.NONE]),
+        engine=_choice(raw, "engine", list(EngineChoice)),
+        precision=_choice(raw, "precision", list(Precision)),
         query_prefix=_text(raw, "query_prefix"),
         document_prefix=_text(raw, "document_prefix"),
         prompts=_typed(raw, "prompts", dict[str, str]) or {},
@@ -352,6 +347,19 @@ def _text(raw: Mapping[str, object], name: str) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     raise InvalidInputError(f'parameter "{name}" must be of type string')
+
+
+def _choice(raw: Mapping[str, object], name: str, words: Sequence[_Word]) -> _Word | None:
+    """Return the word stored under *name*, or None.
+
+    Raises:
+        InvalidInputError: Another value than one of *words* is stored.
+    """
+    value = raw.get(name)
+    word = next((word for word in words if word == value), None)
+    if word is None and value is not None:
+        raise InvalidInputError(f'parameter "{name}" must be one of {", ".join(words)}')
+    return word
 
 
 def _typed(raw: Mapping[str, object], name: str, kind: Any) -> Any:

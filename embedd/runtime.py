@@ -20,6 +20,7 @@ from embedd.cache import VectorCache
 from embedd.catalog.catalog import read_catalog
 from embedd.config import Settings, worker_environment
 from embedd.embedder.embedder import Embedder
+from embedd.engine.backends import choose_precision
 from embedd.engine.host.quantize import FileType, quantize_gguf
 from embedd.engine.loader import Loader, NothingToLearn
 from embedd.engine.spec import ModelSpec
@@ -27,6 +28,7 @@ from embedd.engine.tuning.calibrate import Calibration, Trial, TuningStore, Verd
 from embedd.errors import EmbeddError, StoreError
 from embedd.gguf.header import read_header_file
 from embedd.library import Library
+from embedd.machine import read_cpu_features
 from embedd.metrics import Metrics, describe_cache
 from embedd.names import parse_model_name
 from embedd.resolve import Resolver
@@ -36,7 +38,7 @@ from embedd.scheduler.scheduler import Scheduler
 from embedd.state import StateFolder
 from embedd.store.blobs import Report
 from embedd.store.store import Store
-from embedd.types import EngineChoice, Pooling
+from embedd.types import EngineChoice, Pooling, Precision
 
 if TYPE_CHECKING:
     from embedd.store.hub import Hub
@@ -139,6 +141,8 @@ def _make_loader(
         calibrations=calibrations,
         metrics=metrics or Metrics(),
         engine=settings.engine,
+        precision=settings.precision,
+        cpu_features=read_cpu_features(),
         has_openvino=has_openvino(),
         has_gpu=has_gpu_build(llama_libraries()),
         gpu_layers=settings.gpu_layers,
@@ -251,16 +255,21 @@ def read_calibration(settings: Settings, name: str) -> Calibration | None:
 
 def open_calibrations(settings: Settings) -> TuningStore:
     """What was learnt about models here."""
-    return FolderCalibrations(StateFolder(settings.state), settings.threads, settings.engine)
+    return FolderCalibrations(
+        StateFolder(settings.state), settings.threads, settings.engine, settings.precision
+    )
 
 
 class FolderCalibrations:
-    """Keeps what calibration found, by model, library build, processor and cores."""
+    """Keeps what calibration found, by model, library build, processor, cores and precision."""
 
-    def __init__(self, state: StateFolder, cores: int, engine: EngineChoice) -> None:
+    def __init__(
+        self, state: StateFolder, cores: int, engine: EngineChoice, precision: Precision
+    ) -> None:
         self._state = state
         self._cores = cores
         self._engine = engine
+        self._precision = precision
 
     def read(self, spec: ModelSpec) -> Calibration | None:
         """What was measured of the model here, or None."""
@@ -294,6 +303,7 @@ class FolderCalibrations:
                 spec.pooling,
                 describe_build(),
                 f"cores={self._cores}",
+                choose_precision(spec.precision or self._precision, read_cpu_features()),
             ]
         )
 

@@ -82,6 +82,14 @@ class EngineChoice(StrEnum):
     OPENVINO = "openvino"
 
 
+class Precision(StrEnum):
+    """Numbers that OpenVINO computes with; ``auto``: bf16 where the CPU has instructions for it."""
+
+    AUTO = "auto"
+    F32 = "f32"
+    BF16 = "bf16"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """A text of the model that is put before each input, by its name.

@@ -6,11 +6,12 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from embedd.cache import VectorCache
-from embedd.engine.backends import LLAMA_BACKENDS, LLAMA_GPU, OPENVINO_BACKEND, Backend
+from embedd.engine.backends import LLAMA_BACKENDS, LLAMA_GPU, OPENVINO, Backend, choose_openvino
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.host.vocabulary import Vocabulary
 from embedd.engine.serving.cores import CoreBudget
@@ -30,7 +31,7 @@ from embedd.engine.tuning.settings import ONE_REPLICA, Tuning
 from embedd.engine.worker.crosscheck import choose_tolerance
 from embedd.errors import InsufficientMemoryError, ModelLoadError
 from embedd.metrics import Metrics
-from embedd.types import EngineChoice
+from embedd.types import EngineChoice, Precision
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ class Loader:
         environment: What worker processes start with.
         cores: How many all models together may use.
         engine: Which one computes models that do not say it themselves.
+        precision: Of OpenVINO's arithmetic, for models that do not say it themselves.
+        cpu_features: Names as in ``/proc/cpuinfo``.
         has_openvino: Whether that engine is installed.
         has_gpu: Whether llama.cpp was built for a GPU.
         gpu_layers: Layers of a model that go there if it does not say it itself; None is all.
@@ -64,6 +67,8 @@ class Loader:
         calibrations: TuningStore,
         metrics: Metrics,
         engine: EngineChoice = EngineChoice.AUTO,
+        precision: Precision = Precision.AUTO,
+        cpu_features: AbstractSet[str] = frozenset(),
         has_openvino: bool = False,
         has_gpu: bool = False,
         gpu_layers: int | None = None,
@@ -81,6 +86,8 @@ class Loader:
         self._quarantines: dict[str, Quarantine] = {}  # by the digest of the model
         self._calibrations = calibrations
         self._engine = engine
+        self._precision = precision
+        self._cpu_features = cpu_features
         self._has_openvino = has_openvino
         self._has_gpu = has_gpu
         self._gpu_layers = gpu_layers
@@ -143,7 +150,8 @@ class Loader:
         """Engines and settings that may compute *spec*, the one to begin with first.
 
         Raises:
-            ModelLoadError: The engine that it is to be computed with is not installed.
+            ModelLoadError: The engine that it is to be computed with is not installed, or the
+                CPU cannot compute with the wanted precision.
         """
         wish = spec.engine or self._engine
         if wish is EngineChoice.OPENVINO:
@@ -152,13 +160,16 @@ class Loader:
                     f'model "{spec.name}" is to be computed with OpenVINO, which is not installed: '
                     "pip install 'embedd-server[openvino]', or set the engine to auto"
                 )
-            return [OPENVINO_BACKEND]
+            return [self._choose_openvino(spec)]
         gpu = [LLAMA_GPU] if self._has_gpu and self._place(spec).gpu_layers != 0 else []
         verdict = self._calibrations.read_verdict(spec)
         refused = verdict is not None and verdict.refusal is not None
         if wish is EngineChoice.LLAMA or not self._has_openvino or refused:
             return [*gpu, *self._backends]
-        return [*gpu, OPENVINO_BACKEND, *self._backends]
+        return [*gpu, self._choose_openvino(spec), *self._backends]
+
+    def _choose_openvino(self, spec: ModelSpec) -> Backend:
+        return choose_openvino(spec.precision or self._precision, self._cpu_features)
 
     def _place(self, spec: ModelSpec) -> ModelSpec:
         """The model with its layers where the operator wants them, if it does not say it."""
@@ -168,7 +179,7 @@ class Loader:
 
     def _keep_verdict(self, spec: ModelSpec, model: ServedModel) -> None:
         """What the load has shown of the other engine is not to be shown again."""
-        info, refusal = model.info, model.refusals.get(OPENVINO_BACKEND.engine)
+        info, refusal = model.info, model.refusals.get(OPENVINO)
         if info.distance is not None or refusal is not None:
             verdict = Verdict(distance=info.distance, refusal=refusal)
             self._calibrations.write_verdict(spec, verdict)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
-from embedd.types import EngineChoice, Labels, Pooling
+from embedd.types import EngineChoice, Labels, Pooling, Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +22,7 @@ class ModelSpec:
         parts: Further files of a split GGUF, in order; ``path`` is the first.
         threads: Cores that one encode may use; None leaves it to the server.
         engine: Which one is to compute it; None leaves it to the operator.
+        precision: Of OpenVINO's arithmetic; None leaves it to the operator.
         elements: Numbers in all its weights.
         exact: Whether its weights are floating-point numbers, not quantised.
     """
@@ -35,6 +36,7 @@ class ModelSpec:
     width: int
     weights: int
     engine: EngineChoice | None = None
+    precision: Precision | None = None
     elements: int = 0
     exact: bool = False
     gpu_layers: int | None = None
@@ -44,12 +46,12 @@ class ModelSpec:
     parts: tuple[Path, ...] = ()
 
     @property
-    def key(self) -> tuple[str, Pooling, EngineChoice | None]:
+    def key(self) -> tuple[str, Pooling, EngineChoice | None, Precision | None]:
         """Identity in memory: names that agree in these share one loaded model.
 
         Where it is placed takes effect at the next load.
         """
-        return (self.digest, self.pooling, self.engine)
+        return (self.digest, self.pooling, self.engine, self.precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

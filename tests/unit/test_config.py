@@ -20,7 +20,7 @@ from embedd.config import (
 )
 from embedd.errors import ConfigError
 from embedd.machine import read_limits
-from embedd.types import EngineChoice
+from embedd.types import EngineChoice, Precision
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of memory
 HOSTS = {
@@ -128,6 +128,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         context_length=0,
         origins=(),
         engine=EngineChoice.AUTO,
+        precision=Precision.AUTO,
         flash_attention=None,
         debug=0,
         noprune=False,
@@ -192,6 +193,9 @@ VALUES: list[tuple[str, str, object]] = [
     ("API_KEY_FILE", "/run/keys", Path("/run/keys")),
     ("ADMIN_KEY", "three", ("three",)),
     ("ALLOWED_HOSTS", "a.example,b.example", ("a.example", "b.example")),
+    ("ENGINE", "LLAMA", EngineChoice.LLAMA),
+    ("PRECISION", "bf16", Precision.BF16),
+    ("PRECISION", "F32", Precision.F32),
     ("THREADS", "3", 3),
     ("GPU_LAYERS", "7", 7),
     ("GPU_LAYERS", "0", 0),
@@ -232,6 +236,7 @@ def test_embedds_own_value_goes_before_ollamas() -> None:
     ("name", "text"),
     [
         ("KEEP_ALIVE", "abc"),
+        ("PRECISION", "f16"),
         ("KEEP_ALIVE", "1w"),
         ("LOAD_TIMEOUT", "soon"),
         ("MAX_LOADED_MODELS", "-1"),

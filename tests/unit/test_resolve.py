@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gguf
@@ -29,7 +29,7 @@ from embedd.resolve import (
 )
 from embedd.store.blobs import hash_file
 from embedd.store.store import Store
-from embedd.types import Pooling
+from embedd.types import EngineChoice, Pooling, Precision
 from tests.tiny_models import write_tiny_bert, write_tiny_decoder
 from tests.unit.stored import store_model
 
@@ -279,6 +279,7 @@ def test_a_file_that_is_no_gguf_cannot_be_loaded(models: Models) -> None:
 @pytest.mark.parametrize(
     "parameters",
     [b"{", b"[]", {"num_ctx": "x"}, {"pooling": "max"}, {"pooling": 1}, {"pooling": "none"},
+     {"engine": "torch"}, {"engine": 1}, {"precision": "f16"}, {"precision": ""},
      {"query_prefix": 5}, {"prompts": ["a"]}, {"prompts": {"a": 1}}, {"matryoshka": [0]},
      {"matryoshka": 64}, {"int8_range": 0}, {"int8_range": "wide"}],
 )  # fmt: skip
@@ -296,6 +297,16 @@ def test_parameters_tell_how_vectors_may_be_cut_and_what_else_a_text_may_begin_w
     assert parameters.prompts == {"clustering": "c: "}
     assert parameters.matryoshka == (64, 128)
     assert parameters.int8_range == 0.25
+
+
+def test_engine_and_precision_of_a_model_are_part_of_what_is_loaded(models: Models) -> None:
+    path = models.bert()
+    models.add("plain", path)
+    models.add("exact", path, {"engine": "openvino", "precision": "f32"})
+    plain, exact = (models.resolver.resolve(name).spec for name in ("plain", "exact"))
+    assert (plain.engine, plain.precision) == (None, None)
+    assert (exact.engine, exact.precision) == (EngineChoice.OPENVINO, Precision.F32)
+    assert replace(exact, engine=None).key != plain.key, "two precisions are two loaded models"
 
 
 def test_parameters_of_null_are_absent() -> None:

@@ -45,6 +45,7 @@ def to_load(
         batch_tokens=tuning.batch_tokens,
         parts=list(map(str, spec.parts)),
         tolerance=tolerance,
+        precision=backend.precision,
     )
 
 

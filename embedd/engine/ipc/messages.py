@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from embedd.types import Pooling
+from embedd.types import Pooling, Precision
 
 
 class Load(msgspec.Struct, tag="load", frozen=True):
@@ -28,6 +28,7 @@ class Load(msgspec.Struct, tag="load", frozen=True):
     gpu: bool = False
     vocabulary_only: bool = False
     tolerance: float | None = None
+    precision: Precision | None = None
 
 
 class Cores(msgspec.Struct, tag="cores", frozen=True):

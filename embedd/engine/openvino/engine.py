@@ -12,13 +12,13 @@ from embedd.engine.backends import Backend
 from embedd.engine.llama.model import LlamaModel
 from embedd.engine.llama.vocabulary import Vocabulary
 from embedd.engine.openvino.families import build_graph
-from embedd.engine.openvino.library import choose_precision, compile_graph
+from embedd.engine.openvino.library import compile_graph
 from embedd.engine.openvino.tensors import Gguf
 from embedd.engine.padding import group_alike, round_length
 from embedd.engine.protocol import Stop, StoppedError
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import EngineError, ModelLoadError
-from embedd.types import Pooling, TokenIds, TokenPiece, Vectors
+from embedd.types import Pooling, Precision, TokenIds, TokenPiece, Vectors
 
 # Padded tokens of a batch before anything was measured: speed is flat from 512 to 2048.
 START_BATCH_TOKENS = 1024
@@ -36,7 +36,7 @@ class Compilations:
         streams: Threads of one computation → how many compute side by side with so many.
     """
 
-    def __init__(self, graph: Any, streams: Mapping[int, int], precision: str) -> None:
+    def __init__(self, graph: Any, streams: Mapping[int, int], precision: Precision) -> None:
         self._graph: Any = graph
         self._streams = streams
         self._precision = precision
@@ -96,14 +96,12 @@ class OpenVinoEngine:
         replicas: int = 1,
         batch_tokens: int | None = None,
         report: Callable[[float], None] = lambda _share: None,
-        precision: str | None = None,
     ) -> Self:
         """Build the graph and compile it for a lone batch; for *replicas* that follows.
 
         Args:
             batch_tokens: Size of the batches that compute best here, padding included;
                 None where nobody measured it.
-            precision: ``f32`` or ``bf16``; None is what suits the CPU.
 
         Raises:
             ModelLoadError: The file or its tokenizer cannot be used by any engine.
@@ -118,7 +116,7 @@ class OpenVinoEngine:
         graph = build_graph(gguf, spec.pooling)
         report(0.5)
         streams = choose_streams(threads, replicas)
-        compilations = Compilations(graph, streams, precision or choose_precision())
+        compilations = Compilations(graph, streams, backend.precision or Precision.F32)
         info = ModelInfo(
             width=model.width,
             limit=model.context_length,

@@ -13,13 +13,18 @@ for _name in ("openvino.tools", "openvino_telemetry"):
 import openvino as ov  # noqa: E402 - only after its tools were shut out
 from openvino import opset13 as ops  # noqa: E402 - likewise
 
+from embedd.engine.backends import NO_BF16  # noqa: E402 - likewise
 from embedd.engine.protocol import UnsuitableError  # noqa: E402 - likewise
+from embedd.errors import ModelLoadError  # noqa: E402 - likewise
+from embedd.types import Precision  # noqa: E402 - likewise
 
-__all__ = ["choose_precision", "compile_graph", "make_model", "open_core", "ops"]
+__all__ = ["compile_graph", "make_model", "open_core", "ops"]
 
 # The plugin remembers what it prepared for shapes that it has seen, for each stream.
 # Lengths are rounded, so a few hundred come again and again.
 REMEMBERED_SHAPES = 512
+
+ELEMENT_TYPES = {Precision.F32: ov.Type.f32, Precision.BF16: ov.Type.bf16}
 
 
 @cache
@@ -35,32 +40,32 @@ def open_core() -> Any:
     return core
 
 
-@cache
-def choose_precision() -> str:
-    """``bf16`` where the CPU computes with it natively, else ``f32``."""
-    abilities = open_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return "bf16" if "BF16" in abilities else "f32"
-
-
 def make_model(results: Sequence[Any], parameters: Sequence[Any]) -> Any:
     """A graph with these outputs and inputs."""
     return ov.Model(list(results), list(parameters), "embedd")
 
 
-def compile_graph(graph: Any, *, streams: int, threads: int, precision: str) -> Any:
-    """*graph* made ready to compute in *streams* at a time, with *threads* each.
+def compile_graph(graph: Any, *, streams: int, threads: int, precision: Precision) -> Any:
+    """Compile *graph* to compute in *streams* at a time, with *threads* each.
 
     Raises:
         UnsuitableError: OpenVINO refuses it.
+        ModelLoadError: OpenVINO cannot compute in bf16 on this CPU.
     """
     settings = {
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": streams * threads,
-        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_PRECISION_HINT": precision.value,
+        # Without it f32 products may be computed in bf16 on ARM ("fast math").
+        "EXECUTION_MODE_HINT": "ACCURACY" if precision is Precision.F32 else "PERFORMANCE",
         "CPU_RUNTIME_CACHE_CAPACITY": REMEMBERED_SHAPES,
         "ENABLE_CPU_PINNING": False,  # several models share the cores
     }
     try:
-        return open_core().compile_model(graph, "CPU", settings)
+        compiled = open_core().compile_model(graph, "CPU", settings)
     except RuntimeError as error:
         raise UnsuitableError(f"OpenVINO cannot compile the model: {error}") from error
+    # A hint that the CPU cannot follow is ignored without an error: f32 computes then.
+    if compiled.get_property("INFERENCE_PRECISION_HINT") != ELEMENT_TYPES[precision]:
+        raise ModelLoadError(NO_BF16)
+    return compiled

@@ -72,6 +72,7 @@ def open_engine(message: messages.Load, report: Callable[[float], None]) -> Engi
         extra_buffers=message.extra_buffers,
         flash_attention=message.flash_attention,
         gpu=message.gpu,
+        precision=message.precision,
     )
     engine: Engine = _find_class(ENGINES[message.engine]).load(
         to_spec(message),

@@ -49,7 +49,7 @@ def backends(
 
 
 def test_the_gpu_comes_before_the_cpu_unless_somebody_wants_no_layers_there() -> None:
-    assert backends() == ["llama-gpu", "openvino", "llama", "llama-no-repack", "llama-safe"]
+    assert backends() == ["llama-gpu", "openvino-f32", "llama", "llama-no-repack", "llama-safe"]
     assert backends(engine=EngineChoice.LLAMA) == [
         "llama-gpu",
         "llama",

@@ -10,7 +10,7 @@ from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.calibrate import Calibration, Verdict
 from embedd.errors import InsufficientMemoryError, ModelLoadError
 from embedd.metrics import Metrics
-from embedd.types import EngineChoice
+from embedd.types import EngineChoice, Precision
 from tests.unit.engine.workshop import SPEC
 
 AUTO, LLAMA, OPENVINO = EngineChoice
@@ -71,6 +71,66 @@ def test_a_model_may_want_another_engine_than_the_operator() -> None:
 def test_an_engine_that_is_wanted_and_missing_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(ModelLoadError, match=r"pip install 'embedd-server\[openvino\]'"):
         engines(model=OPENVINO, installed=False)
+
+
+NATIVE, EMULATED, NEITHER = {"avx512f", "avx512_bf16"}, {"avx2", "avx512f"}, {"avx2"}
+AMX = {"avx512f", "amx_bf16"}
+ARM = {"asimd", "bf16"}  # OpenVINO has no bf16 there
+
+
+def openvino(
+    cpu: set[str],
+    operator: Precision = Precision.AUTO,
+    model: Precision | None = None,
+    engine: EngineChoice = AUTO,
+) -> str:
+    loader = Loader(
+        environment={},
+        cores=1,
+        cache=VectorCache(0),
+        calibrations=NothingToLearn(),
+        metrics=Metrics(),
+        precision=operator,
+        engine=engine,
+        cpu_features=cpu,
+        has_openvino=True,
+    )
+    return loader.choose_backends(replace(SPEC, precision=model))[0].name
+
+
+@pytest.mark.parametrize(
+    ("cpu", "backend"),
+    [
+        (NATIVE, "openvino-bf16"),
+        (AMX, "openvino-bf16"),
+        (EMULATED, "openvino-f32"),
+        (NEITHER, "openvino-f32"),
+        (ARM, "openvino-f32"),
+        (set[str](), "openvino-f32"),
+    ],
+)
+def test_bf16_is_the_default_where_the_cpu_has_instructions_for_it(
+    cpu: set[str], backend: str
+) -> None:
+    assert openvino(cpu) == backend
+
+
+def test_a_model_may_want_another_precision_than_the_operator() -> None:
+    assert openvino(NATIVE, Precision.F32) == "openvino-f32"
+    assert openvino(NATIVE, Precision.F32, Precision.BF16) == "openvino-bf16"
+    assert openvino(NATIVE, Precision.F32, Precision.AUTO) == "openvino-bf16"
+    assert openvino(EMULATED, Precision.BF16) == "openvino-bf16"
+    assert openvino(NEITHER, Precision.BF16, Precision.F32) == "openvino-f32"
+
+
+@pytest.mark.parametrize("cpu", [NEITHER, ARM])
+@pytest.mark.parametrize("engine", [AUTO, OPENVINO])
+def test_bf16_on_a_cpu_that_cannot_is_an_error_that_says_what_to_do(
+    cpu: set[str], engine: EngineChoice
+) -> None:
+    with pytest.raises(ModelLoadError, match=r"bf16.*AVX-512.*EMBEDD_PRECISION.*auto or f32"):
+        openvino(cpu, Precision.BF16, engine=engine)
+    assert openvino(cpu, Precision.BF16, engine=LLAMA) == "llama"
 
 
 async def test_a_model_is_not_measured_where_there_is_no_room_for_another_worker() -> None:

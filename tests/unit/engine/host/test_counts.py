@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_BACKEND
+from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
 from embedd.engine.host.exit_status import Death
 from embedd.engine.host.load_wait import SelfTestError
 from embedd.engine.host.process import WorkerDiedError
@@ -123,13 +123,13 @@ async def test_a_worker_that_died_is_counted_by_how(reason: DeathReason) -> None
 async def test_backends_that_fail_are_counted_and_deaths_of_their_loads() -> None:
     workshop = Workshop()
     workshop.faults = {
-        "openvino": ModelLoadError("unknown architecture"),
+        "openvino-f32": ModelLoadError("unknown architecture"),
         "llama": WorkerDiedError(Death("SIGILL", reason=DeathReason.CRASHED)),
         "llama-no-repack": SelfTestError("NaN"),
     }
-    await workshop.open((OPENVINO_BACKEND, *LLAMA_BACKENDS))
+    await workshop.open((OPENVINO_F32, *LLAMA_BACKENDS))
     assert counts(workshop) == {
-        "embedd_backend_failures_total{backend=openvino,model=a}": 1,
+        "embedd_backend_failures_total{backend=openvino-f32,model=a}": 1,
         "embedd_backend_failures_total{backend=llama,model=a}": 1,
         "embedd_backend_failures_total{backend=llama-no-repack,model=a}": 1,
         "embedd_worker_deaths_total{model=a,reason=crashed}": 1,
@@ -158,8 +158,8 @@ async def test_what_was_measured_is_told_apart_from_a_start() -> None:
     assert not (await workshop.open()).is_calibrated
     workshop.tuning = Tuning(replicas=2, batch_tokens=512, measured=True)
     assert (await workshop.open()).is_calibrated
-    workshop.faults = {"openvino": ModelLoadError("unknown architecture")}
-    supervisor = await workshop.open((OPENVINO_BACKEND, *LLAMA_BACKENDS))
+    workshop.faults = {"openvino-f32": ModelLoadError("unknown architecture")}
+    supervisor = await workshop.open((OPENVINO_F32, *LLAMA_BACKENDS))
     assert not supervisor.is_calibrated, "it was measured on another engine"
 
 

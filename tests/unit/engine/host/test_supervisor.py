@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_BACKEND
+from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
 from embedd.engine.host.exit_status import Death
 from embedd.engine.host.load_wait import SelfTestError
 from embedd.engine.host.process import WorkerDiedError
@@ -217,7 +217,7 @@ async def test_close_before_anything_was_loaded_is_fine() -> None:
 
 # Another engine than llama.cpp before its backends
 
-WITH_OPENVINO = (OPENVINO_BACKEND, *LLAMA_BACKENDS)
+WITH_OPENVINO = (OPENVINO_F32, *LLAMA_BACKENDS)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ async def test_what_another_engine_cannot_do_llama_does(
     error: EmbeddError, refused: dict[str, str]
 ) -> None:
     workshop = Workshop()
-    workshop.faults = {"openvino": error}
+    workshop.faults = {"openvino-f32": error}
     supervisor = await workshop.open(WITH_OPENVINO)
     assert workshop.worker.backend == "llama"
     assert supervisor.refusals == refused
@@ -242,9 +242,9 @@ async def test_what_another_engine_cannot_do_llama_does(
 
 async def test_an_engine_that_was_asked_for_alone_is_not_replaced() -> None:
     workshop = Workshop()
-    workshop.faults = {"openvino": ModelLoadError("unknown architecture")}
+    workshop.faults = {"openvino-f32": ModelLoadError("unknown architecture")}
     with pytest.raises(ModelLoadError, match="unknown architecture"):
-        await workshop.open([OPENVINO_BACKEND])
+        await workshop.open([OPENVINO_F32])
     assert len(workshop.workers) == 1
 
 
@@ -263,7 +263,7 @@ async def test_a_crash_of_another_engine_falls_back_however_long_it_worked() -> 
 
 async def test_vectors_are_compared_on_other_engines_only() -> None:
     workshop = Workshop()
-    workshop.faults = {"openvino": WorkerDiedError(Death("SIGSEGV"))}
+    workshop.faults = {"openvino-f32": WorkerDiedError(Death("SIGSEGV"))}
     await workshop.open(WITH_OPENVINO)
     assert [worker.tolerance for worker in workshop.workers] == [1e-4, None]
 
@@ -271,7 +271,7 @@ async def test_vectors_are_compared_on_other_engines_only() -> None:
 async def test_what_was_measured_on_one_engine_is_not_used_on_another() -> None:
     workshop = Workshop()
     workshop.tuning = Tuning(replicas=2, batch_tokens=1024)
-    workshop.faults = {"openvino": WorkerDiedError(Death("SIGSEGV"))}
+    workshop.faults = {"openvino-f32": WorkerDiedError(Death("SIGSEGV"))}
     await workshop.open(WITH_OPENVINO)
     assert [worker.tuning for worker in workshop.workers] == [
         Tuning(replicas=2, batch_tokens=1024),

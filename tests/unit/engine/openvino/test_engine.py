@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedd.engine.backends import OPENVINO_BACKEND
+from embedd.engine.backends import OPENVINO_F32
 from embedd.engine.ipc.facts import to_load
 from embedd.engine.padding import round_length
 from embedd.engine.protocol import UnsuitableError
@@ -23,7 +23,7 @@ from embedd.engine.worker.crosscheck import check_agreement, choose_tolerance
 from embedd.errors import EngineError
 from embedd.resolve import Resolver
 from embedd.store.store import Store
-from embedd.types import Pooling
+from embedd.types import Pooling, Precision
 from tests.contract.conftest import make_spec
 from tests.needs import require_openvino
 from tests.tiny_families import CONTEXT, WIDTH, write_tiny_family
@@ -40,9 +40,7 @@ def spec(tmp_path: Path) -> ModelSpec:
 
 
 def load(spec: ModelSpec, **settings: Any) -> OpenVinoEngine:
-    return OpenVinoEngine.load(
-        spec, OPENVINO_BACKEND, **{"threads": 2, "precision": "f32", **settings}
-    )
+    return OpenVinoEngine.load(spec, OPENVINO_F32, **{"threads": 2, **settings})
 
 
 @pytest.mark.parametrize(
@@ -60,7 +58,7 @@ def test_the_graph_is_compiled_when_it_is_wanted(
 ) -> None:
     compiled: list[tuple[int, int]] = []
 
-    def compile_graph(graph: Any, *, streams: int, threads: int, precision: str) -> Any:
+    def compile_graph(graph: Any, *, streams: int, threads: int, precision: Precision) -> Any:
         compiled.append((streams, threads))
         return library.compile_graph(graph, streams=streams, threads=threads, precision=precision)
 
@@ -156,7 +154,7 @@ def test_a_graph_that_is_not_llama_cpps_is_refused(
 ) -> None:
     spec = Resolver(Store(default_store)).resolve(f"all-minilm:{tag}").spec
     tolerance = choose_tolerance(spec)
-    message = to_load(spec, OPENVINO_BACKEND, 1, ONE_REPLICA, tolerance)
+    message = to_load(spec, OPENVINO_F32, 1, ONE_REPLICA, tolerance)
     plant(monkeypatch)
     found = load(spec)
     if plant is plant_nothing:

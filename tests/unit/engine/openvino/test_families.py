@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedd.engine.backends import LLAMA_BACKENDS
+from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
 from embedd.engine.llama.engine import LlamaEngine
 from embedd.engine.protocol import UnsuitableError
 from embedd.engine.spec import ModelSpec
@@ -26,7 +26,7 @@ POOLINGS = [Pooling.MEAN, Pooling.CLS, Pooling.LAST]
 
 
 def load(spec: ModelSpec) -> OpenVinoEngine:
-    return OpenVinoEngine.load(spec, LLAMA_BACKENDS[0], threads=1, precision="f32")
+    return OpenVinoEngine.load(spec, OPENVINO_F32, threads=1)
 
 
 def load_both(path: Path, pooling: Pooling) -> tuple[OpenVinoEngine, LlamaEngine]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedd.engine.backends import LLAMA_BACKENDS
+from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
 from embedd.engine.llama.engine import LlamaEngine
 from embedd.engine.protocol import UnsuitableError
 from embedd.engine.spec import ModelSpec
@@ -66,7 +66,7 @@ def read_types(path: Path) -> set[str]:
 
 def measure(spec: ModelSpec, exact: ModelSpec) -> float:
     """How far OpenVINO's vectors of *spec* are from llama.cpp's of *exact*, at the most."""
-    ours = OpenVinoEngine.load(spec, LLAMA_BACKENDS[0], threads=1, precision="f32")
+    ours = OpenVinoEngine.load(spec, OPENVINO_F32, threads=1)
     theirs = LlamaEngine.load(exact, LLAMA_BACKENDS[-1], threads=1)
     try:
         sequences = make_sequences([1, 2, 7, 33, CONTEXT])
@@ -106,7 +106,7 @@ def test_a_type_that_nobody_can_read_is_refused(tmp_path: Path) -> None:
     assert read_types(path) == {"Q1_0"}
     spec = make_spec(path, Pooling.MEAN, context=CONTEXT)
     with pytest.raises(UnsuitableError, match="has the type Q1_0"):
-        OpenVinoEngine.load(spec, LLAMA_BACKENDS[0], threads=1)
+        OpenVinoEngine.load(spec, OPENVINO_F32, threads=1)
     engine = LlamaEngine.load(spec, LLAMA_BACKENDS[-1], threads=1)
     assert np.isfinite(engine.encode(make_sequences([9]))).all()
     engine.close()

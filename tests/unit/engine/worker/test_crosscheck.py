@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedd.engine.backends import OPENVINO_BACKEND
+from embedd.engine.backends import OPENVINO_F32
 from embedd.engine.fake import FAKE_BACKENDS, FakeEngine
 from embedd.engine.ipc.facts import to_load
 from embedd.engine.protocol import Stop, UnsuitableError
@@ -95,7 +95,7 @@ def test_who_is_too_far_off_is_refused(
         return make_oracle()
 
     monkeypatch.setattr(agreement, "open_engine", open_oracle)
-    message = to_load(LONG, OPENVINO_BACKEND, 1, ONE_REPLICA, 1e-4)
+    message = to_load(LONG, OPENVINO_F32, 1, ONE_REPLICA, 1e-4)
     if refused:
         with pytest.raises(UnsuitableError, match=r"does not agree with llama\.cpp") as caught:
             check_agreement(make_engine(off), message)
@@ -107,4 +107,4 @@ def test_who_is_too_far_off_is_refused(
 
 def test_nobody_asks_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agreement, "open_engine", None)
-    assert check_agreement(make_engine(0), to_load(LONG, OPENVINO_BACKEND, 1, ONE_REPLICA)) is None
+    assert check_agreement(make_engine(0), to_load(LONG, OPENVINO_F32, 1, ONE_REPLICA)) is None
