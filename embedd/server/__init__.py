@@ -1,1 +1,1 @@
-"""HTTP: the app, its dialects, its doors and locks."""
+"""The HTTP server: the application, its dialects, access control, operations."""

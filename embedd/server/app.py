@@ -1,4 +1,4 @@
-"""Builds the aiohttp application: routes of all dialects, one way to answer errors."""
+"""The aiohttp application: the routes of all dialects, and the answer to every error."""
 
 import asyncio
 import functools
@@ -14,7 +14,7 @@ from embedd.errors import EmbeddError, ServiceError, UnknownRouteError, WrongVer
 from embedd.library import Library
 from embedd.metrics import Metrics
 from embedd.server.access.auth import KEYS, Keys, choose_access, require_key
-from embedd.server.access.origins import Doors, add_cors_headers, make_guard
+from embedd.server.access.origins import OriginPolicy, add_cors_headers, make_origin_check
 from embedd.server.dialects import aigne, nugen, rerank
 from embedd.server.dialects.base import (
     BODIES,
@@ -59,15 +59,15 @@ DIALECTS: Sequence[Dialect] = (
     pages.DIALECT,
     ops.DIALECT,
 )
-# Who else answers on a path, by what the body holds; the path's own dialect answers the
-# rest, and whatever goes wrong before the body is known.
+# Further dialects of a path, chosen by the fields of the body. The path's own dialect answers
+# all other bodies, and errors that occur before the body is read.
 SHARED: Mapping[str, Sequence[Sharer]] = {
     "/api/embeddings": (aigne.SHARER,),
     "/embeddings": (llamacpp.SHARER,),
     "/tokenize": (tei_tokens.SHARER,),
     **dict.fromkeys(rerank.PATHS, (tei_rerank.SHARER,)),
 }
-# Paths that nobody serves but whose clients want to be told so in their own shape.
+# Prefixes and paths that are not served but whose clients expect errors in their shape.
 NOT_SERVED: Mapping[str, Dialect] = {
     "/v1/": openai.DIALECT,
     "/v2/": openai.DIALECT,
@@ -81,15 +81,15 @@ def make_app(
     embedder: Embedder,
     library: Library,
     bodies: BodyLimits,
-    doors: Doors,
+    origins: OriginPolicy,
     metrics: Metrics,
     policy: Policy | None = None,
     keys: Keys | None = None,
 ) -> web.Application:
-    """The application over the two doors of the core."""
+    """Make the application that serves *embedder* and *library*."""
     app = web.Application(
-        middlewares=[ops.make_counter(metrics), make_guard(doors), _answer_unknown_paths],
-        handler_args={"auto_decompress": False},  # see `inflating`
+        middlewares=[ops.make_counter(metrics), make_origin_check(origins), _answer_unknown_paths],
+        handler_args={"auto_decompress": False},  # see `embedd.server.http.decompress`
     )
     app[EMBEDDER] = embedder
     app[ops.METRICS] = metrics
@@ -116,8 +116,10 @@ def _describe() -> bytes:
 def _add_route(app: web.Application, dialect: Dialect, route: Route) -> None:
     endpoint = route.endpoint
     if route.path in SHARED:
-        endpoint = _share(dialect, endpoint, SHARED[route.path])
-    endpoint = _speak(dialect, require_key(endpoint, choose_access(route.method, route.path)))
+        endpoint = _choose_by_body(dialect, endpoint, SHARED[route.path])
+    endpoint = _answer_errors(
+        dialect, require_key(endpoint, choose_access(route.method, route.path))
+    )
     # Redirects lose the body in many clients: a trailing slash is the same path.
     for path in {route.path, route.path.rstrip("/") + "/"}:
         pattern = path.replace("}", ":.+}")
@@ -126,8 +128,8 @@ def _add_route(app: web.Application, dialect: Dialect, route: Route) -> None:
             app.router.add_route("HEAD", pattern, endpoint)
 
 
-def _share(dialect: Dialect, endpoint: Endpoint, sharers: Sequence[Sharer]) -> Endpoint:
-    """The body decides who answers: the first of *sharers* that wants it, else *dialect*."""
+def _choose_by_body(dialect: Dialect, endpoint: Endpoint, sharers: Sequence[Sharer]) -> Endpoint:
+    """Wrap *endpoint*: the first of *sharers* that wants the body answers, else *dialect*."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         async with request.app[BODIES].read(request) as data:
@@ -135,22 +137,22 @@ def _share(dialect: Dialect, endpoint: Endpoint, sharers: Sequence[Sharer]) -> E
             names = field_names(data)
             for sharer in sharers:
                 if sharer.wants(names):
-                    return await _speak(sharer.dialect, sharer.endpoint)(request)
+                    return await _answer_errors(sharer.dialect, sharer.endpoint)(request)
             return await endpoint(request)
 
-    return _speak(dialect, answer)
+    return _answer_errors(dialect, answer)
 
 
-def _speak(
+def _answer_errors(
     dialect: Dialect, endpoint: Endpoint
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """*endpoint* with its errors in the shape of *dialect*."""
+    """Wrap *endpoint*: its errors are answered in the shape of *dialect*."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
             return await endpoint(request)
         except EmbeddError as error:
-            return _refuse(dialect, request, error)
+            return _error_response(dialect, request, error)
         except (asyncio.CancelledError, ConnectionError):
             log_refusal(request, 499, "the client went away")
             raise
@@ -159,12 +161,12 @@ def _speak(
         except Exception:
             extra = {"path": request.path, "request_id": request_id(request)}
             log.exception("request crashed", extra=extra)
-            return _refuse(dialect, request, ServiceError("internal error"))
+            return _error_response(dialect, request, ServiceError("internal error"))
 
     return answer
 
 
-def _refuse(dialect: Dialect, request: web.Request, error: EmbeddError) -> web.Response:
+def _error_response(dialect: Dialect, request: web.Request, error: EmbeddError) -> web.Response:
     status = choose_status(error, dialect.statuses)
     log_error(request, error, status)
     failure = Failure(error=error, status=status, request_id=request_id(request))
@@ -180,25 +182,25 @@ async def _answer_unknown_paths(request: web.Request, handler: Handler) -> web.S
     try:
         return await handler(request)
     except web.HTTPNotFound:
-        speaker = find_speaker(request.path)
-        if speaker is not None:
+        dialect = find_error_dialect(request.path)
+        if dialect is not None:
             unknown = UnknownRouteError(f"no such route: {request.method} {request.path}")
-            return _refuse(speaker, request, unknown)
+            return _error_response(dialect, request, unknown)
         log_refusal(request, 404, "no such path")
         return web.Response(text="404 page not found", status=404)
     except web.HTTPMethodNotAllowed as error:
         allowed = tuple(sorted(error.allowed_methods))
-        speaker = find_speaker(request.path)
-        if speaker is not None:
+        dialect = find_error_dialect(request.path)
+        if dialect is not None:
             message = f"{request.path} does not take {request.method}, use {', '.join(allowed)}"
-            return _refuse(speaker, request, WrongVerbError(message, allowed=allowed))
+            return _error_response(dialect, request, WrongVerbError(message, allowed=allowed))
         log_refusal(request, 405, "no such verb")
         headers = {"Allow": ",".join(allowed)}
         return web.Response(text="405 method not allowed", status=405, headers=headers)
 
 
-def find_speaker(path: str) -> Dialect | None:
-    """Whose shape an error has on *path* before any body is read; None is plain text."""
+def find_error_dialect(path: str) -> Dialect | None:
+    """Return the dialect of errors on *path* where no route answers; None is plain text."""
     path = path.rstrip("/") or "/"
     for dialect in DIALECTS:
         if any(route.path == path for route in dialect.routes):

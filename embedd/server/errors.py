@@ -1,4 +1,4 @@
-"""Errors to HTTP: one table of statuses, one place where they are logged."""
+"""Errors as HTTP answers: their statuses, headers and log lines."""
 
 import logging
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from embedd.server.http.request_id import request_id
 
 log = logging.getLogger(__name__)
 
-LONGEST_REASON = 500  # characters in the log
+MAX_REASON = 500  # characters of an error's text in the log
 
 STATUSES: Mapping[type[errors.EmbeddError], int] = {
     errors.RequestError: 400,
@@ -29,7 +29,7 @@ STATUSES: Mapping[type[errors.EmbeddError], int] = {
 def choose_status(
     error: errors.EmbeddError, overrides: Mapping[type[errors.EmbeddError], int]
 ) -> int:
-    """The status of the nearest ancestor that *overrides* or the common table names."""
+    """Return the status of the nearest base class in *overrides* or `STATUSES`."""
     for kind in type(error).__mro__:
         for table in (overrides, STATUSES):
             if issubclass(kind, errors.EmbeddError) and kind in table:
@@ -38,37 +38,37 @@ def choose_status(
 
 
 def retry_headers(error: errors.EmbeddError, status: int) -> dict[str, str]:
-    """``Retry-After`` where a later try makes sense and *status* says so too."""
+    """Return ``Retry-After`` if *status* is 429 or 503."""
     if status not in (429, 503):
         return {}
     return {"Retry-After": str(getattr(error, "retry_after", 1))}
 
 
 def error_headers(error: errors.EmbeddError, status: int) -> dict[str, str]:
-    """What a client should know beside the body."""
+    """Return the headers that belong to an error."""
     headers = retry_headers(error, status)
     if isinstance(error, errors.UnauthorizedError):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, errors.WrongVerbError):
         headers["Allow"] = ",".join(error.allowed)
-    # Clients repeat what got 5xx: one input that cannot be computed never can.
+    # Clients retry on 5xx: not where an input can never be computed.
     if status == 501 or (status == 500 and error.index is not None):
         headers["x-should-retry"] = "false"
     return headers
 
 
 def log_error(request: web.Request, error: errors.EmbeddError, status: int) -> None:
-    """One line per refused or failed request, with the cause and never with its texts."""
-    callers = isinstance(error, errors.RequestError | errors.UnavailableError)
-    # Names and durations are quoted as sent, however long.
-    reason = str(error)[:LONGEST_REASON]
-    log_refusal(request, status, reason, level=logging.INFO if callers else logging.ERROR)
+    """Log a rejected or failed request with its reason, never with the client's texts."""
+    is_expected = isinstance(error, errors.RequestError | errors.UnavailableError)
+    # Errors quote names and durations as sent, which may be long.
+    reason = str(error)[:MAX_REASON]
+    log_refusal(request, status, reason, level=logging.INFO if is_expected else logging.ERROR)
 
 
 def log_refusal(
     request: web.Request, status: int, reason: str, *, level: int = logging.INFO
 ) -> None:
-    """One line for a request that got *status*, 499 being none at all."""
+    """Log a request that was answered with *status*; 499: the client went away."""
     facts = {
         "method": request.method,
         "path": request.path,

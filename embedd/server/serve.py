@@ -1,4 +1,4 @@
-"""Runs the server: binds, announces itself, stops in order."""
+"""The server process: bind the address, serve, stop in order."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ from embedd.errors import ConfigError, EmbeddError
 from embedd.logs import set_up_logs
 from embedd.runtime import open_runtime
 from embedd.server.access.auth import KeyFile, Keys
-from embedd.server.access.origins import Doors
+from embedd.server.access.origins import OriginPolicy
 from embedd.server.app import make_app
 from embedd.server.dialects.base import Policy
 from embedd.server.http.bodies import BodyLimits
@@ -35,22 +35,22 @@ from embedd.types import EmbedRequest
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024  # connections that the kernel holds while the event loop is busy
-FOREVER = 365 * 86400.0  # seconds; running requests finish, unless a second signal comes
+NO_SHUTDOWN_LIMIT = 365 * 86400.0  # seconds: requests finish unless a second signal comes
 PROBE_TIMEOUT = 1.0
 
 
 def run(
     settings: Settings, preload: Sequence[str] = (), tls: tuple[Path, Path | None] | None = None
 ) -> None:
-    """Serve until a signal comes.
+    """Serve until SIGINT or SIGTERM.
 
     Args:
-        preload: Models to load at once.
+        preload: Models to load at the start.
         tls: Files of the certificate and its key; None is plain HTTP.
 
     Raises:
-        ConfigError: The address cannot be bound, and by whom it is taken; the certificate
-            or the file of keys cannot be used.
+        ConfigError: The address cannot be bound (the error names the program that uses it),
+            or the certificate or the file of keys cannot be used.
     """
     set_up_logs(settings.debug)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -60,7 +60,7 @@ def run(
 async def serve(
     settings: Settings, preload: Sequence[str] = (), tls: ssl.SSLContext | None = None
 ) -> None:
-    """See `run`; for a running event loop."""
+    """Serve as `run` does, in the running event loop."""
     stop = _stop_on_signals()
     keys = choose_keys(settings)
     sock = bind(settings.host)
@@ -69,7 +69,7 @@ async def serve(
             embedder=runtime.embedder,
             library=runtime.library,
             bodies=BodyLimits(one=settings.max_body, all_=settings.max_body_in_flight),
-            doors=choose_doors(settings),
+            origins=choose_origin_policy(settings),
             keys=keys,
             metrics=runtime.metrics,
             policy=Policy(
@@ -91,40 +91,41 @@ async def serve(
             )
             loading = asyncio.create_task(_preload(runtime.embedder, preload))
             await stop.wait()
-            log.info("stopping: running requests finish, a second signal does not wait")
+            log.info("stopping after running requests; a second signal stops at once")
             loading.cancel()
     log.info("stopped")
 
 
-def choose_doors(settings: Settings) -> Doors:
-    """On loopback only local names may be meant; elsewhere those that are listed, if any."""
+def choose_origin_policy(settings: Settings) -> OriginPolicy:
+    """Return the policy: hosts are checked on loopback, and where some are configured."""
     address = settings.host
-    loopback = address.socket is None and _is_loopback(address.host)
-    return Doors(
-        check_host=loopback or bool(settings.allowed_hosts),
+    on_loopback = address.socket is None and _is_loopback(address.host)
+    return OriginPolicy(
+        check_host=on_loopback or bool(settings.allowed_hosts),
         hosts=settings.allowed_hosts,
         origins=settings.origins,
     )
 
 
 def choose_keys(settings: Settings) -> Keys:
-    """The keys that the settings name; warns if all who reach the server may use it.
+    """Return the keys of *settings*; log a warning if other machines need none.
 
     Raises:
         ConfigError: The file of keys cannot be read, or is empty.
     """
     file = settings.api_key_file and KeyFile(settings.api_key_file)
-    is_open = file is None and not settings.api_key
-    if is_open and settings.host.socket is None and not _is_loopback(settings.host.host):
-        log.warning("anybody who reaches this address may use the server: set EMBEDD_API_KEY")
+    has_key = file is not None or bool(settings.api_key)
+    is_remote = settings.host.socket is None and not _is_loopback(settings.host.host)
+    if is_remote and not has_key:
+        log.warning("the server is reachable from other machines without a key; set EMBEDD_API_KEY")
     return Keys(listed=settings.api_key, file=file or None, admin=settings.admin_key)
 
 
 def bind(address: Address) -> socket.socket:
-    """A listening socket on *address*.
+    """Return a listening socket on *address*.
 
     Raises:
-        ConfigError: It cannot be bound.
+        ConfigError: The address cannot be bound.
     """
     if address.socket is not None:
         return _bind_unix(address.socket)
@@ -168,7 +169,7 @@ def _explain_bind(address: Address, error: OSError) -> str:
 
 
 def describe_listener(address: Address) -> str:
-    """Who answers on *address*: embedd, Ollama, a process, or something unknown."""
+    """Name the program that listens on *address*: embedd, Ollama, or a process, if known."""
     client = address.to_client()
     with contextlib.suppress(OSError, http.client.HTTPException):
         connection = http.client.HTTPConnection(client.host, client.port, timeout=PROBE_TIMEOUT)
@@ -180,10 +181,11 @@ def describe_listener(address: Address) -> str:
             if reply.read(64).startswith(b"Ollama is running"):
                 return "Ollama"
     with contextlib.suppress(psutil.Error, OSError):
-        for one in psutil.net_connections("tcp"):
-            listens = one.status == psutil.CONN_LISTEN
-            if listens and getattr(one.laddr, "port", None) == address.port and one.pid:
-                return f"{psutil.Process(one.pid).name()} (process {one.pid})"
+        for listener in psutil.net_connections("tcp"):
+            listens = listener.status == psutil.CONN_LISTEN
+            port = getattr(listener.laddr, "port", None)
+            if listens and port == address.port and listener.pid:
+                return f"{psutil.Process(listener.pid).name()} (process {listener.pid})"
     return "another program"
 
 
@@ -192,7 +194,7 @@ async def _listen(
     app: web.Application, sock: socket.socket, tls: ssl.SSLContext | None
 ) -> AsyncIterator[None]:
     runner = web.AppRunner(
-        app, access_log=None, handler_cancellation=True, shutdown_timeout=FOREVER
+        app, access_log=None, handler_cancellation=True, shutdown_timeout=NO_SHUTDOWN_LIMIT
     )
     await runner.setup()
     try:
@@ -207,7 +209,7 @@ def _stop_on_signals() -> asyncio.Event:
 
     def on_signal() -> None:
         if stop.is_set():
-            # Workers end with us: they watch our end of their socket.
+            # Workers end too: they see that the other end of their socket is closed.
             os._exit(130)
         stop.set()
 
@@ -222,7 +224,7 @@ async def _preload(embedder: Embedder, names: Sequence[str]) -> None:
         try:
             await embedder.embed(EmbedRequest(model=name, inputs=()))
         except EmbeddError as error:
-            log.error("model not loaded", extra={"model": name, "reason": str(error)})  # noqa: TRY400 - said whole
+            log.error("model not loaded", extra={"model": name, "reason": str(error)})  # noqa: TRY400 - the message is complete
 
 
 def _is_loopback(host: str) -> bool:

@@ -27,7 +27,7 @@ from embedd.metrics import Metrics
 from embedd.resolve import Resolver
 from embedd.scheduler.scheduler import Scheduler
 from embedd.server.access.auth import Keys
-from embedd.server.access.origins import Doors
+from embedd.server.access.origins import OriginPolicy
 from embedd.server.app import make_app
 from embedd.server.dialects.base import Policy
 from embedd.server.http.bodies import BodyLimits
@@ -264,7 +264,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
         max_queue: int = 512,
         context_length: int = 0,
         bodies: BodyLimits | None = None,
-        doors: Doors | None = None,
+        origins: OriginPolicy | None = None,
         policy: Policy | None = None,
         keys: Keys | None = None,
     ) -> Served:
@@ -291,7 +291,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
             ),
             library=Library(store, resolver, read_catalog(tmp_path / "recipes")),
             bodies=bodies or BodyLimits(one=64 * MIB, all_=512 * MIB),
-            doors=doors or Doors(check_host=True),
+            origins=origins or OriginPolicy(check_host=True),
             metrics=metrics,
             policy=policy,
             keys=keys,

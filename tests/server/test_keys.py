@@ -28,7 +28,7 @@ ROUTES = [
     (route.method, route.path.replace("{digest}", "sha256:0").replace("{id}", "a/b"))
     for dialect in DIALECTS
     for route in dialect.routes
-    if choose_access(route.method, route.path) is not Access.OPEN
+    if choose_access(route.method, route.path) is not Access.PUBLIC
 ]
 
 

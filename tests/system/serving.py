@@ -18,7 +18,7 @@ from embedd.config import Settings, read_settings
 from embedd.engine import loader as loading
 from embedd.engine.fake import FAKE_BACKENDS
 from embedd.runtime import Runtime, open_runtime
-from embedd.server.access.origins import Doors
+from embedd.server.access.origins import OriginPolicy
 from embedd.server.app import make_app
 from embedd.server.http.bodies import BodyLimits
 from embedd.store.store import Store
@@ -74,7 +74,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
             embedder=runtime.embedder,
             library=runtime.library,
             bodies=BodyLimits(one=settings.max_body, all_=settings.max_body_in_flight),
-            doors=Doors(check_host=True),
+            origins=OriginPolicy(check_host=True),
             metrics=runtime.metrics,
         )
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True)

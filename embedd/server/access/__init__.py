@@ -1,1 +1,1 @@
-"""Who may use the server: API keys, hosts and origins."""
+"""Access to the server: API keys, allowed hosts and origins."""

@@ -1,4 +1,4 @@
-"""Who has a key: which one a route takes, and whether the request brings it."""
+"""Authentication by API key: the access level of each route, and the check of a request."""
 
 import hmac
 import logging
@@ -16,69 +16,69 @@ from embedd.server.dialects.base import Endpoint
 
 log = logging.getLogger(__name__)
 
-OPEN_PATHS: Final = ("/", "/api/version", "/health", "/v1/health", "/ping")
+PUBLIC_PATHS: Final = ("/", "/api/version", "/health", "/v1/health", "/ping")
 
 
 class Access(Enum):
-    """What a route takes: nothing, an API key, or an admin key."""
+    """What a route requires: nothing, an API key, or an admin key."""
 
-    OPEN = "open"
+    PUBLIC = "public"
     USE = "use"
     MANAGE = "manage"
 
 
 def choose_access(method: str, path: str) -> Access:
-    """What the route at *path*, as dialects write it, takes."""
-    if method in ("GET", "HEAD") and path in OPEN_PATHS:
-        return Access.OPEN
+    """Return what a route requires; *path* is a pattern, as in `Route`."""
+    if method in ("GET", "HEAD") and path in PUBLIC_PATHS:
+        return Access.PUBLIC
     return Access.MANAGE if path.startswith(MANAGEMENT_PATHS) else Access.USE
 
 
 class KeyFile:
-    """The keys in a file, read again when it changes.
+    """A file of API keys that is read again when it changes.
 
     Args:
-        path: Keys in it are separated by commas or line breaks.
+        path: A file of keys separated by commas or line breaks.
 
     Raises:
-        ConfigError: It cannot be read, or holds no key.
+        ConfigError: The file cannot be read or has no key.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: object = None
+        self._stamp: object = None
         self._keys: tuple[str, ...] = ()
         try:
-            self._look()
+            self._refresh()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read the API keys in {path}: {error}") from error
         if not self._keys:
-            raise ConfigError(f"no API key in {path}: write one a line")
+            raise ConfigError(f"no API key in {path}: write one per line")
 
     def read(self) -> Sequence[str]:
-        """The keys of now; those of before while the file cannot be read."""
+        """Return the keys; those read last if the file cannot be read now."""
         try:
-            self._look()
+            self._refresh()
         except (OSError, UnicodeDecodeError) as error:
             facts = {"path": self._path, "reason": type(error).__name__}
-            log.warning("API keys not read, the old ones stay", extra=facts)
+            log.warning("API keys not read, the previous ones stay valid", extra=facts)
         return self._keys
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         status = self._path.stat()
-        seen = (status.st_mtime_ns, status.st_size, status.st_ino)
-        if seen != self._seen:
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if stamp != self._stamp:
             self._keys = parse_keys(self._path.read_text("utf-8"))
-            self._seen = seen
+            self._stamp = stamp
 
 
 class Keys:
-    """The keys that open the server; without any everybody may come in.
+    """The keys that clients must send. Without keys, access is unrestricted.
 
     Args:
         listed: API keys.
-        file: More of them.
-        admin: Keys for managing models; none = the API keys.
+        file: Further API keys.
+        admin: Keys for managing models; empty: the API keys.
     """
 
     def __init__(
@@ -89,20 +89,20 @@ class Keys:
         self._admin = tuple(admin)
 
     def admit(self, access: Access, headers: Mapping[str, str]) -> bool:
-        """Whether a request with *headers* may use a route of *access*."""
-        is_locked = bool(self._listed) or self._file is not None
+        """Whether *headers* have a key for routes of *access*, if those require one."""
         if access is Access.MANAGE and self._admin:
-            return _is_any(headers, self._admin)
-        if access is Access.OPEN or not is_locked:
+            return _has_key(headers, self._admin)
+        requires_key = bool(self._listed) or self._file is not None
+        if access is Access.PUBLIC or not requires_key:
             return True
-        return _is_any(headers, (*self._listed, *(self._file.read() if self._file else ())))
+        return _has_key(headers, (*self._listed, *(self._file.read() if self._file else ())))
 
 
 KEYS = web.AppKey("keys", Keys)
 
 
 def require_key(endpoint: Endpoint, access: Access) -> Endpoint:
-    """*endpoint* for those with a key; others get `UnauthorizedError` before a body is read."""
+    """Wrap *endpoint*: `UnauthorizedError` without a key for *access*, before a body is read."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         if not request.app[KEYS].admit(access, request.headers):
@@ -112,14 +112,14 @@ def require_key(endpoint: Endpoint, access: Access) -> Endpoint:
     return answer
 
 
-def _is_any(headers: Mapping[str, str], keys: Sequence[str]) -> bool:
+def _has_key(headers: Mapping[str, str], keys: Sequence[str]) -> bool:
     scheme, _, bearer = headers.get("Authorization", "").partition(" ")
     sent = [headers.get("X-Api-Key", "").strip()]
     if scheme.lower() == "bearer":
         sent.append(bearer.strip())
-    # Every pair is compared, always whole: the time tells nothing about a key.
-    same = [hmac.compare_digest(_to_bytes(one), _to_bytes(key)) for one in sent for key in keys]
-    return any(same)
+    # Every pair is compared in constant time, so that timing reveals nothing about a key.
+    matches = [hmac.compare_digest(_to_bytes(one), _to_bytes(key)) for one in sent for key in keys]
+    return any(matches)
 
 
 def _to_bytes(text: str) -> bytes:

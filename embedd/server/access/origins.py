@@ -1,4 +1,4 @@
-"""Who may call: the host check against DNS rebinding, and origins of browsers."""
+"""The origin policy: CORS, and the check of the Host header against DNS rebinding."""
 
 import ipaddress
 import logging
@@ -16,6 +16,10 @@ log = logging.getLogger(__name__)
 
 CORS = web.RequestKey("cors", dict[str, str])
 
+FOREIGN_HOST = "request rejected: host not allowed (see EMBEDD_ALLOWED_HOSTS)"
+FOREIGN_ORIGIN = "request rejected: origin not allowed (see EMBEDD_ORIGINS)"
+FOREIGN_HOST = "request rejected: host not allowed (see EMBEDD_ALLOWED_HOSTS)"
+FOREIGN_ORIGIN = "request rejected: origin not allowed (see EMBEDD_ORIGINS)"
 LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 LOCAL_ORIGIN_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104 - compared, not bound
 LOCAL_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
@@ -34,67 +38,79 @@ EXPOSED_HEADERS = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Doors:
-    """Hosts and origins that may come in.
+class OriginPolicy:
+    """Hosts and origins whose requests are accepted.
 
-    ``check_host``: the server listens on loopback only, so any other ``Host`` is a page
-    in somebody's browser that made its name point here.
+    Args:
+        check_host: Accept only local names and *hosts* in the ``Host`` header. On a server
+            that listens on loopback, another name is a web page's whose DNS entry was
+            changed to point here.
+        hosts: Further accepted names (``EMBEDD_ALLOWED_HOSTS``).
+        origins: Further accepted origins, ``*`` stands for anything (``EMBEDD_ORIGINS``).
     """
 
     check_host: bool
     hosts: Sequence[str] = ()
     origins: Sequence[str] = ()
 
-    def admits_host(self, header: str) -> bool:
-        """Whether ``Host: header`` may be this machine."""
-        return not self.check_host or is_local_host(_host_of(header)) or self._listed(header)
+    def allows_host(self, header: str) -> bool:
+        """Whether requests with ``Host: header`` are accepted."""
+        return not self.check_host or is_local_host(_host_of(header)) or self._is_listed(header)
 
-    def admits_origin(self, origin: str, host: str) -> bool:
-        """Whether a page from *origin* may call the server that it calls *host*."""
+    def allows_origin(self, origin: str, host: str) -> bool:
+        """Whether a page from *origin* may call this server under the name *host*."""
         try:
             parts = urlsplit(origin)
         except ValueError:
             return False
         if parts.scheme in LOCAL_SCHEMES:
             return True
-        known = parts.netloc == host or parts.hostname in LOCAL_ORIGIN_HOSTS
-        if parts.scheme in ("http", "https") and known:
+        is_local = parts.netloc == host or parts.hostname in LOCAL_ORIGIN_HOSTS
+        if parts.scheme in ("http", "https") and is_local:
             return True
         return any(_matches(origin, pattern) for pattern in self.origins)
 
-    def _listed(self, header: str) -> bool:
+    def _is_listed(self, header: str) -> bool:
         return _host_of(header) in {host.lower() for host in self.hosts}
 
 
-def make_guard(doors: Doors) -> Middleware:
-    """The outermost middleware: 403 with an empty body for whom `Doors` keeps out."""
+def make_origin_check(policy: OriginPolicy) -> Middleware:
+    """Make the middleware that answers preflight requests and rejects what is not allowed.
+
+    A rejected request gets 403 with an empty body, before its key or body is looked at.
+    """
 
     @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def check_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
         host = request.headers.get("Host", "")
         origin = request.headers.get("Origin") or None
-        foreign = origin is not None and not doors.admits_origin(origin, host)
-        if foreign or not doors.admits_host(host):
-            log.info("caller kept out", extra={"host": host, "origin": origin, "status": 403})
-            return web.Response(status=403)
+        if not policy.allows_host(host):
+            return _reject(FOREIGN_HOST, host, origin)
+        if origin is not None and not policy.allows_origin(origin, host):
+            return _reject(FOREIGN_ORIGIN, host, origin)
         if request.method == "OPTIONS":
-            return web.Response(status=204, headers=_preflight_headers(doors, origin))
+            return web.Response(status=204, headers=_preflight_headers(policy, origin))
         if origin is not None:
             # On the request, because a streamed answer sends its headers before it returns.
-            request[CORS] = _origin_headers(doors, origin)
+            request[CORS] = _origin_headers(policy, origin)
         return await handler(request)
 
-    return guard
+    return check_origin
+
+
+def _reject(message: str, host: str, origin: str | None) -> web.Response:
+    log.info(message, extra={"host": host, "origin": origin, "status": 403})
+    return web.Response(status=403)
 
 
 async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Signal ``on_response_prepare``: an allowed page may read the answer."""
+    """Add the headers with which an allowed page may read the answer (a response signal)."""
     response.headers.update(request.get(CORS, {}))
 
 
 @lru_cache(maxsize=256)
 def is_local_host(host: str) -> bool:
-    """Whether *host*, without port, names this machine or its private network."""
+    """Whether *host*, without a port, is a name of this machine or its private network."""
     if host in ("", "localhost", socket.gethostname().lower()) or host.endswith(LOCAL_SUFFIXES):
         return True
     try:
@@ -109,7 +125,7 @@ def is_local_host(host: str) -> bool:
 
 
 def _matches(origin: str, pattern: str) -> bool:
-    """Whether *origin* is *pattern*, in which one ``*`` stands for anything."""
+    """Whether *origin* matches *pattern*, in which one ``*`` stands for anything."""
     head, star, tail = pattern.partition("*")
     if not star:
         return origin == pattern
@@ -124,17 +140,16 @@ def _host_of(header: str) -> str:
         return header
 
 
-def _origin_headers(doors: Doors, origin: str) -> dict[str, str]:
-    everybody = "*" in doors.origins
+def _origin_headers(policy: OriginPolicy, origin: str) -> dict[str, str]:
     headers = {"Access-Control-Expose-Headers": EXPOSED_HEADERS}
-    if everybody:
+    if "*" in policy.origins:
         return {**headers, "Access-Control-Allow-Origin": "*"}
     return {**headers, "Access-Control-Allow-Origin": origin, "Vary": "Origin"}
 
 
-def _preflight_headers(doors: Doors, origin: str | None) -> dict[str, str]:
+def _preflight_headers(policy: OriginPolicy, origin: str | None) -> dict[str, str]:
     return {
-        **(_origin_headers(doors, origin) if origin is not None else {}),
+        **(_origin_headers(policy, origin) if origin is not None else {}),
         "Access-Control-Allow-Methods": ALLOWED_METHODS,
         "Access-Control-Allow-Headers": ALLOWED_HEADERS,
         "Access-Control-Max-Age": "43200",

@@ -23,7 +23,7 @@ from embedd.errors import (
     OverloadedError,
     TooLargeError,
 )
-from embedd.server.http.decompress import read_pieces
+from embedd.server.http.decompress import read_decompressed
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 
@@ -89,7 +89,7 @@ class BodyLimits:
         chunks: list[bytes] = []
         size = 0
         try:
-            async with aclosing(read_pieces(request)) as pieces:
+            async with aclosing(read_decompressed(request)) as pieces:
                 async for piece in pieces:
                     size += len(piece)
                     self._in_flight += len(piece)

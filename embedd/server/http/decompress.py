@@ -1,14 +1,14 @@
-"""Compressed request bodies: undone piece by piece, so that whoever counts can stop.
+"""Decompression of request bodies in small pieces, so that a limit can stop it.
 
-aiohttp would do it too, but goes on after a body was refused: two megabytes that unpack
-to two gigabytes held up the event loop for seconds.
+aiohttp decompresses too, but goes on after a body was refused: two megabytes that become two
+gigabytes held up the event loop for seconds.
 """
 
 import asyncio
 import sys
 import zlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from typing import Final, Protocol
+from typing import Final, TypeAlias
 
 from aiohttp import web
 
@@ -19,110 +19,98 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-PIECE: Final = 1 << 18  # bytes that are unpacked before others are served: about half a ms
-WINDOW: Final = 23  # log2 of the memory that zstd may take; RFC 9659 asks for no more
+MAX_PIECE: Final = 1 << 18  # bytes between two turns of the event loop: about half a ms
+WINDOW: Final = 23  # log2 of zstd's largest window; RFC 9659 allows no more for HTTP
 
 
-class Member(Protocol):
-    """One gzip member, zlib stream or zstd frame that is being unpacked."""
-
-    @property
-    def eof(self) -> bool:
-        """Whether it is whole."""
-        ...
-
-    @property
-    def unused_data(self) -> bytes:
-        """What came after its end."""
-        ...
-
-    def decompress(self, data: bytes, max_length: int, /) -> bytes:
-        """The next bytes, at most *max_length*."""
-        ...
+# One gzip member, zlib stream or zstd frame.
+Decompressor: TypeAlias = "zlib._Decompress | zstd.ZstdDecompressor"  # noqa: SLF001 - zlib names it nowhere else
 
 
-async def read_pieces(request: web.Request) -> AsyncGenerator[bytes, None]:
-    """The body in pieces, what ``Content-Encoding`` names undone.
+async def read_decompressed(request: web.Request) -> AsyncGenerator[bytes, None]:
+    """Read the body in pieces, decompressed as ``Content-Encoding`` says.
 
     Raises:
-        MalformedBodyError: It is broken off, or not encoded as its headers say.
+        MalformedBodyError: The body ends early or is not encoded as its headers say.
     """
-    unpack = _choose(request.headers.get("Content-Encoding", ""))
+    stream = _open_stream(request.headers.get("Content-Encoding", ""))
     try:
         async for chunk in request.content.iter_any():
-            for piece in unpack.feed(chunk) if unpack else [chunk]:
+            for piece in stream.decompress(chunk) if stream else [chunk]:
                 yield piece
-                if unpack:
+                if stream:
                     await asyncio.sleep(0)
-        if unpack:
-            unpack.end()
+        if stream:
+            stream.check_end()
     except web.RequestPayloadError as error:
         raise MalformedBodyError(f"cannot read the request body: {error}") from error
     except (zlib.error, zstd.ZstdError, EOFError) as error:
-        text = f"cannot read the request body: it is no {unpack and unpack.name}: {error}"
+        text = f"cannot read the request body: not valid {stream and stream.name}: {error}"
         raise MalformedBodyError(text) from error
 
 
-class Unpacker:
-    """Unpacks members that follow each other.
+class DecompressedStream:
+    """A body of one or more compressed parts (gzip members, zstd frames), one after the other.
 
     Args:
-        make: A new member that begins with a byte like this.
+        name: Of the encoding, for messages.
+        open_part: Makes the decompressor of a part from the part's first byte.
     """
 
-    def __init__(self, name: str, make: Callable[[int], Member]) -> None:
+    def __init__(self, name: str, open_part: Callable[[int], Decompressor]) -> None:
         self.name = name
-        self._make = make
-        self._member: Member | None = None
+        self._open_part = open_part
+        self._part: Decompressor | None = None
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """What *data* unpacks to, in pieces of at most `PIECE` bytes."""
-        while data or self._member:
-            if self._member is None:
-                self._member = self._make(data[0])
-            piece = self._member.decompress(data, PIECE)
-            data = getattr(self._member, "unconsumed_tail", b"")  # zstd keeps it itself
+    def decompress(self, data: bytes) -> Iterator[bytes]:
+        """Yield what *data* decompresses to, in pieces of at most `MAX_PIECE` bytes."""
+        while data or self._part:
+            if self._part is None:
+                self._part = self._open_part(data[0])
+            piece = self._part.decompress(data, MAX_PIECE)
+            data = getattr(self._part, "unconsumed_tail", b"")  # zstd keeps it internally
             if piece:
                 yield piece
-            if self._member.eof:
-                data = self._member.unused_data
-                self._member = None
-            elif not data and len(piece) < PIECE:
+            if self._part.eof:
+                data = self._part.unused_data
+                self._part = None
+            elif not data and len(piece) < MAX_PIECE:
                 return
 
-    def end(self) -> None:
-        """Raise `EOFError` if there should be more."""
-        if self._member is not None:
+    def check_end(self) -> None:
+        """Raise `EOFError` if the last part is not complete."""
+        if self._part is not None:
             raise EOFError("the end is missing")
 
 
-def _inflate(first: int) -> Member:
-    # Some clients send raw streams for "deflate": their first byte has no method 8.
-    return zlib.decompressobj(zlib.MAX_WBITS if first & 15 == 8 else -zlib.MAX_WBITS)
+def _open_deflate(first_byte: int) -> Decompressor:
+    # Some clients send raw streams as "deflate": only a zlib header has method 8.
+    return zlib.decompressobj(zlib.MAX_WBITS if first_byte & 15 == 8 else -zlib.MAX_WBITS)
 
 
-def _unzip(_: int) -> Member:
+def _open_gzip(_: int) -> Decompressor:
     return zlib.decompressobj(zlib.MAX_WBITS | 16)
 
 
-def _unzstd(_: int) -> Member:
+def _open_zstd(_: int) -> Decompressor:
     return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW})
 
 
-_ENCODINGS: Final[Mapping[str, Callable[[int], Member]]] = {
-    "gzip": _unzip,
-    "x-gzip": _unzip,
-    "deflate": _inflate,
-    "zstd": _unzstd,
+_ENCODINGS: Final[Mapping[str, Callable[[int], Decompressor]]] = {
+    "gzip": _open_gzip,
+    "x-gzip": _open_gzip,
+    "deflate": _open_deflate,
+    "zstd": _open_zstd,
 }
 
 
-def _choose(header: str) -> Unpacker | None:
+def _open_stream(header: str) -> DecompressedStream | None:
     name = header.strip().lower()
     if name in ("", "identity"):
         return None
     if name not in _ENCODINGS:
         raise MalformedBodyError(
-            f'cannot read the request body: no Content-Encoding "{name}", use gzip, deflate or zstd'
+            f'cannot read the request body: unsupported Content-Encoding "{name}", '
+            "use gzip, deflate or zstd"
         )
-    return Unpacker(name, _ENCODINGS[name])
+    return DecompressedStream(name, _ENCODINGS[name])

@@ -13,7 +13,7 @@ from aiohttp import web
 from embedd.errors import EmbeddError, ServiceError
 from embedd.library import Progress, ReportProgress
 from embedd.ollama_api import ProgressLine
-from embedd.server.errors import LONGEST_REASON
+from embedd.server.errors import MAX_REASON
 from embedd.server.http.json_out import dump
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ async def answer_streamed(
             async for line in lines:
                 await response.write(_to_line(line))
         except EmbeddError as error:
-            facts = {"path": request.path, "reason": str(error)[:LONGEST_REASON]}
+            facts = {"path": request.path, "reason": str(error)[:MAX_REASON]}
             log.warning("request failed", extra=facts)
             await response.write(to_error(error) + b"\n")
         await response.write_eof()

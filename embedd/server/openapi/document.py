@@ -90,7 +90,7 @@ def _operation(route: Route, speakers: Sequence[Speaker], schemas: _Schemas) -> 
         operation["requestBody"] = {"content": {BYTES: {}}}
     elif bodies:
         operation["requestBody"] = {"content": {JSON: {"schema": schemas.any_of(bodies)}}}
-    if choose_access(route.method, route.path) is not Access.OPEN:
+    if choose_access(route.method, route.path) is not Access.PUBLIC:
         operation["security"] = [{}, {"bearer": []}]
     return operation
 

@@ -6,7 +6,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from embedd import errors
-from embedd.server.errors import LONGEST_REASON, choose_status, log_error, retry_headers
+from embedd.server.errors import MAX_REASON, choose_status, log_error, retry_headers
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,4 @@ def test_the_operators_errors_stand_out_in_the_log(
     [record] = caplog.records
     assert (record.levelno, record.getMessage()) == (level, "request failed")
     assert record.__dict__["status"] == 418
-    assert record.__dict__["reason"] == str(error)[:LONGEST_REASON]
+    assert record.__dict__["reason"] == str(error)[:MAX_REASON]

@@ -25,7 +25,7 @@ from embedd.names import ModelName, parse_model_name
 from embedd.server.dialects.base import BODIES, EMBEDDER, LIBRARY, Dialect, Route
 from embedd.server.dialects.ollama.embed import to_error
 from embedd.server.http.bodies import decode
-from embedd.server.http.decompress import read_pieces
+from embedd.server.http.decompress import read_decompressed
 from embedd.server.http.json_out import json_response
 from embedd.server.http.streams import Stop, answer_streamed, answer_whole, follow, in_thread
 
@@ -232,7 +232,7 @@ async def add_blob(request: web.Request) -> web.StreamResponse:
     with contextlib.ExitStack() as stack:
         incoming = await in_thread(stack.enter_context, library.open_upload())
         pieces = bytearray()
-        async for piece in read_pieces(request):
+        async for piece in read_decompressed(request):
             pieces += piece
             if len(pieces) >= CHUNK:
                 await in_thread(incoming.write, bytes(pieces))

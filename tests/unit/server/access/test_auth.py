@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from embedd.errors import ConfigError
-from embedd.server.access.auth import OPEN_PATHS, Access, KeyFile, Keys, choose_access
+from embedd.server.access.auth import PUBLIC_PATHS, Access, KeyFile, Keys, choose_access
 from embedd.server.app import DIALECTS
 from embedd.server.dialects.ollama import management
 
@@ -36,7 +36,7 @@ def bearer(key: str, scheme: str = "Bearer") -> dict[str, str]:
     ],
 )
 def test_a_key_opens_what_it_is_for(headers: dict[str, str], *, use: bool, manage: bool) -> None:
-    assert KEYS.admit(Access.OPEN, headers)
+    assert KEYS.admit(Access.PUBLIC, headers)
     assert KEYS.admit(Access.USE, headers) == use
     assert KEYS.admit(Access.MANAGE, headers) == manage
 
@@ -62,8 +62,8 @@ def test_every_route_takes_what_the_contract_says() -> None:
     for dialect in DIALECTS:
         for route in dialect.routes:
             access = choose_access(route.method, route.path)
-            if route.method == "GET" and route.path in OPEN_PATHS:
-                assert access is Access.OPEN
+            if route.method == "GET" and route.path in PUBLIC_PATHS:
+                assert access is Access.PUBLIC
             elif dialect is management.DIALECT and route.path != "/api/show":
                 assert access is Access.MANAGE
             else:

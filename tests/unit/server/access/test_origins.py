@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedd.server.access.origins import Doors, is_local_host
+from embedd.server.access.origins import OriginPolicy, is_local_host
 
 HERE = socket.gethostname()
 
@@ -22,7 +22,7 @@ HERE = socket.gethostname()
     ],
 )  # fmt: skip
 def test_local_names_and_private_addresses_are_let_in(host: str) -> None:
-    assert Doors(check_host=True).admits_host(host)
+    assert OriginPolicy(check_host=True).allows_host(host)
 
 
 @pytest.mark.parametrize(
@@ -34,14 +34,14 @@ def test_local_names_and_private_addresses_are_let_in(host: str) -> None:
     ],
 )  # fmt: skip
 def test_other_names_are_kept_out_where_only_loopback_is_bound(host: str) -> None:
-    assert not Doors(check_host=True).admits_host(host)
-    assert Doors(check_host=False).admits_host(host)
+    assert not OriginPolicy(check_host=True).allows_host(host)
+    assert OriginPolicy(check_host=False).allows_host(host)
 
 
 def test_listed_hosts_are_let_in_in_any_case_and_with_any_port() -> None:
-    doors = Doors(check_host=True, hosts=["Embeddings.Example"])
-    assert doors.admits_host("embeddings.example:8443")
-    assert not doors.admits_host("x.embeddings.example")
+    policy = OriginPolicy(check_host=True, hosts=["Embeddings.Example"])
+    assert policy.allows_host("embeddings.example:8443")
+    assert not policy.allows_host("x.embeddings.example")
 
 
 def test_an_address_of_an_own_interface_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_an_address_of_an_own_interface_is_local(monkeypatch: pytest.MonkeyPatch
     ],
 )  # fmt: skip
 def test_local_pages_apps_and_the_servers_own_pages_are_let_in(origin: str) -> None:
-    assert Doors(check_host=True).admits_origin(origin, "nas.lan:11434")
+    assert OriginPolicy(check_host=True).allows_origin(origin, "nas.lan:11434")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_local_pages_apps_and_the_servers_own_pages_are_let_in(origin: str) -> N
     ],
 )  # fmt: skip
 def test_other_pages_are_kept_out(origin: str) -> None:
-    assert not Doors(check_host=True).admits_origin(origin, "nas.lan:11434")
+    assert not OriginPolicy(check_host=True).allows_origin(origin, "nas.lan:11434")
 
 
 @pytest.mark.parametrize(
@@ -94,13 +94,13 @@ def test_other_pages_are_kept_out(origin: str) -> None:
 def test_a_star_in_a_listed_origin_stands_for_anything(
     pattern: str, origin: str, admitted: bool
 ) -> None:
-    assert Doors(check_host=True, origins=[pattern]).admits_origin(origin, "") is admitted
+    assert OriginPolicy(check_host=True, origins=[pattern]).allows_origin(origin, "") is admitted
 
 
 @given(st.text(), st.text(), st.lists(st.text()))
 def test_no_header_is_too_strange_to_be_judged(
     origin: str, host: str, listed: Sequence[str]
 ) -> None:
-    doors = Doors(check_host=True, hosts=listed, origins=listed)
-    assert isinstance(doors.admits_origin(origin, host), bool)
-    assert isinstance(doors.admits_host(host), bool)
+    policy = OriginPolicy(check_host=True, hosts=listed, origins=listed)
+    assert isinstance(policy.allows_origin(origin, host), bool)
+    assert isinstance(policy.allows_host(host), bool)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from embedd.server.access.origins import Doors
+from embedd.server.access.origins import OriginPolicy
 from tests.server.serving import OpenServer, Served
 
 HERE = "http://localhost:3000"
@@ -36,7 +36,7 @@ async def test_clients_that_are_no_browser_pass(headers: dict[str, str], served:
 
 
 async def test_without_the_host_check_any_name_will_do(open_server: OpenServer) -> None:
-    served: Served = await open_server(doors=Doors(check_host=False))
+    served: Served = await open_server(origins=OriginPolicy(check_host=False))
     reply = await served.send("GET", "/", headers={"Host": "embeddings.example"})
     assert reply.status == 200
 
@@ -83,7 +83,7 @@ async def test_an_allowed_page_may_read_every_kind_of_answer(
 
 
 async def test_where_all_origins_are_allowed_the_answer_is_a_star(open_server: OpenServer) -> None:
-    served: Served = await open_server(doors=Doors(check_host=True, origins=["*"]))
+    served: Served = await open_server(origins=OriginPolicy(check_host=True, origins=["*"]))
     reply = await served.send("GET", "/", headers={"Origin": "https://any.example"})
     assert reply.status == 200
     assert reply.headers["Access-Control-Allow-Origin"] == "*"

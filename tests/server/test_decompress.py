@@ -1,4 +1,4 @@
-"""Compressed bodies: what is understood, and bombs."""
+"""Compressed request bodies: supported encodings, and decompression bombs."""
 
 import asyncio
 import gzip
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedd.server.http.bodies import BodyLimits
-from embedd.server.http.decompress import PIECE, _choose
+from embedd.server.http.decompress import MAX_PIECE, _open_stream
 from tests.server.serving import MIB, OpenServer, Served
 
 if sys.version_info >= (3, 14):
@@ -25,11 +25,11 @@ BODY = b'{"model":"tiny","input":"x"}'
 
 
 def deflate_raw(data: bytes) -> bytes:
-    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    return packer.compress(data) + packer.flush()
+    compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return compressor.compress(data) + compressor.flush()
 
 
-PACKED = {
+COMPRESSED = {
     "gzip": ("gzip", gzip.compress),
     "x-gzip, members": ("X-GZip", lambda data: gzip.compress(data[:9]) + gzip.compress(data[9:])),
     "deflate": ("deflate", zlib.compress),
@@ -41,46 +41,46 @@ PACKED = {
 
 
 def bomb(encoding: str, mebibytes: int) -> bytes:
-    packer = zlib.compressobj(9, wbits=31) if encoding == "gzip" else zstd.ZstdCompressor()
-    pieces = [packer.compress(bytes(MIB)) for _ in range(mebibytes)]
-    return b"".join([*pieces, packer.flush()])
+    compressor = zlib.compressobj(9, wbits=31) if encoding == "gzip" else zstd.ZstdCompressor()
+    pieces = [compressor.compress(bytes(MIB)) for _ in range(mebibytes)]
+    return b"".join([*pieces, compressor.flush()])
 
 
-@pytest.mark.parametrize(("encoding", "pack"), PACKED.values(), ids=PACKED)
-async def test_a_packed_body_is_a_body(encoding: str, pack: object, served: Served) -> None:
-    assert callable(pack)
+@pytest.mark.parametrize(("encoding", "compress"), COMPRESSED.values(), ids=COMPRESSED)
+async def test_a_compressed_body_is_a_body(encoding: str, compress: object, served: Served) -> None:
+    assert callable(compress)
     headers = {"Content-Encoding": encoding}
     plain = await served.post("/api/embed", BODY)
-    reply = await served.send("POST", "/api/embed", data=pack(BODY), headers=headers)
+    reply = await served.send("POST", "/api/embed", data=compress(BODY), headers=headers)
     assert (reply.status, reply.json["embeddings"]) == (200, plain.json["embeddings"])
 
 
-@pytest.mark.parametrize(("encoding", "pack"), PACKED.values(), ids=PACKED)
+@pytest.mark.parametrize(("encoding", "compress"), COMPRESSED.values(), ids=COMPRESSED)
 @given(parts=st.lists(st.binary(max_size=40), max_size=4), cut=st.integers(1, 30))
-def test_however_a_body_is_cut_it_unpacks_to_the_same(
-    encoding: str, pack: object, parts: list[bytes], cut: int
+def test_however_a_body_is_cut_it_decompresses_to_the_same(
+    encoding: str, compress: object, parts: list[bytes], cut: int
 ) -> None:
-    assert callable(pack)
+    assert callable(compress)
     data = b"".join(parts) * 9
-    unpack = _choose(encoding)
-    if unpack is None:
+    stream = _open_stream(encoding)
+    if stream is None:
         return
-    packed = pack(data)
+    compressed = compress(data)
     out = [
         piece
-        for start in range(0, len(packed), cut)
-        for piece in unpack.feed(packed[start : start + cut])
+        for start in range(0, len(compressed), cut)
+        for piece in stream.decompress(compressed[start : start + cut])
     ]
-    unpack.end()
+    stream.check_end()
     assert b"".join(out) == data
 
 
 def test_pieces_are_small_however_much_comes_out() -> None:
     for encoding in ("gzip", "zstd"):
-        unpack = _choose(encoding)
-        assert unpack is not None
-        sizes = [len(piece) for piece in unpack.feed(bomb(encoding, 5))]
-        assert (sum(sizes), max(sizes)) == (5 * MIB, PIECE)
+        stream = _open_stream(encoding)
+        assert stream is not None
+        sizes = [len(piece) for piece in stream.decompress(bomb(encoding, 5))]
+        assert (sum(sizes), max(sizes)) == (5 * MIB, MAX_PIECE)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_pieces_are_small_however_much_comes_out() -> None:
         ("zstd", zstd.compress(BODY, options={zstd.CompressionParameter.window_log: 27})[:4] * 9),
     ],
 )
-async def test_what_cannot_be_unpacked_is_the_callers_error(
+async def test_what_cannot_be_decompressed_is_the_callers_error(
     encoding: str, data: bytes, served: Served
 ) -> None:
     headers = {"Content-Encoding": encoding}
@@ -121,11 +121,11 @@ async def test_a_bomb_is_refused_at_once_with_little_memory(
     cpu, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 16 * MIB
-    assert cpu < 1.0  # unpacking it all takes longer, thrice
+    assert cpu < 1.0  # three times all of it would take longer
     assert served.loads.names == []
 
 
-async def test_an_upload_is_unpacked_before_it_is_hashed(served: Served) -> None:
+async def test_an_upload_is_decompressed_before_it_is_hashed(served: Served) -> None:
     path = f"/api/blobs/sha256:{hashlib.sha256(BODY).hexdigest()}"
     headers = {"Content-Encoding": "zstd"}
     data = zstd.compress(BODY)
