@@ -7,7 +7,7 @@ has a default only so that replies of other versions can be read.
 from datetime import datetime
 from typing import Final
 
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Struct, UnsetType, field, structs
 
 # What changes the store, and may need a key of its own: beginnings of paths.
 MANAGEMENT_PATHS: Final = (
@@ -21,7 +21,7 @@ MANAGEMENT_PATHS: Final = (
 
 
 class Details(Struct, frozen=True, kw_only=True):
-    """What kind of model it is, for people; the lengths are sent by ``/api/tags`` only."""
+    """Architecture, size and type of a model; ``/api/tags`` alone sends the lengths."""
 
     parent_model: str = ""
     format: str = ""
@@ -31,6 +31,10 @@ class Details(Struct, frozen=True, kw_only=True):
     quantization_level: str = ""
     context_length: int | UnsetType = UNSET
     embedding_length: int | UnsetType = UNSET
+
+    def without_lengths(self) -> "Details":
+        """These details as all routes but ``/api/tags`` send them."""
+        return structs.replace(self, context_length=UNSET, embedding_length=UNSET)
 
 
 class StoredModel(Struct, frozen=True, kw_only=True):
@@ -42,7 +46,7 @@ class StoredModel(Struct, frozen=True, kw_only=True):
     size: int
     digest: str
     details: Details = Details()
-    capabilities: list[str] | UnsetType = UNSET
+    capabilities: list[str] = []
 
 
 class TagsReply(Struct, frozen=True, kw_only=True):

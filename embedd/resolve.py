@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from embedd.engine.spec import ModelSpec
 from embedd.errors import InvalidInputError, ModelLoadError, ModelNotFoundError
 from embedd.gguf.header import GgufFacts, read_header_file
 from embedd.names import ModelName, parse_model_name
+from embedd.ollama_api import Details
 from embedd.options import Options, parse_options
 from embedd.store.manifests import MODEL, PARAMS, ConfigBlob, StoredManifest
 from embedd.store.store import Store
@@ -60,19 +62,6 @@ class Parameters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelDetails:
-    """What kind of model it is, for people; lengths are None where they are not known."""
-
-    format: str = "gguf"
-    family: str = ""
-    families: tuple[str, ...] = ()
-    parameter_size: str = ""
-    quantization_level: str = ""
-    context_length: int | None = None
-    embedding_length: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedModel:
     """A stored model: what to load, and what is known of it before loading.
 
@@ -106,15 +95,17 @@ class ResolvedModel:
         return ("rerank",) if self.is_reranker else ("completion",)
 
     @property
-    def details(self) -> ModelDetails:
-        """What its GGUF says of it."""
-        return ModelDetails(
-            family=self.facts.architecture,
-            families=(self.facts.architecture,),
-            parameter_size=self.facts.parameter_size,
-            quantization_level=self.facts.quantization,
-            context_length=self.facts.context_length,
-            embedding_length=self.facts.embedding_length,
+    def details(self) -> Details:
+        """Architecture, size and type, from the header of its GGUF."""
+        facts = self.facts
+        return Details(
+            format="gguf",
+            family=facts.architecture,
+            families=[facts.architecture],
+            parameter_size=facts.parameter_size,
+            quantization_level=facts.quantization,
+            context_length=UNSET if facts.context_length is None else facts.context_length,
+            embedding_length=UNSET if facts.embedding_length is None else facts.embedding_length,
         )
 
     @property
@@ -308,12 +299,12 @@ def choose_pooling(parameter: Pooling | None, facts: GgufFacts) -> Pooling | Non
     return facts.pooling or (Pooling.MEAN if facts.is_encoder else None)
 
 
-def details_of_config(config: ConfigBlob) -> ModelDetails:
-    """What a config says of a model whose GGUF cannot be read."""
-    return ModelDetails(
+def details_of_config(config: ConfigBlob) -> Details:
+    """Details of a model whose GGUF cannot be read, from its config."""
+    return Details(
         format=config.model_format,
         family=config.model_family,
-        families=tuple(config.model_families or ()),
+        families=list(config.model_families or ()),
         parameter_size=config.model_type,
         quantization_level=config.file_type,
     )

@@ -21,13 +21,13 @@ from embedd.catalog.catalog import read_catalog
 from embedd.config import Settings, worker_environment
 from embedd.embedder.embedder import Embedder
 from embedd.engine.backends import choose_precision
-from embedd.engine.host.quantize import FileType, quantize_gguf
 from embedd.engine.loader import Loader, NothingToLearn
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.calibrate import Calibration, Trial, TuningStore, Verdict
 from embedd.errors import EmbeddError, StoreError
 from embedd.gguf.header import read_header_file
 from embedd.library import Library
+from embedd.library.quantize import FileType, quantize_gguf
 from embedd.machine import read_cpu_features
 from embedd.metrics import Metrics, describe_cache
 from embedd.names import parse_model_name

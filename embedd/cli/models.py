@@ -54,10 +54,9 @@ async def _list(settings: Settings) -> "Sequence[StoredModel]":
     async with reach(settings.host) as client:
         if client is not None:
             return await client.tags()
-    from embedd.library.replies import to_stored_model
     from embedd.runtime import open_library
 
-    return [to_stored_model(entry) for entry in open_library(settings).list()]
+    return open_library(settings).list()
 
 
 def _format_disk(settings: Settings) -> str:

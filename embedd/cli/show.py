@@ -52,10 +52,9 @@ async def _ask(settings: Settings, model: str, *, verbose: bool) -> "ShowReply":
     async with reach(settings.host) as client:
         if client is not None:
             return await client.show(model, verbose=verbose)
-    from embedd.library.replies import to_show_reply
     from embedd.runtime import open_library
 
-    return to_show_reply(open_library(settings).show(model, verbose=verbose))
+    return open_library(settings).show(model, verbose=verbose)
 
 
 def format_show(reply: "ShowReply", *, verbose: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Creating: a model from another one, a checkpoint or a GGUF."""
+"""Creates a model from another model, a checkpoint, a GGUF or uploaded files."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -12,15 +12,21 @@ import msgspec
 from embedd.convert import Checkpoint
 from embedd.errors import InvalidInputError, ModelLoadError
 from embedd.gguf.header import read_header_file
-from embedd.library.progress import Progress, ReportProgress, bytes_as, tell_created
+from embedd.library.draft import (
+    Draft,
+    make_config,
+    prefix_parameters,
+    read_config,
+    store_draft,
+)
+from embedd.library.progress import ReportProgress, report_bytes
 from embedd.library.quantize import FileType, Weights, parse_file_type
-from embedd.library.storage import prefixes, read_config, store_model
 from embedd.library.uploads import blob_at, choose_ggufs, open_folder, parse_uploads
 from embedd.modelfile import INTEGERS, PARAMETERS
 from embedd.names import ModelName, parse_model_name
+from embedd.ollama_api import ProgressLine
 from embedd.resolve import Resolver, parse_parameters, read_model_facts
 from embedd.store.blobs import Blob, hash_bytes
-from embedd.store.draft import Draft, make_config
 from embedd.store.manifests import LICENSE, MODEL, PARAMS, StoredManifest, make_layer
 from embedd.store.store import Store
 
@@ -33,12 +39,12 @@ Pull: TypeAlias = Callable[[str, ReportProgress], object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Creation:
-    """What a new model is made of.
+    """Name and properties of a new model.
 
     Args:
-        quantize: What its weights become; None is f16 for checkpoints, and for all else
-            what they are.
-        parameters: As in a Modelfile; they win over those of the source.
+        quantize: Type of its weights; None is f16 for a checkpoint, and the present type
+            for everything else.
+        parameters: As in a Modelfile; they override those of the source.
         licenses: Added to those of the source.
     """
 
@@ -55,10 +61,10 @@ def parse_creation(
     parameters: Mapping[str, object] | None = None,
     licenses: tuple[str, ...] = (),
 ) -> Creation:
-    """Check what a new model is to be.
+    """Parse the properties of a new model.
 
     Raises:
-        InvalidModelNameError: *name* is no name.
+        InvalidModelNameError: *name* is not a model name.
         InvalidInputError: *quantize* is unknown, or a parameter has the wrong type.
     """
     return Creation(
@@ -73,7 +79,7 @@ class Creator:
     """Creates models in one store.
 
     Args:
-        pull: Fetches a model that is not in the store, its lines included.
+        pull: Pulls a model that is not in the store, and reports its progress.
     """
 
     def __init__(self, store: Store, resolver: Resolver, weights: Weights, pull: Pull) -> None:
@@ -83,13 +89,13 @@ class Creator:
         self._pull = pull
 
     def create(self, creation: Creation, source: Source, report: ReportProgress) -> bool:
-        """Store *source* as *creation* says; False if nothing changed.
+        """Store *source* as the model *creation*; return False if nothing changed.
 
         Raises:
-            InvalidModelNameError: The source is no name.
-            InvalidInputError: The source does not exist, or cannot become that.
-            PullError: The source is a model that cannot be fetched.
-            ConversionError, ModelLoadError: The source is damaged or not understood.
+            InvalidModelNameError: The source is not a model name.
+            InvalidInputError: The source does not exist, or cannot be quantised.
+            PullError: The source is a model that cannot be pulled.
+            ConversionError, ModelLoadError: The source is damaged or not supported.
             StoreError: The store cannot be written.
         """
         if isinstance(source, str):
@@ -114,7 +120,7 @@ class Creator:
         fresh = [text for text in creation.licenses if hash_bytes(text.encode()) not in had]
         draft = Draft(
             name=creation.name,
-            # What it was pulled from is no longer all that it is made of.
+            # It is no longer what was pulled: `pull --all` must leave it alone.
             config=msgspec.structs.replace(read_config(self._store, base.manifest), made_from=""),
             parameters=_merge(resolved.parameters.raw, creation.parameters),
             licenses=tuple(fresh),
@@ -141,7 +147,7 @@ class Creator:
         if not ggufs:
             with open_folder(paths) as folder:
                 return self._from_checkpoint(creation, folder, report)
-        report(Progress(status="parsing GGUF"))
+        report(ProgressLine(status="parsing GGUF"))
         if len(ggufs) > 1 and creation.quantize is not None:
             raise InvalidInputError("a split GGUF cannot be quantized: give the checkpoint")
         blob, *parts = map(blob_at, ggufs)
@@ -164,38 +170,38 @@ class Creator:
                 parameters=_merge(_parameters_of_checkpoint(converted), creation.parameters),
                 licenses=creation.licenses,
             )
-            return store_model(self._store, draft, incoming.keep, report, tell_created)
+            return store_draft(self._store, draft, incoming.keep, report)
 
     def _from_file(self, creation: Creation, source: Path, report: ReportProgress) -> bool:
-        report(Progress(status="parsing GGUF"))
+        report(ProgressLine(status="parsing GGUF"))
         _draft_of_gguf(creation, source)
         self._store.prepare()
         with self._store.blobs.open_incoming() as incoming:
-            incoming.copy_from(source, bytes_as(report, "copying file"))
-            # The copy's own header: the source may have changed meanwhile.
+            incoming.copy_from(source, report_bytes(report, "copying file"))
+            # Read the header of the copy: the source may have changed meanwhile.
             draft = _draft_of_gguf(creation, incoming.path)
             wanted = creation.quantize
             if wanted is None or wanted == draft.config.file_type:
                 incoming.seal()
-                return store_model(self._store, draft, incoming.keep, report, tell_created)
+                return store_draft(self._store, draft, incoming.keep, report)
             with self._quantized(incoming.path, draft, wanted, report) as (small, keep):
-                return store_model(self._store, small, keep, report, tell_created)
+                return store_draft(self._store, small, keep, report)
 
     def _store_gguf(
         self, draft: Draft, blob: Blob, file_type: FileType | None, report: ReportProgress
     ) -> bool:
-        """Store *draft* with a GGUF that is a blob already, as it is or quantised."""
+        """Store *draft* with the GGUF *blob*, unchanged or quantised."""
         path = self._store.blobs.path(blob.digest)
         if file_type is None or file_type == read_header_file(path).quantization:
-            return store_model(self._store, draft, lambda: blob, report, tell_created)
+            return store_draft(self._store, draft, lambda: blob, report)
         with self._quantized(path, draft, file_type, report) as (small, keep):
-            return store_model(self._store, small, keep, report, tell_created)
+            return store_draft(self._store, small, keep, report)
 
     @contextmanager
     def _quantized(
         self, path: Path, draft: Draft, file_type: FileType, report: ReportProgress
     ) -> Iterator[tuple[Draft, Callable[[], Blob]]]:
-        """*draft* with the weights of *file_type*, and what lets its GGUF appear."""
+        """*draft* with weights of *file_type*, and the function that stores its GGUF."""
         self._store.prepare()
         with self._store.blobs.open_incoming() as incoming:
             self._weights.quantize(path, incoming.path, file_type, report)
@@ -204,7 +210,7 @@ class Creator:
             yield replace(draft, config=config), incoming.keep
 
     def _discard(self, blob: Blob) -> None:
-        """Remove a blob that no model can ever use."""
+        """Remove a blob that no model can use."""
         with self._store.open_for_change():
             self._store.discard({blob.digest})
 
@@ -227,19 +233,19 @@ def _parameters_of_checkpoint(checkpoint: Checkpoint) -> dict[str, object]:
     if cut is not None and cut < checkpoint.config.context_length:
         parameters["num_ctx"] = cut
     prompts = checkpoint.prompts
-    return parameters | prefixes(
+    return parameters | prefix_parameters(
         prompts.get("query"), prompts.get("document") or prompts.get("passage")
     )
 
 
 def _without_success(report: ReportProgress) -> ReportProgress:
-    """*report* for a part of the work: its success is not that of the whole."""
+    """*report* without the line ``success``, which ends a pull but not the create."""
 
-    def tell(progress: Progress) -> None:
-        if progress.status != "success":
-            report(progress)
+    def report_others(line: ProgressLine) -> None:
+        if line.status != "success":
+            report(line)
 
-    return tell
+    return report_others
 
 
 def _merge(base: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
@@ -247,7 +253,7 @@ def _merge(base: Mapping[str, object], changes: Mapping[str, object]) -> dict[st
 
 
 def _check_parameters(given: Mapping[str, object]) -> dict[str, object]:
-    """*given* without what is null, or what no model has."""
+    """*given* without null values and unknown names."""
     known: dict[str, object] = {}
     for name, value in given.items():
         if name not in PARAMETERS:

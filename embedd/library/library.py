@@ -1,24 +1,25 @@
-"""Door two: list, show, pull, create, copy and delete the models of the store. All calls block."""
+"""The library: lists, shows, pulls, creates, copies and deletes models of a store."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeAlias
 
 from embedd.catalog.catalog import Catalog
 from embedd.catalog.recipe import Recipe
 from embedd.errors import EmbeddError, ModelNotFoundError, StoreError
 from embedd.library.create import Creator, Source, parse_creation
+from embedd.library.draft import read_config
 from embedd.library.progress import ReportProgress, ignore
 from embedd.library.pull import Puller, Refreshed
 from embedd.library.pull_hub import OpenHub, no_hub
-from embedd.library.quantize import Quantize, Weights
-from embedd.library.show import ModelMetadata, ModelTexts, read_metadata, read_texts
-from embedd.library.storage import Verify, read_config
+from embedd.library.quantize import Quantize, Verify, Weights
+from embedd.library.show import read_show_reply
 from embedd.library.verify import Verified, Verifier
 from embedd.names import parse_model_name
-from embedd.resolve import ModelDetails, Resolver, details_of_config
+from embedd.ollama_api import ShowReply, StoredModel
+from embedd.resolve import ResolvedModel, Resolver, details_of_config
 from embedd.store.blobs import Incoming
 from embedd.store.manifests import StoredManifest
 from embedd.store.remote import Stop, never
@@ -27,44 +28,15 @@ from embedd.store.store import Store
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelEntry:
-    """A row of the list of models.
-
-    Args:
-        name: Shortest display name, with its tag.
-        digest: sha256 of the manifest, 64 hex digits without prefix.
-        size: Bytes of all layers and the config.
-        modified_at: Seconds since the epoch.
-        capabilities: Empty if the model's metadata cannot be read.
-    """
-
-    name: str
-    digest: str
-    size: int
-    modified_at: float
-    details: ModelDetails
-    capabilities: tuple[str, ...]
-
-
-Entries: TypeAlias = list[ModelEntry]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """All that is known of a model."""
-
-    entry: ModelEntry
-    texts: ModelTexts
-    metadata: ModelMetadata
+StoredModels: TypeAlias = list[StoredModel]
 
 
 class Library:
-    """The models of one store.
+    """The models of one store. All calls block.
 
     Args:
         verify: Loads a converted GGUF and encodes with it; raises if that fails. Called
-            before the file gets its name.
+            before the file becomes part of the store.
         open_hub: Makes a client of the hub, when one is needed first.
         quantize: Writes a GGUF with other weights.
     """
@@ -94,21 +66,23 @@ class Library:
         stop: Stop = never,
         insecure: bool = False,
     ) -> bool:
-        """Fetch the model *text*; False if nothing changed.
+        """Pull the model *text*; return False if nothing changed.
 
-        From where the catalogue says, or the repository that a name with ``hf.co`` says.
-        What is broken off goes on next time; two pulls of one file share its transfer.
+        Its source is the recipe in the catalogue, or the repository in a name that begins
+        with ``hf.co``. A broken download resumes next time; two pulls of one file share
+        its download.
 
         Args:
-            stop: Asked often; True ends the pull, and the transfer if nobody else waits.
-            insecure: Whether the name may ask for http.
+            stop: Called often; True ends the pull, and the download if no other pull waits
+                for it.
+            insecure: Whether the name may have the scheme http.
 
         Raises:
-            InvalidModelNameError: *text* is no name.
-            PullError: No source is known, it refuses, cannot be reached, is not installed,
-                or has not the bytes that it promised; or *stop* asked for it.
-            ModelLoadError, UnsupportedError: The file could not be embedded with.
-            ConversionError: The source cannot be converted.
+            InvalidModelNameError: *text* is not a model name.
+            PullError: There is no source, or it refuses, cannot be reached, is not
+                installed or sends other bytes than expected; or *stop* returned True.
+            ModelLoadError, UnsupportedError: The file cannot be used for embeddings.
+            ConversionError: The checkpoint cannot be converted.
             StoreError: The store cannot be written.
         """
         return self._puller.pull(text, report, stop=stop, insecure=insecure)
@@ -116,10 +90,10 @@ class Library:
     def refresh(
         self, report: ReportProgress = ignore, *, stop: Stop = never
     ) -> Sequence[Refreshed]:
-        """Pull again every model that was pulled; one that fails does not hold up the others.
+        """Pull every pulled model again; one that fails does not keep others from it.
 
         Raises:
-            PullError: *stop* asked for it.
+            PullError: *stop* returned True.
             StoreError: The store cannot be read at all.
         """
         return self._puller.refresh(report, stop=stop)
@@ -138,22 +112,22 @@ class Library:
         licenses: Sequence[str] = (),
         report: ReportProgress = ignore,
     ) -> bool:
-        """Store *source* as *text*; False if nothing changed.
+        """Store *source* as the model *text*; return False if nothing changed.
 
         Args:
             source: A checkpoint folder or a GGUF; the name of a model, which is pulled if
-                it is not there; or uploaded files, name → digest.
-            quantize: What the weights become; None is f16 for a checkpoint, and for all
-                else what they are.
-            parameters: As in a Modelfile; they win over those of the source.
+                it is not stored; or uploaded files, name → digest.
+            quantize: Type of the weights; None is f16 for a checkpoint, and the present
+                type for everything else.
+            parameters: As in a Modelfile; they override those of the source.
             licenses: Added to those of the source.
 
         Raises:
-            InvalidModelNameError: *text* or *source* is no name.
-            InvalidInputError: *source* does not exist or cannot become that, *quantize* is
-                unknown, or a parameter has the wrong type.
-            PullError: *source* is a model that cannot be fetched.
-            ConversionError, ModelLoadError: *source* is damaged or not understood.
+            InvalidModelNameError: *text* or *source* is not a model name.
+            InvalidInputError: *source* does not exist or cannot be quantised, *quantize*
+                is unknown, or a parameter has the wrong type.
+            PullError: *source* is a model that cannot be pulled.
+            ConversionError, ModelLoadError: *source* is damaged or not supported.
             StoreError: The store cannot be written.
         """
         creation = parse_creation(
@@ -162,11 +136,11 @@ class Library:
         return self._creator.create(creation, source, report)
 
     def copy(self, source: str, destination: str) -> None:
-        """Let *destination* name what *source* names; blobs are shared.
+        """Copy the model *source* to the name *destination*; blobs are shared.
 
         Raises:
-            InvalidModelNameError: One is no name.
-            ModelNotFoundError: There is no *source*.
+            InvalidModelNameError: One of them is not a model name.
+            ModelNotFoundError: There is no model *source*.
             StoreError: The store cannot be written.
         """
         target = parse_model_name(destination)
@@ -175,31 +149,28 @@ class Library:
             self._store.commit(target, stored.manifest)
         _log.info("model copied", extra={"model": target.display, "source": source})
 
-    def show(self, text: str, *, verbose: bool = False) -> Shown:
-        """All that is known of the model *text*, readable or not.
+    def show(self, text: str, *, verbose: bool = False) -> ShowReply:
+        """Everything that is known about the model *text*, even if its GGUF is damaged.
 
         Args:
-            verbose: Whether the arrays of its metadata are read too.
+            verbose: Whether to read the arrays of its metadata too.
 
         Raises:
-            InvalidModelNameError: *text* is no name.
+            InvalidModelNameError: *text* is not a model name.
             ModelNotFoundError: There is no such model.
             StoreError: The store cannot be read.
         """
         stored = self._find(text)
-        try:
-            metadata = read_metadata(self._resolver.describe(stored), verbose=verbose)
-        except EmbeddError:
-            metadata = ModelMetadata(info={}, tensors=())
-        return Shown(
-            entry=self._entry(stored), texts=read_texts(self._store, stored), metadata=metadata
+        model = self._describe(stored)
+        return read_show_reply(
+            self._store, stored, self._entry(stored, model), model, verbose=verbose
         )
 
     def verify(self, text: str | None = None, report: ReportProgress = ignore) -> Verified:
         """Hash the blobs of the model *text*, or all blobs, again.
 
         Raises:
-            InvalidModelNameError: *text* is no name.
+            InvalidModelNameError: *text* is not a model name.
             ModelNotFoundError: There is no such model.
             StoreError: The store cannot be listed.
         """
@@ -224,13 +195,13 @@ class Library:
         """Whether a file of this digest is stored.
 
         Raises:
-            InvalidInputError: *digest* is no digest.
+            InvalidInputError: *digest* is not a digest.
         """
         return self._store.blobs.has(digest)
 
     @contextmanager
     def open_upload(self) -> Iterator[Incoming]:
-        """A file for `create` on its way into the store; gone at the end unless kept.
+        """A new file in the store, for `create`; removed at the end unless it was kept.
 
         Raises:
             StoreError: The store cannot be made.
@@ -240,7 +211,7 @@ class Library:
             yield incoming
 
     def is_shared(self, text: str) -> bool:
-        """Whether another name means the same model in memory as *text*.
+        """Whether another name stands for the same model in memory as *text*.
 
         Raises:
             ModelNotFoundError: There is no model *text*.
@@ -254,24 +225,24 @@ class Library:
         )
 
     def delete(self, text: str) -> None:
-        """Remove the model *text*, and the blobs that no other model needs.
+        """Delete the model *text*, and the blobs that no other model needs.
 
         Raises:
-            InvalidModelNameError: *text* is no name.
+            InvalidModelNameError: *text* is not a model name.
             ModelNotFoundError: There is no such model; with the name as sent.
-            StoreError: It cannot be removed.
+            StoreError: It cannot be deleted.
         """
         if not self._store.delete(parse_model_name(text)):
             raise ModelNotFoundError(text)
 
-    def list(self) -> Entries:
-        """All models whose manifest can be read, newest first.
+    def list(self) -> StoredModels:
+        """All models whose manifest can be read, newest first; without capabilities if damaged.
 
         Raises:
             StoreError: The store cannot be read at all.
         """
-        entries = [self._entry(stored) for stored in self._stored()]
-        return sorted(entries, key=lambda entry: (-entry.modified_at, entry.name))
+        entries = [self._entry(stored, self._describe(stored)) for stored in self._stored()]
+        return sorted(entries, key=lambda entry: (-entry.modified_at.timestamp(), entry.name))
 
     def _find(self, text: str) -> StoredManifest:
         stored = self._store.manifests.read(parse_model_name(text))
@@ -280,7 +251,7 @@ class Library:
         return stored
 
     def _key_of(self, stored: StoredManifest) -> object:
-        """What it is in memory; None if it cannot be."""
+        """Key of the model in memory; None if it cannot be loaded."""
         try:
             return self._resolver.describe(stored).spec.key
         except EmbeddError:
@@ -296,20 +267,27 @@ class Library:
             if stored is not None:
                 yield stored
 
-    def _entry(self, stored: StoredManifest) -> ModelEntry:
-        capabilities: tuple[str, ...] = ()
+    def _describe(self, stored: StoredManifest) -> ResolvedModel | None:
+        """The model of a manifest; None, with a warning in the log, if it cannot be read."""
         try:
-            model = self._resolver.describe(stored)
-            details, capabilities = model.details, model.capabilities
+            return self._resolver.describe(stored)
         except EmbeddError as error:
             extra = {"model": stored.name.display, "cause": str(error)}
             _log.warning("model cannot be read", extra=extra)
+            return None
+
+    def _entry(self, stored: StoredManifest, model: ResolvedModel | None) -> StoredModel:
+        name = stored.name.display
+        if model is None:
             details = details_of_config(read_config(self._store, stored.manifest))
-        return ModelEntry(
-            name=stored.name.display,
-            digest=stored.digest,
+        else:
+            details = model.details
+        return StoredModel(
+            name=name,
+            model=name,
+            modified_at=datetime.fromtimestamp(stored.modified_at, UTC).astimezone(),
             size=stored.manifest.size,
-            modified_at=stored.modified_at,
+            digest=stored.digest,
             details=details,
-            capabilities=capabilities,
+            capabilities=list(model.capabilities) if model else [],
         )

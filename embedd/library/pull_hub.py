@@ -1,4 +1,4 @@
-"""Pulling from a hub of models: choose the file, look into it, fetch it, store it."""
+"""Pulls a model from the hub: chooses the file, checks its header, downloads and stores it."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -11,33 +11,36 @@ from embedd.catalog.catalog import Offer
 from embedd.catalog.recipe import HubSource
 from embedd.errors import PullError
 from embedd.gguf.header import GgufFacts, read_header_file
+from embedd.library.draft import (
+    Draft,
+    draft_of_offer,
+    make_config,
+    prefix_parameters,
+    read_config,
+    read_manifest,
+    store_draft,
+)
 from embedd.library.file_choice import choose_file, name_parts
-from embedd.library.progress import Progress, ReportProgress, bytes_as, pulling, tell_pulled
-from embedd.library.remote_facts import (
+from embedd.library.progress import ReportProgress, pulling, report_bytes
+from embedd.library.remote_model import (
     Companions,
     check_usable,
     read_companions,
     read_remote_header,
 )
-from embedd.library.storage import (
-    draft_of_offer,
-    prefixes,
-    read_config,
-    store_model,
-)
 from embedd.names import ModelName
+from embedd.ollama_api import ProgressLine
 from embedd.resolve import read_model_facts
 from embedd.store.blobs import Blob, Report
 from embedd.store.disk import Disk
 from embedd.store.downloads import Downloads
-from embedd.store.draft import Draft, make_config, read_manifest
 from embedd.store.manifests import MODEL, make_layer
 from embedd.store.partial import STOPPED, fetch_blob, partial_path
 from embedd.store.remote import RemoteBlob, Repository, Stop
 from embedd.store.store import Store
 
 HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
-MAX_TRANSFERS = 4  # parts of one model that are fetched side by side
+MAX_DOWNLOADS = 4  # parts of one model that are downloaded at the same time
 NOT_FOUND = "pull model manifest: file does not exist"
 
 if TYPE_CHECKING:
@@ -51,8 +54,8 @@ class Wanted:
     """What to pull from the hub.
 
     Args:
-        tag: Names the file where *offer* does not.
-        offer: What the catalogue says of it; it knows better than the repository.
+        tag: Chooses the file if there is no *offer*.
+        offer: From the catalogue; what it says overrides the repository's own files.
     """
 
     name: ModelName
@@ -62,7 +65,7 @@ class Wanted:
 
     @property
     def source(self) -> HubSource | None:
-        """The catalogue's source, if it names one."""
+        """The source in the catalogue, if there is one."""
         source = self.offer.source if self.offer else None
         return source if isinstance(source, HubSource) else None
 
@@ -86,23 +89,23 @@ class HubPuller:
         self._downloads = Downloads()
 
     def pull(self, wanted: Wanted, report: ReportProgress, stop: Stop) -> bool:
-        """Fetch *wanted*; False if nothing changed.
+        """Download and store *wanted*; return False if nothing changed.
 
         Raises:
-            PullError: The source has no such file, refuses, or cannot be reached.
-            ModelLoadError, UnsupportedError: Its header says that it would be of no use.
+            PullError: The hub has no such file, refuses, or cannot be reached.
+            ModelLoadError, UnsupportedError: By its header, the file cannot be used.
             StoreError: The store cannot be written.
         """
         hub = self._open_hub()
         repository, blobs = _locate(hub, wanted)
-        go_on(stop)
+        check_stop(stop)
         companions = Companions() if wanted.offer else read_companions(hub, repository)
-        facts = self._look_into(hub, blobs[0])
+        facts = self._read_header(hub, blobs[0])
         pooling = wanted.offer.recipe.pooling if wanted.offer else companions.pooling
         check_usable(facts, pooling, blobs[0])
-        go_on(stop)
-        kept, *parts = self._fetch_all(hub, blobs, report, stop)
-        go_on(stop)
+        check_stop(stop)
+        kept, *parts = self._download_all(hub, blobs, report, stop)
+        check_stop(stop)
         if parts:
             facts = read_model_facts([self._store.blobs.path(one.digest) for one in (kept, *parts)])
         made_from = self._made_from(wanted, blobs[0])
@@ -111,66 +114,72 @@ class HubPuller:
         else:
             draft = _draft_of_companions(wanted.name, companions, facts, made_from)
         draft = replace(draft, kept=tuple(make_layer(MODEL, part) for part in parts))
-        return store_model(self._store, draft, lambda: kept, report, tell_pulled, verified=True)
+        return store_draft(self._store, draft, lambda: kept, report, pulled=True)
 
-    def _look_into(self, hub: "Hub", blob: RemoteBlob) -> GgufFacts:
+    def _read_header(self, hub: "Hub", blob: RemoteBlob) -> GgufFacts:
         layout = self._store.layout
         if self._store.blobs.has(blob.digest, blob.size):
             return read_header_file(layout.blob(blob.digest))
         return read_remote_header(hub, blob, partial_path(layout, blob.digest))
 
-    def _fetch_all(
+    def _download_all(
         self, hub: "Hub", blobs: Sequence[RemoteBlob], report: ReportProgress, stop: Stop
     ) -> list[Blob]:
-        """The files of the model, the parts of a split one side by side.
+        """Download all files of the model, the parts of a split one at the same time.
 
-        If one fails the others stop.
+        If one fails, the others stop.
         """
         if len(blobs) == 1:
-            return [self._fetch(hub, blobs[0], report, stop)]
+            return [self._download(hub, blobs[0], report, stop)]
         failed = threading.Event()
-        telling = threading.Lock()
+        lock = threading.Lock()
 
-        def tell(progress: Progress) -> None:
-            with telling:
-                report(progress)
+        def report_one(line: ProgressLine) -> None:
+            with lock:
+                report(line)
 
-        def fetch(blob: RemoteBlob) -> Blob:
+        def download(blob: RemoteBlob) -> Blob:
             try:
-                return self._fetch(hub, blob, tell, lambda: failed.is_set() or stop())
+                return self._download(hub, blob, report_one, lambda: failed.is_set() or stop())
             except BaseException:
                 failed.set()
                 raise
 
-        with ThreadPoolExecutor(MAX_TRANSFERS, "pull") as pool:
-            futures = [pool.submit(fetch, blob) for blob in blobs]
-        # The first failure is the cause; those after it were stopped.
+        with ThreadPoolExecutor(MAX_DOWNLOADS, "pull") as pool:
+            futures = [pool.submit(download, blob) for blob in blobs]
+        # A failure that is not a stop is the cause of the others.
         errors = [error for future in futures if (error := future.exception())]
         for error in sorted(errors, key=lambda error: STOPPED in str(error)):
             raise error
         return [future.result() for future in futures]
 
-    def _fetch(self, hub: "Hub", blob: RemoteBlob, report: ReportProgress, stop: Stop) -> Blob:
+    def _download(self, hub: "Hub", blob: RemoteBlob, report: ReportProgress, stop: Stop) -> Blob:
         wanted = Blob(digest=blob.digest, size=blob.size)
         status = pulling(blob.digest)
         if self._store.blobs.has(blob.digest, blob.size):
             return wanted
-        report(Progress(status=status, digest=blob.digest, total=blob.size))
+        report(ProgressLine(status=status, digest=blob.digest, total=blob.size))
         self._store.prepare()
 
-        def transfer(abandoned: Stop, tell: Report) -> Blob:
+        def transfer(abandoned: Stop, report_transfer: Report) -> Blob:
             stream = partial(hub.stream, blob)
-            layout = self._store.layout
-            return fetch_blob(layout, self._disk, wanted, stream, stop=abandoned, report=tell)
+            return fetch_blob(
+                self._store.layout,
+                self._disk,
+                wanted,
+                stream,
+                stop=abandoned,
+                report=report_transfer,
+            )
 
-        tell = bytes_as(report, status, digest=blob.digest)
-        return self._downloads.fetch(blob.digest, transfer, stop=stop, report=tell)
+        report_this = report_bytes(report, status, digest=blob.digest)
+        return self._downloads.fetch(blob.digest, transfer, stop=stop, report=report_this)
 
     def _made_from(self, wanted: Wanted, blob: RemoteBlob) -> str:
-        """Where the file came from, pinned.
+        """Repository, commit and path of the file, for the config.
 
-        The commit of an earlier pull stays while the file is the same: a new readme does not
-        make another model.
+        The commit of an earlier pull is kept as long as the file is the same: a new README
+        does not change the model.
         """
         start, end = f"hf.co/{blob.repository}@", f"/{blob.path}"
         manifest = read_manifest(self._store, wanted.name)
@@ -182,18 +191,14 @@ class HubPuller:
         return f"{start}{blob.commit}{end}"
 
 
-def go_on(stop: Stop) -> None:
-    """Nothing, unless nobody wants the result any more.
-
-    Raises:
-        PullError: Nobody does.
-    """
+def check_stop(stop: Stop) -> None:
+    """Raise `PullError` if *stop* returns True."""
     if stop():
         raise PullError(STOPPED)
 
 
 def _locate(hub: "Hub", wanted: Wanted) -> tuple[Repository, list[RemoteBlob]]:
-    """The repository, and the file that is wanted of it or the parts that make it up."""
+    """The repository, and the wanted file, or all parts of it if it is split."""
     recipe = wanted.source
     repository = hub.look_up(wanted.repository, recipe.revision if recipe else None)
     if recipe is not None:
@@ -218,13 +223,13 @@ def _draft_of_companions(
     name: ModelName, companions: Companions, facts: GgufFacts, made_from: str
 ) -> Draft:
     parameters: dict[str, object] = {}
-    # The file comes first: engine and converter agree on what it says.
+    # What the GGUF itself says overrides the files beside it.
     says_nothing = facts.pooling is None and not facts.is_reranker
     if companions.pooling is not None and says_nothing:
         parameters["pooling"] = companions.pooling.value
     prompts = companions.prompts
     document = prompts.get("document") or prompts.get("passage")
-    parameters |= prefixes(prompts.get("query"), document)
+    parameters |= prefix_parameters(prompts.get("query"), document)
     known = {"query", "document", "passage"}
     if others := {key: text for key, text in prompts.items() if key not in known}:
         parameters["prompts"] = others
@@ -233,5 +238,5 @@ def _draft_of_companions(
         name=name,
         config=make_config(facts, made_from),
         parameters=parameters,
-        license=license_text,
+        licenses=(license_text,),
     )

@@ -1,22 +1,47 @@
-"""The weights of a new model: converted from a checkpoint, quantised from a GGUF."""
+"""The weights of a new model: converted from a checkpoint, or quantised from another GGUF.
 
+llama.cpp quantises in a process of its own, `embedd.engine.llama.quantize`, because it ends
+the process on many faults.
+"""
+
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import IO, Final, TypeAlias
 
-from embedd.convert import Checkpoint, WeightType
-from embedd.engine.host.quantize import FileType
-from embedd.errors import InvalidInputError
+from embedd.convert import Checkpoint, WeightType, convert_checkpoint
+from embedd.errors import ConversionError, InvalidInputError
 from embedd.gguf.header import GgufFacts, read_header_file
-from embedd.library.progress import Progress, ReportProgress
-from embedd.library.storage import Verify, convert
+from embedd.library.progress import ReportProgress, report_bytes
+from embedd.ollama_api import ProgressLine
 from embedd.store.blobs import Report
 from embedd.store.disk import temporary_in
 
-__all__ = ["FileType", "Quantize", "Weights", "parse_file_type"]
-
+KEPT_STDERR: Final = 2000  # characters: the reason is at the end
 # What Ollama sends while no layer has a digest yet.
 NO_DIGEST: Final = "0" * 19
+
+
+class FileType(StrEnum):
+    """Types that the weights of a GGUF can be quantised to, by Ollama's names."""
+
+    F32 = "F32"
+    F16 = "F16"
+    Q4_K_S = "Q4_K_S"
+    Q4_K_M = "Q4_K_M"
+    Q8_0 = "Q8_0"
+
+
+_NUMBERS: Final[Mapping[FileType, int]] = {  # llama.cpp's enum llama_ftype
+    FileType.F32: 0,
+    FileType.F16: 1,
+    FileType.Q8_0: 7,
+    FileType.Q4_K_S: 14,
+    FileType.Q4_K_M: 15,
+}
 _EXACT: Final = frozenset({"F32", "F16", "BF16"})
 _CONVERTED: Final[Mapping[FileType, WeightType]] = {
     FileType.F32: WeightType.F32,
@@ -24,13 +49,14 @@ _CONVERTED: Final[Mapping[FileType, WeightType]] = {
     FileType.Q8_0: WeightType.Q8_0,
 }
 
-
-# Writes a GGUF with weights of that type to the second path; tells tensors done and in all.
+# Loads a GGUF and encodes with it; raises ModelLoadError if that fails
+Verify: TypeAlias = Callable[[Path], None]
+# Writes the first path, quantised to the type, to the second; reports tensors done and in total
 Quantize: TypeAlias = Callable[[Path, Path, FileType, Report], None]
 
 
 class Weights:
-    """Makes GGUFs, and lets each prove that it computes."""
+    """Writes the GGUF of a new model and verifies that it computes."""
 
     def __init__(self, *, verify: Verify | None, quantize: Quantize | None) -> None:
         self._verify = verify
@@ -39,60 +65,125 @@ class Weights:
     def convert(
         self, source: Path, target: Path, file_type: FileType | None, report: ReportProgress
     ) -> Checkpoint:
-        """Write the checkpoint *source* as GGUF to *target*; f16 if nothing is said.
+        """Write the checkpoint *source* as GGUF to *target*, by default as f16.
 
         Raises:
             ConversionError: It cannot be converted.
-            ModelLoadError: What was made does not compute.
+            ModelLoadError: The result does not compute.
         """
         weights = _CONVERTED.get(file_type or FileType.F16)
         if weights is not None:
-            return convert(
-                source, target, weights, licence=None, verify=self._verify, report=report
-            )
+            return convert(source, target, weights, verify=self._verify, report=report)
         whole = temporary_in(target.parent)
         try:
-            converted = convert(
-                source, whole, WeightType.F32, licence=None, verify=None, report=report
-            )
+            checkpoint = convert(source, whole, WeightType.F32, verify=None, report=report)
             self.quantize(whole, target, file_type or FileType.F16, report)
         finally:
             whole.unlink(missing_ok=True)
-        return converted
+        return checkpoint
 
     def quantize(
         self, source: Path, target: Path, file_type: FileType, report: ReportProgress
     ) -> None:
-        """Write the GGUF *source* with weights of *file_type* to *target*.
+        """Write the GGUF *source*, quantised to *file_type*, to *target*.
 
         Raises:
             InvalidInputError: Its weights are quantised already.
             ConversionError: llama.cpp cannot quantise it.
-            ModelLoadError: What was made does not compute.
+            ModelLoadError: The result does not compute.
         """
         facts = read_header_file(source)
         if not {tensor.type for tensor in facts.tensors} <= _EXACT or self._quantize is None:
             raise InvalidInputError("quantization is only supported for F16, BF16 and F32 models")
-        status = f"quantizing {_name_type(facts)} model to {file_type}"
+        status = f"quantizing {_type_name(facts)} model to {file_type}"
         total = source.stat().st_size
 
-        def tell(done: int, tensors: int) -> None:
+        def report_tensors(done: int, tensors: int) -> None:
             completed = total * done // max(tensors, 1)
             report(
-                Progress(status=status, digest=NO_DIGEST, total=total, completed=completed or None)
+                ProgressLine(
+                    status=status, digest=NO_DIGEST, total=total, completed=completed or None
+                )
             )
 
-        tell(0, 1)
-        self._quantize(source, target, file_type, tell)
+        report_tensors(0, 1)
+        self._quantize(source, target, file_type, report_tensors)
         if self._verify is not None:
             self._verify(target)
+
+
+def convert(
+    source: Path,
+    target: Path,
+    weights: WeightType,
+    *,
+    licence: str | None = None,
+    verify: Verify | None,
+    report: ReportProgress,
+) -> Checkpoint:
+    """Convert the checkpoint *source* to the GGUF *target*, and *verify* the result."""
+    report(ProgressLine(status="converting model"))
+    checkpoint = convert_checkpoint(
+        source,
+        target,
+        weights=weights,
+        licence=licence,
+        report=report_bytes(report, "converting model"),
+    )
+    if verify is not None:
+        verify(target)
+    return checkpoint
+
+
+def quantize_gguf(
+    source: Path,
+    target: Path,
+    file_type: FileType,
+    *,
+    environment: Mapping[str, str],
+    threads: int,
+    report: Callable[[int, int], None],
+) -> None:
+    """Write the GGUF *source*, quantised to *file_type*, to *target*, in a child process.
+
+    Args:
+        environment: Of the child process.
+        report: Called with the tensors done and the tensors in total; it may raise to stop.
+
+    Raises:
+        ConversionError: llama.cpp refuses, or its process dies; *target* is then absent or
+            incomplete.
+    """
+    module = "embedd.engine.llama.quantize"
+    command = [sys.executable, "-m", module, str(source), str(target)]
+    command += [str(_NUMBERS[file_type]), str(threads)]
+    with (
+        tempfile.TemporaryFile() as stderr,
+        subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+        ) as process,
+    ):
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        try:
+            for line in process.stdout:
+                done, total = line.split()
+                report(int(done), int(total))
+            status = process.wait()
+        finally:
+            process.kill()
+        if status != 0:
+            raise ConversionError(f"llama.cpp cannot quantize to {file_type}: {_end_of(stderr)}")
 
 
 def parse_file_type(text: str) -> FileType:
     """The type that *text* names, in any letter case.
 
     Raises:
-        InvalidInputError: It names none.
+        InvalidInputError: There is no such type.
     """
     wanted = text.upper()
     for file_type in FileType:
@@ -104,7 +195,13 @@ def parse_file_type(text: str) -> FileType:
     )
 
 
-def _name_type(facts: GgufFacts) -> str:
+def _type_name(facts: GgufFacts) -> str:
     if facts.quantization in _EXACT:
         return facts.quantization
     return "F16" if any(tensor.type == "F16" for tensor in facts.tensors) else "F32"
+
+
+def _end_of(stderr: IO[bytes]) -> str:
+    stderr.seek(0)
+    text = stderr.read().decode("utf-8", "replace").strip()
+    return "; ".join(text[-KEPT_STDERR:].splitlines()) or "the process died"

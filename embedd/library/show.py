@@ -1,17 +1,18 @@
-"""Showing: all that is known of one model."""
+"""The reply of ``show``: texts, parameters and metadata of one stored model."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from embedd.errors import EmbeddError, StoreError
 from embedd.gguf.arrays import read_arrays
-from embedd.gguf.header import GgufFacts, TensorFacts
+from embedd.gguf.header import GgufFacts
 from embedd.modelfile import DEFAULT_TEMPLATE, PARAMETERS, Modelfile, format_modelfile
+from embedd.ollama_api import ShowReply, StoredModel, Tensor
 from embedd.resolve import MAX_PARAMS_BYTES, ResolvedModel
 from embedd.store.manifests import LAYER_TYPE, LICENSE, MODEL, PARAMS, StoredManifest
 from embedd.store.store import Store
@@ -19,59 +20,46 @@ from embedd.store.store import Store
 SYSTEM: Final = f"{LAYER_TYPE}system"
 TEMPLATE: Final = f"{LAYER_TYPE}template"
 MAX_TEXT_BYTES: Final = 4 << 20
-# What Ollama leaves out of a model's metadata.
+# Keys that Ollama leaves out of a model's metadata.
 _HIDDEN: Final = frozenset({"general.name", "tokenizer.chat_template"})
 
-Info: TypeAlias = dict[str, object]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelTexts:
-    """What people read of a model.
-
-    Args:
-        parameters: A line per parameter; empty without any.
-        modelfile: From which the model could be made again.
-    """
-
-    template: str
-    system: str
-    license: str
-    parameters: str
-    modelfile: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelMetadata:
-    """What the GGUF of a model says; empty if it cannot be read.
+def read_show_reply(
+    store: Store,
+    stored: StoredManifest,
+    entry: StoredModel,
+    model: ResolvedModel | None,
+    *,
+    verbose: bool,
+) -> ShowReply:
+    """Everything about the stored model *entry*; layers that cannot be read are left out.
 
     Args:
-        info: All keys but those that are shown elsewhere; arrays None unless asked for.
+        model: None if its GGUF cannot be read.
+        verbose: Whether to read the arrays of the metadata too, which takes a while.
     """
-
-    info: Mapping[str, object]
-    tensors: tuple[TensorFacts, ...]
-
-
-def read_texts(store: Store, stored: StoredManifest) -> ModelTexts:
-    """The texts of a model; layers that cannot be read are left out."""
     licenses = tuple(_read_all(store, stored, LICENSE))
     system, template = ("\n".join(_read_all(store, stored, kind)) for kind in (SYSTEM, TEMPLATE))
     parameters = _read_parameters(store, stored)
     models = stored.manifest.of_type(MODEL)
-    source = str(store.blobs.path(models[0].digest).absolute()) if models else ""
     modelfile = Modelfile(
-        source=source,
+        source=str(store.blobs.path(models[0].digest).absolute()) if models else "",
         template=template or DEFAULT_TEMPLATE,
         parameters=parameters,
         licenses=licenses,
     )
-    return ModelTexts(
-        template=template or DEFAULT_TEMPLATE,
-        system=system,
-        license="\n".join(licenses),
-        parameters=format_parameters(parameters),
+    info, tensors = _read_metadata(model, verbose=verbose)
+    return ShowReply(
+        license="\n".join(licenses) or UNSET,
         modelfile=_COMMENT.format(name=stored.name.display) + format_modelfile(modelfile),
+        parameters=format_parameters(parameters) or UNSET,
+        template=template or DEFAULT_TEMPLATE,
+        system=system or UNSET,
+        details=entry.details.without_lengths(),
+        model_info=info,
+        tensors=tensors,
+        capabilities=entry.capabilities,
+        modified_at=entry.modified_at,
     )
 
 
@@ -92,22 +80,29 @@ def format_parameters(parameters: Mapping[str, object]) -> str:
     )
 
 
-def read_metadata(model: ResolvedModel, *, verbose: bool) -> ModelMetadata:
-    """What the GGUF of *model* says.
+def _read_metadata(
+    model: ResolvedModel | None, *, verbose: bool
+) -> tuple[dict[str, object], list[Tensor]]:
+    """Keys and tensors of the model's GGUF; empty if it cannot be read."""
+    if model is None:
+        return {}, []
+    try:
+        arrays = read_arrays(model.spec.path) if verbose else {}
+    except EmbeddError:
+        return {}, []
+    tensors = [
+        Tensor(name=tensor.name, type=tensor.type, shape=list(tensor.shape))
+        for tensor in model.facts.tensors
+    ]
+    return to_info(model.facts, arrays), tensors
 
-    Args:
-        verbose: Whether to read the arrays too, which takes a while.
 
-    Raises:
-        ModelLoadError: The arrays cannot be read.
+def to_info(facts: GgufFacts, arrays: Mapping[str, object]) -> dict[str, object]:
+    """Keys for ``model_info``: the model's own context length comes before any other length.
+
+    Clients take the first key that ends in ``context_length``.
     """
-    arrays = read_arrays(model.spec.path) if verbose else {}
-    return ModelMetadata(info=to_info(model.facts, arrays), tensors=model.facts.tensors)
-
-
-def to_info(facts: GgufFacts, arrays: Mapping[str, object]) -> Info:
-    """All keys of *facts*; clients take the first that names a length for the model's own."""
-    info: Info = {key: _shorten(value) for key, value in facts.metadata.items()}
+    info: dict[str, object] = {key: _shorten(value) for key, value in facts.metadata.items()}
     info["general.parameter_count"] = facts.parameter_count
     for key, length in facts.arrays.items():
         info[key] = arrays.get(key) if length else []
@@ -117,7 +112,7 @@ def to_info(facts: GgufFacts, arrays: Mapping[str, object]) -> Info:
 
 
 def _shorten(value: object) -> object:
-    """The shortest decimal of what is a float32 in the file: ``1e-12``, not 28 digits."""
+    """The shortest decimal of a value that is a float32 in the file: ``1e-12``, not 28 digits."""
     if not isinstance(value, float):
         return value
     with np.errstate(over="ignore"):
@@ -137,7 +132,7 @@ def _read_all(store: Store, stored: StoredManifest, media_type: str) -> list[str
 
 
 def _read_parameters(store: Store, stored: StoredManifest) -> dict[str, object]:
-    """The parameters that a Modelfile can name; embedd keeps others beside them."""
+    """The parameters that a Modelfile can set; embedd's other ones are left out."""
     raw: dict[str, object] = {}
     for layer in stored.manifest.of_type(PARAMS):
         try:

@@ -1,10 +1,10 @@
-"""Verifying: are the bytes of a store what their names say?"""
+"""Verifies a store: hashes its blobs again and compares the digests with their names."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from embedd.errors import EmbeddError, StoreError
-from embedd.library.progress import ReportProgress, bytes_as
+from embedd.library.progress import ReportProgress, report_bytes
 from embedd.names import ModelName
 from embedd.store.blobs import hash_file
 from embedd.store.layout import parse_digest
@@ -14,11 +14,11 @@ from embedd.store.store import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """What verifying found.
+    """The result of verifying.
 
     Args:
         size: Bytes of the blobs that were hashed.
-        problems: A sentence for each thing that is wrong.
+        problems: One sentence each.
         unused: Digests of blobs that no model names.
     """
 
@@ -52,14 +52,14 @@ class Verifier:
                 self._verify_blobs(stored)
 
     def verify_others(self) -> tuple[str, ...]:
-        """Check the blobs that no model named; gives their digests."""
+        """Check the blobs that no model names; returns their digests."""
         others = sorted(set(self._store.blobs.digests()) - set(self._sizes))
         for digest in others:
             self._verify_blob(digest)
         return tuple(others)
 
     def result(self, unused: tuple[str, ...] = ()) -> Verified:
-        """What was found so far."""
+        """The result so far."""
         return Verified(
             models=self._models,
             blobs=len(self._sizes),
@@ -74,7 +74,7 @@ class Verifier:
             digest = parse_digest(layer.digest)
             if digest not in self._sizes:
                 self._verify_blob(digest, of=f' of "{stored.name.display}"')
-            # What could not be read counts as 0 bytes, and is a problem already.
+            # A blob that could not be read counts as 0 bytes, and is reported already.
             if self._sizes[digest] not in {0, layer.size}:
                 self._problems.append(
                     f"blob {digest} has {self._sizes[digest]} bytes, "
@@ -89,7 +89,7 @@ class Verifier:
             return
         try:
             self._sizes[digest] = path.stat().st_size
-            got = hash_file(path, bytes_as(self._report, f"verifying {digest[7:19]}", digest))
+            got = hash_file(path, report_bytes(self._report, f"verifying {digest[7:19]}", digest))
         except (EmbeddError, OSError) as error:
             self._problems.append(str(error))
             return

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from embedd.errors import PullError
-from embedd.library import Library, Progress, ReportProgress
+from embedd.library import Library, ReportProgress
+from embedd.ollama_api import ProgressLine
 from embedd.server.dialects.base import LIBRARY
 from tests.server.serving import CONTEXT, MIB, OpenServer, Served
 from tests.tiny_models import (
@@ -483,7 +484,7 @@ class FakeLibrary(Library):
 
     def pull(self, text: str, report: ReportProgress, *, stop: Any, insecure: bool) -> bool:  # type: ignore[override]
         self.asked.append((text, insecure))
-        report(Progress(status="pulling manifest"))
+        report(ProgressLine(status="pulling manifest"))
         if text == "nope":
             raise PullError("pull model manifest: file does not exist")
         if text == "bug":
@@ -491,11 +492,11 @@ class FakeLibrary(Library):
         if text == "slow":
             while not stop():
                 time.sleep(0.01)
-                report(Progress(status="pulling 797b", total=9, completed=1))
+                report(ProgressLine(status="pulling 797b", total=9, completed=1))
             self._loop.call_soon_threadsafe(self.stopped.set)
             raise PullError("stopped")
-        report(Progress(status="pulling 797b", digest="sha256:797b", total=9))
-        report(Progress(status="success"))
+        report(ProgressLine(status="pulling 797b", digest="sha256:797b", total=9))
+        report(ProgressLine(status="success"))
         return True
 
 

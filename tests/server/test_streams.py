@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from embedd.library import Progress
+from embedd.ollama_api import ProgressLine
 from embedd.server.http import streams
 from embedd.server.http.streams import MOST_WAITING, follow, in_thread
 
@@ -66,12 +66,12 @@ async def test_a_reader_that_is_slow_misses_bytes_but_no_step() -> None:
     done = threading.Event()
 
     def work(report: Any, _: object) -> None:
-        report(Progress(status="first"))
+        report(ProgressLine(status="first"))
         for completed in range(10_000):
-            report(Progress(status="bytes", total=10_000, completed=completed))
+            report(ProgressLine(status="bytes", total=10_000, completed=completed))
             if completed % 100 == 0:
                 threading.Event().wait(0.0001)
-        report(Progress(status="last"))
+        report(ProgressLine(status="last"))
         done.set()
 
     request = make_mocked_request("POST", "/", transport=Transport(math.inf))

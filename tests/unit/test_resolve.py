@@ -18,9 +18,9 @@ from embedd.errors import (
 )
 from embedd.gguf.header import GgufFacts, TensorFacts, read_header_file
 from embedd.names import parse_model_name
+from embedd.ollama_api import Details
 from embedd.options import Options
 from embedd.resolve import (
-    ModelDetails,
     Parameters,
     ResolvedModel,
     Resolver,
@@ -118,9 +118,10 @@ def test_a_name_becomes_what_to_load(models: Models) -> None:
         raw={"num_ctx": 16, **prompts, "stop": ["x"]},
     )
     assert model.normalizes_legacy
-    assert model.details == ModelDetails(
+    assert model.details == Details(
+        format="gguf",
         family="bert",
-        families=("bert",),
+        families=["bert"],
         parameter_size=model.facts.parameter_size,
         quantization_level="F32",
         context_length=64,

@@ -1,7 +1,8 @@
-"""A process that quantises one GGUF: ``python -m embedd.engine.llama.quantize``.
+"""Child process that quantises one GGUF: ``python -m embedd.engine.llama.quantize``.
 
-Arguments: source, target, number of the file type, threads. On stdout it prints a line
-``<done> <all>`` per tensor; it ends with 0, or with 1 and the reason on stderr.
+Arguments: source, target, number of the file type, threads. It prints a line ``<done> <total>``
+per tensor on stdout, and exits with 0, or with 1 and the reason on stderr. Its parent is
+`embedd.library.quantize`.
 """
 
 import contextlib
@@ -22,11 +23,11 @@ from embedd.engine.llama.library import (
 )
 from embedd.engine.worker.__main__ import settle
 
-# llama.cpp tells of each tensor: "[   3/  21]  blk.0.attn_k.weight - [ 32, 32 ...".
+# llama.cpp logs each tensor: "[   3/  21]  blk.0.attn_k.weight - [ 32, 32 ...".
 _TENSOR: Final = re.compile(rb"\[ *(\d+)/ *(\d+)\]")
 
 
-def _tell(level: int, text: bytes, _: object) -> None:
+def _log(level: int, text: bytes, _: object) -> None:
     # An exception in a callback leaves C with an undefined result: nothing here raises.
     match = _TENSOR.match(text)
     if match:
@@ -36,19 +37,19 @@ def _tell(level: int, text: bytes, _: object) -> None:
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    # Where nobody listens any more, the kernel ends this process soon.
+    # The parent may have gone; the kernel ends this process soon after.
     with contextlib.suppress(OSError):
         os.write(descriptor, data)
 
 
 # Module-level, because llama.cpp holds the address for the life of the process.
-_tell_callback = lib.llama_log_callback(_tell)
+_log_callback = lib.llama_log_callback(_log)
 
 
 def quantize(source: Path, target: Path, *, file_type: int, threads: int) -> bool:
-    """Write *source* with other weights to *target*; False if llama.cpp refuses."""
+    """Write *source*, quantised, to *target*; return False if llama.cpp refuses."""
     open_library()
-    lib.llama_log_set(_tell_callback, None)
+    lib.llama_log_set(_log_callback, None)
     params = fill_params(
         lib.llama_model_quantize_default_params(), ftype=file_type, nthread=threads
     )
@@ -59,7 +60,7 @@ def quantize(source: Path, target: Path, *, file_type: int, threads: int) -> boo
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Quantise as *arguments* say; gives the exit status."""
+    """Quantise according to *arguments*; return the exit status."""
     source, target, file_type, threads = arguments
     settle()
     done = quantize(Path(source), Path(target), file_type=int(file_type), threads=int(threads))

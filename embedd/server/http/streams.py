@@ -11,7 +11,7 @@ from typing import Final, TypeAlias, TypeVar
 from aiohttp import web
 
 from embedd.errors import EmbeddError, ServiceError
-from embedd.library import Progress, ReportProgress
+from embedd.library import ReportProgress
 from embedd.ollama_api import ProgressLine
 from embedd.server.errors import MAX_REASON
 from embedd.server.http.json_out import dump
@@ -25,7 +25,7 @@ MOST_WAITING: Final = 256
 
 Stop: TypeAlias = Callable[[], bool]
 Work: TypeAlias = Callable[[ReportProgress, Stop], object]
-Lines: TypeAlias = AsyncGenerator[Progress, None]
+Lines: TypeAlias = AsyncGenerator[ProgressLine, None]
 T = TypeVar("T")
 
 
@@ -40,15 +40,15 @@ async def follow(request: web.Request, work: Work) -> Lines:
     """
     # Not a thread of the pool: a pull takes hours, and requests need the pool.
     loop = asyncio.get_running_loop()
-    lines: asyncio.Queue[Progress | None] = asyncio.Queue()
+    lines: asyncio.Queue[ProgressLine | None] = asyncio.Queue()
     done: asyncio.Future[None] = loop.create_future()
     stopped = threading.Event()
 
     room = threading.Semaphore(MOST_WAITING)
 
-    def report(progress: Progress) -> None:
-        if progress.total is None or room.acquire(blocking=False):
-            loop.call_soon_threadsafe(lines.put_nowait, progress)
+    def report(line: ProgressLine) -> None:
+        if line.total is None or room.acquire(blocking=False):
+            loop.call_soon_threadsafe(lines.put_nowait, line)
 
     def run() -> None:
         error = _do(work, report, stopped.is_set)
@@ -78,10 +78,10 @@ async def answer_streamed(
         first = await anext(lines)
         response = web.StreamResponse(headers={"Content-Type": NDJSON})
         await response.prepare(request)
-        await response.write(_to_line(first))
+        await response.write(dump(first) + b"\n")
         try:
             async for line in lines:
-                await response.write(_to_line(line))
+                await response.write(dump(line) + b"\n")
         except EmbeddError as error:
             facts = {"path": request.path, "reason": str(error)[:MAX_REASON]}
             log.warning("request failed", extra=facts)
@@ -129,7 +129,7 @@ def _do(work: Work, report: ReportProgress, stop: Stop) -> EmbeddError | None:
 
 def _finish(
     done: asyncio.Future[None],
-    lines: asyncio.Queue[Progress | None],
+    lines: asyncio.Queue[ProgressLine | None],
     error: EmbeddError | None,
 ) -> None:
     if error is None:
@@ -141,21 +141,11 @@ def _finish(
 
 
 async def _next_line(
-    lines: asyncio.Queue[Progress | None], request: web.Request
-) -> Progress | None:
+    lines: asyncio.Queue[ProgressLine | None], request: web.Request
+) -> ProgressLine | None:
     while True:
         # Looked at each time: whoever wants no stream is written nothing that could fail.
         if request.transport is None or request.transport.is_closing():
             raise ConnectionResetError("the client went away")
         with contextlib.suppress(TimeoutError):
             return await asyncio.wait_for(lines.get(), LOOK)
-
-
-def _to_line(progress: Progress) -> bytes:
-    line = ProgressLine(
-        status=progress.status,
-        digest=progress.digest or None,
-        total=progress.total,
-        completed=progress.completed,
-    )
-    return dump(line) + b"\n"

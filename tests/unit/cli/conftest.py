@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
@@ -15,20 +16,9 @@ from embedd import cli
 from embedd.catalog.recipe import HubSource, Recipe
 from embedd.config import SETTINGS, Settings
 from embedd.errors import ModelNotFoundError, PullError
-from embedd.gguf.header import TensorFacts
-from embedd.library import (
-    Entries,
-    ModelEntry,
-    Progress,
-    Refreshed,
-    ReportProgress,
-    Shown,
-    Source,
-    Verified,
-)
-from embedd.library.show import ModelMetadata, ModelTexts
+from embedd.library import Refreshed, ReportProgress, Source, StoredModels, Verified
 from embedd.names import parse_model_name
-from embedd.resolve import ModelDetails
+from embedd.ollama_api import Details, ProgressLine, ShowReply, StoredModel, Tensor
 from embedd.types import Pooling
 from tests.unit.cli.fake_server import FakeServer, in_background
 
@@ -100,35 +90,29 @@ def _remote(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedd.config.Address.is_local", property(lambda _self: False))
 
 
-SHOWN = Shown(
-    entry=ModelEntry(
-        name="all-minilm:latest",
-        digest="1b226e2802db" + "0" * 52,
-        size=45_960_996,
-        modified_at=1_577_836_800.0,
-        details=ModelDetails(
-            family="bert", families=("bert",), parameter_size="22.57M", quantization_level="F16"
-        ),
-        capabilities=("embedding",),
+SHOWN = ShowReply(
+    license="\n    Apache License\n\nVersion 2.0, January 2004\nhttp://www.apache.org/\n",
+    modelfile="FROM /blobs/sha256-0\n",
+    parameters=f'{"num_ctx":<30} 256\n{"query_prefix":<30} "ask: "',
+    template="{{ .Prompt }}",
+    details=Details(
+        format="gguf",
+        family="bert",
+        families=["bert"],
+        parameter_size="22.57M",
+        quantization_level="F16",
     ),
-    texts=ModelTexts(
-        template="{{ .Prompt }}",
-        system="",
-        license="\n    Apache License\n\nVersion 2.0, January 2004\nhttp://www.apache.org/\n",
-        parameters=f'{"num_ctx":<30} 256\n{"query_prefix":<30} "ask: "',
-        modelfile="FROM /blobs/sha256-0\n",
-    ),
-    metadata=ModelMetadata(
-        info={
-            "general.architecture": "bert",
-            "bert.context_length": 512,
-            "bert.embedding_length": 384,
-            "general.description": "word " * 20,
-            "tokenizer.ggml.tokens": ["[PAD]", "[unused0]", "[unused1]", "[unused2]", "a"],
-            "tokenizer.ggml.merges": None,
-        },
-        tensors=(TensorFacts(name="token_embd.weight", shape=(384, 30522), type="F16"),),
-    ),
+    model_info={
+        "general.architecture": "bert",
+        "bert.context_length": 512,
+        "bert.embedding_length": 384,
+        "general.description": "word " * 20,
+        "tokenizer.ggml.tokens": ["[PAD]", "[unused0]", "[unused1]", "[unused2]", "a"],
+        "tokenizer.ggml.merges": None,
+    },
+    tensors=[Tensor(name="token_embd.weight", type="F16", shape=[384, 30522])],
+    capabilities=["embedding"],
+    modified_at=datetime(2020, 1, 1, tzinfo=UTC),
 )
 
 
@@ -142,27 +126,27 @@ class FakeLibrary:
     broken: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
 
-    def list(self) -> Entries:
+    def list(self) -> StoredModels:
         return [
-            ModelEntry(
+            StoredModel(
                 name=name,
+                model=name,
                 digest="1b226e2802db" + "0" * 52,
                 size=45_960_996,
-                modified_at=1_577_836_800.0,
-                details=ModelDetails(),
-                capabilities=("embedding",),
+                modified_at=datetime(2020, 1, 1, tzinfo=UTC),
+                capabilities=["embedding"],
             )
             for name in self.names
         ]
 
     def pull(self, text: str, report: ReportProgress, *, insecure: bool = False) -> bool:
         self.asked.append(("pull", text, insecure))
-        report(Progress(status="pulling manifest"))
+        report(ProgressLine(status="pulling manifest"))
         if text != "all-minilm":
             raise PullError("pull model manifest: file does not exist")
         for completed in (None, 5, 10):
-            report(Progress(status="pulling 797b", total=10, completed=completed))
-        report(Progress(status="success"))
+            report(ProgressLine(status="pulling 797b", total=10, completed=completed))
+        report(ProgressLine(status="success"))
         return True
 
     def create(
@@ -176,12 +160,12 @@ class FakeLibrary:
         report: ReportProgress,
     ) -> bool:
         self.asked.append(("create", text, source, quantize, dict(parameters), list(licenses)))
-        report(Progress(status="converting model"))
-        report(Progress(status="success"))
+        report(ProgressLine(status="converting model"))
+        report(ProgressLine(status="success"))
         return True
 
     def refresh(self, report: ReportProgress) -> Sequence[Refreshed]:
-        report(Progress(status="pulling manifest"))
+        report(ProgressLine(status="pulling manifest"))
         return [
             Refreshed(name="all-minilm:latest", changed=True),
             Refreshed(name="bge-m3:latest"),
@@ -202,14 +186,14 @@ class FakeLibrary:
 
     def verify(self, text: str | None, report: ReportProgress) -> Verified:
         self.asked.append(("verify", text))
-        report(Progress(status="verifying 1b226e2802db", total=9, completed=9))
+        report(ProgressLine(status="verifying 1b226e2802db", total=9, completed=9))
         problems = tuple(f"blob of {name} is corrupt" for name in self.broken)
         return Verified(models=2, blobs=7, size=45_960_996, problems=problems, unused=self.unused)
 
     def disk_use(self) -> int:
         return 45_960_996
 
-    def show(self, name: str, *, verbose: bool) -> Shown:
+    def show(self, name: str, *, verbose: bool) -> ShowReply:
         self.asked.append(("show", name, verbose))
         if f"{name}:latest" not in self.names:
             raise ModelNotFoundError(name)

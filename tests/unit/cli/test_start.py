@@ -9,7 +9,7 @@ import pytest
 
 from embedd import cli
 from embedd.errors import InvalidInputError
-from embedd.library import Entries
+from embedd.library import StoredModels
 from tests.unit.cli.conftest import FakeLibrary, Run
 
 HEAVY = [
@@ -131,7 +131,7 @@ def test_the_diary_tells_of_troubles_only_unless_debugging(
     debug: str,
     levels: list[str],
 ) -> None:
-    def read_with_trouble() -> Entries:
+    def read_with_trouble() -> StoredModels:
         log = logging.getLogger("embedd.library")
         log.info("model stored", extra={"model": "x"})
         log.warning("model left out", extra={"model": "x"})

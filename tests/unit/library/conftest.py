@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from embedd.catalog.catalog import Catalog
-from embedd.engine.host.quantize import FileType
-from embedd.library import Library, Progress, Source
+from embedd.library import Library, Source
+from embedd.library.quantize import FileType
+from embedd.ollama_api import ProgressLine
 from embedd.resolve import Resolver
 from embedd.store.store import Store
 from tests.tiny_models import write_tiny_bert
@@ -21,7 +22,7 @@ class Workshop:
     """A library whose quantiser writes a tiny model of the type that was asked for."""
 
     root: Path
-    seen: list[Progress] = field(default_factory=list)
+    seen: list[ProgressLine] = field(default_factory=list)
     verified: list[Path] = field(default_factory=list)
     quantized: list[tuple[str, FileType]] = field(default_factory=list)
 

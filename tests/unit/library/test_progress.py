@@ -1,14 +1,15 @@
 """What of the progress of layers a stream holds."""
 
-from embedd.library.progress import Paced, Progress
+from embedd.library.progress import Paced
+from embedd.ollama_api import ProgressLine
 
 
-def line(completed: int | None = None, status: str = "pulling a", total: int = 10) -> Progress:
-    return Progress(status=status, digest="sha256:a", total=total, completed=completed)
+def line(completed: int | None = None, status: str = "pulling a", total: int = 10) -> ProgressLine:
+    return ProgressLine(status=status, digest="sha256:a", total=total, completed=completed)
 
 
 def test_lines_of_a_layer_are_apart_grow_and_end_with_the_whole() -> None:
-    now, told = [0.0], list[Progress]()
+    now, told = [0.0], list[ProgressLine]()
     paced = Paced(told.append, clock=lambda: now[0])
     for moment, completed in [
         (0.0, None), (0.01, 1), (0.061, 2), (0.1, 3), (0.2, 1), (0.3, 2), (0.4, 5), (0.41, 10),
@@ -21,16 +22,16 @@ def test_lines_of_a_layer_are_apart_grow_and_end_with_the_whole() -> None:
 
 
 def test_layers_do_not_wait_for_each_other_and_other_lines_pass() -> None:
-    told = list[Progress]()
+    told = list[ProgressLine]()
     paced = Paced(told.append, clock=lambda: 0.0)
-    steps = [Progress(status="pulling manifest"), line(), line(10, "pulling b"), line(10)]
-    for step in [*steps, Progress(status="success"), Progress(status="success")]:
+    steps = [ProgressLine(status="pulling manifest"), line(), line(10, "pulling b"), line(10)]
+    for step in [*steps, ProgressLine(status="success"), ProgressLine(status="success")]:
         paced(step)
-    assert told == [*steps, Progress(status="success"), Progress(status="success")]
+    assert told == [*steps, ProgressLine(status="success"), ProgressLine(status="success")]
 
 
 def test_an_empty_layer_is_told_once() -> None:
-    told = list[Progress]()
+    told = list[ProgressLine]()
     paced = Paced(told.append, clock=lambda: 0.0)
     paced(line(0, total=0))
     paced(line(0, total=0))

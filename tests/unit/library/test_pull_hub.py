@@ -16,8 +16,9 @@ from embedd.catalog.catalog import Catalog
 from embedd.catalog.recipe import Recipe
 from embedd.errors import EmbeddError, ModelLoadError, PullError, UnsupportedError
 from embedd.gguf.header import read_header_file
-from embedd.library import Library, Progress
+from embedd.library import Library
 from embedd.library.architectures import ARCHITECTURES
+from embedd.ollama_api import ProgressLine
 from embedd.options import Options
 from embedd.resolve import ResolvedModel, Resolver
 from embedd.store.hub import Hub
@@ -83,7 +84,7 @@ class Place:
     root: Path
     source: FakeHub = field(default_factory=FakeHub)
     recipes: list[Recipe] = field(default_factory=list)
-    seen: list[Progress] = field(default_factory=list)
+    seen: list[ProgressLine] = field(default_factory=list)
 
     @property
     def store(self) -> Store:
@@ -149,7 +150,7 @@ def test_a_model_of_the_hub_is_pulled_and_told_in_the_order_of_the_contract(plac
         "pulling manifest", *short, "verifying sha256 digest", "writing manifest", "success",
     ]  # fmt: skip
     first, *_, last = [step for step in place.seen if step.status == short[0]]
-    assert first == Progress(status=short[0], digest=layers[0].digest, total=len(data))
+    assert first == ProgressLine(status=short[0], digest=layers[0].digest, total=len(data))
     assert last.completed == len(data)
     license_blob = stored.manifest.of_type(LICENSE)[0]
     assert place.store.blobs.read(license_blob.digest, 100) == b"mit"
@@ -270,7 +271,7 @@ def test_ollamas_own_packages_are_refused(place: Place) -> None:
     writer.write_tensors_to_file()
     writer.close()
     place.source.files = {"m.gguf": path.read_bytes()}
-    with pytest.raises(ModelLoadError, match=r"only Ollama reads; take a file"):
+    with pytest.raises(ModelLoadError, match=r"only Ollama reads; choose a file"):
         place.pull()
     assert place.files == []
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from embedd.errors import EmbeddError, ModelNotFoundError, PullError
-from embedd.library import Progress
+from embedd.ollama_api import ProgressLine
 from embedd.store.manifests import MODEL
 from tests.unit.library.conftest import Workshop
 
@@ -17,7 +17,7 @@ NAMES = ("a", "B", "b:q8", "acme/c", "hf.co/acme/d:Q8_0", "A")
 def test_a_sound_store_has_no_problems(workshop: Workshop) -> None:
     workshop.create("a", workshop.gguf(), licenses=["MIT"])
     workshop.library.copy("a", "b")
-    seen: list[Progress] = []
+    seen: list[ProgressLine] = []
     found = workshop.library.verify(report=seen.append)
     assert (found.models, found.blobs, found.problems, found.unused) == (2, 3, (), ())
     assert found.size == workshop.library.disk_use()
@@ -95,7 +95,7 @@ def do_something(workshop: Workshop, chance: random.Random, ggufs: list[Path]) -
     parameters = {"num_ctx": chance.randrange(3)}
     what = chance.choice(["file", "model", "quantize", "copy", "delete"])
 
-    def break_off(_: Progress) -> None:
+    def break_off(_: ProgressLine) -> None:
         nonlocal lines
         if not lines:
             raise PullError("broken off")

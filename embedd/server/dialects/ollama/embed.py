@@ -23,7 +23,6 @@ from embedd.errors import (
     UnauthorizedError,
     UnsupportedError,
 )
-from embedd.library.replies import to_details, to_stored_model
 from embedd.names import parse_model_name
 from embedd.ollama_api import (
     Details,
@@ -228,8 +227,7 @@ async def root(_: web.Request) -> web.StreamResponse:
 
 async def tags(request: web.Request) -> web.StreamResponse:
     """``GET /api/tags``: models in the store."""
-    entries = await asyncio.to_thread(request.app[LIBRARY].list)
-    return json_response(TagsReply(models=[to_stored_model(entry) for entry in entries]))
+    return json_response(TagsReply(models=await asyncio.to_thread(request.app[LIBRARY].list)))
 
 
 async def ps(request: web.Request) -> web.StreamResponse:
@@ -281,7 +279,7 @@ def to_running_model(status: ModelStatus, embedder: Embedder, now: datetime) -> 
         model=name,
         size=status.size,
         digest=model.manifest_digest if model else "",
-        details=to_details(model.details, lengths=False) if model else Details(families=[]),
+        details=model.details.without_lengths() if model else Details(families=[]),
         expires_at=now + ahead,
         size_vram=info.gpu_bytes if info else 0,
         context_length=limit,

@@ -19,9 +19,9 @@ from embedd.errors import (
     PullError,
     UnsupportedError,
 )
-from embedd.library import Library, Progress, ReportProgress, Source
-from embedd.library.replies import to_show_reply
+from embedd.library import Library, ReportProgress, Source
 from embedd.names import ModelName, parse_model_name
+from embedd.ollama_api import ProgressLine
 from embedd.server.dialects.base import BODIES, EMBEDDER, LIBRARY, Dialect, Route
 from embedd.server.dialects.ollama.embed import to_error
 from embedd.server.http.bodies import decode
@@ -97,12 +97,11 @@ async def show(request: web.Request) -> web.StreamResponse:
         body = decode(data, ShowBody)
     name = _parse_name(_name_in(body))
     try:
-        shown = await asyncio.to_thread(
+        reply = await asyncio.to_thread(
             request.app[LIBRARY].show, str(name), verbose=bool(body.verbose)
         )
     except ModelNotFoundError:
         raise ModelNotFoundError(name.display, f"model '{name.display}' not found") from None
-    reply = await asyncio.to_thread(to_show_reply, shown)
     running = [one for one in request.app[EMBEDDER].running() if one.spec.name == name.display]
     engines = [one.info.engine for one in running if one.info]
     return json_response(msgspec.structs.replace(reply, engine=engines[0]) if engines else reply)
@@ -208,12 +207,12 @@ def _create(
     stop: Stop,
     **changes: Any,
 ) -> None:
-    def tell(progress: Progress) -> None:
+    def report_or_stop(line: ProgressLine) -> None:
         if stop():
             raise InvalidInputError("the client went away")
-        report(progress)
+        report(line)
 
-    library.create(name, source, report=tell, **changes)
+    library.create(name, source, report=report_or_stop, **changes)
 
 
 async def has_blob(request: web.Request) -> web.StreamResponse:

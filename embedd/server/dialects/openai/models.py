@@ -1,14 +1,16 @@
 """The list of models that OpenAI, Cohere and llama.cpp clients read: one answer for all."""
 
 import asyncio
+from collections.abc import Iterable
 
 import msgspec
 from aiohttp import web
 
 from embedd.embedder.embedder import Embedder
 from embedd.errors import EmbeddError, InvalidModelNameError, ModelNotFoundError
-from embedd.library import Library, ModelEntry
+from embedd.library import Library
 from embedd.names import ModelName, parse_model_name
+from embedd.ollama_api import StoredModel
 from embedd.server.dialects.base import EMBEDDER, LIBRARY
 from embedd.server.dialects.common.fields import choose_word
 from embedd.server.http.json_out import json_response
@@ -72,7 +74,7 @@ def _list(library: Library, embedder: Embedder, endpoint: str | None) -> ModelLi
         data=[
             Model(
                 id=entry.name,
-                created=int(entry.modified_at),
+                created=int(entry.modified_at.timestamp()),
                 owned_by=_owner(parse_model_name(entry.name)),
             )
             for entry in entries
@@ -96,7 +98,7 @@ def _show(embedder: Embedder, id_: str) -> ShownModel:
     )
 
 
-def _to_usable(entry: ModelEntry, embedder: Embedder) -> Usable:
+def _to_usable(entry: StoredModel, embedder: Embedder) -> Usable:
     try:
         limit = embedder.limit(embedder.find(entry.name))
     except EmbeddError:  # it cannot be loaded, but it is there
@@ -109,7 +111,7 @@ def _to_usable(entry: ModelEntry, embedder: Embedder) -> Usable:
     )
 
 
-def _endpoints(capabilities: tuple[str, ...]) -> list[str]:
+def _endpoints(capabilities: Iterable[str]) -> list[str]:
     return [ENDPOINTS[one] for one in capabilities if one in ENDPOINTS]
 
 

@@ -6,9 +6,9 @@ import psutil
 import pytest
 
 from embedd.config import worker_environment
-from embedd.engine.host.quantize import FileType, quantize_gguf
 from embedd.errors import ConversionError
 from embedd.gguf.header import read_header_file
+from embedd.library.quantize import FileType, quantize_gguf
 from tests.tiny_models import write_tiny_bert
 
 
@@ -23,19 +23,19 @@ def ignore(_done: int, _total: int) -> None:
 @pytest.mark.parametrize("file_type", [FileType.F16, FileType.Q4_K_M])
 def test_the_weights_become_what_was_asked_for(tmp_path: Path, file_type: FileType) -> None:
     source = write_tiny_bert(tmp_path / "a.gguf", width=256)
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     quantize_gguf(
         source,
         tmp_path / "b.gguf",
         file_type,
         environment=worker_environment(),
         threads=1,
-        report=lambda done, total: told.append((done, total)),
+        report=lambda done, total: reported.append((done, total)),
     )
     facts = read_header_file(tmp_path / "b.gguf")
     assert facts.quantization == file_type
     assert facts.pooling == read_header_file(source).pooling
-    assert told == [(done, len(facts.tensors)) for done in range(1, len(facts.tensors) + 1)]
+    assert reported == [(done, len(facts.tensors)) for done in range(1, len(facts.tensors) + 1)]
 
 
 def test_a_file_that_llama_cpp_refuses_is_an_error_with_its_reason(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is known of a remote model before its bytes are fetched: its header, its companions."""
+"""A model on the hub before its download: its header, and the small files beside it."""
 
 import logging
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ _MODES: Final[Mapping[str, Pooling]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Companions:
-    """What the files beside a GGUF say of its use."""
+    """Pooling, prompts and licence from the files beside a GGUF."""
 
     pooling: Pooling | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Companions:
 
 
 class _HeaderStream:
-    """The beginning of a remote file: what is here already, then one range after the other."""
+    """The beginning of a remote file: bytes of a partial download, then range after range."""
 
     def __init__(self, hub: "Hub", blob: RemoteBlob, here: Path | None) -> None:
         self._hub = hub
@@ -55,7 +55,7 @@ class _HeaderStream:
         self._range = _FIRST_RANGE
 
     def read(self, size: int) -> bytes:
-        """The next bytes, not always as many as *size*."""
+        """The next bytes; sometimes more or fewer than *size*."""
         data = self._read_here(size)
         if not data and self._position < self._blob.size:
             data = self._hub.read_range(self._blob, self._position, self._range)
@@ -76,14 +76,14 @@ def read_remote_header(hub: "Hub", blob: RemoteBlob, here: Path) -> GgufFacts:
     """Facts of the GGUF *blob*, from its first bytes.
 
     Args:
-        here: Where an earlier download may have left some of them.
+        here: Path of the partial file of an earlier download, which need not exist.
 
     Raises:
-        ModelLoadError: It is no usable GGUF; names the file.
+        ModelLoadError: It is not a usable GGUF; names the file.
         PullError: It cannot be read.
     """
     if here.exists():
-        # Nobody has vouched for these bytes yet: if they are no header, ask the source.
+        # These bytes are not verified yet: if they are not a header, read it from the hub.
         with suppress(ModelLoadError):
             return read_header(_open_stream(hub, blob, here), size=blob.size)
     try:
@@ -97,10 +97,10 @@ def _open_stream(hub: "Hub", blob: RemoteBlob, here: Path | None) -> BinaryIO:
 
 
 def check_usable(facts: GgufFacts, pooling: Pooling | None, blob: RemoteBlob) -> None:
-    """Refuse what could not be embedded with.
+    """Refuse a model that cannot be used for embeddings.
 
     Args:
-        pooling: What the model is to be used with, if that is known from elsewhere.
+        pooling: The pooling of its recipe or of the files beside it, if there is one.
 
     Raises:
         ModelLoadError: llama.cpp cannot load it.
@@ -109,28 +109,28 @@ def check_usable(facts: GgufFacts, pooling: Pooling | None, blob: RemoteBlob) ->
     if facts.foreign_package is not None:
         raise ModelLoadError(
             f"{_where(blob)} cannot be loaded: {facts.foreign_package}; "
-            "take a file that llama.cpp's own converter made"
+            "choose a file that llama.cpp's own converter made"
         )
     if facts.architecture not in ARCHITECTURES:
         raise ModelLoadError(
             f"{_where(blob)} cannot be loaded: its architecture {facts.architecture} is not "
-            "known to the installed llama.cpp; take another model, or a newer embedd"
+            "known to the installed llama.cpp; choose another model, or install a newer embedd"
         )
     if facts.context_length is None:
         raise ModelLoadError(
             f"{_where(blob)} cannot be loaded: it has no {facts.architecture}.context_length; "
-            "take another conversion of the model"
+            "choose another conversion of the model"
         )
     if choose_pooling(pooling, facts) is None:
         raise UnsupportedError(
             f"{_where(blob)} was not pulled: this model does not support embeddings, it is a "
-            f"language model ({facts.architecture}) that names no pooling; take an embedding "
+            f"language model ({facts.architecture}) that names no pooling; choose an embedding "
             "model, or create one from the file with PARAMETER pooling"
         )
 
 
 def read_companions(hub: "Hub", repository: Repository) -> Companions:
-    """What the small files of *repository* say; what cannot be understood says nothing.
+    """Read the small files of *repository*; those that cannot be parsed are skipped.
 
     Raises:
         PullError: They cannot be read.
@@ -150,12 +150,12 @@ def _read_object(hub: "Hub", repository: Repository, path: str) -> dict[str, obj
         return msgspec.json.decode(data, type=dict[str, object])
     except msgspec.DecodeError as error:
         extra = {"repository": repository.name, "file": path, "cause": str(error)}
-        _log.warning("file of the repository not understood", extra=extra)
+        _log.warning("file of the repository skipped: not a JSON object", extra=extra)
         return {}
 
 
 def _pooling_of(options: Mapping[str, object]) -> Pooling | None:
-    """The one pooling that is asked for; several together are nothing that llama.cpp can do."""
+    """The pooling mode that is set; None if several are, which llama.cpp cannot combine."""
     asked = [key for key, on in options.items() if key.startswith("pooling_mode_") and on is True]
     return _MODES.get(asked[0]) if len(asked) == 1 else None
 
