@@ -17,8 +17,9 @@ from benchmarks.measure import measure
 from benchmarks.report import draw, to_markdown
 from benchmarks.texts import Workload, make_ingest, make_workloads
 from embedd.config import read_settings
+from embedd.engine.installation import has_openvino
 from embedd.resolve import Resolver
-from embedd.runtime import has_openvino, open_library, open_store
+from embedd.runtime import open_library, open_store
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -1,7 +1,9 @@
-"""What this process may use of the machine: affinity, cgroups, memory."""
+"""The machine: its processor, and the cores and memory that this process may use of it."""
 
+import contextlib
 import math
 import os
+import platform
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What this process may use of the machine: whole *cores*, bytes of *memory*."""
+    """What this process may use: whole *cores*, bytes of *memory*."""
 
     cores: int
     memory: int
@@ -18,7 +20,7 @@ class Limits:
 def read_limits(
     cgroups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> Limits:
-    """Limits of the affinity mask, of the cgroups (version 1 or 2) and of the machine."""
+    """Return the lowest limits set by the affinity mask, the cgroups (1 or 2) and the machine."""
     folders = list(_cgroup_folders(cgroups, membership))
     quotas = [q for folder in folders for q in (_cpu_quota(folder),) if q is not None]
     sizes = [
@@ -27,7 +29,7 @@ def read_limits(
         for name in ("memory.max", "memory.limit_in_bytes")
         for size in _read_numbers(folder / name)
     ]
-    # A share of a core is left unused: threads that share one stall each other at barriers.
+    # A fraction of a core is left unused: threads that share a core stall each other at barriers.
     return Limits(
         cores=max(1, math.floor(min([_affinity(), *quotas]))),
         memory=min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *sizes]),
@@ -45,16 +47,25 @@ def read_cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     return frozenset(next(found, "").split())
 
 
+def describe_processor() -> str:
+    """Return the model name of the processor, as far as the system names it."""
+    processor = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = next((line for line in lines if line.startswith("model name")), processor)
+    return processor
+
+
 def _affinity() -> int:
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _cgroup_folders(root: Path, membership: Path) -> list[Path]:
-    """Folders that may hold a limit of this process: its own, and those above it.
+    """Return the existing folders that may limit this process: its own and those above it.
 
-    In a container the path may be that of the host, which does not exist here; then the
-    container's own limits lie at the root.
+    In a container the path may be the host's and not exist here; then the container's own
+    limits are at the root.
     """
     folders: dict[Path, None] = {}
     lines = membership.read_text().splitlines() if membership.exists() else []
@@ -66,7 +77,7 @@ def _cgroup_folders(root: Path, membership: Path) -> list[Path]:
 
 
 def _cpu_quota(folder: Path) -> float | None:
-    """Cores that a cgroup may use at a time; None if it does not say."""
+    """Return the cores that a cgroup may use at a time, or None if it sets no limit."""
     numbers = _read_numbers(folder / "cpu.max") or [
         *_read_numbers(folder / "cpu.cfs_quota_us"),
         *_read_numbers(folder / "cpu.cfs_period_us"),
@@ -79,7 +90,7 @@ def _cpu_quota(folder: Path) -> float | None:
 
 
 def _read_numbers(path: Path) -> list[int]:
-    """Whole numbers in a file of the kernel: none if it is missing; "max" and -1 do not count."""
+    """Return the whole numbers in a kernel file without "max" and -1; empty if it is missing."""
     try:
         return [int(word) for word in path.read_text().split() if word.isdecimal()]
     except OSError:

@@ -1,4 +1,4 @@
-"""What embedd learnt about this machine: small versioned JSON files in one folder."""
+"""The state folder: what was measured on this machine, in small versioned JSON files."""
 
 import contextlib
 import hashlib
@@ -8,21 +8,23 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-FORMAT = 1
+# Files of another format are ignored, and replaced by the next measurement. Raise it when values
+# get another meaning: 2 because backends have new names.
+FORMAT = 2
 
 
 class StateFolder:
-    """Values by kind and key. Losing any of them costs time, never a result.
+    """Values by kind and key; losing any of them costs time, never a result.
 
-    So nothing here raises for a file that is missing, damaged, of another version, or
-    cannot be written.
+    So nothing here raises: a file that is missing, damaged or of another format is read as
+    None, and a value that cannot be written is not kept.
     """
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def read(self, kind: str, key: str) -> Mapping[str, object] | None:
-        """What was written under *key*, or None."""
+        """Return what was written under *key*, or None."""
         try:
             content = json.loads(self._path(kind, key).read_text("utf-8"))
         except (OSError, ValueError):
@@ -33,7 +35,7 @@ class StateFolder:
         return value if content.get("key") == key and isinstance(value, dict) else None
 
     def write(self, kind: str, key: str, value: Mapping[str, object]) -> None:
-        """Keep *value*, which JSON can hold, in place of what was there."""
+        """Replace the value under *key* by *value*, which JSON can express."""
         path = self._path(kind, key)
         content = {"format": FORMAT, "key": key, "value": value}
         with contextlib.suppress(OSError):

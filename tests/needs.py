@@ -2,7 +2,7 @@
 
 import pytest
 
-from embedd.runtime import has_openvino
+from embedd.engine.installation import has_openvino
 
 
 def require_openvino() -> None:

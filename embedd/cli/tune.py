@@ -1,7 +1,7 @@
 """``embedd tune``: measure how a model computes fastest here, or show what was measured."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +11,7 @@ from embedd.cli.tables import format_table
 from embedd.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
+    from embedd.config import Settings
     from embedd.engine.tuning.calibrate import Calibration, Trial
 
 COLUMNS = ("BACKEND", "REPLICAS", "BATCH TOKENS", "TOKENS/S", "")
@@ -25,8 +26,6 @@ def tune(*, model: str, only_show: bool) -> None:
     Takes some seconds. The outcome counts from the model's next load on; the server
     finds it by itself when it has nothing else to do.
     """
-    from embedd.runtime import calibrate_model, read_calibration
-
     settings = load_settings()
     require_local(settings, "tune")
     if only_show:
@@ -36,11 +35,44 @@ def tune(*, model: str, only_show: bool) -> None:
                 model, f"{model} was not measured here yet: run `embedd tune {model}`"
             )
     else:
-        found = asyncio.run(calibrate_model(settings, model, _tell))
+        found = asyncio.run(calibrate_model(settings, model, _print_trial))
     click.echo(format_calibration(found))
 
 
-def _tell(trial: "Trial") -> None:
+def read_calibration(settings: "Settings", name: str) -> "Calibration | None":
+    """Return what was measured of the stored model *name* on this machine, or None.
+
+    Raises:
+        ModelNotFoundError: Not in the store.
+    """
+    from embedd.runtime import find_spec, open_tuning
+
+    return open_tuning(settings).read(find_spec(settings, name))
+
+
+async def calibrate_model(
+    settings: "Settings", name: str, report: "Callable[[Trial], None]"
+) -> "Calibration":
+    """Measure the stored model *name* and keep the result for its next load.
+
+    Raises:
+        ModelNotFoundError: Not in the store.
+        ServiceError: It cannot be loaded, or a worker failed.
+    """
+    from embedd.runtime import find_spec, make_loader, open_tuning
+
+    store = open_tuning(settings)
+    spec = find_spec(settings, name)
+    loader = make_loader(settings, store)
+    try:
+        found = await loader.calibrate(spec, report=report)
+    finally:
+        await loader.close()
+    store.write(spec, found)
+    return found
+
+
+def _print_trial(trial: "Trial") -> None:
     click.echo(
         f"{trial.backend}, {trial.replicas} × {trial.batch_tokens} tokens: "
         f"{trial.tokens_per_second:.0f} tokens/s",
@@ -49,7 +81,7 @@ def _tell(trial: "Trial") -> None:
 
 
 def format_calibration(found: "Calibration") -> str:
-    """All trials as a table, the chosen one marked."""
+    """Return all trials as a table with the chosen one marked."""
     best = found.best
 
     def row(trial: "Trial") -> Sequence[str]:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from embedd.cache import VectorCache
 from embedd.engine.backends import LLAMA_BACKENDS, LLAMA_GPU, OPENVINO, Backend, choose_openvino
@@ -22,16 +23,17 @@ from embedd.engine.tuning.background import BackgroundCalibration
 from embedd.engine.tuning.calibrate import (
     Calibration,
     Trial,
-    TuningStore,
     Verdict,
     calibrate,
     start_at_fastest,
 )
-from embedd.engine.tuning.settings import ONE_REPLICA, Tuning
+from embedd.engine.tuning.settings import Tuning
+from embedd.engine.tuning.store import TuningStore
 from embedd.engine.worker.crosscheck import choose_tolerance
 from embedd.errors import InsufficientMemoryError, ModelLoadError
+from embedd.gguf.header import read_header_file
 from embedd.metrics import Metrics
-from embedd.types import EngineChoice, Precision
+from embedd.types import EngineChoice, Pooling, Precision
 
 log = logging.getLogger(__name__)
 
@@ -212,6 +214,15 @@ class Loader:
             report=report,
         )
 
+    async def verify(self, path: Path) -> None:
+        """Load the GGUF *path*, which no store has, let it pass the self-test and unload it.
+
+        Raises:
+            ModelLoadError: It cannot be loaded, or its vectors are not usable.
+        """
+        model = await self.load(_read_spec(path))
+        await model.close()
+
     @asynccontextmanager
     async def open_vocabulary(self, spec: ModelSpec) -> AsyncIterator[Vocabulary]:
         """The tokenizer of a model that is not loaded, in a process that ends with the block.
@@ -252,21 +263,16 @@ class Loader:
         return worker, info
 
 
-class NothingToLearn:
-    """A `TuningStore` for loads that are not repeated: no trials, one replica."""
-
-    def read(self, spec: ModelSpec) -> Calibration | None:
-        """As if one replica had been measured as best."""
-        del spec
-        return Calibration(trials=(), best=ONE_REPLICA)
-
-    def write(self, spec: ModelSpec, calibration: Calibration) -> None:
-        """Nothing is kept."""
-
-    def read_verdict(self, spec: ModelSpec) -> Verdict | None:
-        """As if nobody had ever looked."""
-        del spec
-        return None
-
-    def write_verdict(self, spec: ModelSpec, verdict: Verdict) -> None:
-        """Nothing is kept."""
+def _read_spec(path: Path) -> ModelSpec:
+    """Return what to load for a GGUF that is not in a store."""
+    facts = read_header_file(path)
+    return ModelSpec(
+        name=path.name,
+        digest="",
+        path=path,
+        pooling=facts.pooling or Pooling.MEAN,
+        context_length=facts.context_length or 0,
+        vocabulary=facts.vocabulary_size or 0,
+        width=facts.embedding_length or 0,
+        weights=path.stat().st_size,
+    )

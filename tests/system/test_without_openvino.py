@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from embedd.cli.tune import calibrate_model
 from embedd.config import Settings
-from embedd.runtime import calibrate_model, has_openvino, open_library
+from embedd.engine.installation import has_openvino
+from embedd.runtime import open_library
 from embedd.types import EngineChoice
 from tests.conftest import MakeSettings
 from tests.system.serving import Server, open_server

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from embedd.engine.backends import Backend
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.spec import ModelSpec
-from embedd.engine.tuning.calibrate import Calibration, CalibrationStore
+from embedd.engine.tuning.calibrate import Calibration
 from embedd.engine.tuning.settings import Tuning, choose_start
+from embedd.engine.tuning.store import TuningStore
 from embedd.errors import EmbeddError
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class BackgroundCalibration:
     def __init__(
         self,
         *,
-        store: CalibrationStore,
+        store: TuningStore,
         calibrate: Callable[[ModelSpec, Sequence[Backend]], Awaitable[Calibration]],
         cores: CoreBudget,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,

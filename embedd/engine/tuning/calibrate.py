@@ -85,30 +85,6 @@ class Verdict:
     refusal: str | None = None
 
 
-class CalibrationStore(Protocol):
-    """Keeps what was learnt about models on this machine."""
-
-    def read(self, spec: ModelSpec) -> Calibration | None:
-        """What was measured of the model, or None."""
-        ...
-
-    def write(self, spec: ModelSpec, calibration: Calibration) -> None:
-        """Keep it."""
-        ...
-
-
-class TuningStore(CalibrationStore, Protocol):
-    """Keeps what was learnt about engines too."""
-
-    def read_verdict(self, spec: ModelSpec) -> Verdict | None:
-        """What was found of the other engine, or None."""
-        ...
-
-    def write_verdict(self, spec: ModelSpec, verdict: Verdict) -> None:
-        """Keep it."""
-        ...
-
-
 async def calibrate(
     spec: ModelSpec,
     backends: Sequence[Backend],

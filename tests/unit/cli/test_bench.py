@@ -85,7 +85,7 @@ def test_tune_show_prints_the_curve_or_says_how_to_get_it(
     embedd: Run, monkeypatch: pytest.MonkeyPatch, *, known: bool
 ) -> None:
     monkeypatch.setattr(
-        "embedd.runtime.read_calibration", lambda _settings, _name: FOUND if known else None
+        "embedd.cli.tune.read_calibration", lambda _settings, _name: FOUND if known else None
     )
     outcome = embedd("tune", "--show", "all-minilm")
     if not known:
@@ -100,14 +100,14 @@ def test_tune_show_prints_the_curve_or_says_how_to_get_it(
     ]
 
 
-def test_tune_tells_each_trial_as_it_comes(embedd: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune_prints_each_trial_as_it_comes(embedd: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def calibrate(_settings: object, name: str, report: Callable[[Trial], None]) -> object:
         assert name == "all-minilm"
         for trial in FOUND.trials:
             report(trial)
         return FOUND
 
-    monkeypatch.setattr("embedd.runtime.calibrate_model", calibrate)
+    monkeypatch.setattr("embedd.cli.tune.calibrate_model", calibrate)
     outcome = embedd("tune", "all-minilm")
     assert outcome.err.splitlines()[0] == "llama, 2 × 128 tokens: 1234 tokens/s"
     assert "chosen" in outcome.out

@@ -9,18 +9,19 @@ import pytest
 from embedd.cache import VectorCache
 from embedd.engine.backends import LLAMA_BACKENDS, LLAMA_GPU, Backend
 from embedd.engine.host.load_wait import SelfTestError
+from embedd.engine.installation import has_gpu_build
 from embedd.engine.ipc.facts import to_load
 from embedd.engine.llama import engine as llama
 from embedd.engine.llama import library
 from embedd.engine.llama.engine import LlamaEngine
-from embedd.engine.loader import Loader, NothingToLearn
+from embedd.engine.loader import Loader
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.calibrate import GPU_BATCH_TOKENS, choose_sizes
 from embedd.engine.tuning.settings import ONE_REPLICA, Tuning, choose_gpu_batch, choose_start
+from embedd.engine.tuning.store import SingleUse
 from embedd.engine.worker import load as opening
 from embedd.errors import EngineError, ModelLoadError
 from embedd.metrics import Metrics
-from embedd.runtime import has_gpu_build
 from embedd.types import EngineChoice, Pooling
 from tests.contract.conftest import make_spec
 from tests.tiny_models import write_tiny_bert
@@ -38,7 +39,7 @@ def backends(
         environment={},
         cores=1,
         cache=VectorCache(0),
-        calibrations=NothingToLearn(),
+        calibrations=SingleUse(),
         metrics=Metrics(),
         engine=engine,
         has_openvino=True,

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from embedd.cache import VectorCache
-from embedd.engine.loader import Loader, NothingToLearn
+from embedd.engine.loader import Loader
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.calibrate import Calibration, Verdict
+from embedd.engine.tuning.store import SingleUse
 from embedd.errors import InsufficientMemoryError, ModelLoadError
 from embedd.metrics import Metrics
 from embedd.types import EngineChoice, Precision
@@ -16,7 +17,7 @@ from tests.unit.engine.workshop import SPEC
 AUTO, LLAMA, OPENVINO = EngineChoice
 
 
-class Known(NothingToLearn):
+class Known(SingleUse):
     """Knows one verdict of every model."""
 
     def __init__(self, verdict: Verdict | None) -> None:
@@ -88,7 +89,7 @@ def openvino(
         environment={},
         cores=1,
         cache=VectorCache(0),
-        calibrations=NothingToLearn(),
+        calibrations=SingleUse(),
         metrics=Metrics(),
         precision=operator,
         engine=engine,

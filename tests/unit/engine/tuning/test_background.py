@@ -1,7 +1,9 @@
 """Models are calibrated when it is quiet, and a request ends the trials."""
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -11,17 +13,31 @@ from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.background import IDLE, POLL, BackgroundCalibration
 from embedd.engine.tuning.calibrate import Calibration
 from embedd.engine.tuning.settings import Tuning
+from embedd.engine.tuning.store import TuningStore
 from embedd.errors import EngineError
+from embedd.state import StateFolder
+from embedd.types import EngineChoice, Precision
 from tests.unit.engine.workshop import SPEC
 
 FOUND = Tuning(replicas=2, batch_tokens=128, measured=True)
 
 
+def open_store(state: Path) -> TuningStore:
+    return TuningStore(
+        StateFolder(state),
+        cores=2,
+        engine=EngineChoice.AUTO,
+        precision=Precision.AUTO,
+        cpu_features=frozenset(),
+        build="llama 1",
+    )
+
+
 class Bench:
     """A background calibration whose time and trials a test moves by hand."""
 
-    def __init__(self) -> None:
-        self.kept: dict[str, Calibration] = {}
+    def __init__(self, state: Path) -> None:
+        self.store = open_store(state)
         self.cores = CoreBudget(2)
         self.slept = 0.0
         self.started = 0
@@ -29,14 +45,13 @@ class Bench:
         self.may_finish = asyncio.Event()
         self.error: EngineError | None = None
         self.background = BackgroundCalibration(
-            store=self, calibrate=self.calibrate, cores=self.cores, sleep=self.sleep
+            store=self.store, calibrate=self.calibrate, cores=self.cores, sleep=self.sleep
         )
 
-    def read(self, spec: ModelSpec) -> Calibration | None:
-        return self.kept.get(spec.digest)
-
-    def write(self, spec: ModelSpec, calibration: Calibration) -> None:
-        self.kept[spec.digest] = calibration
+    @property
+    def kept(self) -> Calibration | None:
+        """What is known of the model."""
+        return self.store.read(SPEC)
 
     async def sleep(self, seconds: float) -> None:
         self.slept += seconds
@@ -64,8 +79,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
 
 
 async def test_the_first_load_starts_safely_and_the_next_takes_what_was_measured(
@@ -121,3 +136,27 @@ async def test_closing_ends_the_trials(bench: Bench) -> None:
     await bench.wait_until(lambda: bench.started == 1)
     await bench.background.close()
     assert bench.stopped == 1
+
+
+def write_old_format(state: Path) -> Path:
+    """A calibration as it was written before format 2, when backends had other names."""
+    open_store(state).write(SPEC, Calibration(trials=[], best=FOUND))
+    [file] = state.rglob("*.json")
+    content = json.loads(file.read_text())
+    trial = {"backend": "cpu1", "replicas": 2, "batch_tokens": 64, "tokens_per_second": 9.0}
+    old = {"trials": [trial], "best": content["value"]["best"] | {"backend": "cpu1"}}
+    file.write_text(json.dumps(content | {"format": 1, "value": old}))
+    return file
+
+
+async def test_a_calibration_with_old_names_of_backends_is_measured_anew(tmp_path: Path) -> None:
+    file = write_old_format(tmp_path)
+    bench = Bench(tmp_path)
+    assert bench.kept is None
+    assert not bench.background.choose(SPEC).measured, "it starts with safe values"
+    bench.may_finish.set()
+    bench.background.consider(SPEC, LLAMA_BACKENDS)
+    await bench.wait_until(lambda: bench.kept is not None)
+    await bench.background.close()
+    assert bench.background.choose(SPEC) == FOUND
+    assert "cpu1" not in file.read_text(), "the old file is replaced"

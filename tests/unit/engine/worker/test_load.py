@@ -12,7 +12,8 @@ from embedd.config import worker_environment
 from embedd.engine.ipc import messages
 from embedd.engine.ipc.facts import to_vocabulary_load
 from embedd.engine.llama.vocabulary import LlamaVocabulary
-from embedd.engine.loader import Loader, NothingToLearn
+from embedd.engine.loader import Loader
+from embedd.engine.tuning.store import SingleUse
 from embedd.engine.worker.load import answer_call, open_tokenizer
 from embedd.errors import EngineError, ModelLoadError
 from embedd.metrics import Metrics
@@ -81,7 +82,7 @@ async def test_a_loader_opens_vocabularies_in_processes_that_end(tmp_path: Path)
         environment=worker_environment(),
         cores=1,
         cache=VectorCache(0),
-        calibrations=NothingToLearn(),
+        calibrations=SingleUse(),
         metrics=Metrics(),
     )
     spec = make_spec(write_tiny_bert(tmp_path / "tiny.gguf"), Pooling.MEAN)
