@@ -68,7 +68,9 @@ async def serve(
         app = make_app(
             embedder=runtime.embedder,
             library=runtime.library,
-            bodies=BodyLimits(one=settings.max_body, all_=settings.max_body_in_flight),
+            bodies=BodyLimits(
+                max_body=settings.max_body, max_in_flight=settings.max_body_in_flight
+            ),
             origins=choose_origin_policy(settings),
             keys=keys,
             metrics=runtime.metrics,

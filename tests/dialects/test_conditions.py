@@ -238,7 +238,7 @@ def message_of(body: Any) -> str:
 async def test_a_body_that_is_too_large_is_told_before_it_is_read(
     speaker: Speaker, open_server: OpenServer
 ) -> None:
-    served: Served = await open_server(bodies=BodyLimits(one=200, all_=10_000))
+    served: Served = await open_server(bodies=BodyLimits(max_body=200, max_in_flight=10_000))
     reply = await served.post(speaker.path, speaker.body("tiny", "a" * 200))
     assert reply.status == 413
     limit = "request body too large: the limit is 200 bytes (EMBEDD_MAX_BODY)"

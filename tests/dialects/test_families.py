@@ -9,7 +9,7 @@ import pytest
 from embedd.errors import LoadTimeoutError
 from embedd.names import parse_model_name as parse
 from embedd.server.dialects.base import Policy
-from embedd.server.http.json_out import ROWS
+from embedd.server.http.json_out import MAX_ROWS
 from embedd.types import Vectors
 from tests.server.serving import OpenServer, Served
 from tests.unit.stored import store_model
@@ -39,7 +39,7 @@ async def test_a_text_has_the_same_vector_in_these_dialects_too(served: Served) 
     for path in ("/embed", "/"):
         assert (await served.post(path, {"model": "tiny", "inputs": "why"})).json == [expected]
     assert (await llamacpp(served, "why")).tolist() == [expected]
-    many = [f"{number}" for number in range(2 * ROWS + 3)]
+    many = [f"{number}" for number in range(2 * MAX_ROWS + 3)]
     vectors = (await served.embed(input=many)).json["embeddings"]
     assert (await served.post("/embed", {"model": "tiny", "inputs": many})).json == vectors
     assert (await llamacpp(served, many)).tolist() == vectors

@@ -10,14 +10,14 @@ import pytest
 
 from embedd.names import parse_model_name as parse
 from embedd.server.dialects.base import Policy
-from embedd.server.http.json_out import ROWS
+from embedd.server.http.json_out import MAX_ROWS
 from embedd.types import Vectors
 from tests.server.serving import OpenServer, Served
 from tests.unit.stored import store_model
 
 OPENAI = "/v1/embeddings"
 NUGEN = "/api/v3/inference/embeddings"
-MANY = [f"{number}" for number in range(2 * ROWS + 3)]
+MANY = [f"{number}" for number in range(2 * MAX_ROWS + 3)]
 
 
 async def openai(served: Served, **fields: object) -> list[Any]:

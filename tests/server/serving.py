@@ -290,7 +290,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
                 context_length=context_length,
             ),
             library=Library(store, resolver, read_catalog(tmp_path / "recipes")),
-            bodies=bodies or BodyLimits(one=64 * MIB, all_=512 * MIB),
+            bodies=bodies or BodyLimits(max_body=64 * MIB, max_in_flight=512 * MIB),
             origins=origins or OriginPolicy(check_host=True),
             metrics=metrics,
             policy=policy,

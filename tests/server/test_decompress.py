@@ -111,7 +111,7 @@ async def test_a_bomb_is_refused_at_once_with_little_memory(
     encoding: str, open_server: OpenServer
 ) -> None:
     data = await asyncio.to_thread(bomb, encoding, 600)
-    served: Served = await open_server(bodies=BodyLimits(one=4 * MIB, all_=8 * MIB))
+    served: Served = await open_server(bodies=BodyLimits(max_body=4 * MIB, max_in_flight=8 * MIB))
     tracemalloc.start()
     started = time.process_time()
     for path in ("/api/embed", "/v1/embeddings", "/v2/embed"):

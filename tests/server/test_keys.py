@@ -106,7 +106,7 @@ async def test_a_preflight_needs_no_key(locked: Served) -> None:
 async def test_the_key_is_looked_at_after_the_route_and_before_the_body(
     method: str, path: str, headers: dict[str, str], status: int, open_server: OpenServer
 ) -> None:
-    served = await open_server(keys=KEYS, bodies=BodyLimits(one=10, all_=10))
+    served = await open_server(keys=KEYS, bodies=BodyLimits(max_body=10, max_in_flight=10))
     assert (await served.send(method, path, headers=headers, data=b"x" * 11)).status == status
 
 

@@ -30,7 +30,7 @@ async def in_chunks(data: bytes) -> AsyncIterator[bytes]:
 
 
 async def test_a_body_over_the_limit_is_413_however_it_comes(open_server: OpenServer) -> None:
-    served: Served = await open_server(bodies=BodyLimits(one=1000, all_=8000))
+    served: Served = await open_server(bodies=BodyLimits(max_body=1000, max_in_flight=8000))
     for path in ("/api/embed", "/api/embeddings", "/api/generate", "/api/chat"):
         assert (await served.post(path, padded(1000))).status == 200
         for data in (padded(1001), in_chunks(padded(1001))):
@@ -39,7 +39,7 @@ async def test_a_body_over_the_limit_is_413_however_it_comes(open_server: OpenSe
 
 
 async def test_the_limit_counts_what_a_compressed_body_unpacks_to(open_server: OpenServer) -> None:
-    served: Served = await open_server(bodies=BodyLimits(one=1000, all_=8000))
+    served: Served = await open_server(bodies=BodyLimits(max_body=1000, max_in_flight=8000))
     headers = {"Content-Encoding": "gzip"}
     for size, status in ((1000, 200), (1001, 413), (5 * MIB, 413)):
         data = gzip.compress(padded(size))
@@ -67,7 +67,7 @@ async def test_chunked_bodies_are_bodies(served: Served) -> None:
 
 
 async def test_the_bytes_of_all_bodies_in_work_are_bounded(open_server: OpenServer) -> None:
-    served: Served = await open_server(bodies=BodyLimits(one=1000, all_=1500))
+    served: Served = await open_server(bodies=BodyLimits(max_body=1000, max_in_flight=1500))
     served.loads.gate.clear()
     first = asyncio.create_task(served.post("/api/embed", padded(1000)))
     await until(lambda: served.loads.names != [])
@@ -81,7 +81,7 @@ async def test_the_bytes_of_all_bodies_in_work_are_bounded(open_server: OpenServ
 
 
 async def test_a_body_that_is_alone_always_fits(open_server: OpenServer) -> None:
-    served: Served = await open_server(bodies=BodyLimits(one=1000, all_=10))
+    served: Served = await open_server(bodies=BodyLimits(max_body=1000, max_in_flight=10))
     assert (await served.post("/api/embed", padded(1000))).status == 200
 
 

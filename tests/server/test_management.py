@@ -444,7 +444,7 @@ async def test_an_upload_may_be_larger_than_a_body_and_come_in_chunks(
 ) -> None:
     from embedd.server.http.bodies import BodyLimits
 
-    served: Served = await open_server(bodies=BodyLimits(one=1024, all_=2048))
+    served: Served = await open_server(bodies=BodyLimits(max_body=1024, max_in_flight=2048))
     data = bytes(5 * MIB + 7)
 
     async def pieces() -> AsyncIterator[bytes]:

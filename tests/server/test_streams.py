@@ -10,7 +10,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from embedd.ollama_api import ProgressLine
 from embedd.server.http import streams
-from embedd.server.http.streams import MOST_WAITING, follow, in_thread
+from embedd.server.http.streams import MAX_WAITING_LINES, follow, in_thread
 
 
 class Transport(asyncio.Transport):
@@ -47,7 +47,7 @@ async def test_what_runs_in_a_thread_has_ended_when_its_caller_is_cancelled() ->
 async def test_a_client_that_leaves_while_nothing_happens_is_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(streams, "LOOK", 0.01)
+    monkeypatch.setattr(streams, "POLL_INTERVAL", 0.01)
     stopped = threading.Event()
 
     def work(_: object, stop: Any) -> None:
@@ -81,4 +81,4 @@ async def test_a_reader_that_is_slow_misses_bytes_but_no_step() -> None:
         await asyncio.sleep(0.001)
     seen = [first, *[line async for line in lines]]
     assert [seen[0].status, seen[-1].status] == ["first", "last"]
-    assert len(seen) <= MOST_WAITING + 3
+    assert len(seen) <= MAX_WAITING_LINES + 3

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from embedd.engine.fake import WIDTH
-from embedd.server.http.json_out import ROWS
+from embedd.server.http.json_out import MAX_ROWS
 from tests.server.serving import OpenServer, Served
 from tests.tiny_models import TINY_VOCABULARY
 from tests.unit.stored import store_model
@@ -82,12 +82,12 @@ async def test_the_limit_is_the_requests_the_models_or_the_servers(
     assert served.loads.names == ["tiny:latest"], "tags share weights, limits are per request"
 
 
-@pytest.mark.parametrize("count", [ROWS, ROWS + 1, 3 * ROWS])
+@pytest.mark.parametrize("count", [MAX_ROWS, MAX_ROWS + 1, 3 * MAX_ROWS])
 async def test_a_large_answer_is_the_small_ones_in_order(served: Served, count: int) -> None:
     texts = [f"text {number}" for number in range(count)]
     reply = await served.embed(input=texts)
     assert reply.headers["Content-Type"] == "application/json; charset=utf-8"
-    assert ("Content-Length" in reply.headers) == (count <= ROWS), "large ones are streamed"
+    assert ("Content-Length" in reply.headers) == (count <= MAX_ROWS), "large ones are streamed"
     assert reply.headers["X-Embedd-Model"].endswith(";engine=fake;backend=llama;tokenizer=llama")
     assert list(reply.json) == [
         "model",

@@ -73,7 +73,9 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
         app = make_app(
             embedder=runtime.embedder,
             library=runtime.library,
-            bodies=BodyLimits(one=settings.max_body, all_=settings.max_body_in_flight),
+            bodies=BodyLimits(
+                max_body=settings.max_body, max_in_flight=settings.max_body_in_flight
+            ),
             origins=OriginPolicy(check_host=True),
             metrics=runtime.metrics,
         )

@@ -1,1 +1,1 @@
-"""HTTP itself: bodies in, JSON and streams out."""
+"""HTTP: request bodies, JSON answers, streams, request ids, TLS."""

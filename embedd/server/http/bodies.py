@@ -1,10 +1,9 @@
-"""Request bodies: read within bounds, decoded leniently.
+"""Request bodies: read within limits, decoded leniently.
 
-Two roads. The fast one is msgspec's typed decoder. What it refuses goes the slow road:
-the standard library's parser, which takes what clients really send (a byte order mark,
-bytes after the value, ``256.0`` for an integer, lone surrogates), and the same decoder
-again; only then is the body wrong, and the message says where: in Go's words, because
-Ollama's clients know them, or in plain ones.
+A body is decoded by msgspec. If that fails, the standard library parses it, which accepts
+what clients really send (a byte order mark, bytes after the value, ``256.0`` for an integer,
+lone surrogates), and msgspec decodes the result. If that fails too, the error names the field
+that is wrong: in Go's wording, which Ollama's clients know, or in plain words.
 """
 
 import json
@@ -51,40 +50,40 @@ PLAIN_TYPES = {
     dict: "an object",
     list: "a list",
 }
-# Of a request whose body was read to choose its dialect.
+# The body of a request, if it was read to choose the dialect.
 ALREADY_READ: Final = web.RequestKey("body", bytes)
-DEEPEST = 200  # levels of nesting; the standard library's parser recurses
+MAX_DEPTH = 200  # levels of nesting; the standard library's parser recurses
 
-# (body, value, field or None for the whole body, type it should have) → the error
-Refuse: TypeAlias = Callable[[type, object, str | None, type], InvalidInputError]
+# (struct, value, field or None for the whole body, expected type) → the error
+MakeError: TypeAlias = Callable[[type, object, str | None, type], InvalidInputError]
 
 
 class BodyLimits:
-    """Bounds on request bytes: of one body, and of all bodies in work.
+    """Limits on request bytes: of one body, and of all bodies in flight.
 
     Args:
-        one: Bytes of one body, decompressed.
-        all_: Bytes of all bodies together.
+        max_body: Bytes of one body, decompressed.
+        max_in_flight: Bytes of all bodies together.
     """
 
-    def __init__(self, *, one: int, all_: int) -> None:
-        self._one = one
-        self._all = all_
+    def __init__(self, *, max_body: int, max_in_flight: int) -> None:
+        self._max_body = max_body
+        self._max_in_flight = max_in_flight
         self._in_flight = 0
 
     @asynccontextmanager
     async def read(self, request: web.Request) -> AsyncIterator[bytes]:
-        """The whole body; its bytes count as in flight until the block ends.
+        """Read the whole body; its bytes count as in flight until the block ends.
 
         Raises:
-            MalformedBodyError: It is not encoded as its headers say.
-            TooLargeError: Longer than one body may be.
+            MalformedBodyError: The body is not encoded as its headers say.
+            TooLargeError: The body is longer than one may be.
             OverloadedError: Too many bytes are in flight.
         """
-        if ALREADY_READ in request:  # counted by who read it
+        if ALREADY_READ in request:  # and counted
             yield request[ALREADY_READ]
             return
-        if (request.content_length or 0) > self._one:
+        if (request.content_length or 0) > self._max_body:
             raise self._too_large()
         chunks: list[bytes] = []
         size = 0
@@ -93,10 +92,10 @@ class BodyLimits:
                 async for piece in pieces:
                     size += len(piece)
                     self._in_flight += len(piece)
-                    if size > self._one:
+                    if size > self._max_body:
                         raise self._too_large()
-                    # A body that is alone always fits, whatever the limits are.
-                    if self._in_flight > self._all and self._in_flight > size:
+                    # A body that is the only one always fits, even if larger than `max_in_flight`.
+                    if self._in_flight > self._max_in_flight and self._in_flight > size:
                         raise OverloadedError("too many bytes of request bodies are in flight")
                     chunks.append(piece)
             yield b"".join(chunks)
@@ -105,30 +104,30 @@ class BodyLimits:
 
     def _too_large(self) -> TooLargeError:
         return TooLargeError(
-            f"request body too large: the limit is {self._one} bytes (EMBEDD_MAX_BODY)",
-            limit=self._one,
+            f"request body too large: the limit is {self._max_body} bytes (EMBEDD_MAX_BODY)",
+            limit=self._max_body,
         )
 
 
 def decode(body: bytes, kind: type[Body]) -> Body:
-    """The body as *kind*, whose name is the one that messages use, in Go's words.
+    """Decode the body; errors have Go's wording and the name of *kind*.
 
     Raises:
-        InvalidInputError: No body, no JSON, or a field of the wrong type.
+        InvalidInputError: The body is empty, not JSON, or has a field of the wrong type.
     """
-    return _decode(body, kind, _refuse_in_go)
+    return _decode(body, kind, _go_error)
 
 
 def decode_plainly(body: bytes, kind: type[Body]) -> Body:
-    """As `decode`, with messages that name the field in plain words."""
-    return _decode(body, kind, _refuse_plainly)
+    """Decode the body as `decode` does; errors name the field in plain words."""
+    return _decode(body, kind, _plain_error)
 
 
 def field_names(body: bytes) -> frozenset[str]:
-    """Fields of the JSON object *body* that are not null; none if it is no object.
+    """Return the fields of the JSON object *body* that are not null; none if not an object.
 
     Raises:
-        MalformedBodyError: No body or no JSON.
+        MalformedBodyError: The body is empty or not JSON.
     """
     try:
         raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
@@ -139,7 +138,7 @@ def field_names(body: bytes) -> frozenset[str]:
     return frozenset(name for name, value in fields.items() if value is not None)
 
 
-def _decode(body: bytes, kind: type[Body], refuse: Refuse) -> Body:
+def _decode(body: bytes, kind: type[Body], make_error: MakeError) -> Body:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -148,24 +147,24 @@ def _decode(body: bytes, kind: type[Body], refuse: Refuse) -> Body:
     if value is None:
         value = {}
     if not isinstance(value, dict):
-        raise refuse(kind, value, None, dict)
+        raise make_error(kind, value, None, dict)
     hints = get_type_hints(kind)
-    fields = {name: _integral(field, hints.get(name)) for name, field in value.items()}
+    fields = {name: _to_integer(field, hints.get(name)) for name, field in value.items()}
     fields = {name: field for name, field in fields.items() if field is not None}
     try:
         return msgspec.json.decode(msgspec.json.encode(fields), type=kind)
     except msgspec.ValidationError as error:
-        wrong = _find_wrong(fields, hints)
-        raise (refuse(kind, *wrong) if wrong else InvalidInputError(str(error))) from None
+        wrong = _find_wrong_field(fields, hints)
+        raise (make_error(kind, *wrong) if wrong else InvalidInputError(str(error))) from None
 
 
 def parse_leniently(body: bytes) -> object:
-    """The first JSON value in *body*, as the standard library reads it.
+    """Parse the first JSON value in *body* with the standard library.
 
-    What is not UTF-8 becomes U+FFFD, lone surrogates too.
+    Bytes that are not UTF-8 and lone surrogates become U+FFFD.
 
     Raises:
-        MalformedBodyError: No body or no JSON.
+        MalformedBodyError: The body is empty or not JSON.
     """
     text = body.decode("utf-8", "replace").lstrip("\ufeff \t\r\n")
     if not text:
@@ -176,11 +175,11 @@ def parse_leniently(body: bytes) -> object:
         raise MalformedBodyError(f"invalid JSON in request body: {error}") from None
     except RecursionError:
         raise _too_deep() from None
-    return _scrub(value, DEEPEST)
+    return _replace_surrogates(value, MAX_DEPTH)
 
 
 def _too_deep() -> MalformedBodyError:
-    return MalformedBodyError(f"invalid JSON in request body: more than {DEEPEST} levels")
+    return MalformedBodyError(f"invalid JSON in request body: more than {MAX_DEPTH} levels")
 
 
 def _parse_float(text: str) -> float:
@@ -190,28 +189,31 @@ def _parse_float(text: str) -> float:
     return value
 
 
-def _refuse_constant(name: str) -> object:
+def _reject_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_float=_parse_float, parse_constant=_refuse_constant)
+_DECODER = json.JSONDecoder(parse_float=_parse_float, parse_constant=_reject_constant)
 
 
-def _scrub(value: object, depth: int) -> object:
-    """Lone surrogates become U+FFFD: no UTF-8 can hold them."""
+def _replace_surrogates(value: object, depth: int) -> object:
+    """Replace lone surrogates, which UTF-8 cannot encode, with U+FFFD."""
     if not depth:
         raise _too_deep()
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
-        return [_scrub(one, depth - 1) for one in value]
+        return [_replace_surrogates(one, depth - 1) for one in value]
     if isinstance(value, dict):
-        return {_scrub(k, depth - 1): _scrub(v, depth - 1) for k, v in value.items()}
+        return {
+            _replace_surrogates(k, depth - 1): _replace_surrogates(v, depth - 1)
+            for k, v in value.items()
+        }
     return value
 
 
-def _integral(value: object, hint: object) -> object:
-    """A float without fraction, where the field takes integers, is that integer."""
+def _to_integer(value: object, hint: object) -> object:
+    """Convert a float without a fraction to int where the field takes integers."""
     if isinstance(value, float) and value.is_integer() and int in _members(hint):
         return int(value)
     return value
@@ -221,7 +223,7 @@ def _members(hint: object) -> tuple[object, ...]:
     return get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
-def _find_wrong(
+def _find_wrong_field(
     fields: dict[str, object], hints: dict[str, Any]
 ) -> tuple[object, str, type] | None:
     for name, value in fields.items():
@@ -232,24 +234,24 @@ def _find_wrong(
     return None
 
 
-def _refuse_plainly(_: type, value: object, field: str | None, wanted: type) -> InvalidInputError:
+def _plain_error(_: type, value: object, field: str | None, expected: type) -> InvalidInputError:
     if field is None:
         return MalformedBodyError("request body must be a JSON object")
     given = PLAIN_TYPES[type(value)] if not isinstance(value, float) else str(value)
-    return InvalidInputError(f"{field} must be {PLAIN_TYPES[wanted]}, got {given}", field=field)
+    return InvalidInputError(f"{field} must be {PLAIN_TYPES[expected]}, got {given}", field=field)
 
 
-def _refuse_in_go(kind: type, value: object, field: str | None, wanted: type) -> InvalidInputError:
+def _go_error(kind: type, value: object, field: str | None, expected: type) -> InvalidInputError:
     given = KINDS[type(value)]
-    if isinstance(value, float) and wanted is int:
+    if isinstance(value, float) and expected is int:
         given = f"number {value}"
     name = _to_go_name(kind)
     place = "value of type api." + name
     if field is not None:
-        place = f"struct field {name}.{field} of type {GO_TYPES[wanted]}"
+        place = f"struct field {name}.{field} of type {GO_TYPES[expected]}"
     return InvalidInputError(f"json: cannot unmarshal {given} into Go {place}")
 
 
 def _to_go_name(kind: type) -> str:
-    """What Ollama calls the body: ``EmbedBody`` is its ``EmbedRequest``."""
+    """Return Ollama's name of a body: ``EmbedRequest`` for ``EmbedBody``."""
     return kind.__name__.removesuffix("Body") + "Request"

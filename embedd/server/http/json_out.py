@@ -1,4 +1,4 @@
-"""JSON that leaves the server: exact floats, safe for clients that split lines."""
+"""JSON answers: exact floats, no characters that clients mistake for line ends."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -11,19 +11,19 @@ from aiohttp import web
 
 from embedd.types import Quantized, Vectors
 
-# orjson holds the interpreter's lock while it writes: so many rows take about 3 ms.
-ROWS = 64
+# Rows written at a time: orjson holds the interpreter's lock for about 3 ms for so many.
+MAX_ROWS = 64
 JSON = "application/json; charset=utf-8"
 
-# Line splitters of clients break on these; inside JSON strings only they can occur.
+# Clients that split answers into lines split at these too. They occur only in strings.
 _UNSAFE = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of an answer that are written as they are sent.
+    """Rows of an answer that are converted to JSON while they are sent.
 
-    ``render(start, stop)`` is those rows as JSON with commas between.
+    ``render(start, stop)`` returns those rows as JSON, separated by commas.
     """
 
     count: int
@@ -34,7 +34,7 @@ Parts: TypeAlias = Sequence[bytes | Rows]
 
 
 def dump(value: object) -> bytes:
-    """*value*, a msgspec struct or plain data, as JSON."""
+    """Convert *value*, a msgspec struct or plain data, to JSON."""
     data = msgspec.json.encode(value)
     for raw, escaped in _UNSAFE:
         data = data.replace(raw, escaped)
@@ -42,26 +42,26 @@ def dump(value: object) -> bytes:
 
 
 def dump_rows(vectors: Vectors | Quantized) -> bytes:
-    """Rows as JSON arrays without the outer brackets: shortest digits of each float32."""
+    """Convert rows to JSON arrays without outer brackets; float32 in their shortest digits."""
     return orjson.dumps(vectors, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
 
 
 def json_response(
     value: object, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """A whole answer in one piece."""
+    """Make an answer of one piece."""
     return web.Response(
         body=dump(value), status=status, headers={**(headers or {}), "Content-Type": JSON}
     )
 
 
 def vector_rows(vectors: Vectors) -> Rows:
-    """The vectors as JSON arrays."""
+    """Return the vectors as rows of JSON arrays."""
     return Rows(len(vectors), lambda start, stop: dump_rows(vectors[start:stop]))
 
 
 def join_parts(parts: Parts) -> bytes:
-    """The whole answer."""
+    """Return the whole answer."""
     return b"".join(
         part if isinstance(part, bytes) else part.render(0, part.count) for part in parts
     )
@@ -70,13 +70,12 @@ def join_parts(parts: Parts) -> bytes:
 async def parts_response(
     request: web.Request, parts: Parts, headers: Mapping[str, str]
 ) -> web.StreamResponse:
-    """The parts one after the other: at once when small, in slices when large.
+    """Send the parts in order: at once when small, in slices of `MAX_ROWS` when large.
 
-    Between slices the event loop serves others, and no more than a slice is in memory
-    as text.
+    Other requests are served between slices, and only one slice is in memory as text.
     """
     all_headers: dict[str, Any] = {**headers, "Content-Type": JSON}
-    if sum(part.count for part in parts if isinstance(part, Rows)) <= ROWS:
+    if sum(part.count for part in parts if isinstance(part, Rows)) <= MAX_ROWS:
         return web.Response(body=join_parts(parts), headers=all_headers)
     response = web.StreamResponse(headers=all_headers)
     await response.prepare(request)
@@ -89,7 +88,7 @@ async def parts_response(
 async def rows_response(
     request: web.Request, head: bytes, vectors: Vectors, tail: bytes, headers: Mapping[str, str]
 ) -> web.StreamResponse:
-    """``head``, the rows, ``tail``, as `parts_response` does it."""
+    """Send *head*, the rows of *vectors* and *tail* as `parts_response` does."""
     return await parts_response(request, [head, vector_rows(vectors), tail], headers)
 
 
@@ -98,7 +97,7 @@ async def _pieces(parts: Parts) -> AsyncIterator[bytes]:
         if isinstance(part, bytes):
             yield part
             continue
-        for start in range(0, part.count, ROWS):
-            stop = min(start + ROWS, part.count)
+        for start in range(0, part.count, MAX_ROWS):
+            stop = min(start + MAX_ROWS, part.count)
             yield (b"," if start else b"") + part.render(start, stop)
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Long blocking work behind an HTTP answer: a thread of its own, a line for each step."""
+"""Answers of long jobs: the job runs in its own thread, each of its steps is a line."""
 
 import asyncio
 import contextlib
@@ -19,9 +19,9 @@ from embedd.server.http.json_out import dump
 log = logging.getLogger(__name__)
 
 NDJSON: Final = "application/x-ndjson"
-LOOK: Final = 0.5  # seconds between two looks whether the client is still there
-# Lines that a slow reader may be behind: beyond it the bytes of a step are left out.
-MOST_WAITING: Final = 256
+POLL_INTERVAL: Final = 0.5  # seconds between two checks whether the client is still there
+# Lines that may wait for a slow client: beyond it the progress within a step is left out.
+MAX_WAITING_LINES: Final = 256
 
 Stop: TypeAlias = Callable[[], bool]
 Work: TypeAlias = Callable[[ReportProgress, Stop], object]
@@ -30,28 +30,28 @@ T = TypeVar("T")
 
 
 async def follow(request: web.Request, work: Work) -> Lines:
-    """Do *work* in a thread; what it reports, until it is done.
+    """Run *work* in a thread and yield the progress that it reports.
 
-    When the client leaves, or the generator is closed, *work* is asked to stop.
+    When the client disconnects, or the generator is closed, *work* is asked to stop.
 
     Raises:
-        ConnectionResetError: The client left.
-        EmbeddError: What *work* raised.
+        ConnectionResetError: The client disconnected.
+        EmbeddError: As *work*.
     """
-    # Not a thread of the pool: a pull takes hours, and requests need the pool.
+    # Not a thread of the pool, which requests need: a pull may take hours.
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[ProgressLine | None] = asyncio.Queue()
     done: asyncio.Future[None] = loop.create_future()
     stopped = threading.Event()
 
-    room = threading.Semaphore(MOST_WAITING)
+    room = threading.Semaphore(MAX_WAITING_LINES)
 
     def report(line: ProgressLine) -> None:
         if line.total is None or room.acquire(blocking=False):
             loop.call_soon_threadsafe(lines.put_nowait, line)
 
     def run() -> None:
-        error = _do(work, report, stopped.is_set)
+        error = _run(work, report, stopped.is_set)
         if not loop.is_closed():
             loop.call_soon_threadsafe(_finish, done, lines, error)
 
@@ -69,10 +69,10 @@ async def follow(request: web.Request, work: Work) -> Lines:
 async def answer_streamed(
     request: web.Request, lines: Lines, to_error: Callable[[EmbeddError], bytes]
 ) -> web.StreamResponse:
-    """One JSON object a line; an error after the first is the last line.
+    """Send one JSON object per line; an error after the first line becomes the last line.
 
     Raises:
-        EmbeddError: Before there was a line: an ordinary answer can be given.
+        EmbeddError: It occurred before the first line: nothing was sent yet.
     """
     async with aclosing(lines):
         first = await anext(lines)
@@ -91,10 +91,10 @@ async def answer_streamed(
 
 
 async def answer_whole(lines: Lines) -> web.Response:
-    """The answer of ``"stream": false``: the last line alone.
+    """Return the answer for ``"stream": false``: the last line alone.
 
     Raises:
-        EmbeddError: What went wrong.
+        EmbeddError: As the job.
     """
     async with aclosing(lines):
         async for _ in lines:
@@ -104,9 +104,9 @@ async def answer_whole(lines: Lines) -> web.Response:
 
 
 async def in_thread(function: Callable[..., T], *arguments: object) -> T:
-    """As ``asyncio.to_thread``, but it has ended when this ends, cancelled or not.
+    """Call *function* as ``asyncio.to_thread`` does; when cancelled, wait for it to end.
 
-    So nothing is written any more when the caller tidies up.
+    So the function writes nothing more when its caller cleans up.
     """
     task = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
     try:
@@ -116,7 +116,7 @@ async def in_thread(function: Callable[..., T], *arguments: object) -> T:
         raise
 
 
-def _do(work: Work, report: ReportProgress, stop: Stop) -> EmbeddError | None:
+def _run(work: Work, report: ReportProgress, stop: Stop) -> EmbeddError | None:
     try:
         work(report, stop)
     except EmbeddError as error:
@@ -136,7 +136,7 @@ def _finish(
         done.set_result(None)
     else:
         done.set_exception(error)
-        done.exception()  # seen: nobody may be there any more
+        done.exception()  # retrieved, so that asyncio logs nothing if the client is gone
     lines.put_nowait(None)
 
 
@@ -144,8 +144,8 @@ async def _next_line(
     lines: asyncio.Queue[ProgressLine | None], request: web.Request
 ) -> ProgressLine | None:
     while True:
-        # Looked at each time: whoever wants no stream is written nothing that could fail.
+        # Checked each time: without a stream nothing is written that could fail.
         if request.transport is None or request.transport.is_closing():
             raise ConnectionResetError("the client went away")
         with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(lines.get(), LOOK)
+            return await asyncio.wait_for(lines.get(), POLL_INTERVAL)

@@ -1,4 +1,4 @@
-"""The certificate that the server shows."""
+"""TLS: the certificate and key of the server."""
 
 import ssl
 from pathlib import Path
@@ -7,18 +7,18 @@ from embedd.errors import ConfigError
 
 
 def open_tls(certificate: Path, key: Path | None) -> ssl.SSLContext:
-    """What a server needs to speak TLS.
+    """Return the TLS context of a server.
 
     Args:
-        certificate: PEM, followed by those that signed it.
-        key: PEM without a password; None is in the file of the certificate.
+        certificate: PEM file of the certificate, followed by its chain.
+        key: PEM file of the key, without a password; None: it is in *certificate*.
 
     Raises:
-        ConfigError: One cannot be read, or they do not belong together.
+        ConfigError: A file cannot be read, or key and certificate do not match.
     """
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        # A password would be asked for on the terminal; an empty one is refused instead.
+        # Without a password OpenSSL would ask for one on the terminal; an empty one fails.
         context.load_cert_chain(certificate, key, password="")
     except (ssl.SSLError, OSError, ValueError) as error:
         files = f"{certificate} and {key}" if key else str(certificate)

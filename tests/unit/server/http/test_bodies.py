@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from embedd.errors import InvalidInputError
 from embedd.server.dialects.ollama.embed import EmbedBody, GenerateBody
-from embedd.server.http.bodies import DEEPEST, decode, parse_leniently
+from embedd.server.http.bodies import MAX_DEPTH, decode, parse_leniently
 
 SCALARS = (
     st.none()
@@ -79,11 +79,11 @@ def test_numbers_that_nobody_can_hold_are_refused(number: str) -> None:
 
 
 @pytest.mark.parametrize("brackets", [("[", "]"), ('{"a":', "}")])
-@pytest.mark.parametrize("levels", [DEEPEST + 1, 5_000, 200_000])
+@pytest.mark.parametrize("levels", [MAX_DEPTH + 1, 5_000, 200_000])
 def test_nesting_never_exhausts_the_stack(brackets: tuple[str, str], levels: int) -> None:
     opening, closing = brackets
     data = f'\ufeff{{"anything":{opening * levels}1{closing * levels}}}'.encode()
-    with pytest.raises(InvalidInputError, match=f"more than {DEEPEST} levels"):
+    with pytest.raises(InvalidInputError, match=f"more than {MAX_DEPTH} levels"):
         decode(data, Numbers)
     with pytest.raises(InvalidInputError, match="invalid JSON"):
         decode(opening.encode() * levels, Numbers)
