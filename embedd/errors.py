@@ -1,4 +1,4 @@
-"""Everything that can go wrong, by who must act.
+"""Every error that embedd raises on purpose, by who must act.
 
 EmbeddError
 ├── RequestError             the caller must change the request
@@ -12,7 +12,7 @@ EmbeddError
 │   ├── InvalidModelNameError
 │   ├── ModelNotFoundError
 │   ├── UnknownRouteError
-│   ├── WrongVerbError
+│   ├── WrongMethodError
 │   ├── UnauthorizedError
 │   ├── TooLargeError
 │   └── UnsupportedError
@@ -21,19 +21,19 @@ EmbeddError
 ├── UnavailableError         the same request may succeed later
 │   ├── OverloadedError
 │   ├── LoadTimeoutError
+│   ├── InsufficientMemoryError
 │   └── ShuttingDownError
 └── ServiceError             the operator must act
     ├── ConfigError
     ├── EngineError
     ├── ConversionError
     ├── ModelLoadError
-    │   └── InsufficientMemoryError
     └── StoreError
         ├── PullError
         └── CorruptBlobError
 
-Every error carries a message for people and its facts as attributes; a dialect
-may phrase the facts anew where its clients expect an exact text.
+An error has a message for people, and its facts as attributes. A dialect makes its own message
+from the facts where its clients expect an exact text.
 """
 
 
@@ -41,11 +41,11 @@ class EmbeddError(Exception):
     """Base of all errors that embedd raises on purpose.
 
     Args:
-        message: One sentence that names the value, the limit and the way out.
-        index: 0-based number of the input at fault, if one is.
+        message: One sentence with the value, the limit and what to do about it.
+        index: 0-based number of the input that caused it, if one did.
         tokens: Length of that input in tokens, special tokens included.
-        limit: The limit that was passed, in the unit of the message.
-        field: Name of the request's field at fault, if one is.
+        limit: The limit that was exceeded, in the unit of the message.
+        field: Name of the request's field that caused it, if one did.
     """
 
     def __init__(
@@ -69,19 +69,19 @@ class RequestError(EmbeddError):
 
 
 class InvalidInputError(RequestError):
-    """A field is missing, of the wrong type, or has a value nobody can serve."""
+    """A field is missing, has the wrong type, or a value that is not valid."""
 
 
 class MalformedBodyError(InvalidInputError):
-    """The request body is missing, no JSON, or no JSON object."""
+    """The request body is missing, not JSON, or not a JSON object."""
 
 
 class EmptyInputError(InvalidInputError):
-    """There is nothing to embed."""
+    """The request has no input, or an input is empty."""
 
 
 class TooManyInputsError(InvalidInputError):
-    """More inputs than one request may have.
+    """The request has more inputs than allowed.
 
     Args:
         count: How many there are.
@@ -94,12 +94,12 @@ class TooManyInputsError(InvalidInputError):
 
 
 class InvalidTokenIdError(InvalidInputError):
-    """A token id is none of the model's, or token ids are not wanted at all.
+    """A token id is not in the model's vocabulary, or token ids are not accepted at all.
 
     Args:
-        position: 0-based place of the id in its sequence; None if all are refused.
+        position: 0-based position of the id in its sequence; None if none is accepted.
         value: The id, as text.
-        vocabulary: How many ids the model has; None if it was not even looked at.
+        vocabulary: Number of the model's token ids; None if the model is not known yet.
     """
 
     def __init__(
@@ -118,15 +118,15 @@ class InvalidTokenIdError(InvalidInputError):
 
 
 class UnsupportedValueError(InvalidInputError):
-    """A value is well known, but not here."""
+    """The value is valid in the protocol but not supported by embedd."""
 
 
 class InputTooLongError(RequestError):
-    """An input has more tokens than the limit, and may not be (or cannot be) cut.
+    """An input has more tokens than the limit, and may not or cannot be cut.
 
     Args:
-        special: Tokens that the model puts around every text; with
-            ``limit <= special`` not even truncation leaves room for content.
+        special: Number of special tokens around every text; with ``limit <= special``
+            truncation would leave no token of the text.
     """
 
     def __init__(self, *, index: int, tokens: int, limit: int, special: int) -> None:
@@ -149,7 +149,7 @@ class InvalidModelNameError(RequestError):
 
 
 class ModelNotFoundError(RequestError):
-    """No such model in the store."""
+    """The model is not in the store."""
 
     def __init__(self, name: str, message: str = "") -> None:
         super().__init__(message or f'model "{name}" not found, try pulling it first')
@@ -157,14 +157,14 @@ class ModelNotFoundError(RequestError):
 
 
 class UnknownRouteError(RequestError):
-    """No such path."""
+    """The path does not exist."""
 
 
-class WrongVerbError(RequestError):
-    """The path has other verbs.
+class WrongMethodError(RequestError):
+    """The path does not take this method.
 
     Args:
-        allowed: Verbs that it has.
+        allowed: Methods that it takes.
     """
 
     def __init__(self, message: str, *, allowed: tuple[str, ...]) -> None:
@@ -181,14 +181,14 @@ class TooLargeError(RequestError):
 
 
 class UnsupportedError(RequestError):
-    """The request asks for what this model or this server cannot do."""
+    """The request asks for something that the model or the server cannot do."""
 
 
 class WrongModelError(UnsupportedError):
-    """The model is of another kind.
+    """The model is of the wrong kind for the request.
 
     Args:
-        is_reranker: It scores pairs of texts.
+        is_reranker: Whether it scores pairs of texts.
     """
 
     def __init__(self, message: str, *, is_reranker: bool) -> None:
@@ -211,7 +211,7 @@ class OverloadedError(UnavailableError):
     """A queue is full.
 
     Args:
-        retry_after: Whole seconds after which a retry makes sense.
+        retry_after: Seconds after which the client should retry.
     """
 
     def __init__(self, message: str, *, retry_after: int = 1) -> None:
@@ -220,11 +220,15 @@ class OverloadedError(UnavailableError):
 
 
 class LoadTimeoutError(UnavailableError):
-    """A model made no progress while loading."""
+    """Loading a model made no progress for too long."""
+
+
+class InsufficientMemoryError(UnavailableError):
+    """A model needs more memory than is free now."""
 
 
 class ShuttingDownError(UnavailableError):
-    """The server is about to stop."""
+    """The server is shutting down."""
 
     def __init__(self) -> None:
         super().__init__("server is shutting down")
@@ -235,7 +239,7 @@ class ServiceError(EmbeddError):
 
 
 class ConfigError(ServiceError):
-    """A setting cannot be used."""
+    """A setting is not valid."""
 
 
 class EngineError(ServiceError):
@@ -250,10 +254,6 @@ class ModelLoadError(ServiceError):
     """A model cannot be loaded."""
 
 
-class InsufficientMemoryError(ModelLoadError):
-    """A model needs more memory than the budget allows."""
-
-
 class StoreError(ServiceError):
     """The model store cannot be read or written."""
 
@@ -263,4 +263,4 @@ class PullError(StoreError):
 
 
 class CorruptBlobError(StoreError):
-    """The bytes of a blob do not have the digest of its name."""
+    """The content of a blob does not have the digest in its name."""

@@ -26,7 +26,7 @@ from embedd.scheduler.records import Clock, Loaded, ModelStatus, Resident, Wante
 
 log = logging.getLogger(__name__)
 
-# The first that fits counts: not enough memory is a kind of `ModelLoadError`.
+# The first class that an error is an instance of counts.
 FAILURES = (
     (InsufficientMemoryError, LoadFailure.MEMORY),
     (ModelLoadError, LoadFailure.MODEL),

@@ -10,7 +10,7 @@ from aiohttp.typedefs import Handler
 
 from embedd import __version__
 from embedd.embedder.embedder import Embedder
-from embedd.errors import EmbeddError, ServiceError, UnknownRouteError, WrongVerbError
+from embedd.errors import EmbeddError, ServiceError, UnknownRouteError, WrongMethodError
 from embedd.library import Library
 from embedd.metrics import Metrics
 from embedd.server.access.auth import KEYS, Keys, choose_access, require_key
@@ -193,7 +193,7 @@ async def _answer_unknown_paths(request: web.Request, handler: Handler) -> web.S
         dialect = find_error_dialect(request.path)
         if dialect is not None:
             message = f"{request.path} does not take {request.method}, use {', '.join(allowed)}"
-            return _error_response(dialect, request, WrongVerbError(message, allowed=allowed))
+            return _error_response(dialect, request, WrongMethodError(message, allowed=allowed))
         log_refusal(request, 405, "no such verb")
         headers = {"Allow": ",".join(allowed)}
         return web.Response(text="405 method not allowed", status=405, headers=headers)

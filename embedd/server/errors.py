@@ -16,7 +16,7 @@ STATUSES: Mapping[type[errors.EmbeddError], int] = {
     errors.RequestError: 400,
     errors.ModelNotFoundError: 404,
     errors.UnknownRouteError: 404,
-    errors.WrongVerbError: 405,
+    errors.WrongMethodError: 405,
     errors.UnauthorizedError: 401,
     errors.TooLargeError: 413,
     errors.UnavailableError: 503,
@@ -49,7 +49,7 @@ def error_headers(error: errors.EmbeddError, status: int) -> dict[str, str]:
     headers = retry_headers(error, status)
     if isinstance(error, errors.UnauthorizedError):
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, errors.WrongVerbError):
+    if isinstance(error, errors.WrongMethodError):
         headers["Allow"] = ",".join(error.allowed)
     # Clients retry on 5xx: not where an input can never be computed.
     if status == 501 or (status == 500 and error.index is not None):

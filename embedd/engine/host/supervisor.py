@@ -21,6 +21,8 @@ from embedd.types import Pooling, TokenIds, TokenPiece
 log = logging.getLogger(__name__)
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds before a restart
+# What a worker answers when it cannot load the model: never, or not now.
+REFUSALS = (ModelLoadError, InsufficientMemoryError)
 MAX_DEATHS, DEATH_WINDOW = 5, 60.0  # without a computed batch between them; seconds
 
 
@@ -157,10 +159,10 @@ class Supervisor:
             backend = self._backends[0]
             try:
                 await self._load_on(backend)
-            except (WorkerDiedError, SelfTestError, ModelLoadError) as error:
+            except (WorkerDiedError, SelfTestError, *REFUSALS) as error:
                 if isinstance(error, WorkerDiedError):
                     self._metrics.worker_deaths[error.death.reason].inc()
-                if isinstance(error, ModelLoadError) and not self._may_step_down(backend, error):
+                if isinstance(error, REFUSALS) and not self._may_step_down(backend, error):
                     raise
                 log.warning(
                     "model fails on this backend",
@@ -234,7 +236,7 @@ class Supervisor:
             return self._tuning
         return replace(self._tuning, batch_tokens=None)
 
-    def _may_step_down(self, backend: Backend, error: ModelLoadError) -> bool:
+    def _may_step_down(self, backend: Backend, error: EmbeddError) -> bool:
         """Whether a model that *backend* refuses may be loaded by another engine."""
         if not backend.has_fallback or len(self._backends) == 1:
             return False

@@ -19,7 +19,7 @@ from embedd.engine.backends import Backend
 from embedd.engine.host.process import Encoded
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tuning.settings import Tuning, choose_gpu_batch
-from embedd.errors import ModelLoadError
+from embedd.errors import InsufficientMemoryError, ModelLoadError
 from embedd.types import Pooling, TokenIds
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ async def calibrate(
             await bench.compare(
                 [_Candidate(first, count, sizes) for count in choose_replicas(cores)]
             )
-        except ModelLoadError as error:
+        except (ModelLoadError, InsufficientMemoryError) as error:
             if first.is_reference:
                 raise
             log.warning("engine left out", extra={"engine": engine, "reason": str(error)})

@@ -1,4 +1,4 @@
-"""One table from errors to statuses; what the log says of them."""
+"""Statuses, headers and log lines of errors."""
 
 import logging
 
@@ -6,6 +6,8 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from embedd import errors
+from embedd.server.dialects.base import Dialect
+from embedd.server.dialects.ollama import embed, management
 from embedd.server.errors import MAX_REASON, choose_status, log_error, retry_headers
 
 
@@ -23,23 +25,31 @@ from embedd.server.errors import MAX_REASON, choose_status, log_error, retry_hea
         (errors.LoadTimeoutError("x"), 503),
         (errors.ShuttingDownError(), 503),
         (errors.EngineError("x"), 500),
-        (errors.InsufficientMemoryError("x"), 500),
+        (errors.InsufficientMemoryError("x"), 503),
         (errors.CorruptBlobError("x"), 500),
         (errors.PullError("x"), 502),
         (errors.EmbeddError("x"), 500),
     ],
 )
-def test_an_error_has_the_status_of_its_nearest_ancestor(
+def test_an_error_has_the_status_of_its_nearest_base_class(
     error: errors.EmbeddError, status: int
 ) -> None:
     assert choose_status(error, {}) == status
 
 
-def test_a_dialect_may_say_otherwise_of_a_kind_and_of_those_below_it() -> None:
+def test_a_dialect_may_override_the_status_of_a_class_and_its_subclasses() -> None:
     table = {errors.UnsupportedError: 501, errors.StoreError: 507}
     assert choose_status(errors.UnsupportedError("x"), table) == 501
     assert choose_status(errors.CorruptBlobError("x"), table) == 507
-    assert choose_status(errors.PullError("x"), table) == 502, "the nearer one counts"
+    assert choose_status(errors.PullError("x"), table) == 502, "the nearer class counts"
+
+
+@pytest.mark.parametrize("error", [errors.LoadTimeoutError, errors.InsufficientMemoryError])
+@pytest.mark.parametrize("dialect", [embed.DIALECT, management.DIALECT], ids=lambda one: one.name)
+def test_ollamas_clients_get_500_for_a_model_that_cannot_be_loaded_now(
+    dialect: Dialect, error: type[errors.EmbeddError]
+) -> None:
+    assert choose_status(error("x"), dialect.statuses) == 500
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -19,7 +19,6 @@ TYPES: Final[Mapping[int, str]] = {
 STATUSES: Final[Mapping[type[errors.EmbeddError], int]] = {
     errors.InvalidModelNameError: 404,
     errors.UnsupportedError: 501,
-    errors.InsufficientMemoryError: 503,
 }
 
 

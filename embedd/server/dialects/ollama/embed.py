@@ -15,6 +15,7 @@ from embedd.embedder.embedder import Embedder
 from embedd.errors import (
     EmbeddError,
     InputTooLongError,
+    InsufficientMemoryError,
     InvalidInputError,
     InvalidModelNameError,
     LoadTimeoutError,
@@ -323,6 +324,6 @@ DIALECT = Dialect(
         Route(method="POST", path="/api/chat", endpoint=chat),
     ),
     to_error=lambda failure: to_error(failure.error),
-    statuses={LoadTimeoutError: 500, UnsupportedError: 501},
+    statuses={LoadTimeoutError: 500, InsufficientMemoryError: 500, UnsupportedError: 501},
     tells_routes=False,
 )

@@ -12,6 +12,7 @@ from aiohttp import web
 from embedd.errors import (
     CorruptBlobError,
     EmbeddError,
+    InsufficientMemoryError,
     InvalidInputError,
     InvalidModelNameError,
     LoadTimeoutError,
@@ -295,6 +296,11 @@ DIALECT = Dialect(
         Route(method="POST", path="/api/push", endpoint=push),
     ),
     to_error=lambda failure: to_error(failure.error),
-    statuses={LoadTimeoutError: 500, UnsupportedError: 501, PullError: 500},
+    statuses={
+        LoadTimeoutError: 500,
+        InsufficientMemoryError: 500,
+        UnsupportedError: 501,
+        PullError: 500,
+    },
     tells_routes=False,
 )

@@ -27,14 +27,12 @@ KINDS: Final[Mapping[type[errors.EmbeddError], Kind]] = {
     errors.TooLargeError: Kind("invalid_request_error", "request_too_large"),
     errors.OverloadedError: Kind("rate_limit_error", "rate_limit_exceeded"),
     errors.UnavailableError: Kind("api_error", "unavailable"),
-    errors.InsufficientMemoryError: Kind("api_error", "unavailable"),
     errors.EmbeddError: Kind("api_error", None),
 }
 
 STATUSES: Final[Mapping[type[errors.EmbeddError], int]] = {
     errors.InvalidModelNameError: 404,
     errors.OverloadedError: 429,
-    errors.InsufficientMemoryError: 503,
 }
 
 

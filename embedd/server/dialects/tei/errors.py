@@ -16,7 +16,6 @@ TYPES: Final[Mapping[type[errors.EmbeddError], str]] = {
     errors.UnsupportedError: "Backend",
     errors.OverloadedError: "Overloaded",
     errors.UnavailableError: "Unhealthy",
-    errors.InsufficientMemoryError: "Unhealthy",
     errors.EmbeddError: "Backend",
 }
 
@@ -28,7 +27,6 @@ STATUSES: Final[Mapping[type[errors.EmbeddError], int]] = {
     errors.InvalidModelNameError: 404,
     errors.UnsupportedError: 424,
     errors.OverloadedError: 429,
-    errors.InsufficientMemoryError: 503,
     errors.ServiceError: 424,
     errors.EmbeddError: 424,
 }
