@@ -9,7 +9,6 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +18,13 @@ from embedd.config import read_settings
 from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
 from embedd.engine.ipc.facts import to_load
 from embedd.engine.protocol import Engine
-from embedd.engine.serving.lanes import Lanes
+from embedd.engine.serving.lanes import Lanes, Waiting
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.settings import Tuning
 from embedd.engine.worker.load import open_engine
 from embedd.resolve import Resolver
 from embedd.runtime import open_store
 from embedd.types import TokenIds
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Texts:
-    """A request, as the queue sees it."""
-
-    lengths: Sequence[int]
-    kind: None = None
 
 
 class EngineAlone:
@@ -83,8 +74,8 @@ class EngineAlone:
 
     def _make_batches(self, sequences: Sequence[TokenIds]) -> deque[list[int]]:
         info = self.engines[0].info
-        lanes: Lanes[Texts] = Lanes()
-        lanes.add(Texts([len(ids) for ids in sequences]))
+        lanes: Lanes[Waiting] = Lanes()
+        lanes.add(Waiting(lengths=[len(ids) for ids in sequences], pooling=None))
         batches: deque[list[int]] = deque()
         while lanes:
             batch = lanes.take_batch(

@@ -1,18 +1,19 @@
-"""The queue of one loaded model: admission, batches over all requests, retry."""
+"""The queue of one loaded model: admission, batches over all requests, retries."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import TypeAlias
 
 import numpy as np
 
 from embedd.engine.host.process import Encoded, StuckError, WorkerDiedError
 from embedd.engine.host.supervisor import Supervisor
 from embedd.engine.serving.cores import CoreBudget
-from embedd.engine.serving.lanes import Batch, Lanes
+from embedd.engine.serving.lanes import Batch, Lanes, Waiting
 from embedd.engine.serving.quarantine import Quarantine
 from embedd.engine.spec import ModelInfo
 from embedd.errors import EmbeddError, EngineError, OverloadedError, ShuttingDownError
@@ -21,39 +22,51 @@ from embedd.types import EmbedResult, Pooling, Timings, TokenIds, Vectors
 
 log = logging.getLogger(__name__)
 
-# One batch computes, the next lies ready in the worker: a replica never waits for Python.
+# One is computed, the next waits in the worker: a replica never waits for Python.
 IN_FLIGHT_PER_REPLICA = 2
-# Deaths of the worker that a batch may be part of before it is split to find the input
-# at fault.
+# Worker deaths while a batch was computed after which it is split to find the input at fault.
 MAX_DEATHS_OF_A_BATCH = 2
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Job:
+class Job(Waiting):
     """The sequences of one request on their way through the queue.
 
-    ``lengths`` are in tokens. ``ends[row]`` is where the vectors of sequence *row* end in
-    the result: one for each sequence, or one for each of its tokens. ``missing`` sequences
-    are not delivered. Only jobs of equal ``kind``, their pooling, share a batch.
+    Args:
+        ends: Where the vectors of each sequence end in the result: one row for each sequence,
+            or one for each of its tokens.
+        done: Gets the vectors, or the first error.
+        admitted: When it was admitted, by ``time.perf_counter``.
+
+    Attributes:
+        started: When its first batch was taken; None before.
+        vectors: The result, filled sequence by sequence.
+        missing: Sequences without vectors.
     """
 
     sequences: Sequence[TokenIds]
-    lengths: Sequence[int]
-    kind: Pooling | None
     ends: Sequence[int]
-    missing: int
     done: asyncio.Future[Vectors]
     admitted: float
     started: float | None = None
     vectors: Vectors | None = None
+    missing: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        Waiting.__post_init__(self)  # slots=True makes another class: no bare super()
+        self.missing = len(self.sequences)
 
     def fail(self, error: EmbeddError) -> None:
-        """The first fault fails the request."""
+        """Fail the request, unless it has failed already."""
         if not self.done.done():
             self.done.set_exception(error)
 
+    def fail_input(self, row: int, error: EngineError | str) -> None:
+        """Fail the request; the error names the input *row*."""
+        self.fail(_error_of_input(error, row))
+
     def deliver(self, row: int, vectors: Vectors) -> None:
-        """One sequence is computed."""
+        """Store the vectors of the sequence *row*; with the last one the request is done."""
         if self.vectors is None:
             self.vectors = np.empty((self.ends[-1], vectors.shape[1]), np.float32)
         self.vectors[self.ends[row] - len(vectors) : self.ends[row]] = vectors
@@ -62,31 +75,17 @@ class Job:
             self.done.set_result(self.vectors)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Entry:
-    """One sequence of a batch: row *row* of *job*."""
-
-    job: Job
-    row: int
-
-    @property
-    def ids(self) -> TokenIds:
-        """Its tokens."""
-        return self.job.sequences[self.row]
-
-    def fail_input(self, error: EngineError | str) -> None:
-        """Fail the request with the number that its caller gave this input."""
-        self.job.fail(_error_of_input(error, self.row))
+Entry: TypeAlias = tuple[Job, int]  # a sequence of a batch: its request and the row there
 
 
 class BatchQueue:
-    """Takes sequences of many requests, gives the worker batches.
+    """Admit the sequences of many requests and send them to the worker in batches.
 
     Args:
-        cores: Told when this model has something to compute, and when it has not.
+        cores: Entered while this model has something to compute.
         max_waiting_tokens: A request that would make more tokens wait is refused whole,
             unless nothing waits.
-        quarantine: Inputs of the model that were proved to be at fault.
+        quarantine: Inputs of the model that are refused, because they ended or hung a worker.
     """
 
     def __init__(
@@ -114,7 +113,7 @@ class BatchQueue:
 
     @property
     def waiting_tokens(self) -> int:
-        """Tokens that no batch has taken yet."""
+        """Tokens that wait for a batch."""
         return self._lanes.tokens
 
     @property
@@ -123,15 +122,14 @@ class BatchQueue:
         return len(self._lanes)
 
     async def embed(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> EmbedResult:
-        """Vectors of all *sequences*, none of them empty; all are admitted or none.
+        """Return the vectors of *sequences*, none of them empty; all are admitted or none.
 
         The result has them as the model computed them, and the times of queue and compute.
-
         A cancelled call leaves the queue at once, and the worker stops computing for it.
 
         Raises:
             OverloadedError: Too many tokens wait.
-            EngineError: Computing failed, or did so before; ``index`` is the sequence at fault.
+            EngineError: A sequence cannot be computed or is quarantined; ``index`` is its row.
             ModelLoadError: The worker died too often.
             ShuttingDownError: `close` was called.
         """
@@ -152,7 +150,7 @@ class BatchQueue:
         return EmbedResult(vectors=vectors, tokens=job.lengths, timings=timings)
 
     async def close(self) -> None:
-        """Stop computing; what waits fails with `ShuttingDownError`."""
+        """Stop computing; requests that wait fail with `ShuttingDownError`."""
         self._closed = True
         for job in list(self._lanes):
             job.fail(ShuttingDownError())
@@ -183,9 +181,8 @@ class BatchQueue:
         job = Job(
             sequences=sequences,
             lengths=lengths,
-            kind=pooling,
+            pooling=pooling,
             ends=list(accumulate(lengths)) if per_token else range(1, len(lengths) + 1),
-            missing=len(sequences),
             done=asyncio.get_running_loop().create_future(),
             admitted=time.perf_counter(),
         )
@@ -219,10 +216,10 @@ class BatchQueue:
             task.add_done_callback(self._finish)
 
     def _has_room(self) -> bool:
-        """Whether the worker is to get another batch.
+        """Return whether the worker can take another batch.
 
-        Small ones do not count as whole: it computes together what fits. Urgent ones need
-        not wait for places of bulk.
+        Small batches do not each take a place: the worker computes together what fits. Urgent
+        batches do not wait for places that bulk batches take.
         """
         places = IN_FLIGHT_PER_REPLICA * self._info.replicas
         if self._lanes.is_urgent:
@@ -233,7 +230,7 @@ class BatchQueue:
         )
 
     def _pump_soon(self) -> None:
-        """Requests that arrive together go into one batch."""
+        """Call `_pump` after the requests that arrive together, so that they share a batch."""
         if not self._pumping:
             self._pumping = True
             asyncio.get_running_loop().call_soon(self._pump)
@@ -248,11 +245,11 @@ class BatchQueue:
             self._cores.leave(self)
 
     def _abandon(self, job: Job) -> None:
-        """Nobody waits for *job*: its batches end, but those that compute for others too."""
+        """Cancel the batches of *job*, whose client left, that compute for no other request."""
         if job.started is None:  # of thousands that leave at once most have not begun
             return
         for task, batch in self._batches.items():
-            if task.done() or task.cancelling():  # it ends anyway, and is counted once
+            if task.done() or task.cancelling():  # it has ended, or is counted already
                 continue
             if all(other.done.done() for other, _ in batch.items):
                 self._metrics.aborted_batches.inc()
@@ -264,35 +261,35 @@ class BatchQueue:
         task.add_done_callback(self._notes.discard)
 
     async def _run(self, batch: Batch[Job]) -> None:
-        entries = [Entry(job, row) for job, row in batch.items]
         try:
-            await self._compute(entries, urgent=batch.urgent)
+            await self._compute(batch.items, urgent=batch.urgent)
         except EmbeddError as error:
-            _fail_all(entries, error)
+            _fail_all(batch.items, error)
         except asyncio.CancelledError:
-            _fail_all(entries, ShuttingDownError())
+            _fail_all(batch.items, ShuttingDownError())
             raise
         except Exception:
             # A bug of ours must not leave a request waiting for ever.
             log.exception("batch failed")
-            _fail_all(entries, EngineError("internal error"))
+            _fail_all(batch.items, EngineError("internal error"))
 
     async def _compute(
         self, entries: list[Entry], *, urgent: bool, deaths: int = 0, searching: bool = False
     ) -> None:
-        """Deliver every entry, or fail the job of the one that cannot be computed.
+        """Deliver the vectors of every entry, or fail the job whose input cannot be computed.
 
-        *deaths* is how often the worker died while it computed these entries; *searching*
-        says that one of them is at fault.
+        Args:
+            deaths: How often the worker died while it computed these entries.
+            searching: One of them is at fault, and it is not known which.
         """
-        while entries := [entry for entry in entries if not entry.job.done.done()]:
+        while entries := [(job, row) for job, row in entries if not job.done.done()]:
             worker = self._supervisor.worker
             try:
                 encoded = await worker.encode(
-                    [entry.ids for entry in entries],
-                    entries[0].job.kind,
+                    [job.sequences[row] for job, row in entries],
+                    entries[0][0].pooling,
                     urgent=urgent,
-                    # Computed together with it, others would be under suspicion too.
+                    # Batches computed together with it would be suspected too.
                     alone=deaths > 0 or searching,
                 )
             except StuckError as error:
@@ -303,8 +300,8 @@ class BatchQueue:
                     return
             except WorkerDiedError as error:
                 await self._supervisor.revive(worker, counts=self._searches == 0)
-                # When memory ran out no input is at fault, unless it was alone. Batches that
-                # had not begun are as large: they would only try it again.
+                # Out of memory is the fault of no input, unless it was alone. Batches that had
+                # not begun are as large: they are split at once as well.
                 full = error.death.of_memory and len(entries) > 1
                 deaths += error.started and not full
                 if full or deaths >= MAX_DEATHS_OF_A_BATCH:
@@ -314,11 +311,12 @@ class BatchQueue:
                 if error.index is None:
                     await self._split(entries, deaths, error)
                     return
-                entries[error.index].fail_input(error)
+                job, row = entries[error.index]
+                job.fail_input(row, error)
             else:
                 self._supervisor.prove()
                 self._metrics.computed(
-                    tokens=sum(len(entry.ids) for entry in entries),
+                    tokens=sum(job.lengths[row] for job, row in entries),
                     sequences=len(entries),
                     seconds=encoded.seconds,
                 )
@@ -326,11 +324,12 @@ class BatchQueue:
                 return
 
     async def _split(self, entries: list[Entry], deaths: int, error: EngineError) -> None:
-        """Halve the batch until the one input at fault is alone: that one gets the error."""
+        """Halve the batch until the input at fault is alone; only that input fails."""
         if len(entries) == 1:
+            [(job, row)] = entries
             if _is_fault_of_input(error):
-                self._quarantine.add(entries[0].ids, entries[0].job.kind, str(error))
-            entries[0].fail_input(error)
+                self._quarantine.add(job.sequences[row], job.pooling, str(error))
+            job.fail_input(row, error)
             return
         middle = len(entries) // 2
         self._searches += 1
@@ -346,9 +345,9 @@ def _error_of_input(error: EngineError | str, row: int) -> EngineError:
 
 
 def _is_fault_of_input(error: EngineError) -> bool:
-    """Whether nothing but the one input that it is about can have ended its computation.
+    """Return whether *error*, of one input computed alone, can only be that input's fault.
 
-    Not if another batch was under suspicion too, or memory ran out.
+    It may not be if another batch was being computed when the worker died, or memory ran out.
     """
     if isinstance(error, WorkerDiedError):
         return error.alone and not error.death.of_memory
@@ -358,12 +357,12 @@ def _is_fault_of_input(error: EngineError) -> bool:
 def _deliver(entries: list[Entry], encoded: Encoded) -> None:
     per_sequence = len(encoded.vectors) == len(entries)
     start = 0
-    for entry in entries:
-        end = start + (1 if per_sequence else len(entry.ids))
-        entry.job.deliver(entry.row, encoded.vectors[start:end])
+    for job, row in entries:
+        end = start + (1 if per_sequence else job.lengths[row])
+        job.deliver(row, encoded.vectors[start:end])
         start = end
 
 
 def _fail_all(entries: list[Entry], error: EmbeddError) -> None:
-    for entry in entries:
-        entry.job.fail(error)
+    for job, _ in entries:
+        job.fail(error)

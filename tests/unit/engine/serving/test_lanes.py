@@ -9,24 +9,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedd.engine.padding import is_alike, round_length
-from embedd.engine.serving.lanes import BULK_TURN, Lanes
+from embedd.engine.serving.lanes import BULK_TURN, Lanes, Waiting
+from embedd.types import Pooling
 
 
-@dataclass(frozen=True, eq=False)
-class Request:
-    """Lengths of its sequences in tokens, and what may share a batch with it."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class Request(Waiting):
+    """A request that tests can name."""
 
-    name: str
-    lengths: Sequence[int]
-    kind: str = "mean"
+    name: str = ""
+
+
+def make(name: str, lengths: Sequence[int]) -> Request:
+    return Request(name=name, lengths=lengths, pooling=None)
 
 
 REQUESTS = st.lists(
     st.builds(
         Request,
-        name=st.text(max_size=2),
         lengths=st.lists(st.integers(1, 600), min_size=1, max_size=12),
-        kind=st.sampled_from(["mean", "none"]),
+        pooling=st.sampled_from([None, Pooling.NONE]),
     ),
     min_size=1,
     max_size=8,
@@ -55,11 +57,11 @@ def drain(
 def test_every_batch_keeps_its_limits(
     requests: list[Request], max_tokens: int, max_sequences: int
 ) -> None:
-    """At most so many sequences and tokens; a longer sequence runs alone; kinds do not mix."""
+    """At most so many sequences and tokens; a longer sequence runs alone; poolings do not mix."""
     for batch in drain(fill(*requests), max_tokens, max_sequences):
         assert 1 <= len(batch) <= max_sequences
         assert len(batch) == 1 or sum(one.lengths[row] for one, row in batch) <= max_tokens
-        assert len({one.kind for one, _ in batch}) == 1
+        assert len({one.pooling for one, _ in batch}) == 1
 
 
 @settings(max_examples=40)
@@ -93,7 +95,7 @@ def test_what_leaves_is_forgotten_and_nothing_else(
 
 
 def test_a_short_query_passes_the_tail_of_a_large_request() -> None:
-    large, query = Request("large", [4] * 100), Request("query", [4])
+    large, query = make("large", [4] * 100), make("query", [4])
     lanes = fill(large)
     lanes.take_batch(max_tokens=8, max_sequences=8)
     lanes.add(query)
@@ -103,30 +105,30 @@ def test_a_short_query_passes_the_tail_of_a_large_request() -> None:
 
 
 def test_the_tail_of_a_large_request_is_not_urgent() -> None:
-    lanes = fill(Request("large", [4] * 100))
+    lanes = fill(make("large", [4] * 100))
     urgent = [lanes.take_batch(max_tokens=8, max_sequences=8).urgent for _ in range(3)]
     assert urgent == [True, False, False]
 
 
 def test_bulk_goes_on_however_many_short_queries_come() -> None:
-    lanes = fill(Request("large", [8] * 100))
+    lanes = fill(make("large", [8] * 100))
     lanes.take_batch(max_tokens=8, max_sequences=8)
     bulk = 0
     for turn in range(5 * BULK_TURN):
-        lanes.add(Request(f"query {turn}", [8]))
+        lanes.add(make(f"query {turn}", [8]))
         batch = lanes.take_batch(max_tokens=8, max_sequences=8)
         bulk += batch.items[0][0].name == "large"
     assert bulk == 5
 
 
 def test_large_requests_take_turns() -> None:
-    lanes = fill(Request("a", [4] * 50), Request("b", [4] * 50))
+    lanes = fill(make("a", [4] * 50), make("b", [4] * 50))
     drained = [name for batch in drain(lanes, 8, 8)[4:20] for name in {r.name for r, _ in batch}]
     assert drained.count("a") == drained.count("b")
 
 
 def test_a_short_query_is_not_made_to_wait_for_bulk_in_its_own_batch() -> None:
-    large, query = Request("large", [2] * 50), Request("query", [2])
+    large, query = make("large", [2] * 50), make("query", [2])
     lanes = fill(large)
     lanes.take_batch(max_tokens=8, max_sequences=8)
     lanes.add(query)
@@ -136,7 +138,7 @@ def test_a_short_query_is_not_made_to_wait_for_bulk_in_its_own_batch() -> None:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_tokens_are_counted_until_they_are_taken(count: int) -> None:
-    lanes = fill(*(Request(str(n), [5, 6]) for n in range(count)))
+    lanes = fill(*(make(str(n), [5, 6]) for n in range(count)))
     assert lanes.tokens == 11 * count
     assert lanes.is_urgent
 
@@ -164,7 +166,7 @@ def test_a_padded_batch_keeps_its_limits_padding_included(
         lengths = [request.lengths[row] for request, row in batch]
         assert 1 <= len(batch) <= max_sequences
         assert len(batch) == 1 or padded_cost(batch) <= max_tokens
-        assert len({request.kind for request, _ in batch}) == 1
+        assert len({request.pooling for request, _ in batch}) == 1
         assert all(is_alike(length, max(lengths)) for length in lengths)
 
 
@@ -191,7 +193,7 @@ def test_sixty_four_passages_of_mixed_lengths_waste_little_on_padding() -> None:
     """In the order of the request every batch would hold a long one: half would be padding."""
     pick = random.Random(3)
     lengths = [pick.randint(8, 256) for _ in range(64)]
-    batches = drain_padded(fill(Request("passages", lengths)), 1024, 128)
+    batches = drain_padded(fill(make("passages", lengths)), 1024, 128)
     padded = sum(map(padded_cost, batches))
     assert 1 - sum(lengths) / padded <= 0.12
     assert len(batches) <= 16
@@ -199,8 +201,8 @@ def test_sixty_four_passages_of_mixed_lengths_waste_little_on_padding() -> None:
 
 def test_a_turn_comes_whatever_else_fits_together() -> None:
     """A short text among long ones that fill every batch between them."""
-    short = Request("short", [8])
-    lanes = fill(Request("a", [200] * 40), short, Request("b", [200] * 40))
+    short = make("short", [8])
+    lanes = fill(make("a", [200] * 40), short, make("b", [200] * 40))
     first = lanes.take_batch(max_tokens=1024, max_sequences=128, padded=True)
     assert [request.name for request, _ in first.items] == ["a", "b", "a", "b"]
     second = lanes.take_batch(max_tokens=1024, max_sequences=128, padded=True)
@@ -208,6 +210,6 @@ def test_a_turn_comes_whatever_else_fits_together() -> None:
 
 
 def test_large_padded_requests_take_turns() -> None:
-    lanes = fill(Request("a", [40] * 50), Request("b", [40] * 50))
+    lanes = fill(make("a", [40] * 50), make("b", [40] * 50))
     drained = [one.name for batch in drain_padded(lanes, 320, 8)[:10] for one, _ in batch]
     assert abs(drained.count("a") - drained.count("b")) <= 2
