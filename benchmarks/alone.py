@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from embedd.config import read_settings
 from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
-from embedd.engine.ipc.facts import to_load
+from embedd.engine.ipc.messages import Load
 from embedd.engine.protocol import Engine
 from embedd.engine.serving.lanes import Lanes, Waiting
 from embedd.engine.spec import ModelSpec
@@ -37,8 +37,9 @@ class EngineAlone:
         backends = [OPENVINO_F32] if engine == "openvino" else LLAMA_BACKENDS
         backend = next(one for one in backends if tuning.backend in {None, one.name})
         self._threads = [ThreadPoolExecutor(1) for _ in range(tuning.replicas)]
-        message = to_load(find_spec(model), backend, cores, tuning)
-        first: Engine = self._threads[0].submit(open_engine, message, lambda _: None).result()
+        spec = find_spec(model)
+        load = Load(spec=spec, backend=backend, cores=spec.threads or cores, tuning=tuning)
+        first: Engine = self._threads[0].submit(open_engine, load, lambda _: None).result()
         self.engines = [first, *(one.submit(first.replicate).result() for one in self._threads[1:])]
         self._cores = cores
 

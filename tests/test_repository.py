@@ -15,7 +15,7 @@ from embedd.metrics import Metrics, describe_cache
 from embedd.scheduler.gauges import describe_models
 from embedd.scheduler.records import ModelStatus
 from embedd.server.app import DIALECTS
-from tests.unit.engine.workshop import INFO, SPEC
+from tests.unit.engine.fake_worker import INFO, SPEC
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""Starts models for the scheduler, tuned to the machine, and measures them."""
+"""Loads models for the scheduler with settings for this machine, and measures such settings."""
 
 import asyncio
 import functools
@@ -14,7 +14,7 @@ from pathlib import Path
 from embedd.cache import VectorCache
 from embedd.engine.backends import LLAMA_BACKENDS, LLAMA_GPU, OPENVINO, Backend, choose_openvino
 from embedd.engine.host.process import WorkerProcess
-from embedd.engine.host.vocabulary import Vocabulary
+from embedd.engine.ipc.messages import Load
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.model import ServedModel
 from embedd.engine.serving.quarantine import Quarantine
@@ -29,7 +29,6 @@ from embedd.engine.tuning.calibrate import (
 )
 from embedd.engine.tuning.settings import Tuning
 from embedd.engine.tuning.store import TuningStore
-from embedd.engine.worker.crosscheck import choose_tolerance
 from embedd.errors import InsufficientMemoryError, ModelLoadError
 from embedd.gguf.header import read_header_file
 from embedd.metrics import Metrics
@@ -39,21 +38,21 @@ log = logging.getLogger(__name__)
 
 # Tokens that may wait for one model: minutes of work on a small machine, and some 16 MiB.
 MAX_WAITING_TOKENS = 4_000_000
-VOCABULARIES = 2  # processes with nothing but a vocabulary, at a time
+VOCABULARIES = 2  # processes with a vocabulary and no weights, at a time
 
 
 class Loader:
-    """Makes served models.
+    """Loads models into worker processes.
 
     Args:
-        environment: What worker processes start with.
-        cores: How many all models together may use.
-        engine: Which one computes models that do not say it themselves.
-        precision: Of OpenVINO's arithmetic, for models that do not say it themselves.
+        environment: Environment variables of worker processes.
+        cores: Cores that all models together may use.
+        engine: The engine for models that do not name one themselves.
+        precision: Of OpenVINO's arithmetic, for models that do not name one themselves.
         cpu_features: Names as in ``/proc/cpuinfo``.
         has_openvino: Whether that engine is installed.
         has_gpu: Whether llama.cpp was built for a GPU.
-        gpu_layers: Layers of a model that go there if it does not say it itself; None is all.
+        gpu_layers: Layers to place on the GPU for models that do not say it; None is all.
         flash_attention: False turns it off; None and True leave it to the backend.
         load_timeout: Seconds that a load may make no progress, ``math.inf`` for ever.
         estimate: Bytes that a worker with a model takes.
@@ -93,7 +92,7 @@ class Loader:
         self._has_openvino = has_openvino
         self._has_gpu = has_gpu
         self._gpu_layers = gpu_layers
-        self._patience = None if math.isinf(load_timeout) else load_timeout
+        self._load_timeout = None if math.isinf(load_timeout) else load_timeout
         self._backends: Sequence[Backend] = LLAMA_BACKENDS
         if flash_attention is False:
             self._backends = [replace(backend, flash_attention=False) for backend in LLAMA_BACKENDS]
@@ -103,16 +102,15 @@ class Loader:
         )
 
     async def load(self, spec: ModelSpec) -> ServedModel:
-        """Start a worker for *spec*, with a line in the operator's diary.
+        """Start a worker for *spec*, log it, and have better settings measured in the background.
 
         Raises:
             ModelLoadError: It cannot be loaded.
-            LoadTimeoutError: It makes no progress.
+            LoadTimeoutError: The load makes no progress.
         """
         spec = self._place(spec)
         backends = self.choose_backends(spec)
         tuning = self._background.choose(spec, gpu=backends[0].gpu)
-        known = self._calibrations.read_verdict(spec)
         metrics = self._metrics.of_model(spec.name)
         start = time.perf_counter()
         model = await ServedModel.load(
@@ -122,9 +120,9 @@ class Loader:
             cache=self._cache,
             metrics=metrics,
             tuning=tuning,
-            tolerance=None if known else choose_tolerance(spec),
+            crosscheck=self._needs_crosscheck(spec),
             max_waiting_tokens=MAX_WAITING_TOKENS,
-            load_timeout=self._patience,
+            load_timeout=self._load_timeout,
             backends=start_at_fastest(backends, tuning),
             quarantine=self._quarantines.setdefault(spec.digest, Quarantine()),
         )
@@ -143,17 +141,17 @@ class Loader:
                 "cores": self._cores.total,
             },
         )
-        # Backends above the one that it runs on have failed: they are no candidates.
+        # Backends before the one that it runs on have failed: they are not measured.
         names = [backend.name for backend in backends]
         self._background.consider(spec, backends[names.index(info.backend) :])
         return model
 
     def choose_backends(self, spec: ModelSpec) -> list[Backend]:
-        """Engines and settings that may compute *spec*, the one to begin with first.
+        """Backends that may compute *spec*, in order of preference.
 
         Raises:
-            ModelLoadError: The engine that it is to be computed with is not installed, or the
-                CPU cannot compute with the wanted precision.
+            ModelLoadError: The engine that it asks for is not installed, or the CPU cannot
+                compute with the precision that it asks for.
         """
         wish = spec.engine or self._engine
         if wish is EngineChoice.OPENVINO:
@@ -174,13 +172,13 @@ class Loader:
         return choose_openvino(spec.precision or self._precision, self._cpu_features)
 
     def _place(self, spec: ModelSpec) -> ModelSpec:
-        """The model with its layers where the operator wants them, if it does not say it."""
+        """*spec* with the operator's number of layers on the GPU, unless it says its own."""
         return replace(
             spec, gpu_layers=self._gpu_layers if spec.gpu_layers is None else spec.gpu_layers
         )
 
     def _keep_verdict(self, spec: ModelSpec, model: ServedModel) -> None:
-        """What the load has shown of the other engine is not to be shown again."""
+        """Store what the load showed of the other engine, so that no later load compares again."""
         info, refusal = model.info, model.refusals.get(OPENVINO)
         if info.distance is not None or refusal is not None:
             verdict = Verdict(distance=info.distance, refusal=refusal)
@@ -192,12 +190,12 @@ class Loader:
         backends: Sequence[Backend] | None = None,
         report: Callable[[Trial], None] = lambda _trial: None,
     ) -> Calibration:
-        """Try settings on workers of their own, all cores to themselves.
+        """Measure settings in workers of their own, each with all cores.
 
         Raises:
             EngineError: A worker failed.
             ModelLoadError: It cannot be loaded.
-            InsufficientMemoryError: There is no room for another worker.
+            InsufficientMemoryError: The memory budget has no room for another worker.
         """
         size, room = self._estimate(spec), self._find_room()
         if size > room:
@@ -224,39 +222,43 @@ class Loader:
         await model.close()
 
     @asynccontextmanager
-    async def open_vocabulary(self, spec: ModelSpec) -> AsyncIterator[Vocabulary]:
-        """The tokenizer of a model that is not loaded, in a process that ends with the block.
+    async def open_vocabulary(self, spec: ModelSpec) -> AsyncIterator[WorkerProcess]:
+        """A worker with the tokenizer of *spec* and no weights; it ends with the block.
 
         Raises:
             ModelLoadError: The file cannot be used.
-            LoadTimeoutError: It takes too long.
+            LoadTimeoutError: The load makes no progress.
         """
         async with self._vocabularies:
             worker = await self._start()
             try:
-                info = await worker.load_vocabulary(spec, patience=self._patience)
-                yield Vocabulary(worker, info)
+                load = Load(spec=spec, backend=LLAMA_BACKENDS[-1], vocabulary_only=True)
+                await worker.load(load, timeout=self._load_timeout)
+                yield worker
             finally:
                 await worker.close()
 
+    def _needs_crosscheck(self, spec: ModelSpec) -> bool:
+        """Whether no load has compared another engine with llama.cpp on *spec* yet."""
+        return self._calibrations.read_verdict(spec) is None
+
     async def close(self) -> None:
-        """Stop what is measured; models are closed by those who have them."""
+        """Stop measuring. Loaded models are closed by their owners."""
         await self._background.close()
 
     async def _open_computer(
         self, spec: ModelSpec, backend: Backend, tuning: Tuning
     ) -> tuple[WorkerProcess, ModelInfo]:
-        known = self._calibrations.read_verdict(spec)
+        load = Load(
+            spec=spec,
+            backend=backend,
+            cores=spec.threads or self._cores.total,
+            tuning=tuning,
+            crosscheck=self._needs_crosscheck(spec),
+        )
         worker = await self._start()
         try:
-            info = await worker.load(
-                spec,
-                backend=backend,
-                threads=self._cores.total,
-                tuning=tuning,
-                tolerance=None if known or backend.is_reference else choose_tolerance(spec),
-                patience=self._patience,
-            )
+            info = await worker.load(load, timeout=self._load_timeout)
         except BaseException:
             await worker.close()
             raise

@@ -20,7 +20,7 @@ from embedd.embedder.embedder import Embedder
 from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.fake import MAX_SEQUENCES, FakeEngine
 from embedd.engine.spec import ModelInfo, ModelSpec
-from embedd.engine.worker.__main__ import encode_checked
+from embedd.engine.worker.compute import encode_checked
 from embedd.errors import EngineError
 from embedd.library import Library
 from embedd.metrics import Metrics

@@ -17,10 +17,12 @@ import pytest
 from embedd.cache import VectorCache
 from embedd.config import worker_environment
 from embedd.engine import fake
-from embedd.engine.backends import LLAMA_BACKENDS
+from embedd.engine.backends import LLAMA_BACKENDS, Backend
 from embedd.engine.fake import FAKE_BACKENDS
 from embedd.engine.host import process, watchdog
-from embedd.engine.host.process import WorkerDiedError, WorkerProcess
+from embedd.engine.host.errors import WorkerDiedError
+from embedd.engine.host.process import WorkerProcess
+from embedd.engine.ipc.messages import Load
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.model import ServedModel
 from embedd.engine.spec import ModelSpec
@@ -53,13 +55,16 @@ class Yard:
             weights=0,
         )
 
+    def make_load(self, backend: Backend = WARM, *, cores: int = 1) -> Load:
+        return Load(spec=self.spec(), backend=backend, cores=cores)
+
     async def start(self) -> WorkerProcess:
         self.workers.append(await WorkerProcess.start(worker_environment()))
         return self.workers[-1]
 
     async def start_loaded(self, engine: str = "fake", *, threads: int = 1) -> WorkerProcess:
         worker = await self.start()
-        await worker.load(self.spec(), backend=BACKENDS[engine][0], threads=threads)
+        await worker.load(self.make_load(BACKENDS[engine][0], cores=threads))
         return worker
 
     async def serve(self) -> ServedModel:
@@ -129,15 +134,15 @@ async def embed_all(
 async def test_a_worker_loads_tokenizes_encodes_and_ends(yard: Yard) -> None:
     worker = await yard.start()
     shares: list[float] = []
-    info = await worker.load(yard.spec(), backend=WARM, threads=1, report=shares.append)
+    info = await worker.load(yard.make_load(), report=shares.append)
     assert (info.engine, info.backend, info.limit, info.frame.suffix) == ("fake", "llama", 64, (2,))
     assert shares == [1.0]
     [ids] = await worker.tokenize(["ab"])
     assert ids.tolist() == [1, ord("a"), ord("b"), 2]
-    encoded = await worker.encode([ids, ids], None)
-    assert encoded.vectors.shape == (2, info.width)
-    assert encoded.seconds > 0
-    assert (await worker.encode([ids], Pooling.NONE)).vectors.shape == (4, info.width)
+    vectors, seconds = await worker.encode([ids, ids], None)
+    assert vectors.shape == (2, info.width)
+    assert seconds > 0
+    assert (await worker.encode([ids], Pooling.NONE))[0].shape == (4, info.width)
     assert is_running(worker.pid)
     await worker.close()
     assert not is_running(worker.pid)
@@ -157,9 +162,9 @@ async def test_who_leaves_during_a_batch_disturbs_no_other_answer(yard: Yard) ->
     leaving = asyncio.create_task(worker.encode([slow], None))
     await wait_until(lambda: is_computing(worker))
     leaving.cancel()
-    there = await worker.encode([a, b], None)
-    back = await worker.encode([b, a], None)
-    assert np.array_equal(there.vectors, back.vectors[::-1])
+    there, _ = await worker.encode([a, b], None)
+    back, _ = await worker.encode([b, a], None)
+    assert np.array_equal(there, back[::-1])
 
 
 async def test_what_a_client_that_left_waited_for_is_computed_no_longer(yard: Yard) -> None:
@@ -181,13 +186,13 @@ async def test_llama_stops_in_the_middle_of_a_batch(yard: Yard) -> None:
     write_tiny_bert(yard.file)
     worker = await yard.start_loaded("llama")
     [ids] = await worker.tokenize(["the cat sat on a mat"])
-    expected = (await worker.encode([ids], None)).vectors
+    expected, _ = await worker.encode([ids], None)
     large = [np.tile(ids, 8)[:64]] * 32
     batches = [asyncio.create_task(worker.encode(large, None, alone=True)) for _ in range(200)]
     await wait_until(lambda: any(batch.done() for batch in batches))
     for batch in batches:
         batch.cancel()
-    again = (await worker.encode([ids], None)).vectors
+    again, _ = await worker.encode([ids], None)
     assert np.array_equal(again, expected)
 
 
@@ -279,10 +284,10 @@ async def test_a_poisoned_input_kills_no_second_time(yard: Yard) -> None:
 async def test_an_input_that_hangs_fails_its_own_request_alone(
     text: str, fault: str, deaths: int, yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("LEAST", "OBEDIENCE"):
+    for name in ("MIN_TIMEOUT", "STOP_TIMEOUT"):
         monkeypatch.setattr(watchdog, name, 0.3)
-    monkeypatch.setattr(watchdog, "TIMES", 0.0)
-    monkeypatch.setattr(watchdog, "LOOK", 0.05)
+    monkeypatch.setattr(watchdog, "TIMEOUT_FACTOR", 0.0)
+    monkeypatch.setattr(watchdog, "INTERVAL", 0.05)
     model = await yard.serve()
     expected = (await embed(model, "a", "b")).vectors
     good, bad = await embed_all(model, [["a", "b"], ["c", text]])
@@ -342,7 +347,7 @@ async def test_llama_says_why_it_refuses_a_file(yard: Yard) -> None:
     yard.file.write_bytes(b"GGUF" + bytes(100))
     worker = await yard.start()
     with pytest.raises(ModelLoadError, match=r"^llama\.cpp cannot load the model: "):
-        await worker.load(yard.spec(), backend=LLAMA_BACKENDS[0], threads=1)
+        await worker.load(yard.make_load(LLAMA_BACKENDS[0]))
 
 
 async def test_a_load_without_progress_is_given_up(
@@ -352,7 +357,7 @@ async def test_a_load_without_progress_is_given_up(
     worker = await yard.start()
     os.kill(worker.pid, signal.SIGSTOP)
     with pytest.raises(LoadTimeoutError, match='timed out loading model "tiny"'):
-        await worker.load(yard.spec(), backend=WARM, threads=1, patience=0.1)
+        await worker.load(yard.make_load(), timeout=0.1)
     # It does not even see the end of the socket.
     await worker.close()
     assert not is_running(worker.pid)
@@ -371,9 +376,7 @@ async def test_a_worker_says_its_last_line_without_folders(yard: Yard) -> None:
     """A fault of one of its threads that nobody foresaw ends it."""
     worker = await yard.start()
     with pytest.raises(WorkerDiedError) as caught:
-        await worker.load(
-            yard.spec(), backend=replace(WARM, engine="/home/me/build/ggml.c:42"), threads=1
-        )
+        await worker.load(yard.make_load(replace(WARM, engine="/home/me/build/ggml.c:42")))
     assert str(caught.value) == (
         "the worker process ended with exit status 1: KeyError: 'ggml.c:42'"
     )

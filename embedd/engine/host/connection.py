@@ -12,14 +12,14 @@ log = logging.getLogger(__name__)
 
 
 class Frames(asyncio.Protocol):
-    """Sends frames, and cuts what arrives into them.
+    """Sends frames, and splits the received bytes into frames.
 
     Args:
-        take: Called with the message and the array of each frame.
+        take: Called with the message and the array of each received frame.
 
     Attributes:
-        lost: Done when the connection is no more. A worker that speaks nonsense may have
-            overwritten its own memory: its connection is cut.
+        lost: Done when the connection has ended. It is cut when the worker sends an invalid
+            frame: it may have overwritten its own memory.
     """
 
     def __init__(self, take: Callable[[messages.FromWorker, bytes], None]) -> None:
@@ -31,17 +31,17 @@ class Frames(asyncio.Protocol):
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def send(self, message: messages.ToWorker, array: TokenIds | None = None) -> None:
-        """Write a frame, and wait while the worker takes none; of no effect after the end."""
+        """Write a frame, and wait while the socket is full; no effect after the end."""
         self.write(message, array)
         if not self._writable.is_set():
             await self._writable.wait()
 
     def write(self, message: messages.ToWorker, array: TokenIds | None = None) -> None:
-        """Write a frame without waiting; for small ones."""
+        """Write a frame without waiting, for small frames."""
         self._transport.write(b"".join(framing.make_frame(message, array)))
 
     def close(self) -> None:
-        """End the connection: the worker ends with it."""
+        """End the connection, which ends the worker."""
         self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -52,9 +52,9 @@ class Frames(asyncio.Protocol):
         """See `asyncio.Protocol`."""
         self._received += data
         try:
-            self._cut()
+            self._split()
         except Exception:
-            log.exception("worker speaks nonsense")
+            log.exception("invalid frame from worker")
             self._received.clear()
             self._transport.abort()
 
@@ -72,7 +72,7 @@ class Frames(asyncio.Protocol):
         self._writable.set()
         self.lost.set_result(None)
 
-    def _cut(self) -> None:
+    def _split(self) -> None:
         start = 0
         with memoryview(self._received) as received:
             while len(received) - start >= framing.PREFIX.size:

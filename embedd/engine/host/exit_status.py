@@ -1,57 +1,38 @@
-"""How a worker ended, and by whose doing."""
+"""How a worker process ended, in words and by who ended it."""
 
 import contextlib
 import re
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 
 from embedd.metrics import DeathReason
 
 FOLDERS = re.compile(r"(?:/[^\s/:]+)+/")
 COUNTER = "oom_kill"
-# Signals that others send; the rest come from what the process itself did.
+# Signals that other processes send; the rest come from what the process itself did.
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
-@dataclass(frozen=True, slots=True)
-class Death:
-    """The end of a worker process.
+def describe_exit(code: int, stderr: bytes, *, oom_kills: int = 0) -> tuple[str, DeathReason]:
+    """A sentence and the reason for exit status *code*, which is negative for a signal.
+
+    The sentence ends with the last line of *stderr*, where a failed assertion stands.
 
     Args:
-        cause: The signal or the exit status, in a word or two.
-        last_line: Of what it wrote, without folders; an abort's assertion is there.
-    """
-
-    cause: str
-    last_line: str = ""
-    reason: DeathReason = DeathReason.CRASHED
-
-    @property
-    def of_memory(self) -> bool:
-        """The kernel ended it, for there was no memory left."""
-        return self.reason is DeathReason.MEMORY
-
-    def __str__(self) -> str:
-        last = f": {self.last_line}" if self.last_line else ""
-        why = " (out of memory)" if self.of_memory else ""
-        return f"the worker process ended with {self.cause}{why}{last}"
-
-
-def describe_death(code: int, stderr: bytes, *, oom_kills: int = 0) -> Death:
-    """The end of a process with exit status *code*, negative for a signal.
-
-    Args:
-        oom_kills: Processes that the kernel ended for memory while it lived.
+        oom_kills: Processes that the kernel ended for lack of memory while it lived.
     """
     cause = f"exit status {code}"
     if code < 0:
         with contextlib.suppress(ValueError):
             cause = signal.Signals(-code).name
+    reason = _choose_reason(code, oom_kills)
+    if reason is DeathReason.MEMORY:
+        cause += " (out of memory)"
     lines = stderr.decode("utf-8", "replace").strip().splitlines()
-    # An assertion names the folder that the library was built in: of no use to anybody.
-    last = FOLDERS.sub("", lines[-1]) if lines else ""
-    return Death(cause, last, _choose_reason(code, oom_kills))
+    if lines:
+        # An assertion names the folder that the library was built in, which helps no user.
+        cause += f": {FOLDERS.sub('', lines[-1])}"
+    return f"the worker process ended with {cause}", reason
 
 
 def _choose_reason(code: int, oom_kills: int) -> DeathReason:
@@ -67,10 +48,10 @@ def count_oom_kills(
     cgroups: Path = Path("/sys/fs/cgroup"),
     machine: Path = Path("/proc/vmstat"),
 ) -> int:
-    """Processes that the kernel ended for want of memory so far; 0 where it does not tell.
+    """Processes that the kernel has ended for lack of memory; 0 where it does not count them.
 
-    Those of this cgroup (version 2 or 1), which a worker shares; where there is none to be
-    seen, those of the machine.
+    Those of this cgroup (version 2 or 1), which a worker shares; without a readable cgroup,
+    those of the machine.
     """
     files = []
     with contextlib.suppress(OSError):

@@ -7,29 +7,28 @@ float32.
 """
 
 import struct
+from collections.abc import Sequence
+from itertools import accumulate
 
-import msgspec
 import numpy as np
 
-from embedd.engine.ipc.messages import FromWorker, ToWorker
+from embedd.engine.ipc.messages import FromWorker, ToWorker, to_header
 from embedd.errors import EngineError
 from embedd.types import TokenIds, Vectors
 
 MAX_FRAME = 1 << 30
 PREFIX = struct.Struct("=II")
 
-_encoder = msgspec.msgpack.Encoder()
-
 
 def make_frame(
     message: ToWorker | FromWorker, array: TokenIds | Vectors | None = None
 ) -> list[bytes | memoryview]:
-    """The pieces of a frame, to be written one after the other.
+    """The parts of a frame, to be written one after the other.
 
     Raises:
         EngineError: The frame would be longer than `MAX_FRAME`.
     """
-    header = _encoder.encode(message)
+    header = to_header(message)
     payload = memoryview(b"") if array is None else np.ravel(array).data.cast("B")
     length = 4 + len(header) + payload.nbytes
     if length > MAX_FRAME:
@@ -47,3 +46,10 @@ def parse_prefix(prefix: bytes | memoryview) -> tuple[int, int]:
     if length > MAX_FRAME or header + 4 > length:
         raise EngineError(f"broken frame: length {length}, header length {header}")
     return header, length - 4 - header
+
+
+def split_ids(array: bytes | memoryview, lengths: Sequence[int]) -> list[TokenIds]:
+    """Split *array*, which holds int32 token ids end to end, into sequences of *lengths*."""
+    ids = np.frombuffer(array, np.int32)
+    ends = accumulate(lengths)
+    return [ids[end - length : end] for end, length in zip(ends, lengths, strict=True)]

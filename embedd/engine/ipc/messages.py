@@ -1,44 +1,44 @@
 """Messages between the server and a worker: the headers of frames, see `framing`."""
 
 from enum import StrEnum
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import msgspec
 
-from embedd.types import Pooling, Precision
+from embedd.engine.backends import Backend
+from embedd.engine.spec import ModelInfo, ModelSpec
+from embedd.engine.tuning.settings import ONE_REPLICA, Tuning
+from embedd.types import Pooling
 
 
-class Load(msgspec.Struct, tag="load", frozen=True):
-    """Load this model; the first message to every worker."""
+class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
+    """Load a model; the first message to every worker. The answer is `Ready`.
 
-    engine: str
-    path: str
-    pooling: Pooling
-    context_length: int
-    gpu_layers: int | None
-    main_gpu: int | None
-    use_mmap: bool
-    backend: str
-    extra_buffers: bool
-    flash_attention: bool
-    cores: int
-    replicas: int
-    batch_tokens: int | None
-    parts: list[str] = []
-    gpu: bool = False
+    Args:
+        id: Of the call; set by `WorkerProcess.load`.
+        cores: Cores to compute with, all replicas together.
+        crosscheck: Compare the vectors with llama.cpp's if another engine computes them.
+        vocabulary_only: Load the tokenizer and no weights.
+    """
+
+    id: int = 0
+    spec: ModelSpec
+    backend: Backend
+    cores: int = 1
+    tuning: Tuning = ONE_REPLICA
+    crosscheck: bool = False
     vocabulary_only: bool = False
-    tolerance: float | None = None
-    precision: Precision | None = None
 
 
 class Cores(msgspec.Struct, tag="cores", frozen=True):
-    """Compute with so many cores, all replicas together, from the next batch on."""
+    """Compute with *count* cores, all replicas together, from the next batch on."""
 
     count: int
 
 
 class Tokenize(msgspec.Struct, tag="tokenize", frozen=True):
-    """Tokenize these texts."""
+    """Tokenize these texts. The answer is `Tokens`."""
 
     id: int
     texts: list[str]
@@ -47,25 +47,23 @@ class Tokenize(msgspec.Struct, tag="tokenize", frozen=True):
 
 
 class Detokenize(msgspec.Struct, tag="detokenize", frozen=True):
-    """Texts of sequences of these lengths; the array holds their ids, end to end."""
+    """Turn the token ids in the array into text. The answer is `Texts`.
+
+    With ``lengths`` one text for each sequence of so many tokens; without, one text for
+    each token.
+    """
 
     id: int
-    lengths: list[int]
-    special: bool
-
-
-class Spell(msgspec.Struct, tag="spell", frozen=True):
-    """What each of the ids in the array stands for."""
-
-    id: int
+    lengths: list[int] | None
+    special: bool = True
 
 
 class Encode(msgspec.Struct, tag="encode", frozen=True):
-    """Encode sequences of these lengths; the array holds their ids, end to end.
+    """Encode sequences of these lengths; their ids lie end to end in the array.
 
-    An ``urgent`` batch passes those that have not started and are not. One that wants to
-    be ``alone`` is not computed together with others, and has no more than its replica's
-    share of the cores: it is under suspicion, or a trial.
+    The answer is `Computed`. An ``urgent`` batch overtakes waiting batches that are not.
+    A batch that is to run ``alone``, because it may be at fault or is a trial, is not
+    computed together with others and gets no more than its replica's share of the cores.
     """
 
     id: int
@@ -76,9 +74,9 @@ class Encode(msgspec.Struct, tag="encode", frozen=True):
 
 
 class Abort(msgspec.Struct, tag="abort", frozen=True):
-    """Nobody waits for this batch: forget it, or stop computing it.
+    """Drop this batch if it waits; stop computing it once no other batch needs the result.
 
-    What is computed together with it goes on, but if it is ``stuck``: then all of it stops.
+    With ``stuck``, stop it at once, with all batches that are computed together with it.
     """
 
     id: int
@@ -91,49 +89,12 @@ class Progress(msgspec.Struct, tag="progress", frozen=True):
     share: float
 
 
-class Pair(msgspec.Struct, frozen=True):
-    """A `PairTemplate`."""
-
-    prefix: tuple[int, ...]
-    middle: tuple[int, ...]
-    suffix: tuple[int, ...]
-    query_lead: str
-    document_lead: str
-
-
 class Ready(msgspec.Struct, tag="ready", frozen=True):
-    """The model is loaded and has passed its self-test."""
+    """Answer to `Load`: the model is loaded and passed its self-test, which took this long."""
 
-    width: int
-    limit: int
-    pooling: Pooling
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...]
-    vocabulary: int
-    max_batch_tokens: int
-    max_sequences: int
-    replicas: int
-    gpu_bytes: int
-    pair: Pair | None
-    labels: tuple[str, ...]
-    seconds_per_token: float
-    distance: float | None = None
-    padded: bool = False
-
-
-class Fault(StrEnum):
-    """Why a model could not be loaded, by what may help."""
-
-    REFUSED = "refused"  # nothing: the file is at fault
-    WRONG = "wrong"  # another backend: the self-test failed
-    MEMORY = "memory"  # more memory
-
-
-class Failed(msgspec.Struct, tag="failed", frozen=True):
-    """The model cannot be loaded."""
-
-    message: str
-    fault: Fault
+    id: int
+    info: ModelInfo
+    seconds_per_token: float = 0.0
 
 
 class Tokens(msgspec.Struct, tag="tokens", frozen=True):
@@ -144,18 +105,11 @@ class Tokens(msgspec.Struct, tag="tokens", frozen=True):
 
 
 class Texts(msgspec.Struct, tag="texts", frozen=True):
-    """Answer to `Detokenize`."""
+    """Answer to `Detokenize`; ``special`` says of each token whether it is a special one."""
 
     id: int
     texts: list[bytes]
-
-
-class Pieces(msgspec.Struct, tag="pieces", frozen=True):
-    """Answer to `Spell`."""
-
-    id: int
-    texts: list[bytes]
-    special: list[bool]
+    special: list[bool] = []
 
 
 class Computed(msgspec.Struct, tag="computed", frozen=True):
@@ -166,34 +120,66 @@ class Computed(msgspec.Struct, tag="computed", frozen=True):
     seconds: float
 
 
-class Aborted(msgspec.Struct, tag="aborted", frozen=True):
-    """This batch is not computed: it was aborted, or computed with one that was stuck."""
+class Fault(StrEnum):
+    """Why a call failed; decides which error its caller gets."""
 
-    id: int
+    INPUT = "input"  # the texts or token ids of this call
+    STOPPED = "stopped"  # aborted, or computed together with a batch that was stuck
+    MODEL = "model"  # the model cannot be loaded by this engine, or by any
+    SELF_TEST = "self_test"  # the model computes wrong vectors on this backend
+    MEMORY = "memory"  # not enough memory to load the model
 
 
-class Refused(msgspec.Struct, tag="refused", frozen=True):
-    """A request failed, the worker did not; ``index`` is the sequence at fault."""
+class Failed(msgspec.Struct, tag="failed", frozen=True):
+    """Answer to any call that failed; ``index`` is the sequence at fault, if known."""
 
     id: int
     message: str
+    fault: Fault = Fault.INPUT
     index: int | None = None
 
 
-ToWorker: TypeAlias = Load | Cores | Tokenize | Detokenize | Spell | Encode | Abort
-FromWorker: TypeAlias = (
-    Progress | Ready | Failed | Tokens | Texts | Pieces | Computed | Aborted | Refused
-)
+ToWorker: TypeAlias = Load | Cores | Tokenize | Detokenize | Encode | Abort
+FromWorker: TypeAlias = Progress | Ready | Tokens | Texts | Computed | Failed
 
-_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+
+def _to_builtin(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"a message cannot hold {type(value).__name__}")
+
+
+def _from_builtin(kind: type, value: Any) -> Path:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(f"a message cannot hold {kind.__name__}")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_to_builtin)
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(
+    ToWorker, dec_hook=_from_builtin
+)
 _from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
 
+def to_header(message: ToWorker | FromWorker) -> bytes:
+    """The header of a frame with *message*."""
+    return _encoder.encode(message)
+
+
 def parse_to_worker(header: bytes) -> ToWorker:
-    """The message of a frame that the server sent."""
+    """The message in the header of a frame from the server.
+
+    Raises:
+        msgspec.MsgspecError: It is not one.
+    """
     return _to_worker.decode(header)
 
 
 def parse_from_worker(header: bytes | memoryview) -> FromWorker:
-    """The message of a frame that a worker sent."""
+    """The message in the header of a frame from a worker.
+
+    Raises:
+        msgspec.MsgspecError: It is not one.
+    """
     return _from_worker.decode(header)

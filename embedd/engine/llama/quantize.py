@@ -21,7 +21,7 @@ from embedd.engine.llama.library import (
     fill_params,
     open_library,
 )
-from embedd.engine.worker.__main__ import settle
+from embedd.engine.worker.__main__ import prepare_process
 
 # llama.cpp logs each tensor: "[   3/  21]  blk.0.attn_k.weight - [ 32, 32 ...".
 _TENSOR: Final = re.compile(rb"\[ *(\d+)/ *(\d+)\]")
@@ -62,7 +62,7 @@ def quantize(source: Path, target: Path, *, file_type: int, threads: int) -> boo
 def main(arguments: Sequence[str]) -> int:
     """Quantise according to *arguments*; return the exit status."""
     source, target, file_type, threads = arguments
-    settle()
+    prepare_process()
     done = quantize(Path(source), Path(target), file_type=int(file_type), threads=int(threads))
     return 0 if done else 1
 

@@ -6,8 +6,9 @@ from typing import TypeVar
 
 from embedd.cache import VectorCache, make_maker
 from embedd.engine.backends import LLAMA_BACKENDS, Backend
-from embedd.engine.host.process import WorkerDiedError
-from embedd.engine.host.supervisor import Supervisor, Worker
+from embedd.engine.host.errors import WorkerDiedError
+from embedd.engine.host.process import WorkerProcess
+from embedd.engine.host.supervisor import Supervisor
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.dedup import Deduplicator
 from embedd.engine.serving.quarantine import Quarantine
@@ -41,12 +42,12 @@ class ServedModel:
         cls,
         spec: ModelSpec,
         *,
-        start: Callable[[], Awaitable[Worker]],
+        start: Callable[[], Awaitable[WorkerProcess]],
         cores: CoreBudget,
         cache: VectorCache,
         metrics: ModelMetrics,
         tuning: Tuning = ONE_REPLICA,
-        tolerance: float | None = None,
+        crosscheck: bool = False,
         max_waiting_tokens: int,
         load_timeout: float | None = None,
         backends: Sequence[Backend] = LLAMA_BACKENDS,
@@ -64,7 +65,7 @@ class ServedModel:
             metrics=metrics,
             threads=cores.total,
             tuning=tuning,
-            tolerance=tolerance,
+            crosscheck=crosscheck,
             load_timeout=load_timeout,
             backends=backends,
         )
@@ -193,7 +194,7 @@ class ServedModel:
             )
         )
 
-    async def _ask(self, ask: Callable[[Worker], Awaitable[_Answer]]) -> _Answer:
+    async def _ask(self, ask: Callable[[WorkerProcess], Awaitable[_Answer]]) -> _Answer:
         worker = self._supervisor.worker
         try:
             return await ask(worker)

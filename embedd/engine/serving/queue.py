@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from embedd.engine.host.process import Encoded, StuckError, WorkerDiedError
+from embedd.engine.host.errors import StuckError, WorkerDiedError
 from embedd.engine.host.supervisor import Supervisor
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.lanes import Batch, Lanes, Waiting
@@ -285,7 +285,7 @@ class BatchQueue:
         while entries := [(job, row) for job, row in entries if not job.done.done()]:
             worker = self._supervisor.worker
             try:
-                encoded = await worker.encode(
+                vectors, seconds = await worker.encode(
                     [job.sequences[row] for job, row in entries],
                     entries[0][0].pooling,
                     urgent=urgent,
@@ -302,7 +302,7 @@ class BatchQueue:
                 await self._supervisor.revive(worker, counts=self._searches == 0)
                 # Out of memory is the fault of no input, unless it was alone. Batches that had
                 # not begun are as large: they are split at once as well.
-                full = error.death.of_memory and len(entries) > 1
+                full = error.is_out_of_memory and len(entries) > 1
                 deaths += error.started and not full
                 if full or deaths >= MAX_DEATHS_OF_A_BATCH:
                     await self._split(entries, deaths, error)
@@ -314,13 +314,13 @@ class BatchQueue:
                 job, row = entries[error.index]
                 job.fail_input(row, error)
             else:
-                self._supervisor.prove()
+                self._supervisor.mark_healthy()
                 self._metrics.computed(
                     tokens=sum(job.lengths[row] for job, row in entries),
                     sequences=len(entries),
-                    seconds=encoded.seconds,
+                    seconds=seconds,
                 )
-                _deliver(entries, encoded)
+                _deliver(entries, vectors)
                 return
 
     async def _split(self, entries: list[Entry], deaths: int, error: EngineError) -> None:
@@ -350,16 +350,16 @@ def _is_fault_of_input(error: EngineError) -> bool:
     It may not be if another batch was being computed when the worker died, or memory ran out.
     """
     if isinstance(error, WorkerDiedError):
-        return error.alone and not error.death.of_memory
+        return error.alone and not error.is_out_of_memory
     return isinstance(error, StuckError)
 
 
-def _deliver(entries: list[Entry], encoded: Encoded) -> None:
-    per_sequence = len(encoded.vectors) == len(entries)
+def _deliver(entries: list[Entry], vectors: Vectors) -> None:
+    per_sequence = len(vectors) == len(entries)
     start = 0
     for job, row in entries:
         end = start + (1 if per_sequence else job.lengths[row])
-        job.deliver(row, encoded.vectors[start:end])
+        job.deliver(row, vectors[start:end])
         start = end
 
 

@@ -16,11 +16,10 @@ from typing import Protocol
 import numpy as np
 
 from embedd.engine.backends import Backend
-from embedd.engine.host.process import Encoded
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tuning.settings import Tuning, choose_gpu_batch
 from embedd.errors import InsufficientMemoryError, ModelLoadError
-from embedd.types import Pooling, TokenIds
+from embedd.types import Pooling, TokenIds, Vectors
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class Computer(Protocol):
 
     async def encode(
         self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, alone: bool = False
-    ) -> Encoded:
+    ) -> tuple[Vectors, float]:
         """See `WorkerProcess.encode`."""
         ...
 

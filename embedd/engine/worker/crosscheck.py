@@ -1,13 +1,14 @@
-"""Whether an engine computes what llama.cpp computes: its own vectors are the oracle."""
+"""Compares the vectors of an engine with those of llama.cpp on the same model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
 import numpy as np
 
 from embedd.engine.backends import LLAMA_BACKENDS
-from embedd.engine.ipc import messages
+from embedd.engine.ipc.messages import Load
 from embedd.engine.protocol import Engine, UnsuitableError
 from embedd.engine.spec import ModelSpec
 from embedd.engine.worker.load import open_engine
@@ -16,8 +17,8 @@ from embedd.types import Pooling, TokenIds, Vectors
 # Of 1 - cosine. Quantised weights: llama.cpp rounds the activations too.
 EXACT_TOLERANCE: Final = 1e-4
 QUANTISED_TOLERANCE: Final = 3e-3
-# Without repacked weights: no build is so wrong that it fails here and works elsewhere.
-ORACLE: Final = LLAMA_BACKENDS[1]
+# Without repacked weights: no llama.cpp is known that computes wrongly on this backend alone.
+REFERENCE: Final = LLAMA_BACKENDS[1]
 
 # Of eight tokens and more each: very short ones move further when weights are rounded.
 TEXTS: Final = (
@@ -28,57 +29,50 @@ TEXTS: Final = (
     "Embeddings place texts with a similar meaning close to each other. " * 6,
 )
 
-
-# Each token costs the oracle a row of the vocabulary; memory is planned with so many.
+# Tokens of a text. Each costs llama.cpp a row of the vocabulary; memory is planned with so many.
 LONGEST: Final = 128
 
 
 def choose_tolerance(spec: ModelSpec) -> float:
-    """How far vectors of *spec* may be from llama.cpp's."""
+    """How far vectors of *spec* may be from llama.cpp's, as 1 - cosine."""
     return EXACT_TOLERANCE if spec.exact else QUANTISED_TOLERANCE
 
 
-def check_agreement(engine: Engine, message: messages.Load) -> float | None:
-    """How far *engine* is from llama.cpp on the model of *message*; None if nobody asks.
+def check_agreement(engine: Engine, load: Load) -> float | None:
+    """How far *engine* is from llama.cpp on the model; None if *load* asks for no comparison.
 
     Raises:
-        UnsuitableError: Further than the tolerance of *message*.
+        UnsuitableError: Further than `choose_tolerance` allows.
     """
-    if message.tolerance is None:
+    if not load.crosscheck or load.backend.is_reference:
         return None
-    oracle = open_engine(
-        msgspec.structs.replace(
-            message,
-            engine=ORACLE.engine,
-            backend=ORACLE.name,
-            extra_buffers=ORACLE.extra_buffers,
-            flash_attention=ORACLE.flash_attention,
-            batch_tokens=None,
-        ),
-        lambda _share: None,
+    tuning = replace(load.tuning, batch_tokens=None)
+    reference = open_engine(
+        msgspec.structs.replace(load, backend=REFERENCE, tuning=tuning), lambda _share: None
     )
     try:
-        distance = measure_distance(engine, oracle)
+        distance = measure_distance(engine, reference)
     finally:
-        oracle.close()
-    if not distance <= message.tolerance:
+        reference.close()
+    tolerance = choose_tolerance(load.spec)
+    if not distance <= tolerance:
         raise UnsuitableError(
             f"{engine.info.engine} does not agree with llama.cpp on this model: "
-            f"vectors are {distance:.1e} apart, {message.tolerance:.0e} is allowed"
+            f"vectors are {distance:.1e} apart, {tolerance:.0e} is allowed"
         )
     return distance
 
 
-def measure_distance(engine: Engine, oracle: Engine) -> float:
-    """The most that vectors are apart, as 1 - cosine; scores, as a share of the largest.
+def measure_distance(engine: Engine, reference: Engine) -> float:
+    """The largest distance of vectors, as 1 - cosine; of scores, as a share of the largest.
 
-    Together in a batch and alone, each with its own padding.
+    Texts are computed together in a batch and alone, each with its own padding.
     """
-    limit = min(oracle.info.limit, LONGEST)
-    sequences = [ids[:limit] for ids in oracle.tokenize(TEXTS)]
-    expected = _encode_alone(oracle, sequences)
+    limit = min(reference.info.limit, LONGEST)
+    sequences = [ids[:limit] for ids in reference.tokenize(TEXTS)]
+    expected = _encode_alone(reference, sequences)
     found = [engine.encode(sequences), _encode_alone(engine, sequences)]
-    if oracle.info.pooling is Pooling.RANK:
+    if reference.info.pooling is Pooling.RANK:
         largest = max(1.0, float(np.abs(expected).max()))
         return max(float(np.abs(one - expected).max()) / largest for one in found)
     return max(float((1 - _cosines(one, expected)).max()) for one in found)

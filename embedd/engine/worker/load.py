@@ -1,17 +1,16 @@
-"""In a worker: opens the engine or the vocabulary of a message, answers for a tokenizer."""
+"""Opens the engine, or the tokenizer alone, that a `Load` asks for."""
 
 import importlib
 import os
 from collections.abc import Callable
-from typing import Any, TypeAlias
-
-import numpy as np
+from dataclasses import replace
+from typing import Any
 
 from embedd.engine.backends import Backend
-from embedd.engine.ipc import messages
-from embedd.engine.ipc.facts import split_ids, to_spec
-from embedd.engine.protocol import Engine, Tokenizer
-from embedd.types import TokenIds
+from embedd.engine.ipc.messages import Failed, Fault, Load
+from embedd.engine.protocol import Engine, Tokenizer, UnsuitableError
+from embedd.engine.spec import ModelSpec
+from embedd.errors import InsufficientMemoryError, ModelLoadError
 
 ENGINES = {
     "llama": "embedd.engine.llama.engine:LlamaEngine",
@@ -24,65 +23,55 @@ TOKENIZERS = {
     "fake": "embedd.engine.fake:FakeEngine",
 }
 
-TokenizerCall: TypeAlias = messages.Tokenize | messages.Detokenize | messages.Spell
 
-
-def answer_call(
-    tokenizer: Tokenizer, message: TokenizerCall, ids: TokenIds
-) -> tuple[messages.FromWorker, TokenIds | None]:
-    """What a tokenizer says to *message*, whose array is *ids*: a message and its array.
+def open_tokenizer(load: Load) -> Tokenizer:
+    """Load the tokenizer of a model without its weights.
 
     Raises:
-        EngineError: An id is outside the vocabulary.
+        ModelLoadError: The file or its tokenizer cannot be used.
     """
-    match message:
-        case messages.Tokenize():
-            rows = tokenizer.tokenize(
-                message.texts,
-                add_special=message.add_special,
-                parse_special=message.parse_special,
-            )
-            array = np.concatenate(rows) if rows else np.empty(0, np.int32)
-            return messages.Tokens(message.id, [len(one) for one in rows]), array
-        case messages.Detokenize():
-            sequences = split_ids(ids.data, message.lengths)
-            texts = tokenizer.detokenize(sequences, special=message.special)
-            return messages.Texts(message.id, texts), None
-        case messages.Spell():
-            pieces = tokenizer.token_pieces(ids)
-            spelled = [piece.text for piece in pieces]
-            return messages.Pieces(
-                message.id, spelled, [piece.is_special for piece in pieces]
-            ), None
-
-
-def open_tokenizer(message: messages.Load) -> Tokenizer:
-    """The vocabulary of the model that *message* names, without its weights."""
-    tokenizer: Tokenizer = _find_class(TOKENIZERS[message.engine]).load_vocabulary(to_spec(message))
+    tokenizer: Tokenizer = _find_class(TOKENIZERS[load.backend.engine]).load_vocabulary(load.spec)
     return tokenizer
 
 
-def open_engine(message: messages.Load, report: Callable[[float], None]) -> Engine:
-    """Load the model that *message* names, on the engine and the backend that it names."""
-    if not message.gpu:
+def open_engine(load: Load, report: Callable[[float], None]) -> Engine:
+    """Load a model on the engine and backend that it is to be computed with.
+
+    Args:
+        report: Called with the share (0 … 1) of the weights that is loaded.
+
+    Raises:
+        ModelLoadError: The model cannot be loaded.
+        EngineError: This engine or backend cannot compute it.
+    """
+    if not load.backend.gpu:
         # Before the library is loaded: with a GPU in sight it computes large products there.
         os.putenv("CUDA_VISIBLE_DEVICES", "")
-    backend = Backend(
-        name=message.backend,
-        extra_buffers=message.extra_buffers,
-        flash_attention=message.flash_attention,
-        gpu=message.gpu,
-        precision=message.precision,
-    )
-    engine: Engine = _find_class(ENGINES[message.engine]).load(
-        to_spec(message),
-        backend,
-        threads=message.cores,
-        replicas=message.replicas,
-        batch_tokens=message.batch_tokens,
+    engine: Engine = _find_class(ENGINES[load.backend.engine]).load(
+        place_layers(load.spec, load.backend),
+        load.backend,
+        threads=load.cores,
+        replicas=load.tuning.replicas,
+        batch_tokens=load.tuning.batch_tokens,
         report=report,
     )
     return engine
+
+
+def place_layers(spec: ModelSpec, backend: Backend) -> ModelSpec:
+    """*spec* with no layers on a GPU unless *backend* computes there."""
+    return spec if backend.gpu else replace(spec, gpu_layers=0)
+
+
+def to_failure(id_: int, error: Exception) -> Failed:
+    """The answer to a `Load` that failed with *error*."""
+    if isinstance(error, InsufficientMemoryError | MemoryError):
+        fault = Fault.MEMORY
+    elif isinstance(error, ModelLoadError | UnsuitableError):
+        fault = Fault.MODEL
+    else:
+        fault = Fault.SELF_TEST
+    return Failed(id_, str(error) or "not enough memory", fault)
 
 
 def _find_class(place: str) -> Any:

@@ -8,9 +8,9 @@ import pytest
 
 from embedd.cache import VectorCache
 from embedd.engine.backends import LLAMA_BACKENDS, LLAMA_GPU, Backend
-from embedd.engine.host.load_wait import SelfTestError
+from embedd.engine.host.errors import SelfTestError
 from embedd.engine.installation import has_gpu_build
-from embedd.engine.ipc.facts import to_load
+from embedd.engine.ipc.messages import Load
 from embedd.engine.llama import engine as llama
 from embedd.engine.llama import library
 from embedd.engine.llama.engine import LlamaEngine
@@ -25,7 +25,7 @@ from embedd.metrics import Metrics
 from embedd.types import EngineChoice, Pooling
 from tests.contract.conftest import make_spec
 from tests.tiny_models import write_tiny_bert
-from tests.unit.engine.workshop import SPEC, Workshop
+from tests.unit.engine.fake_worker import SPEC, FakeWorkers
 
 
 def backends(
@@ -68,8 +68,8 @@ def test_the_gpu_comes_before_the_cpu_unless_somebody_wants_no_layers_there() ->
     ("backend", "layers"), [(LLAMA_GPU, 7), *((one, 0) for one in LLAMA_BACKENDS)]
 )
 def test_only_the_backend_of_the_gpu_puts_layers_there(backend: Backend, layers: int) -> None:
-    message = to_load(replace(SPEC, gpu_layers=7), backend, 1, ONE_REPLICA)
-    assert (message.gpu_layers, message.gpu) == (layers, backend.gpu)
+    spec = replace(SPEC, gpu_layers=7)
+    assert opening.place_layers(spec, backend) == replace(SPEC, gpu_layers=layers)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,7 @@ def test_on_the_cpu_cuda_sees_no_device(
     monkeypatch.setattr(os, "putenv", lambda name, value: hidden.append((name, value)))
     (tmp_path / "tiny").touch()
     spec = replace(SPEC, path=tmp_path / "tiny")
-    message = to_load(spec, replace(backend, engine="fake"), 1, ONE_REPLICA)
-    opening.open_engine(message, lambda _: None)
+    opening.open_engine(Load(spec=spec, backend=replace(backend, engine="fake")), lambda _: None)
     assert hidden == ([] if backend.gpu else [("CUDA_VISIBLE_DEVICES", "")])
 
 
@@ -91,12 +90,12 @@ def test_on_the_cpu_cuda_sees_no_device(
     "error", [SelfTestError("no GPU"), ModelLoadError("out of its memory")], ids=["none", "full"]
 )
 async def test_a_gpu_that_cannot_load_a_model_leaves_it_to_the_cpu(error: Exception) -> None:
-    workshop = Workshop()
-    workshop.faults = {"llama-gpu": error}
-    workshop.tuning = Tuning(replicas=1, batch_tokens=4096)
-    supervisor = await workshop.open([LLAMA_GPU, *LLAMA_BACKENDS])
-    assert workshop.worker.backend == "llama"
-    assert workshop.worker.tuning.batch_tokens is None
+    workers = FakeWorkers()
+    workers.faults = {"llama-gpu": error}
+    workers.tuning = Tuning(replicas=1, batch_tokens=4096)
+    supervisor = await workers.open([LLAMA_GPU, *LLAMA_BACKENDS])
+    assert workers.current.backend == "llama"
+    assert workers.current.tuning.batch_tokens is None
     assert supervisor.refusals == {}
 
 

@@ -12,7 +12,7 @@ from embedd.engine.tuning.store import SingleUse
 from embedd.errors import InsufficientMemoryError, ModelLoadError
 from embedd.metrics import Metrics
 from embedd.types import EngineChoice, Precision
-from tests.unit.engine.workshop import SPEC
+from tests.unit.engine.fake_worker import SPEC
 
 AUTO, LLAMA, OPENVINO = EngineChoice
 

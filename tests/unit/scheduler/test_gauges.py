@@ -8,7 +8,7 @@ from embedd.metrics import Metrics
 from embedd.scheduler.gauges import describe_models
 from embedd.scheduler.records import ModelStatus
 from tests.exposition import moved, read
-from tests.unit.engine.workshop import INFO
+from tests.unit.engine.fake_worker import INFO
 from tests.unit.scheduler.clients import make_spec
 
 

@@ -6,9 +6,7 @@ from dataclasses import replace
 import pytest
 
 from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
-from embedd.engine.host.exit_status import Death
-from embedd.engine.host.load_wait import SelfTestError
-from embedd.engine.host.process import WorkerDiedError
+from embedd.engine.host.errors import SelfTestError, WorkerDiedError
 from embedd.engine.host.supervisor import Supervisor
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.queue import BatchQueue
@@ -17,16 +15,16 @@ from embedd.errors import ModelLoadError, OverloadedError
 from embedd.metrics import DeathReason
 from tests.exposition import Samples, moved, read
 from tests.fakes import settle
+from tests.unit.engine.fake_worker import SPEC, STUCK, FakeWorkers, to_ids
 from tests.unit.engine.serving.test_queue import FULL, ask, finish, open_queue
-from tests.unit.engine.workshop import SPEC, STUCK, Workshop, to_ids
 
 
-def counts(workshop: Workshop) -> Samples:
+def counts(workers: FakeWorkers) -> Samples:
     """What has moved, but for what every batch counts."""
     usual = ("embedd_engine_", "embedd_batch_")
     return {
         name: value
-        for name, value in moved({}, read(workshop.metrics)).items()
+        for name, value in moved({}, read(workers.metrics)).items()
         if not name.startswith(usual)
     }
 
@@ -35,8 +33,8 @@ def counts(workshop: Workshop) -> Samples:
 
 
 async def test_requests_wait_until_a_batch_has_taken_all_of_them() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     assert queue.waiting_requests == 0
     tasks = [await ask(queue, FULL), await ask(queue, FULL)]
     assert queue.waiting_requests == 0, "both lie in the worker"
@@ -45,64 +43,64 @@ async def test_requests_wait_until_a_batch_has_taken_all_of_them() -> None:
     tasks[2].cancel()
     await settle()
     assert queue.waiting_requests == 1
-    await finish(workshop, 3)
+    await finish(workers, 3)
     assert queue.waiting_requests == 0
     await asyncio.wait(tasks)
 
 
 async def test_batches_that_nobody_waits_for_are_aborted_once_each() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     first = await ask(queue, FULL, FULL, FULL)
-    assert len(workshop.worker.batches) == 2
+    assert len(workers.current.batches) == 2
     first.cancel()
     second = await ask(queue, FULL)
-    assert counts(workshop) == {"embedd_aborted_batches_total{model=a}": 2}
-    await finish(workshop)
+    assert counts(workers) == {"embedd_aborted_batches_total{model=a}": 2}
+    await finish(workers)
     await second
-    assert counts(workshop) == {"embedd_aborted_batches_total{model=a}": 2}
+    assert counts(workers) == {"embedd_aborted_batches_total{model=a}": 2}
 
 
 async def test_two_that_leave_a_common_batch_abort_it_once() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     tasks = [asyncio.create_task(queue.embed([to_ids(1)], None)) for _ in range(2)]
     await settle()
-    [shared] = workshop.worker.batches
+    [shared] = workers.current.batches
     assert len(shared.sequences) == 2
     for task in tasks:
         task.cancel()
     await settle()
-    assert counts(workshop) == {"embedd_aborted_batches_total{model=a}": 1}
+    assert counts(workers) == {"embedd_aborted_batches_total{model=a}": 1}
 
 
 async def test_who_leaves_before_a_batch_took_anything_aborts_none() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     running = [await ask(queue, FULL) for _ in range(2)]
     leaving = await ask(queue, to_ids(7))
     leaving.cancel()
-    await finish(workshop, 2)
+    await finish(workers, 2)
     await asyncio.gather(*running)
-    assert counts(workshop) == {}
+    assert counts(workers) == {}
 
 
 async def test_a_batch_that_was_stopped_by_the_watchdog_is_stuck() -> None:
-    workshop = Workshop()
-    queue = await open_queue(workshop)
+    workers = FakeWorkers()
+    queue = await open_queue(workers)
     with pytest.raises(Exception, match="took too long"):
         await queue.embed([to_ids(STUCK)], None)
-    assert counts(workshop) == {"embedd_stuck_batches_total{model=a}": 2}, "it is tried twice"
+    assert counts(workers) == {"embedd_stuck_batches_total{model=a}": 2}, "it is tried twice"
 
 
 async def test_a_refused_request_is_an_overload_of_tokens() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop, max_waiting_tokens=8)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers, max_waiting_tokens=8)
     tasks = [await ask(queue, FULL) for _ in range(3)]
     with pytest.raises(OverloadedError):
         await queue.embed([to_ids(1)], None)
-    assert counts(workshop) == {"embedd_overloads_total{model=a,reason=tokens}": 1}
-    await finish(workshop, 3)
+    assert counts(workers) == {"embedd_overloads_total{model=a,reason=tokens}": 1}
+    await finish(workers, 3)
     await asyncio.gather(*tasks)
 
 
@@ -111,24 +109,24 @@ async def test_a_refused_request_is_an_overload_of_tokens() -> None:
 
 @pytest.mark.parametrize("reason", DeathReason)
 async def test_a_worker_that_died_is_counted_by_how(reason: DeathReason) -> None:
-    workshop = Workshop()
-    supervisor = await workshop.open()
-    supervisor.prove()
-    dead = workshop.worker
-    dead.death = Death("any", reason=reason)
+    workers = FakeWorkers()
+    supervisor = await workers.open()
+    supervisor.mark_healthy()
+    dead = workers.current
+    dead.death = WorkerDiedError("any", reason)
     await asyncio.gather(*(supervisor.revive(dead) for _ in range(5)))
-    assert counts(workshop) == {f"embedd_worker_deaths_total{{model=a,reason={reason}}}": 1}
+    assert counts(workers) == {f"embedd_worker_deaths_total{{model=a,reason={reason}}}": 1}
 
 
 async def test_backends_that_fail_are_counted_and_deaths_of_their_loads() -> None:
-    workshop = Workshop()
-    workshop.faults = {
+    workers = FakeWorkers()
+    workers.faults = {
         "openvino-f32": ModelLoadError("unknown architecture"),
-        "llama": WorkerDiedError(Death("SIGILL", reason=DeathReason.CRASHED)),
+        "llama": WorkerDiedError("SIGILL", DeathReason.CRASHED),
         "llama-no-repack": SelfTestError("NaN"),
     }
-    await workshop.open((OPENVINO_F32, *LLAMA_BACKENDS))
-    assert counts(workshop) == {
+    await workers.open((OPENVINO_F32, *LLAMA_BACKENDS))
+    assert counts(workers) == {
         "embedd_backend_failures_total{backend=openvino-f32,model=a}": 1,
         "embedd_backend_failures_total{backend=llama,model=a}": 1,
         "embedd_backend_failures_total{backend=llama-no-repack,model=a}": 1,
@@ -137,14 +135,14 @@ async def test_backends_that_fail_are_counted_and_deaths_of_their_loads() -> Non
 
 
 async def test_a_death_in_the_first_batch_fails_its_backend() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     task = await ask(queue, to_ids(1))
-    workshop.worker.die()
+    workers.current.die()
     await settle()
-    await finish(workshop)
+    await finish(workers)
     await task
-    assert counts(workshop) == {
+    assert counts(workers) == {
         "embedd_worker_deaths_total{model=a,reason=killed}": 1,
         "embedd_backend_failures_total{backend=llama,model=a}": 1,
     }
@@ -154,39 +152,39 @@ async def test_a_death_in_the_first_batch_fails_its_backend() -> None:
 
 
 async def test_what_was_measured_is_told_apart_from_a_start() -> None:
-    workshop = Workshop()
-    assert not (await workshop.open()).is_calibrated
-    workshop.tuning = Tuning(replicas=2, batch_tokens=512, measured=True)
-    assert (await workshop.open()).is_calibrated
-    workshop.faults = {"openvino-f32": ModelLoadError("unknown architecture")}
-    supervisor = await workshop.open((OPENVINO_F32, *LLAMA_BACKENDS))
+    workers = FakeWorkers()
+    assert not (await workers.open()).is_calibrated
+    workers.tuning = Tuning(replicas=2, batch_tokens=512, measured=True)
+    assert (await workers.open()).is_calibrated
+    workers.faults = {"openvino-f32": ModelLoadError("unknown architecture")}
+    supervisor = await workers.open((OPENVINO_F32, *LLAMA_BACKENDS))
     assert not supervisor.is_calibrated, "it was measured on another engine"
 
 
 async def test_cores_are_those_of_the_model_until_it_is_told_others() -> None:
-    workshop = Workshop()
+    workers = FakeWorkers()
     supervisor = Supervisor(
         replace(SPEC, threads=3),
-        start=workshop.start,
-        metrics=workshop.metrics.of_model("a"),
+        start=workers.start,
+        metrics=workers.metrics.of_model("a"),
         threads=8,
     )
     assert supervisor.cores == 3
     await supervisor.load()
     await supervisor.set_cores(4)
-    assert supervisor.cores == workshop.worker.cores == 4
+    assert supervisor.cores == workers.current.cores == 4
 
 
 async def test_a_queue_says_how_many_cores_its_model_has() -> None:
     """Two models that compute share them."""
     shares, queues, tasks = CoreBudget(8), [], []
-    for workshop in (Workshop(automatic=False), Workshop(automatic=False)):
-        supervisor = await workshop.open()
-        metrics = workshop.metrics.of_model("a")
+    for workers in (FakeWorkers(automatic=False), FakeWorkers(automatic=False)):
+        supervisor = await workers.open()
+        metrics = workers.metrics.of_model("a")
         queue = BatchQueue(supervisor, cores=shares, metrics=metrics, max_waiting_tokens=100)
-        queues.append((workshop, supervisor))
+        queues.append((workers, supervisor))
         tasks.append(await ask(queue, to_ids(1)))
     assert [supervisor.cores for _, supervisor in queues] == [4, 4]
-    for workshop, _ in queues:
-        await finish(workshop)
+    for workers, _ in queues:
+        await finish(workers)
     await asyncio.gather(*tasks)

@@ -1,11 +1,12 @@
-"""How a worker ended: in words, and whether there was no memory."""
+"""How a worker process ended: in words, and by which reason."""
 
 import signal
 from pathlib import Path
 
 import pytest
 
-from embedd.engine.host.exit_status import count_oom_kills, describe_death
+from embedd.engine.host.errors import WorkerDiedError
+from embedd.engine.host.exit_status import count_oom_kills, describe_exit
 from embedd.metrics import DeathReason
 
 
@@ -24,7 +25,7 @@ from embedd.metrics import DeathReason
     ],
 )
 def test_a_death_has_words(code: int, stderr: bytes, text: str) -> None:
-    assert str(describe_death(code, stderr)) == f"the worker process ended with {text}"
+    assert describe_exit(code, stderr)[0] == f"the worker process ended with {text}"
 
 
 @pytest.mark.parametrize(
@@ -34,9 +35,9 @@ def test_a_death_has_words(code: int, stderr: bytes, text: str) -> None:
 def test_only_a_kill_with_a_counter_that_rose_is_out_of_memory(
     code: int, kills: int, of_memory: bool
 ) -> None:
-    death = describe_death(code, b"", oom_kills=kills)
-    assert death.of_memory is of_memory
-    assert ("out of memory" in str(death)) is of_memory
+    message, reason = describe_exit(code, b"last words", oom_kills=kills)
+    assert WorkerDiedError(message, reason).is_out_of_memory is of_memory
+    assert (" (out of memory): last words" in message) is of_memory
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_only_a_kill_with_a_counter_that_rose_is_out_of_memory(
     ],
 )
 def test_a_death_has_a_reason(code: int, kills: int, reason: DeathReason) -> None:
-    assert describe_death(code, b"", oom_kills=kills).reason is reason
+    assert describe_exit(code, b"", oom_kills=kills)[1] is reason
 
 
 @pytest.mark.parametrize(

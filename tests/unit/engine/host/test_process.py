@@ -14,14 +14,14 @@ import pytest
 
 from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.host import process
-from embedd.engine.host.load_wait import SelfTestError
-from embedd.engine.host.process import WorkerDiedError, WorkerProcess
+from embedd.engine.host.errors import SelfTestError, WorkerDiedError
+from embedd.engine.host.process import WorkerProcess
 from embedd.engine.ipc import framing, messages
 from embedd.engine.ipc.board import Board
 from embedd.engine.spec import ModelInfo
 from embedd.errors import EngineError, InsufficientMemoryError, LoadTimeoutError, ModelLoadError
 from embedd.types import TokenIds, Vectors
-from tests.unit.engine.workshop import SPEC, to_ids
+from tests.unit.engine.fake_worker import SPEC, to_ids
 
 SLEEPER = "import sys, time; print('GGML_ASSERT', file=sys.stderr, flush=True); time.sleep(600)"
 
@@ -71,10 +71,11 @@ async def peer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Peer]:
     assert sleeper.returncode is not None
 
 
+LOAD = messages.Load(spec=SPEC, backend=LLAMA_BACKENDS[0])
+
+
 async def load(peer: Peer, **options: Any) -> "asyncio.Task[ModelInfo]":
-    task = asyncio.create_task(
-        peer.worker.load(SPEC, backend=LLAMA_BACKENDS[0], threads=1, **options)
-    )
+    task = asyncio.create_task(peer.worker.load(LOAD, **options))
     assert isinstance(await peer.hear(), messages.Load)
     return task
 
@@ -89,26 +90,29 @@ async def tokenize(peer: Peer) -> tuple["asyncio.Task[list[TokenIds]]", int]:
 @pytest.mark.parametrize(
     ("fault", "error"),
     [
-        (messages.Fault.REFUSED, ModelLoadError),
+        (messages.Fault.MODEL, ModelLoadError),
         (messages.Fault.MEMORY, InsufficientMemoryError),
-        (messages.Fault.WRONG, SelfTestError),
+        (messages.Fault.SELF_TEST, SelfTestError),
     ],
 )
 async def test_why_a_load_failed_decides_the_error(
     peer: Peer, fault: messages.Fault, error: type[Exception]
 ) -> None:
     task = await load(peer)
-    peer.say(messages.Failed("the reason", fault))
+    peer.say(messages.Failed(1, "the reason", fault))
     with pytest.raises(error, match=r"^the reason$") as caught:
         await task
     assert type(caught.value) is error
 
 
-async def test_progress_is_reported_and_buys_time(peer: Peer) -> None:
+async def test_progress_is_reported_and_postpones_the_timeout(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadline = asyncio.timeout(60.0)
     shares: asyncio.Queue[float] = asyncio.Queue()
-    task = await load(peer, patience=60.0, report=shares.put_nowait)
-    assert peer.worker._loading is not None
-    deadline = peer.worker._loading.deadline
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "timeout", lambda _delay: deadline)
+        task = await load(peer, timeout=60.0, report=shares.put_nowait)
     before = deadline.when()
     peer.say(messages.Progress(0.5))
     assert await shares.get() == 0.5
@@ -121,10 +125,10 @@ async def test_progress_is_reported_and_buys_time(peer: Peer) -> None:
 
 
 async def test_a_load_that_ends_too_late_disturbs_nobody(peer: Peer) -> None:
-    task = await load(peer, patience=0.01)
+    task = await load(peer, timeout=0.01)
     with pytest.raises(LoadTimeoutError):
         await task
-    peer.say(messages.Failed("late", messages.Fault.REFUSED))
+    peer.say(messages.Failed(1, "late", messages.Fault.MODEL))
     answered, id_ = await tokenize(peer)
     peer.say(messages.Tokens(id_, [1]), to_ids(7))
     assert (await answered)[0].tolist() == [7]
@@ -148,7 +152,7 @@ async def test_an_answer_that_nobody_asked_for_is_ignored(peer: Peer) -> None:
 
 async def test_a_refusal_is_an_error_with_its_index(peer: Peer) -> None:
     task, id_ = await tokenize(peer)
-    peer.say(messages.Refused(id_, "no such token", 3))
+    peer.say(messages.Failed(id_, "no such token", index=3))
     with pytest.raises(EngineError, match=r"^no such token$") as caught:
         await task
     assert caught.value.index == 3
@@ -174,7 +178,7 @@ async def test_nonsense_ends_the_process_and_every_wait(
     for task in (loading, tokenizing):
         with pytest.raises(WorkerDiedError, match="the worker process ended"):
             await task
-    assert "worker speaks nonsense" in caplog.text
+    assert "invalid frame from worker" in caplog.text
 
 
 async def test_half_a_frame_and_an_end_fail_every_wait(peer: Peer) -> None:
@@ -201,7 +205,7 @@ async def test_what_comes_after_the_end_fails_at_once(peer: Peer) -> None:
     with pytest.raises(WorkerDiedError):
         await peer.worker.tokenize(["a"])
     with pytest.raises(WorkerDiedError):
-        await peer.worker.load(SPEC, backend=LLAMA_BACKENDS[0], threads=1)
+        await peer.worker.load(LOAD)
 
 
 async def test_a_worker_that_closes_its_socket_and_stays_is_killed(peer: Peer) -> None:
@@ -213,7 +217,7 @@ async def test_a_worker_that_closes_its_socket_and_stays_is_killed(peer: Peer) -
 
 
 def test_frames_are_decoded_by_the_stricter_rules_of_their_direction() -> None:
-    frame = b"".join(framing.make_frame(messages.Refused(1, "no")))
+    frame = b"".join(framing.make_frame(messages.Failed(1, "no")))
     with pytest.raises(msgspec.ValidationError):
         messages.parse_to_worker(frame[framing.PREFIX.size :])
 
@@ -242,10 +246,10 @@ async def test_texts_and_pieces_come_back(peer: Peer) -> None:
     assert message == messages.Detokenize(1, [1], special=True)
     peer.say(messages.Texts(1, [b"a"]))
     assert await detokenizing == [b"a"]
-    spelling = asyncio.create_task(peer.worker.token_pieces(to_ids(5)))
-    assert await peer.hear() == messages.Spell(2)
-    peer.say(messages.Pieces(2, [b"a"], [True]))
-    assert await spelling == [(b"a", True)]
+    pieces = asyncio.create_task(peer.worker.token_pieces(to_ids(5)))
+    assert await peer.hear() == messages.Detokenize(2, None)
+    peer.say(messages.Texts(2, [b"a"], [True]))
+    assert await pieces == [(b"a", True)]
 
 
 async def test_the_wrong_kind_of_text_is_an_error(peer: Peer) -> None:
@@ -254,7 +258,7 @@ async def test_the_wrong_kind_of_text_is_an_error(peer: Peer) -> None:
         asyncio.create_task(peer.worker.token_pieces(to_ids(5))),
     ):
         message = await peer.hear()
-        assert isinstance(message, messages.Detokenize | messages.Spell)
-        peer.say(messages.Refused(message.id, "no such id"))
+        assert isinstance(message, messages.Detokenize)
+        peer.say(messages.Failed(message.id, "no such id"))
         with pytest.raises(EngineError, match="no such id"):
             await task

@@ -5,9 +5,7 @@ import asyncio
 import pytest
 
 from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
-from embedd.engine.host.exit_status import Death
-from embedd.engine.host.load_wait import SelfTestError
-from embedd.engine.host.process import WorkerDiedError
+from embedd.engine.host.errors import SelfTestError, WorkerDiedError
 from embedd.engine.host.supervisor import Supervisor
 from embedd.engine.tuning.settings import Tuning
 from embedd.errors import (
@@ -18,12 +16,12 @@ from embedd.errors import (
     ShuttingDownError,
 )
 from tests.fakes import settle
-from tests.unit.engine.workshop import Workshop, to_ids
+from tests.unit.engine.fake_worker import FakeWorkers, to_ids
 
 
-async def compute_and_die(workshop: Workshop) -> None:
+async def compute_and_die(workers: FakeWorkers) -> None:
     """The present worker dies while it computes a batch."""
-    worker = workshop.worker
+    worker = workers.current
     batch = asyncio.create_task(worker.encode([to_ids(1)], None))
     await settle()
     worker.die()
@@ -31,33 +29,34 @@ async def compute_and_die(workshop: Workshop) -> None:
         await batch
 
 
-async def revive(supervisor: Supervisor, workshop: Workshop, *, counts: bool = True) -> None:
-    workshop.worker.die(computing=False)
-    await supervisor.revive(workshop.worker, counts=counts)
+async def revive(supervisor: Supervisor, workers: FakeWorkers, *, counts: bool = True) -> None:
+    workers.current.die(computing=False)
+    await supervisor.revive(workers.current, counts=counts)
 
 
 async def test_the_first_backend_that_computes_is_taken() -> None:
-    workshop = Workshop()
-    workshop.faults = {
-        "llama": WorkerDiedError(Death("SIGILL")),
+    workers = FakeWorkers()
+    workers.faults = {
+        "llama": WorkerDiedError("SIGILL"),
         "llama-no-repack": SelfTestError("NaN"),
     }
-    supervisor = await workshop.open()
-    assert workshop.worker.backend == "llama-safe"
-    assert supervisor.worker is workshop.worker
-    assert [worker.closed for worker in workshop.workers] == [True, True, False]
+    supervisor = await workers.open()
+    assert workers.current.backend == "llama-safe"
+    assert supervisor.worker is workers.current
+    assert [worker.closed for worker in workers.started] == [True, True, False]
 
 
 async def test_if_no_backend_computes_the_reasons_of_all_are_told() -> None:
-    workshop = Workshop()
-    workshop.faults = {
-        name: WorkerDiedError(Death(name)) for name in ("llama", "llama-no-repack", "llama-safe")
+    workers = FakeWorkers()
+    workers.faults = {
+        name: WorkerDiedError(f"ended on {name}")
+        for name in ("llama", "llama-no-repack", "llama-safe")
     }
     with pytest.raises(ModelLoadError) as caught:
-        await workshop.open()
+        await workers.open()
     assert str(caught.value) == (
         'cannot load model "tiny": '
-        + "; ".join(f"{name}: the worker process ended with {name}" for name in workshop.faults)
+        + "; ".join(f"{name}: ended on {name}" for name in workers.faults)
     )
 
 
@@ -67,111 +66,111 @@ async def test_if_no_backend_computes_the_reasons_of_all_are_told() -> None:
     ids=lambda error: type(error).__name__,
 )
 async def test_what_no_backend_can_help_does_not_walk_the_backends(error: EmbeddError) -> None:
-    workshop = Workshop()
-    workshop.faults = {"llama": error}
+    workers = FakeWorkers()
+    workers.faults = {"llama": error}
     with pytest.raises(type(error)):
-        await workshop.open()
-    assert len(workshop.workers) == 1
-    assert workshop.worker.closed
+        await workers.open()
+    assert len(workers.started) == 1
+    assert workers.current.closed
 
 
 async def test_all_who_wait_share_one_restart() -> None:
-    workshop = Workshop()
-    supervisor = await workshop.open()
-    dead = workshop.worker
+    workers = FakeWorkers()
+    supervisor = await workers.open()
+    dead = workers.current
     dead.die(computing=False)
     await asyncio.gather(*(supervisor.revive(dead) for _ in range(10)))
     await supervisor.revive(dead)  # late: somebody did
-    assert len(workshop.workers) == 2
-    assert workshop.worker.backend == "llama"
+    assert len(workers.started) == 2
+    assert workers.current.backend == "llama"
 
 
 async def test_death_in_the_first_batch_costs_one_backend_and_no_delay() -> None:
-    workshop = Workshop(automatic=False)
-    supervisor = await workshop.open()
+    workers = FakeWorkers(automatic=False)
+    supervisor = await workers.open()
     for backend in ("llama-no-repack", "llama-no-repack"):
-        await compute_and_die(workshop)
-        await supervisor.revive(workshop.worker)
-        assert workshop.worker.backend == backend
-    assert workshop.delays == [0.1]
+        await compute_and_die(workers)
+        await supervisor.revive(workers.current)
+        assert workers.current.backend == backend
+    assert workers.delays == [0.1]
 
 
 async def test_who_reports_the_death_first_does_not_decide_the_backend() -> None:
     """A tokenization beside the first batch notices the death as well."""
-    workshop = Workshop(automatic=False)
-    supervisor = await workshop.open()
-    dead = workshop.worker
-    await compute_and_die(workshop)
+    workers = FakeWorkers(automatic=False)
+    supervisor = await workers.open()
+    dead = workers.current
+    await compute_and_die(workers)
     await asyncio.gather(supervisor.revive(dead), supervisor.revive(dead, counts=False))
-    assert workshop.worker.backend == "llama-no-repack"
+    assert workers.current.backend == "llama-no-repack"
 
 
 async def test_death_after_a_computed_batch_keeps_the_backend() -> None:
-    workshop = Workshop(automatic=False)
-    supervisor = await workshop.open()
-    supervisor.prove()
-    await compute_and_die(workshop)
-    await supervisor.revive(workshop.worker)
-    assert workshop.worker.backend == "llama"
+    workers = FakeWorkers(automatic=False)
+    supervisor = await workers.open()
+    supervisor.mark_healthy()
+    await compute_and_die(workers)
+    await supervisor.revive(workers.current)
+    assert workers.current.backend == "llama"
 
 
 async def test_the_last_backend_is_tried_again() -> None:
-    workshop = Workshop(automatic=False)
-    workshop.faults = {"llama": SelfTestError("NaN"), "llama-no-repack": SelfTestError("NaN")}
-    supervisor = await workshop.open()
-    await compute_and_die(workshop)
-    await supervisor.revive(workshop.worker)
-    assert workshop.worker.backend == "llama-safe"
+    workers = FakeWorkers(automatic=False)
+    workers.faults = {"llama": SelfTestError("NaN"), "llama-no-repack": SelfTestError("NaN")}
+    supervisor = await workers.open()
+    await compute_and_die(workers)
+    await supervisor.revive(workers.current)
+    assert workers.current.backend == "llama-safe"
 
 
 async def test_delays_double_and_the_fifth_death_in_a_row_is_the_last() -> None:
-    workshop = Workshop()
-    supervisor = await workshop.open()
+    workers = FakeWorkers()
+    supervisor = await workers.open()
     for _ in range(4):
-        await revive(supervisor, workshop)
-    assert workshop.delays == [0.1, 0.2, 0.4, 0.8]
+        await revive(supervisor, workers)
+    assert workers.delays == [0.1, 0.2, 0.4, 0.8]
     reason = 'the worker of model "tiny" died 5 times without computing a batch'
     with pytest.raises(ModelLoadError, match=reason):
-        await revive(supervisor, workshop)
+        await revive(supervisor, workers)
     assert supervisor.unhealthy_reason == reason
     with pytest.raises(ModelLoadError, match=reason):
-        await supervisor.revive(workshop.worker)
-    assert len(workshop.workers) == 5
+        await supervisor.revive(workers.current)
+    assert len(workers.started) == 5
 
 
 async def test_delays_end_at_five_seconds_and_deaths_are_forgiven_after_a_minute() -> None:
-    workshop = Workshop()
-    supervisor = await workshop.open()
+    workers = FakeWorkers()
+    supervisor = await workers.open()
     for _ in range(10):
-        workshop.now += 15
-        await revive(supervisor, workshop)
+        workers.now += 15
+        await revive(supervisor, workers)
     assert supervisor.unhealthy_reason is None
-    assert max(workshop.delays) <= 5
+    assert max(workers.delays) <= 5
 
 
 async def test_a_computed_batch_forgives_deaths() -> None:
-    workshop = Workshop()
-    supervisor = await workshop.open()
+    workers = FakeWorkers()
+    supervisor = await workers.open()
     for _ in range(10):
-        await revive(supervisor, workshop)
-        supervisor.prove()
-    assert workshop.delays == [0.1] * 10
+        await revive(supervisor, workers)
+        supervisor.mark_healthy()
+    assert workers.delays == [0.1] * 10
 
 
 async def test_deaths_of_a_search_do_not_count_and_are_not_waited_for() -> None:
-    workshop = Workshop()
-    supervisor = await workshop.open()
+    workers = FakeWorkers()
+    supervisor = await workers.open()
     for _ in range(10):
-        await revive(supervisor, workshop, counts=False)
-    assert workshop.delays == []
+        await revive(supervisor, workers, counts=False)
+    assert workers.delays == []
 
 
 async def test_a_model_that_does_not_load_again_is_broken_for_all_who_wait() -> None:
-    workshop = Workshop()
-    supervisor = await workshop.open()
-    dead = workshop.worker
+    workers = FakeWorkers()
+    supervisor = await workers.open()
+    dead = workers.current
     dead.die(computing=False)
-    workshop.faults = {"llama": ModelLoadError("file is gone")}
+    workers.faults = {"llama": ModelLoadError("file is gone")}
     results = await asyncio.gather(
         *(supervisor.revive(dead) for _ in range(3)), return_exceptions=True
     )
@@ -180,27 +179,27 @@ async def test_a_model_that_does_not_load_again_is_broken_for_all_who_wait() -> 
 
 
 async def test_who_leaves_does_not_stop_the_restart_for_others() -> None:
-    workshop = Workshop()
-    supervisor = await workshop.open()
-    dead = workshop.worker
+    workers = FakeWorkers()
+    supervisor = await workers.open()
+    dead = workers.current
     dead.die(computing=False)
-    workshop.may_load.clear()
+    workers.may_load.clear()
     first, second = (asyncio.create_task(supervisor.revive(dead)) for _ in range(2))
     await settle()
     first.cancel()
     await settle()
-    workshop.may_load.set()
+    workers.may_load.set()
     await second
     assert first.cancelled()
     assert supervisor.worker is not dead
 
 
 async def test_close_during_a_restart_ends_it_and_tells_who_waits() -> None:
-    workshop = Workshop()
-    supervisor = await workshop.open()
-    dead = workshop.worker
+    workers = FakeWorkers()
+    supervisor = await workers.open()
+    dead = workers.current
     dead.die(computing=False)
-    workshop.may_load.clear()
+    workers.may_load.clear()
     waiting = asyncio.create_task(supervisor.revive(dead))
     await settle()
     await supervisor.close()
@@ -208,11 +207,11 @@ async def test_close_during_a_restart_ends_it_and_tells_who_waits() -> None:
         await waiting
     with pytest.raises(ShuttingDownError):
         await supervisor.revive(dead)
-    assert all(worker.closed for worker in workshop.workers)
+    assert all(worker.closed for worker in workers.started)
 
 
 async def test_close_before_anything_was_loaded_is_fine() -> None:
-    await Workshop().make().close()
+    await FakeWorkers().make().close()
 
 
 # Another engine than llama.cpp before its backends
@@ -225,7 +224,7 @@ WITH_OPENVINO = (OPENVINO_F32, *LLAMA_BACKENDS)
     [
         (ModelLoadError("unknown architecture"), {"openvino": "unknown architecture"}),
         (InsufficientMemoryError("full"), {}),
-        (WorkerDiedError(Death("SIGSEGV")), {}),
+        (WorkerDiedError("SIGSEGV"), {}),
         (SelfTestError("NaN"), {}),
     ],
     ids=lambda value: type(value).__name__,
@@ -233,47 +232,48 @@ WITH_OPENVINO = (OPENVINO_F32, *LLAMA_BACKENDS)
 async def test_what_another_engine_cannot_do_llama_does(
     error: EmbeddError, refused: dict[str, str]
 ) -> None:
-    workshop = Workshop()
-    workshop.faults = {"openvino-f32": error}
-    supervisor = await workshop.open(WITH_OPENVINO)
-    assert workshop.worker.backend == "llama"
+    workers = FakeWorkers()
+    workers.faults = {"openvino-f32": error}
+    supervisor = await workers.open(WITH_OPENVINO)
+    assert workers.current.backend == "llama"
     assert supervisor.refusals == refused
 
 
 async def test_an_engine_that_was_asked_for_alone_is_not_replaced() -> None:
-    workshop = Workshop()
-    workshop.faults = {"openvino-f32": ModelLoadError("unknown architecture")}
+    workers = FakeWorkers()
+    workers.faults = {"openvino-f32": ModelLoadError("unknown architecture")}
     with pytest.raises(ModelLoadError, match="unknown architecture"):
-        await workshop.open([OPENVINO_F32])
-    assert len(workshop.workers) == 1
+        await workers.open([OPENVINO_F32])
+    assert len(workers.started) == 1
 
 
 async def test_a_crash_of_another_engine_falls_back_however_long_it_worked() -> None:
-    workshop = Workshop(automatic=False)
-    supervisor = await workshop.open(WITH_OPENVINO)
-    supervisor.prove()
-    await compute_and_die(workshop)
-    await supervisor.revive(workshop.worker)
-    assert workshop.worker.backend == "llama"
-    supervisor.prove()
-    await compute_and_die(workshop)
-    await supervisor.revive(workshop.worker)
-    assert workshop.worker.backend == "llama"
+    workers = FakeWorkers(automatic=False)
+    supervisor = await workers.open(WITH_OPENVINO)
+    supervisor.mark_healthy()
+    await compute_and_die(workers)
+    await supervisor.revive(workers.current)
+    assert workers.current.backend == "llama"
+    supervisor.mark_healthy()
+    await compute_and_die(workers)
+    await supervisor.revive(workers.current)
+    assert workers.current.backend == "llama"
 
 
-async def test_vectors_are_compared_on_other_engines_only() -> None:
-    workshop = Workshop()
-    workshop.faults = {"openvino-f32": WorkerDiedError(Death("SIGSEGV"))}
-    await workshop.open(WITH_OPENVINO)
-    assert [worker.tolerance for worker in workshop.workers] == [1e-4, None]
+async def test_every_load_asks_for_the_comparison_of_vectors() -> None:
+    """The worker knows that llama.cpp need not be compared with itself."""
+    workers = FakeWorkers()
+    workers.faults = {"openvino-f32": WorkerDiedError("SIGSEGV")}
+    await workers.open(WITH_OPENVINO)
+    assert [worker.crosscheck for worker in workers.started] == [True, True]
 
 
 async def test_what_was_measured_on_one_engine_is_not_used_on_another() -> None:
-    workshop = Workshop()
-    workshop.tuning = Tuning(replicas=2, batch_tokens=1024)
-    workshop.faults = {"openvino-f32": WorkerDiedError(Death("SIGSEGV"))}
-    await workshop.open(WITH_OPENVINO)
-    assert [worker.tuning for worker in workshop.workers] == [
+    workers = FakeWorkers()
+    workers.tuning = Tuning(replicas=2, batch_tokens=1024)
+    workers.faults = {"openvino-f32": WorkerDiedError("SIGSEGV")}
+    await workers.open(WITH_OPENVINO)
+    assert [worker.tuning for worker in workers.started] == [
         Tuning(replicas=2, batch_tokens=1024),
         Tuning(replicas=2, batch_tokens=None),
     ]

@@ -1,7 +1,9 @@
 """Frames: what one end sends the other reads, and broken frames are refused."""
 
+from dataclasses import is_dataclass
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, get_args, get_origin, get_type_hints
 
 import msgspec
 import numpy as np
@@ -21,6 +23,7 @@ SIMPLE: dict[Any, st.SearchStrategy[Any]] = {
     int: st.integers(-(2**63), 2**64 - 1),
     str: st.text(st.characters(exclude_categories=["Cs"])),
     NoneType: st.none(),
+    Path: st.text(st.characters(exclude_categories=["Cs"])).map(Path),
 }
 
 
@@ -31,10 +34,11 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
         return SIMPLE[kind]
     if get_origin(kind) is list:
         return st.lists(values_of(arguments[0]), max_size=5)
+    if isinstance(kind, type) and is_dataclass(kind):
+        fields = {name: values_of(one) for name, one in get_type_hints(kind).items()}
+        return st.builds(kind, **fields)
     if get_origin(kind) is tuple:
         return st.lists(values_of(arguments[0]), max_size=5).map(tuple)
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        return messages_of([kind])
     if get_origin(kind) is UnionType:
         return st.one_of([values_of(one) for one in arguments])
     return st.sampled_from(kind)

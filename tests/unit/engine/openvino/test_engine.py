@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 
 from embedd.engine.backends import OPENVINO_F32
-from embedd.engine.ipc.facts import to_load
+from embedd.engine.ipc.messages import Load
 from embedd.engine.padding import round_length
 from embedd.engine.protocol import UnsuitableError
 from embedd.engine.spec import ModelSpec
-from embedd.engine.tuning.settings import ONE_REPLICA
 from embedd.engine.worker.crosscheck import check_agreement, choose_tolerance
 from embedd.errors import EngineError
 from embedd.resolve import Resolver
@@ -154,16 +153,16 @@ def test_a_graph_that_is_not_llama_cpps_is_refused(
 ) -> None:
     spec = Resolver(Store(default_store)).resolve(f"all-minilm:{tag}").spec
     tolerance = choose_tolerance(spec)
-    message = to_load(spec, OPENVINO_F32, 1, ONE_REPLICA, tolerance)
+    asked = Load(spec=spec, backend=OPENVINO_F32, crosscheck=True)
     plant(monkeypatch)
     found = load(spec)
     if plant is plant_nothing:
-        distance = check_agreement(found, message)
+        distance = check_agreement(found, asked)
         assert distance is not None
         assert 0 < distance <= (1e-6 if tag == "f32" else tolerance)
         return
     with pytest.raises(UnsuitableError, match="does not agree with llama"):
-        check_agreement(found, message)
+        check_agreement(found, asked)
 
 
 def test_brain_floats_are_read_and_half_floats_that_overflow_are_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from embedd.cache import VectorCache
 from embedd.engine.serving.dedup import MAX_JOINABLE_SEQUENCES, Deduplicator
 from embedd.errors import EngineError
 from embedd.types import EmbedResult, Timings, TokenIds, VectorSource
-from tests.unit.engine.workshop import expected_vectors, to_ids
+from tests.unit.engine.fake_worker import expected_vectors, to_ids
 
 CACHE, JOINED, EQUAL = VectorSource
 A, B, C = to_ids(1), to_ids(2, 2), to_ids(3, 3, 3)

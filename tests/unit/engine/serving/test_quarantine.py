@@ -2,7 +2,7 @@
 
 from embedd.engine.serving.quarantine import MAX_REMEMBERED, Quarantine
 from embedd.types import Pooling
-from tests.unit.engine.workshop import to_ids
+from tests.unit.engine.fake_worker import to_ids
 
 
 def test_an_input_is_found_by_its_tokens_and_pooling() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedd.engine.backends import LLAMA_BACKENDS
-from embedd.engine.host.process import WorkerDiedError
+from embedd.engine.host.errors import WorkerDiedError
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.quarantine import Quarantine
 from embedd.engine.serving.queue import BatchQueue, Job
@@ -23,26 +23,26 @@ from embedd.errors import (
 )
 from embedd.types import EmbedResult, Pooling, TokenIds
 from tests.fakes import settle
-from tests.unit.engine.workshop import (
+from tests.unit.engine.fake_worker import (
     KILLS,
     MAX_BATCH_TOKENS,
     MAX_SEQUENCES,
     REFUSED,
     REFUSED_UNNAMED,
     STUCK,
-    Workshop,
+    FakeWorkers,
     expected_vectors,
     to_ids,
 )
 
 
 async def open_queue(
-    workshop: Workshop, *, max_waiting_tokens: int = 10_000, quarantine: Quarantine | None = None
+    workers: FakeWorkers, *, max_waiting_tokens: int = 10_000, quarantine: Quarantine | None = None
 ) -> BatchQueue:
     return BatchQueue(
-        await workshop.open(),
+        await workers.open(),
         cores=CoreBudget(1),
-        metrics=workshop.metrics.of_model("a"),
+        metrics=workers.metrics.of_model("a"),
         max_waiting_tokens=max_waiting_tokens,
         quarantine=quarantine,
     )
@@ -57,10 +57,10 @@ async def ask(
     return task
 
 
-async def finish(workshop: Workshop, batches: int = 1) -> None:
+async def finish(workers: FakeWorkers, batches: int = 1) -> None:
     """The worker computes so many batches."""
     for _ in range(batches):
-        workshop.worker.compute()
+        workers.current.compute()
         await settle()
 
 
@@ -78,8 +78,8 @@ def test_every_request_gets_the_vectors_of_its_own_sequences_in_order(
     requests: list[tuple[list[list[int]], Pooling | None]],
 ) -> None:
     async def check() -> None:
-        workshop = Workshop()
-        queue = await open_queue(workshop)
+        workers = FakeWorkers()
+        queue = await open_queue(workers)
         asked = [([to_ids(*ids) for ids in sequences], kind) for sequences, kind in requests]
         outcomes = await asyncio.gather(*(queue.embed(ids, kind) for ids, kind in asked))
         for (sequences, pooling), outcome in zip(asked, outcomes, strict=True):
@@ -87,7 +87,7 @@ def test_every_request_gets_the_vectors_of_its_own_sequences_in_order(
             assert outcome.timings.queue >= 0
             assert outcome.timings.compute >= 0
         assert queue.waiting_tokens == 0
-        assert all(size <= MAX_SEQUENCES for size in workshop.computed)
+        assert all(size <= MAX_SEQUENCES for size in workers.computed)
 
     asyncio.run(check())
 
@@ -108,7 +108,7 @@ def test_only_the_request_with_a_bad_input_fails_and_its_input_is_named(
         bad.setdefault(at % len(requests), set()).add(row % len(request))
 
     async def check() -> None:
-        queue = await open_queue(Workshop())
+        queue = await open_queue(FakeWorkers())
         asked = [[to_ids(*ids) for ids in sequences] for sequences in requests]
         outcomes = await asyncio.gather(
             *(queue.embed(sequences, None) for sequences in asked), return_exceptions=True
@@ -127,51 +127,51 @@ def test_only_the_request_with_a_bad_input_fails_and_its_input_is_named(
 
 
 async def test_sequences_of_all_requests_share_a_batch() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     first = [await ask(queue, FULL) for _ in range(2)]  # both places in flight are taken
     tasks = [await ask(queue, to_ids(2, 3)) for _ in range(3)]
-    await finish(workshop)
-    assert [len(batch.sequences) for batch in workshop.worker.batches] == [1, 3]
-    await finish(workshop, 2)
+    await finish(workers)
+    assert [len(batch.sequences) for batch in workers.current.batches] == [1, 3]
+    await finish(workers, 2)
     for task in first + tasks:
         await task
 
 
 async def test_requests_that_arrive_together_share_a_batch() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     tasks = [asyncio.create_task(queue.embed([to_ids(one)], None)) for one in range(1, 4)]
     await settle()
-    assert [len(batch.sequences) for batch in workshop.worker.batches] == [3]
-    await finish(workshop)
+    assert [len(batch.sequences) for batch in workers.current.batches] == [3]
+    await finish(workers)
     await asyncio.gather(*tasks)
 
 
 async def test_small_requests_need_no_place_of_their_own() -> None:
     """The worker computes them together, as many as have come by then."""
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     tasks = [await ask(queue, to_ids(1, 2, 3)) for _ in range(6)]
-    assert [len(batch.sequences) for batch in workshop.worker.batches] == [1] * 5
+    assert [len(batch.sequences) for batch in workers.current.batches] == [1] * 5
     assert queue.waiting_tokens == 3
-    await finish(workshop, 6)
+    await finish(workers, 6)
     await asyncio.gather(*tasks)
 
 
 async def test_one_batch_computes_and_one_lies_ready() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     task = await ask(queue, *[to_ids(*range(1, MAX_BATCH_TOKENS + 1))] * 5)
-    assert len(workshop.worker.batches) == 2
+    assert len(workers.current.batches) == 2
     assert queue.waiting_tokens == 3 * MAX_BATCH_TOKENS
-    await finish(workshop, 5)
+    await finish(workers, 5)
     await task
     assert queue.waiting_tokens == 0
 
 
 async def test_a_request_without_sequences_has_no_vectors() -> None:
-    queue = await open_queue(Workshop())
+    queue = await open_queue(FakeWorkers())
     assert (await queue.embed([], None)).vectors.shape == (0, 2)
 
 
@@ -179,8 +179,8 @@ async def test_a_request_without_sequences_has_no_vectors() -> None:
 
 
 async def test_a_request_is_admitted_whole_or_not_at_all() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop, max_waiting_tokens=20)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers, max_waiting_tokens=20)
     tasks = [await ask(queue, to_ids(1)) for _ in range(2)]
     tasks.append(await ask(queue, *[to_ids(1, 2, 3, 4)] * 4))
     assert queue.waiting_tokens == 16
@@ -190,12 +190,12 @@ async def test_a_request_is_admitted_whole_or_not_at_all() -> None:
     assert queue.waiting_tokens == 16
     tasks.append(await ask(queue, to_ids(1, 2), to_ids(1, 2)))
     assert queue.waiting_tokens == 20
-    await finish(workshop, 9)
+    await finish(workers, 9)
     await asyncio.gather(*tasks)
 
 
 async def test_an_empty_queue_admits_any_request() -> None:
-    queue = await open_queue(Workshop(), max_waiting_tokens=1)
+    queue = await open_queue(FakeWorkers(), max_waiting_tokens=1)
     sequences = [to_ids(1, 2, 3)] * 50
     assert len((await queue.embed(sequences, None)).vectors) == 50
 
@@ -204,76 +204,76 @@ async def test_an_empty_queue_admits_any_request() -> None:
 
 
 async def test_a_request_that_leaves_is_out_of_the_queue_at_once() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     running = [await ask(queue, FULL) for _ in range(2)]
     leaving, staying = await ask(queue, to_ids(7), to_ids(8)), await ask(queue, to_ids(9))
     leaving.cancel()
     await settle()
     assert queue.waiting_tokens == 1
-    await finish(workshop, 3)
-    assert sum(workshop.computed) == 3
+    await finish(workers, 3)
+    assert sum(workers.computed) == 3
     for task in [*running, staying]:
         await task
 
 
 async def test_nothing_is_computed_for_a_client_that_left() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     task = await ask(queue, *[to_ids(1)] * 10_000)
-    await finish(workshop)
+    await finish(workers)
     task.cancel()
     await settle()
     assert queue.waiting_tokens == 0
-    assert workshop.worker.batches == []
-    await finish(workshop, 5)
-    assert len(workshop.computed) == 1
+    assert workers.current.batches == []
+    await finish(workers, 5)
+    assert len(workers.computed) == 1
 
 
 async def test_a_batch_goes_on_while_any_client_waits_for_it() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     running = [await ask(queue, FULL) for _ in range(2)]
     leaving, staying = await ask(queue, to_ids(7)), await ask(queue, to_ids(8))
-    await finish(workshop)
-    [shared] = workshop.worker.batches[1:]
+    await finish(workers)
+    [shared] = workers.current.batches[1:]
     leaving.cancel()
     await settle()
-    assert shared in workshop.worker.batches
+    assert shared in workers.current.batches
     assert [ids.tolist() for ids in shared.sequences] == [[7], [8]]
-    await finish(workshop, 2)
+    await finish(workers, 2)
     assert (await staying).vectors.tolist() == [[8, 1]]
     await asyncio.gather(*running)
 
 
 async def test_places_of_clients_that_left_are_taken_at_once() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     leaving = [await ask(queue, FULL) for _ in range(2)]
     staying = await ask(queue, to_ids(9))
     assert queue.waiting_tokens == 1
     for task in leaving:
         task.cancel()
     await settle()
-    assert [batch.sequences[0].tolist() for batch in workshop.worker.batches] == [[9]]
-    await finish(workshop)
+    assert [batch.sequences[0].tolist() for batch in workers.current.batches] == [[9]]
+    await finish(workers)
     assert (await staying).vectors.tolist() == [[9, 1]]
 
 
 async def test_batches_of_a_request_that_failed_are_not_computed() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     task = await ask(queue, to_ids(REFUSED), FULL, FULL)
-    await finish(workshop)
-    with pytest.raises(EngineError, match="rubbish"):
+    await finish(workers)
+    with pytest.raises(EngineError, match="bad vector"):
         await task
     await settle()
-    assert workshop.worker.batches == []
+    assert workers.current.batches == []
 
 
 async def count_calls_when_all_leave(clients: int, monkeypatch: pytest.MonkeyPatch) -> int:
     """Calls that are made, and jobs that are compared, while so many clients leave."""
-    queue = await open_queue(Workshop(automatic=False), max_waiting_tokens=100_000)
+    queue = await open_queue(FakeWorkers(automatic=False), max_waiting_tokens=100_000)
     tasks = [asyncio.create_task(queue.embed([to_ids(1)], None)) for _ in range(clients)]
     await settle()
     count = 0
@@ -308,34 +308,34 @@ async def test_leaving_costs_the_same_however_many_wait(monkeypatch: pytest.Monk
 
 
 async def test_a_batch_in_flight_is_computed_again_when_the_worker_dies() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     tasks = [await ask(queue, to_ids(number)) for number in (1, 2, 3)]
-    workshop.worker.die()
+    workers.current.die()
     await settle()
-    assert len(workshop.workers) == 2
-    await finish(workshop, 3)
+    assert len(workers.started) == 2
+    await finish(workers, 3)
     for number, task in enumerate(tasks, 1):
         assert (await task).vectors.tolist() == [[number, 1]]
 
 
 async def test_a_batch_that_had_not_begun_is_not_suspected() -> None:
     """However often the worker dies before it: it is never split."""
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     task = await ask(queue, to_ids(1), to_ids(2))
     for _ in range(4):
-        workshop.worker.die(computing=False)
+        workers.current.die(computing=False)
         await settle()
-    assert [len(batch.sequences) for batch in workshop.worker.batches] == [2]
-    await finish(workshop)
+    assert [len(batch.sequences) for batch in workers.current.batches] == [2]
+    await finish(workers)
     assert len((await task).vectors) == 2
 
 
 async def test_an_input_that_kills_is_found_by_halving_and_without_delays() -> None:
-    workshop = Workshop()
-    queue = await open_queue(workshop)
-    queue._supervisor.prove()
+    workers = FakeWorkers()
+    queue = await open_queue(workers)
+    queue._supervisor.mark_healthy()
     good = [queue.embed([to_ids(1)], None) for _ in range(3)]
     results = await asyncio.gather(
         *good, queue.embed([to_ids(KILLS)], None), return_exceptions=True
@@ -346,38 +346,38 @@ async def test_an_input_that_kills_is_found_by_halving_and_without_delays() -> N
         EmbedResult,
         EngineError,
     ]
-    assert workshop.delays == [0.1, 0.2]
-    assert len(workshop.workers) <= 1 + 2 + 2  # two deaths of the batch, one for each half
+    assert workers.delays == [0.1, 0.2]
+    assert len(workers.started) <= 1 + 2 + 2  # two deaths of the batch, one for each half
 
 
 async def test_an_input_that_killed_a_worker_alone_is_refused_at_once() -> None:
     """Also after the model was loaded again, and beside any other inputs."""
-    workshop, quarantine = Workshop(), Quarantine()
-    queue = await open_queue(workshop, quarantine=quarantine)
-    queue._supervisor.prove()
+    workers, quarantine = FakeWorkers(), Quarantine()
+    queue = await open_queue(workers, quarantine=quarantine)
+    queue._supervisor.mark_healthy()
     with pytest.raises(EngineError, match=r"SIGKILL \(input 1\)"):
         await queue.embed([to_ids(1), to_ids(KILLS)], None)
-    died = len(workshop.workers)
-    again = await open_queue(workshop, quarantine=quarantine)
+    died = len(workers.started)
+    again = await open_queue(workers, quarantine=quarantine)
     for one in (queue, again):
         with pytest.raises(EngineError, match=r"SIGKILL \(input 2\)") as caught:
             await one.embed([to_ids(1), to_ids(1), to_ids(KILLS)], None)
         assert caught.value.index == 2
         assert len((await one.embed([to_ids(1)], None)).vectors) == 1
-    assert len(workshop.workers) == died + 1
+    assert len(workers.started) == died + 1
 
 
 async def test_an_input_is_not_quarantined_if_another_batch_was_computing_too() -> None:
-    workshop, quarantine = Workshop(automatic=False), Quarantine()
-    queue = await open_queue(workshop, quarantine=quarantine)
-    queue._supervisor.prove()
+    workers, quarantine = FakeWorkers(automatic=False), Quarantine()
+    queue = await open_queue(workers, quarantine=quarantine)
+    queue._supervisor.mark_healthy()
     task = await ask(queue, to_ids(1))
     for _ in range(2):
-        batch = workshop.worker.batches.pop(0)
-        workshop.worker.die()
-        death = workshop.worker.death
+        batch = workers.current.batches.pop(0)
+        workers.current.die()
+        death = workers.current.death
         assert death is not None
-        batch.answer.set_exception(WorkerDiedError(death, started=True))
+        batch.answer.set_exception(WorkerDiedError(str(death), started=True))
         await settle()
     with pytest.raises(EngineError, match="SIGKILL"):
         await task
@@ -385,37 +385,37 @@ async def test_an_input_is_not_quarantined_if_another_batch_was_computing_too() 
 
 
 async def test_a_batch_that_hangs_is_halved_and_its_input_quarantined() -> None:
-    workshop, quarantine = Workshop(), Quarantine()
-    queue = await open_queue(workshop, quarantine=quarantine)
+    workers, quarantine = FakeWorkers(), Quarantine()
+    queue = await open_queue(workers, quarantine=quarantine)
     sequences = [to_ids(1), to_ids(2), to_ids(STUCK), to_ids(3)]
     with pytest.raises(EngineError, match=r"took too long \(input 2\)"):
         await queue.embed(sequences, None)
     assert quarantine.find(to_ids(STUCK), None) == "took too long"
     assert [quarantine.find(ids, None) for ids in sequences[:2]] == [None, None]
-    assert len(workshop.workers) == 1
+    assert len(workers.started) == 1
     assert (await queue.embed(sequences[:2], None)).vectors.tolist() == [[1, 1], [2, 1]]
 
 
 async def test_out_of_memory_makes_batches_smaller_and_fails_no_input() -> None:
-    workshop, quarantine = Workshop(), Quarantine()
-    workshop.memory = MAX_BATCH_TOKENS // 2
-    queue = await open_queue(workshop, quarantine=quarantine)
+    workers, quarantine = FakeWorkers(), Quarantine()
+    workers.memory = MAX_BATCH_TOKENS // 2
+    queue = await open_queue(workers, quarantine=quarantine)
     sequences = [to_ids(1, 2)] * 12
     outcome = await queue.embed(sequences, None)
     assert np.array_equal(outcome.vectors, expected_vectors(sequences))
-    assert workshop.worker.backend == LLAMA_BACKENDS[0].name
-    assert workshop.worker.tuning.batch_tokens == MAX_BATCH_TOKENS // 2
+    assert workers.current.backend == LLAMA_BACKENDS[0].name
+    assert workers.current.tuning.batch_tokens == MAX_BATCH_TOKENS // 2
     assert not quarantine
-    deaths = len(workshop.workers)
+    deaths = len(workers.started)
     await queue.embed(sequences, None)
-    assert len(workshop.workers) == deaths
+    assert len(workers.started) == deaths
 
 
 async def test_an_input_that_is_too_large_for_the_memory_fails_alone() -> None:
-    workshop, quarantine = Workshop(), Quarantine()
-    workshop.memory = 6
-    queue = await open_queue(workshop, quarantine=quarantine)
-    queue._supervisor.prove()
+    workers, quarantine = FakeWorkers(), Quarantine()
+    workers.memory = 6
+    queue = await open_queue(workers, quarantine=quarantine)
+    queue._supervisor.mark_healthy()
     good, bad = await asyncio.gather(
         queue.embed([to_ids(1, 2)], None),
         queue.embed([to_ids(*range(1, 8))], None),
@@ -428,11 +428,11 @@ async def test_an_input_that_is_too_large_for_the_memory_fails_alone() -> None:
 
 
 async def test_a_model_that_dies_too_often_fails_all_requests() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     tasks = [await ask(queue, to_ids(1)) for _ in range(2)]
     for _ in range(5):
-        workshop.worker.die(computing=False)
+        workers.current.die(computing=False)
         await settle()
     for task in tasks:
         with pytest.raises(ModelLoadError, match="died 5 times"):
@@ -440,15 +440,15 @@ async def test_a_model_that_dies_too_often_fails_all_requests() -> None:
 
 
 async def test_a_bug_of_ours_leaves_no_request_waiting(caplog: pytest.LogCaptureFixture) -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     first, second = await ask(queue, to_ids(1)), await ask(queue, to_ids(2))
-    workshop.worker.batches.pop(0).answer.set_exception(ZeroDivisionError())
+    workers.current.batches.pop(0).answer.set_exception(ZeroDivisionError())
     await settle()
     with pytest.raises(EngineError, match="internal error"):
         await first
     assert "ZeroDivisionError" in caplog.text
-    await finish(workshop)
+    await finish(workers)
     assert len((await second).vectors) == 1
 
 
@@ -456,8 +456,8 @@ async def test_a_bug_of_ours_leaves_no_request_waiting(caplog: pytest.LogCapture
 
 
 async def test_closing_fails_what_waits_and_what_computes() -> None:
-    workshop = Workshop(automatic=False)
-    queue = await open_queue(workshop)
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
     tasks = [await ask(queue, *[to_ids(1, 2, 3, 4, 5, 6, 7, 8)] * 2) for _ in range(4)]
     await queue.close()
     await settle()
@@ -467,8 +467,8 @@ async def test_closing_fails_what_waits_and_what_computes() -> None:
 
 
 async def test_closing_an_idle_queue_is_fine_and_later_requests_fail() -> None:
-    workshop = Workshop()
-    queue = await open_queue(workshop)
+    workers = FakeWorkers()
+    queue = await open_queue(workers)
     await queue.close()
     await queue._supervisor.close()
     with pytest.raises(EmbeddError):
@@ -476,7 +476,7 @@ async def test_closing_an_idle_queue_is_fine_and_later_requests_fail() -> None:
 
 
 async def test_what_comes_after_the_end_is_refused() -> None:
-    queue = await open_queue(Workshop())
+    queue = await open_queue(FakeWorkers())
     await queue.close()
     with pytest.raises(ShuttingDownError):
         await queue.embed([to_ids(1)], None)

@@ -17,7 +17,7 @@ from embedd.engine.tuning.store import TuningStore
 from embedd.errors import EngineError
 from embedd.state import StateFolder
 from embedd.types import EngineChoice, Precision
-from tests.unit.engine.workshop import SPEC
+from tests.unit.engine.fake_worker import SPEC
 
 FOUND = Tuning(replicas=2, batch_tokens=128, measured=True)
 

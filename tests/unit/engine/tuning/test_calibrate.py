@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedd.engine.backends import LLAMA_BACKENDS, Backend
-from embedd.engine.host.exit_status import Death
-from embedd.engine.host.process import Encoded, WorkerDiedError
+from embedd.engine.host.errors import WorkerDiedError
 from embedd.engine.spec import ModelInfo
 from embedd.engine.tuning.calibrate import (
     GOOD_ENOUGH,
@@ -25,8 +24,8 @@ from embedd.engine.tuning.calibrate import (
     start_at_fastest,
 )
 from embedd.engine.tuning.settings import Tuning, choose_start
-from embedd.types import Pooling, TokenIds
-from tests.unit.engine.workshop import INFO, SPEC
+from embedd.types import Pooling, TokenIds, Vectors
+from tests.unit.engine.fake_worker import INFO, SPEC
 
 
 class Machine:
@@ -68,15 +67,15 @@ class Computer:
 
     async def encode(
         self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, alone: bool = False
-    ) -> Encoded:
+    ) -> tuple[Vectors, float]:
         assert alone, "joined batches are not of the size that is measured"
         if self._machine.dies:
-            raise WorkerDiedError(Death("SIGILL"))
+            raise WorkerDiedError("SIGILL")
         tokens = sum(map(len, sequences))
         speed = self._speed * self._machine.pace
         self._machine.slow_batches -= self._replicas == 1
         await asyncio.sleep(tokens * (0.00002 if tokens <= 256 else 0.0001) / speed)
-        return Encoded(vectors=np.zeros((len(sequences), 2), np.float32), seconds=0.0)
+        return np.zeros((len(sequences), 2), np.float32), 0.0
 
     async def close(self) -> None:
         self._machine.open -= 1

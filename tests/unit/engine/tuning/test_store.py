@@ -12,7 +12,7 @@ from embedd.engine.tuning.settings import Tuning
 from embedd.engine.tuning.store import SingleUse, TuningStore
 from embedd.state import StateFolder
 from embedd.types import EngineChoice, Pooling, Precision
-from tests.unit.engine.workshop import SPEC
+from tests.unit.engine.fake_worker import SPEC
 
 TRIAL = Trial(backend="llama", replicas=2, batch_tokens=128, tokens_per_second=1234.5)
 FOUND = Calibration(

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedd.engine.backends import OPENVINO_F32
+from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
 from embedd.engine.fake import FAKE_BACKENDS, FakeEngine
-from embedd.engine.ipc.facts import to_load
+from embedd.engine.ipc.messages import Load
 from embedd.engine.protocol import Stop, UnsuitableError
 from embedd.engine.spec import ModelSpec
-from embedd.engine.tuning.settings import ONE_REPLICA
-from embedd.engine.worker import crosscheck as agreement
+from embedd.engine.worker import crosscheck
 from embedd.engine.worker.crosscheck import (
     EXACT_TOLERANCE,
     QUANTISED_TOLERANCE,
@@ -22,9 +21,10 @@ from embedd.engine.worker.crosscheck import (
     measure_distance,
 )
 from embedd.types import Pooling, TokenIds, Vectors
-from tests.unit.engine.workshop import SPEC
+from tests.unit.engine.fake_worker import SPEC
 
-LONG = replace(SPEC, context_length=512, path=Path(__file__))
+LONG = replace(SPEC, context_length=512, path=Path(__file__), exact=True)
+LOAD = Load(spec=LONG, backend=OPENVINO_F32, crosscheck=True)
 
 
 class Shifted(FakeEngine):
@@ -53,30 +53,30 @@ def make_engine(off: float, *, spec: ModelSpec = LONG, together_only: bool = Fal
     return engine
 
 
-def make_oracle(spec: ModelSpec = LONG) -> FakeEngine:
+def make_reference(spec: ModelSpec = LONG) -> FakeEngine:
     return FakeEngine.load(spec, FAKE_BACKENDS[0], threads=1, batch_tokens=512)
 
 
 def test_the_same_vectors_are_at_no_distance() -> None:
-    assert measure_distance(make_engine(0), make_oracle()) < 1e-6
+    assert measure_distance(make_engine(0), make_reference()) < 1e-6
 
 
 @pytest.mark.parametrize("off", [0.05, 0.4])
 def test_the_distance_is_one_less_the_cosine_of_the_worst(off: float) -> None:
     """A vector with another beside it, nearly at a right angle: 1 - 1 / sqrt(1 + off²)."""
-    found = measure_distance(make_engine(off), make_oracle())
+    found = measure_distance(make_engine(off), make_reference())
     assert found == pytest.approx(1 - 1 / np.sqrt(1 + off**2), rel=0.9)
 
 
 def test_a_fault_of_batches_alone_is_seen() -> None:
-    assert measure_distance(make_engine(0.4, together_only=True), make_oracle()) > 0.02
+    assert measure_distance(make_engine(0.4, together_only=True), make_reference()) > 0.02
 
 
 def test_scores_are_compared_as_they_are() -> None:
     """The cosine of two numbers is 1, whatever they are."""
     spec = replace(LONG, pooling=Pooling.RANK)
-    assert measure_distance(make_engine(0.4, spec=spec), make_oracle(spec)) > 0.05
-    assert measure_distance(make_engine(0, spec=spec), make_oracle(spec)) < 1e-6
+    assert measure_distance(make_engine(0.4, spec=spec), make_reference(spec)) > 0.05
+    assert measure_distance(make_engine(0, spec=spec), make_reference(spec)) < 1e-6
 
 
 def test_quantised_weights_may_differ_more() -> None:
@@ -85,26 +85,35 @@ def test_quantised_weights_may_differ_more() -> None:
 
 
 @pytest.mark.parametrize(("off", "refused"), [(0.4, True), (0.001, False)])
-def test_who_is_too_far_off_is_refused(
+def test_an_engine_that_is_too_far_off_is_refused(
     monkeypatch: pytest.MonkeyPatch, *, off: float, refused: bool
 ) -> None:
-    asked = []
+    asked: list[Load] = []
 
-    def open_oracle(message: object, _: object) -> FakeEngine:
-        asked.append(message)
-        return make_oracle()
+    def open_reference(load: Load, _: object) -> FakeEngine:
+        asked.append(load)
+        return make_reference()
 
-    monkeypatch.setattr(agreement, "open_engine", open_oracle)
-    message = to_load(LONG, OPENVINO_F32, 1, ONE_REPLICA, 1e-4)
+    monkeypatch.setattr(crosscheck, "open_engine", open_reference)
     if refused:
         with pytest.raises(UnsuitableError, match=r"does not agree with llama\.cpp") as caught:
-            check_agreement(make_engine(off), message)
+            check_agreement(make_engine(off), LOAD)
         assert "1e-04 is allowed" in str(caught.value)
     else:
-        assert (check_agreement(make_engine(off), message) or 1) < 1e-4
-    assert [one.engine for one in asked] == ["llama"]  # type: ignore[attr-defined]
+        assert (check_agreement(make_engine(off), LOAD) or 1) < 1e-4
+    assert [load.backend.engine for load in asked] == ["llama"]
 
 
-def test_nobody_asks_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agreement, "open_engine", None)
-    assert check_agreement(make_engine(0), to_load(LONG, OPENVINO_F32, 1, ONE_REPLICA)) is None
+@pytest.mark.parametrize(
+    "load",
+    [
+        Load(spec=LONG, backend=OPENVINO_F32),
+        *(Load(spec=LONG, backend=backend, crosscheck=True) for backend in LLAMA_BACKENDS),
+    ],
+    ids=lambda load: load.backend.name,
+)
+def test_llama_is_not_loaded_to_compare_it_with_itself_or_unasked(
+    monkeypatch: pytest.MonkeyPatch, load: Load
+) -> None:
+    monkeypatch.setattr(crosscheck, "open_engine", None)
+    assert check_agreement(make_engine(0), load) is None

@@ -1,48 +1,23 @@
-"""What a worker opens for a message, and what a tokenizer answers."""
+"""What a worker opens for a `Load`, and what it answers where it cannot."""
 
 import asyncio
 from pathlib import Path
 
-import msgspec
-import numpy as np
 import pytest
 
 from embedd.cache import VectorCache
 from embedd.config import worker_environment
-from embedd.engine.ipc import messages
-from embedd.engine.ipc.facts import to_vocabulary_load
+from embedd.engine.ipc.messages import Failed, Fault
 from embedd.engine.llama.vocabulary import LlamaVocabulary
 from embedd.engine.loader import Loader
+from embedd.engine.protocol import UnsuitableError
 from embedd.engine.tuning.store import SingleUse
-from embedd.engine.worker.load import answer_call, open_tokenizer
-from embedd.errors import EngineError, ModelLoadError
+from embedd.engine.worker.load import to_failure
+from embedd.errors import EngineError, InsufficientMemoryError, ModelLoadError
 from embedd.metrics import Metrics
 from embedd.types import Pooling
 from tests.contract.conftest import make_spec
 from tests.tiny_models import TINY_VOCABULARY, write_tiny_bert
-
-NO_IDS = np.empty(0, np.int32)
-
-
-@pytest.mark.parametrize("engine", ["fake", "llama"])
-def test_a_vocabulary_answers_every_kind_of_call(engine: str, tmp_path: Path) -> None:
-    spec = make_spec(write_tiny_bert(tmp_path / "tiny.gguf"), Pooling.MEAN)
-    message = to_vocabulary_load(spec)
-    assert message.vocabulary_only
-    tokenizer = open_tokenizer(msgspec.structs.replace(message, engine=engine))
-    said, ids = answer_call(tokenizer, messages.Tokenize(1, ["a", "the sky"]), NO_IDS)
-    assert isinstance(said, messages.Tokens)
-    assert ids is not None
-    assert len(ids) == sum(said.lengths)
-    texts, _ = answer_call(tokenizer, messages.Detokenize(2, said.lengths, special=False), ids)
-    assert texts == messages.Texts(2, [b"a", b"the sky"])
-    pieces, _ = answer_call(tokenizer, messages.Spell(3), ids[:2])
-    assert isinstance(pieces, messages.Pieces)
-    assert pieces.special == [True, False]
-    assert answer_call(tokenizer, messages.Tokenize(4, []), NO_IDS)[0] == messages.Tokens(4, [])
-    with pytest.raises(EngineError):
-        answer_call(tokenizer, messages.Spell(5), np.array([-1], np.int32))
-    tokenizer.close()
 
 
 def test_a_vocabulary_without_weights_has_no_numbers(tmp_path: Path) -> None:
@@ -97,3 +72,23 @@ async def test_a_loader_opens_vocabularies_in_processes_that_end(tmp_path: Path)
         async with loader.open_vocabulary(make_spec(broken, Pooling.MEAN)):
             pass
     await asyncio.wait_for(loader.close(), 5)
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (ModelLoadError("bad file"), "model"),
+        (InsufficientMemoryError("full"), "memory"),
+        (MemoryError(), "memory"),
+        (EngineError("NaN"), "self_test"),
+        (UnsuitableError("unknown architecture"), "model"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_fault_says_what_may_help(error: Exception, fault: str) -> None:
+    assert to_failure(7, error).fault == fault
+
+
+def test_a_failure_has_the_id_of_its_call_and_a_reason() -> None:
+    assert to_failure(7, ModelLoadError("bad file")) == Failed(7, "bad file", Fault.MODEL)
+    assert to_failure(7, MemoryError()).message == "not enough memory"

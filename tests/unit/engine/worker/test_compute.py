@@ -1,4 +1,4 @@
-"""The worker's own checks: every row proved before it leaves, the self-test, the reasons."""
+"""Batches that are computed together, and the checks of every row before it leaves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +9,12 @@ import pytest
 from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.fake import FakeEngine
 from embedd.engine.ipc import messages
-from embedd.engine.protocol import Stop, UnsuitableError
+from embedd.engine.protocol import Stop
 from embedd.engine.spec import ModelSpec
-from embedd.engine.worker import __main__ as worker
+from embedd.engine.worker.compute import encode_checked, encode_together
+from embedd.engine.worker.connection import Answer
 from embedd.engine.worker.dispatch import Batch
-from embedd.errors import EngineError, InsufficientMemoryError, ModelLoadError
+from embedd.errors import EngineError
 from embedd.types import Pooling, TokenIds, Vectors
 
 NAN, ZERO, GOOD = float("nan"), 0.0, 1.0
@@ -53,7 +54,7 @@ class ScriptedEngine(FakeEngine):
 
 def check(engine: ScriptedEngine, pooling: Pooling | None = None) -> list[float]:
     sequences = [np.array([1], np.int32)] * len(engine.calls[0])
-    rows = worker.encode_checked(engine, sequences, pooling)
+    rows = encode_checked(engine, sequences, pooling)
     return [float(row[0]) for row in rows]
 
 
@@ -86,46 +87,6 @@ def test_a_token_may_have_a_vector_of_zeros_but_not_nan() -> None:
         check(ScriptedEngine([GOOD, NAN]), Pooling.NONE)
 
 
-def test_the_self_test_computes_a_sentence_and_a_packed_batch() -> None:
-    """A build that is wrong for this CPU survives small batches."""
-    sizes: list[int] = []
-
-    class Recording(FakeEngine):
-        def encode(
-            self,
-            sequences: Sequence[TokenIds],
-            pooling: Pooling | None = None,
-            *,
-            stop: Stop | None = None,
-        ) -> Vectors:
-            sizes.append(len(sequences))
-            return super().encode(sequences, pooling)
-
-    engine = Recording(make_spec(context=8), LLAMA_BACKENDS[0], batch_tokens=64)
-    worker.test_engine(engine)
-    assert sizes == [1, 8]
-
-
-def test_the_self_test_fails_on_rubbish() -> None:
-    with pytest.raises(EngineError, match="NaN"):
-        worker.test_engine(ScriptedEngine([NAN], [NAN]))
-
-
-@pytest.mark.parametrize(
-    ("error", "fault"),
-    [
-        (ModelLoadError("bad file"), "refused"),
-        (InsufficientMemoryError("full"), "memory"),
-        (MemoryError(), "memory"),
-        (EngineError("NaN"), "wrong"),
-        (UnsuitableError("unknown architecture"), "refused"),
-    ],
-    ids=lambda value: type(value).__name__,
-)
-def test_a_fault_says_what_may_help(error: Exception, fault: str) -> None:
-    assert worker._fault(error) == fault
-
-
 def make_batches(*lengths: list[int]) -> list[Batch]:
     return [
         (messages.Encode(id_, None, ones), np.ones(sum(ones), np.int32).tobytes())
@@ -135,7 +96,7 @@ def make_batches(*lengths: list[int]) -> list[Batch]:
 
 def test_batches_that_are_computed_together_get_their_own_rows() -> None:
     engine = ScriptedEngine([1.0, 2.0, 3.0])
-    answers = worker.encode_together(engine, make_batches([1, 2], [1]), Stop())
+    answers = encode_together(engine, make_batches([1, 2], [1]), Stop())
     assert [(message.id, rows[:, 0].tolist()) for message, rows in read(answers)] == [
         (1, [1.0, 2.0]),
         (2, [3.0]),
@@ -148,14 +109,14 @@ def test_the_tokens_of_batches_stay_with_their_batch() -> None:
         for id_ in (1, 2)
     ]
     engine = FakeEngine(make_spec(), LLAMA_BACKENDS[0], batch_tokens=64)
-    answers = worker.encode_together(engine, batches, Stop())
+    answers = encode_together(engine, batches, Stop())
     assert [len(rows) for _, rows in read(answers)] == [3, 3]
 
 
 def test_a_fault_is_found_in_the_batch_that_has_it() -> None:
     engine = ScriptedEngine([1.0, NAN, 3.0], [NAN], [1.0, NAN], [NAN], [3.0])
-    bad, good = worker.encode_together(engine, make_batches([1, 1], [1]), Stop())
-    assert bad[0] == messages.Refused(1, "embedding contains NaN or Inf values", 1)
+    bad, good = encode_together(engine, make_batches([1, 1], [1]), Stop())
+    assert bad[0] == messages.Failed(1, "embedding contains NaN or Inf values", index=1)
     assert isinstance(good[0], messages.Computed)
     assert good[0].id == 2
 
@@ -164,11 +125,12 @@ def test_batches_that_are_stopped_together_say_so() -> None:
     engine = FakeEngine(make_spec(), LLAMA_BACKENDS[0], batch_tokens=64)
     stop = Stop()
     stop.set()
-    answers = worker.encode_together(engine, make_batches([1], [1]), stop)
-    assert answers == [(messages.Aborted(1), None), (messages.Aborted(2), None)]
+    answers = encode_together(engine, make_batches([1], [1]), stop)
+    text, fault = "computing took too long and was stopped", messages.Fault.STOPPED
+    assert answers == [(messages.Failed(id_, text, fault), None) for id_ in (1, 2)]
 
 
-def read(answers: list[worker.Answer]) -> list[tuple[messages.Computed, Vectors]]:
+def read(answers: list[Answer]) -> list[tuple[messages.Computed, Vectors]]:
     found = []
     for message, rows in answers:
         assert isinstance(message, messages.Computed)

@@ -1,4 +1,7 @@
-"""Workers without processes, for the supervisor and the queue above them."""
+"""Workers without processes, for the supervisor and the queue above them.
+
+`tests.contract.test_worker` runs on `FakeWorker` and on the real `WorkerProcess`.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -8,11 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from embedd.engine.backends import LLAMA_BACKENDS, Backend
-from embedd.engine.host.exit_status import Death
-from embedd.engine.host.process import Encoded, StuckError, WorkerDiedError
+from embedd.engine.host.errors import StuckError, WorkerDiedError
+from embedd.engine.host.process import WorkerProcess
 from embedd.engine.host.supervisor import Supervisor
+from embedd.engine.ipc.messages import Load
+from embedd.engine.protocol import check_ids
 from embedd.engine.spec import ModelInfo, ModelSpec
-from embedd.engine.tuning.settings import ONE_REPLICA, Tuning
+from embedd.engine.tuning.settings import ONE_REPLICA
 from embedd.errors import EngineError
 from embedd.metrics import DeathReason, Metrics
 from embedd.tokenizers.truncation import SpecialTokens
@@ -20,6 +25,7 @@ from embedd.types import Pooling, TokenIds, TokenPiece, Vectors
 
 KILLS, REFUSED, REFUSED_UNNAMED, STUCK = 66, 67, 68, 69  # token ids that do what they say
 MAX_BATCH_TOKENS, MAX_SEQUENCES = 8, 4
+VOCABULARY = 2048  # token ids are the codes of characters
 
 SPEC = ModelSpec(
     name="tiny",
@@ -36,11 +42,11 @@ INFO = ModelInfo(
     limit=64,
     pooling=Pooling.MEAN,
     frame=SpecialTokens(prefix=(), suffix=()),
-    vocabulary=100,
+    vocabulary=VOCABULARY,
     max_batch_tokens=MAX_BATCH_TOKENS,
     max_sequences=MAX_SEQUENCES,
     engine="fake",
-    backend="",
+    backend="llama",
 )
 
 
@@ -49,7 +55,7 @@ def to_ids(*ids: int) -> TokenIds:
 
 
 def expected_vectors(sequences: Sequence[TokenIds], pooling: Pooling | None = None) -> Vectors:
-    """What the workers of this workshop compute: a vector tells its sequence."""
+    """What a `FakeWorker` computes: a vector tells its sequence."""
     if pooling is Pooling.NONE:
         rows = [(int(token), len(ids)) for ids in sequences for token in ids]
     else:
@@ -63,56 +69,69 @@ class Batch:
 
     sequences: Sequence[TokenIds]
     pooling: Pooling | None
-    answer: "asyncio.Future[Encoded]"
+    answer: "asyncio.Future[tuple[Vectors, float]]"
     urgent: bool = False
     alone: bool = False
 
 
-class FakeWorker:
-    """Keeps `embedd.engine.host.supervisor.Worker`; computes one batch after the other."""
+class FakeWorker(WorkerProcess):
+    """A worker without a process, which computes one batch after the other."""
 
-    def __init__(self, workshop: "Workshop", pid: int) -> None:
-        self.pid = pid
+    def __init__(self, workers: "FakeWorkers", pid: int) -> None:
+        # Not that of `WorkerProcess`: there is no socket, no board and no watchdog.
+        self._pid = pid
+        self._workers = workers
+        self.death: WorkerDiedError | None = None
         self.died_computing = False
         self.backend = ""
+        self.cores = 0
         self.batches: list[Batch] = []
         self.closed = False
-        self._workshop = workshop
-        self.death: Death | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._pid
 
     async def load(
         self,
-        spec: ModelSpec,
+        load: Load,
         *,
-        backend: Backend,
-        threads: int,
-        tuning: Tuning = ONE_REPLICA,
-        tolerance: float | None = None,
-        patience: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - as `WorkerProcess.load`
         report: Callable[[float], None] = lambda _share: None,
     ) -> ModelInfo:
-        self.tuning, self.tolerance = tuning, tolerance
-        await self._workshop.load(backend)
-        self.backend = backend.name
-        return replace(INFO, max_batch_tokens=tuning.batch_tokens or MAX_BATCH_TOKENS)
+        self._refuse_if_dead()
+        self.tuning, self.crosscheck = load.tuning, load.crosscheck
+        self.cores, self.backend = load.cores, load.backend.name
+        await self._workers.load(load.backend)
+        report(1.0)
+        self.info = replace(
+            INFO,
+            backend=load.backend.name,
+            replicas=load.tuning.replicas,
+            max_batch_tokens=load.tuning.batch_tokens or MAX_BATCH_TOKENS,
+        )
+        return self.info
 
     async def tokenize(
         self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
     ) -> list[TokenIds]:
         await asyncio.sleep(0)
         self._refuse_if_dead()
-        self._workshop.tokenized.append(len(texts))
+        self._workers.tokenized.append(len(texts))
         if any(chr(KILLS) in text for text in texts):
             self.die()
             self._refuse_if_dead()
-        return [to_ids(*map(ord, text)) for text in texts]
+        return [to_ids(*(min(ord(one), VOCABULARY - 1) for one in text)) for text in texts]
 
     async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
         self._refuse_if_dead()
+        for ids in sequences:
+            check_ids(ids, VOCABULARY)
         return ["".join(map(chr, ids.tolist())).encode() for ids in sequences]
 
     async def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
         self._refuse_if_dead()
+        check_ids(ids, VOCABULARY)
         return [TokenPiece(chr(one).encode(), is_special=False) for one in ids.tolist()]
 
     async def set_cores(self, count: int) -> None:
@@ -125,69 +144,82 @@ class FakeWorker:
         *,
         urgent: bool = False,
         alone: bool = False,
-    ) -> Encoded:
+    ) -> tuple[Vectors, float]:
         self._refuse_if_dead()
         answer = asyncio.get_running_loop().create_future()
         batch = Batch(sequences, pooling, answer, urgent, alone)
         passed = [one for one in self.batches[1:] if urgent and not one.urgent]
         self.batches.insert(self.batches.index(passed[0]) if passed else len(self.batches), batch)
-        if self._workshop.automatic:
+        if self._workers.automatic:
             asyncio.get_running_loop().call_soon(self.compute)
         try:
             return await batch.answer
         except asyncio.CancelledError:
-            if batch in self.batches:  # as a process that was told to abort it
+            if batch in self.batches:  # as a process that was asked to abort it
                 self.batches.remove(batch)
             raise
 
     async def close(self) -> None:
         self.closed = True
-        self.die(computing=False)
+        if self.death is None:
+            self.die(computing=False)
 
     def compute(self) -> None:
-        """The batch whose turn it is."""
+        """Compute the batch whose turn it is."""
         if not self.batches:
             return
         batch = self.batches[0]
-        tokens = [set(ids.tolist()) for ids in batch.sequences]
-        if any(KILLS in ids for ids in tokens):
+        if any(KILLS in ids for ids in batch.sequences):
             self.die()
             return
-        if sum(map(len, batch.sequences)) > self._workshop.memory:
+        if sum(map(len, batch.sequences)) > self._workers.memory:
             self.die(of_memory=True)
             return
         self.batches.pop(0)
-        if any(STUCK in ids for ids in tokens):
-            batch.answer.set_exception(StuckError("took too long"))
+        error = find_fault(batch.sequences)
+        if error is not None:
+            batch.answer.set_exception(error)
             return
-        for index, ids in enumerate(tokens):
-            if ids & {REFUSED, REFUSED_UNNAMED}:
-                named = index if REFUSED in ids else None
-                batch.answer.set_exception(EngineError("rubbish", index=named))
-                return
-        self._workshop.computed.append(len(batch.sequences))
-        vectors = expected_vectors(batch.sequences, batch.pooling)
-        batch.answer.set_result(Encoded(vectors=vectors, seconds=0.0))
+        self._workers.computed.append(len(batch.sequences))
+        batch.answer.set_result((expected_vectors(batch.sequences, batch.pooling), 0.0))
 
     def die(self, *, computing: bool = True, of_memory: bool = False) -> None:
-        """The process ends; if it was *computing*, the first batch is suspect."""
+        """The process ends; if it was *computing*, the first batch may be the cause."""
         reason = DeathReason.MEMORY if of_memory else DeathReason.KILLED
-        self.death = Death("SIGKILL", reason=reason)
+        why = " (out of memory)" if of_memory else ""
+        self.death = WorkerDiedError(f"the worker process ended with SIGKILL{why}", reason)
         self.died_computing = computing and bool(self.batches)
         for index, batch in enumerate(self.batches):
             if not batch.answer.done():
                 started = computing and index == 0
-                error = WorkerDiedError(self.death, started=started, alone=started)
-                batch.answer.set_exception(error)
+                batch.answer.set_exception(
+                    WorkerDiedError(str(self.death), reason, started=started, alone=started)
+                )
         self.batches.clear()
 
     def _refuse_if_dead(self) -> None:
         if self.death is not None:
-            raise WorkerDiedError(self.death)
+            raise WorkerDiedError(str(self.death), self.death.reason)
 
 
-class Workshop:
-    """Starts workers, and remembers what they did.
+def find_fault(sequences: Sequence[TokenIds]) -> EngineError | None:
+    """Why a worker cannot compute these sequences."""
+    if len(sequences) > MAX_SEQUENCES:
+        return EngineError(f"a batch of {len(sequences)} sequences")
+    for index, ids in enumerate(sequences):
+        if not 0 < len(ids) <= INFO.limit or ids.min() < 0 or ids.max() >= VOCABULARY:
+            return EngineError("empty, too long, or not of this vocabulary", index=index)
+        if STUCK in ids:
+            return StuckError("took too long")
+        if REFUSED in ids:
+            return EngineError("bad vector", index=index)
+        if REFUSED_UNNAMED in ids:
+            return EngineError("bad vector")
+    return None
+
+
+class FakeWorkers:
+    """Starts fake workers and records what they did.
 
     Args:
         automatic: Batches are computed at once; else when the test says so.
@@ -204,7 +236,7 @@ class Workshop:
         self.automatic = automatic
         self.metrics = Metrics()
         self.tuning = ONE_REPLICA
-        self.workers: list[FakeWorker] = []
+        self.started: list[FakeWorker] = []
         self.faults: dict[str, Exception] = {}
         self.delays: list[float] = []
         self.computed: list[int] = []
@@ -215,13 +247,13 @@ class Workshop:
         self.may_load.set()
 
     @property
-    def worker(self) -> FakeWorker:
-        """The present one."""
-        return self.workers[-1]
+    def current(self) -> FakeWorker:
+        """The one that was started last."""
+        return self.started[-1]
 
     async def start(self) -> FakeWorker:
-        self.workers.append(FakeWorker(self, pid=1 + len(self.workers)))
-        return self.worker
+        self.started.append(FakeWorker(self, pid=1 + len(self.started)))
+        return self.current
 
     async def load(self, backend: Backend) -> None:
         await self.may_load.wait()
@@ -246,7 +278,7 @@ class Workshop:
             metrics=self.metrics.of_model("a"),
             threads=1,
             tuning=self.tuning,
-            tolerance=1e-4,
+            crosscheck=True,
             backends=backends,
             sleep=self.sleep,
             now=lambda: self.now,

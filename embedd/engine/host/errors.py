@@ -1,0 +1,40 @@
+"""Errors of calls to a worker process, besides those of `embedd.errors`."""
+
+from embedd.errors import EngineError
+from embedd.metrics import DeathReason
+
+
+class WorkerDiedError(EngineError):
+    """The worker process ended before it answered.
+
+    Args:
+        message: How it ended, see `describe_exit`.
+        started: Whether it was computing the batch of this call.
+        alone: Whether it was computing nothing but the batch of this call.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        reason: DeathReason = DeathReason.CRASHED,
+        *,
+        started: bool = False,
+        alone: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.started = started
+        self.alone = alone
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        """Whether the kernel ended it because memory ran out."""
+        return self.reason is DeathReason.MEMORY
+
+
+class StuckError(EngineError):
+    """The batch took far too long, or was computed with one that did, and was stopped."""
+
+
+class SelfTestError(EngineError):
+    """The worker computes wrong vectors on this backend; another one may do better."""

@@ -1,0 +1,27 @@
+"""The self-test of a loaded model: computes before any request depends on it."""
+
+import time
+
+from embedd.engine.protocol import Engine
+from embedd.engine.worker.compute import encode_checked
+
+SENTENCE = "Every worker computes this ordinary sentence before it serves requests."
+
+
+def run_self_test(engine: Engine) -> float:
+    """Compute a sentence and a packed batch of the largest size; seconds per token of the latter.
+
+    llama.cpp built wrongly for this CPU may compute one token and die with more: so the
+    batch that kills the worker is this one, before the model is announced.
+
+    Raises:
+        EngineError: A vector is not finite or has norm 0.
+    """
+    info = engine.info
+    [ids] = engine.tokenize([SENTENCE])
+    ids = ids[: info.limit]
+    count = max(1, min(info.max_batch_tokens // len(ids), info.max_sequences))
+    encode_checked(engine, [ids], None)
+    start = time.perf_counter()
+    encode_checked(engine, [ids] * count, None)
+    return (time.perf_counter() - start) / (count * len(ids))

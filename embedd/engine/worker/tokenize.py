@@ -1,0 +1,81 @@
+"""Answers tokenizer calls, in a thread of its own where a text may take long."""
+
+import queue
+import threading
+from typing import TypeAlias
+
+import numpy as np
+
+from embedd.engine.ipc.framing import split_ids
+from embedd.engine.ipc.messages import Detokenize, Failed, Texts, Tokenize, Tokens
+from embedd.engine.protocol import Tokenizer
+from embedd.engine.worker.connection import Answer, Connection
+from embedd.engine.worker.threads import start_thread
+from embedd.errors import EmbeddError
+
+# llama.cpp's fall-back for regular expressions recurses once per letter of a word:
+# 80,000 letters overflow the default 8 MiB.
+STACK = 256 << 20
+SHORT = 1024  # characters that take a tenth of a millisecond: any thread may tokenize them
+
+Call: TypeAlias = Tokenize | Detokenize
+
+
+class TokenizerCalls:
+    """Answers calls to one tokenizer, one at a time. Call `start` first."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._waiting: queue.SimpleQueue[tuple[Call, bytes]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._tokenizer: Tokenizer
+
+    def start(self, tokenizer: Tokenizer) -> None:
+        """Answer with *tokenizer* from now on."""
+        self._tokenizer = tokenizer
+        start_thread(self._answer_all, stack=STACK)
+
+    def put(self, call: Call, array: bytes) -> None:
+        """Answer *call*: a short text at once, anything else in the thread."""
+        match call:
+            case Tokenize(texts=[text]) if len(text) <= SHORT:
+                self._answer_here(call, array)
+            case _:
+                self._waiting.put((call, array))
+
+    def _answer_here(self, call: Call, array: bytes) -> None:
+        """Answer in the calling thread: waking the other one would take longer."""
+        if not self._lock.acquire(blocking=False):
+            self._waiting.put((call, array))
+            return
+        try:
+            answer = answer_call(self._tokenizer, call, array)
+        finally:
+            self._lock.release()
+        self._connection.send(answer)
+
+    def _answer_all(self) -> None:
+        while True:
+            call, array = self._waiting.get()
+            with self._lock:
+                answer = answer_call(self._tokenizer, call, array)
+            self._connection.send(answer)
+
+
+def answer_call(tokenizer: Tokenizer, call: Call, array: bytes) -> Answer:
+    """The answer of *tokenizer* to *call*, whose array may hold token ids."""
+    try:
+        if isinstance(call, Tokenize):
+            rows = tokenizer.tokenize(
+                call.texts, add_special=call.add_special, parse_special=call.parse_special
+            )
+            ids = np.concatenate(rows) if rows else np.empty(0, np.int32)
+            return Tokens(call.id, [len(row) for row in rows]), ids
+        if call.lengths is None:
+            pieces = tokenizer.token_pieces(np.frombuffer(array, np.int32))
+            texts = [piece.text for piece in pieces]
+            return Texts(call.id, texts, [piece.is_special for piece in pieces]), None
+        sequences = split_ids(array, call.lengths)
+        return Texts(call.id, tokenizer.detokenize(sequences, special=call.special)), None
+    except EmbeddError as error:
+        return Failed(call.id, str(error), index=error.index), None

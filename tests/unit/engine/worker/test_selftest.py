@@ -1,0 +1,38 @@
+"""The self-test: what a model must compute before it is announced."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from embedd.engine.backends import LLAMA_BACKENDS
+from embedd.engine.fake import FakeEngine
+from embedd.engine.protocol import Stop
+from embedd.engine.worker.selftest import run_self_test
+from embedd.errors import EngineError
+from embedd.types import Pooling, TokenIds, Vectors
+from tests.unit.engine.worker.test_compute import NAN, ScriptedEngine, make_spec
+
+
+def test_the_self_test_computes_a_sentence_and_a_packed_batch() -> None:
+    """A build that is wrong for this CPU survives small batches."""
+    sizes: list[int] = []
+
+    class Recording(FakeEngine):
+        def encode(
+            self,
+            sequences: Sequence[TokenIds],
+            pooling: Pooling | None = None,
+            *,
+            stop: Stop | None = None,
+        ) -> Vectors:
+            sizes.append(len(sequences))
+            return super().encode(sequences, pooling)
+
+    engine = Recording(make_spec(context=8), LLAMA_BACKENDS[0], batch_tokens=64)
+    run_self_test(engine)
+    assert sizes == [1, 8]
+
+
+def test_the_self_test_fails_on_rubbish() -> None:
+    with pytest.raises(EngineError, match="NaN"):
+        run_self_test(ScriptedEngine([NAN], [NAN]))
