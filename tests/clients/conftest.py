@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.served import START, serving
+from tests.installed_server import START, serving
 
 ROOT = Path(__file__).parents[2]
 EMBEDD = ROOT / ".venv" / "bin" / "embedd"

@@ -23,7 +23,9 @@ from llama_index.embeddings.ollama import OllamaEmbedding
 from llama_index.embeddings.openai import OpenAIEmbedding
 
 Check = Callable[[object], None]
-needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is no node here")
+needs_node = pytest.mark.skipif(
+    shutil.which("node") is None, reason="needs node, which is not installed"
+)
 NODE = ROOT / ".venv-clients" / "node"
 
 

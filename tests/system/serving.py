@@ -1,4 +1,4 @@
-"""A whole server in this process: real workers, real sockets, a port of its own."""
+"""A complete server in the test's process, with real workers and sockets, on a free port."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -31,36 +31,36 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """Where it listens, and a client of it."""
+    """A running server: its base URL, a client session for it, and its parts."""
 
     url: str
     session: aiohttp.ClientSession
     runtime: Runtime
 
     async def send(self, path: str, body: object) -> tuple[int, Any]:
-        """Status and JSON of a POST."""
+        """Send *body* as JSON by POST; return the status and the JSON of the answer."""
         async with self.session.post(self.url + path, json=body) as response:
             return response.status, await response.json()
 
     async def embed(self, inputs: object, *, model: str = "all-minilm", **fields: object) -> Any:
-        """The reply of an ``/api/embed`` that succeeds."""
+        """Return the answer of ``/api/embed``, which must succeed."""
         body = {"model": model, "input": inputs, **fields}
         status, reply = await self.send("/api/embed", body)
         assert status == 200, reply
         return reply
 
     async def vectors(self, inputs: object, **fields: Any) -> Array:
-        """Vectors of an ``/api/embed`` that succeeds, shape (inputs, dimensions)."""
+        """Return the vectors of ``/api/embed``, shape (inputs, dimensions); it must succeed."""
         return np.array((await self.embed(inputs, **fields))["embeddings"])
 
     async def samples(self) -> Samples:
-        """What ``/metrics`` exposes."""
+        """Return the samples of ``/metrics``."""
         async with self.session.get(self.url + "/metrics") as response:
             assert response.status == 200
             return parse(await response.text())
 
     async def running(self) -> list[Any]:
-        """Rows of ``/api/ps``."""
+        """Return the rows of ``/api/ps``."""
         async with self.session.get(self.url + "/api/ps") as response:
             models: list[Any] = (await response.json())["models"]
             return models
@@ -68,7 +68,7 @@ class Server:
 
 @asynccontextmanager
 async def open_server(settings: Settings) -> AsyncIterator[Server]:
-    """A running server; at the end it is gone, and its workers with it."""
+    """Run a server with *settings*; end it and its workers when the block ends."""
     async with open_runtime(settings) as runtime:
         app = make_app(
             embedder=runtime.embedder,
@@ -95,11 +95,11 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
 async def open_fake_server(
     folder: Path, names: Sequence[str], patch: pytest.MonkeyPatch, **settings: str
 ) -> AsyncIterator[Server]:
-    """A server whose workers compute with `FakeEngine`: texts can ask for faults.
+    """Run a server whose workers compute with `FakeEngine`, in which texts cause faults.
 
     Args:
-        names: Of the models in its store, no two of the same weights.
-        settings: As in the environment, without their prefix.
+        names: Models of its store, each with weights of its own.
+        settings: Variables of the environment, without their prefix.
     """
     patch.setattr(loading, "LLAMA_BACKENDS", FAKE_BACKENDS)
     store = Store(folder / "models")
@@ -118,13 +118,13 @@ async def open_fake_server(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let other processes work until *condition* holds."""
+    """Wait until *condition* holds, looking again every 20 ms; fail after 20 s."""
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.sleep(0.02)
 
 
 def workers() -> list[psutil.Process]:
-    """Processes that own a model on behalf of this one."""
+    """Return the worker processes of this process."""
     children = psutil.Process().children()
     return [child for child in children if "embedd.engine.worker" in child.cmdline()]

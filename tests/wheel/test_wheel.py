@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from embedd import __version__
-from tests.served import serving
+from tests.installed_server import serving
 from tests.wheel.conftest import Installation
 
 # Prints where each module was imported from, or the foreign module that it lacks.
