@@ -1,4 +1,4 @@
-"""``python -m embedd`` is the command ``embedd``."""
+"""The command ``embedd``, as ``python -m embedd``."""
 
 from embedd.cli import main
 

@@ -1,4 +1,4 @@
-"""Vectors that were computed before, the least recently used forgotten first."""
+"""A cache of vectors that evicts the least recently used."""
 
 from collections import OrderedDict
 from hashlib import blake2b
@@ -6,30 +6,29 @@ from typing import TypeAlias
 
 from embedd.types import TokenIds, Vector
 
-# What Python keeps beside key and vector: two objects and the entry.
+# Bytes that Python needs for an entry besides key and vector.
 OVERHEAD = 250
 
-# What a vector depends on: 16 bytes for who makes it, then the token ids. A prefix needs no
-# place of its own, it is part of the ids. Plain bytes: of 20,000 sequences at once each is
-# looked up several times.
+# What a vector depends on: 16 bytes for the model as it computes, then the token ids, which
+# include those of a prefix. Plain bytes because 20,000 sequences may be looked up at a time.
 CacheKey: TypeAlias = bytes
 
 
-def make_maker(*facts: str) -> bytes:
-    """A model as it computes: digest, engine, backend, pooling."""
+def make_fingerprint(*facts: str) -> bytes:
+    """Return 16 bytes for a model as it computes: digest, engine, backend, pooling."""
     return blake2b("\0".join(facts).encode(), digest_size=16).digest()
 
 
-def make_key(maker: bytes, ids: TokenIds) -> CacheKey:
-    """The key of a sequence."""
-    return maker + ids.tobytes()
+def make_key(fingerprint: bytes, ids: TokenIds) -> CacheKey:
+    """Return the key of the sequence *ids*; see `make_fingerprint`."""
+    return fingerprint + ids.tobytes()
 
 
 class VectorCache:
-    """At most *max_bytes* of pooled vectors, before cutting, scaling and quantising.
+    """A cache of at most *max_bytes* of pooled vectors, as the model computed them.
 
-    One entry so serves every variant of a request. Not for several threads. 0 turns the
-    cache off.
+    They are cut, normalised and quantised after the cache, so that one entry serves all such
+    variants of a request. Not thread-safe. ``max_bytes=0`` disables the cache.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -44,11 +43,11 @@ class VectorCache:
 
     @property
     def size(self) -> int:
-        """Bytes taken."""
+        """Bytes in use."""
         return self._bytes
 
     def get(self, key: CacheKey) -> Vector | None:
-        """The vector, which must not be changed; None if it is not there."""
+        """Return the vector, which must not be modified, or None."""
         vector = self._entries.get(key)
         if vector is None:
             self.misses += 1
@@ -58,7 +57,7 @@ class VectorCache:
         return vector
 
     def put(self, key: CacheKey, vector: Vector) -> None:
-        """Remember a copy of *vector*: a view would keep its whole batch in memory."""
+        """Store a copy of *vector*: a view would keep its whole batch in memory."""
         size = _size(key, vector)
         if size > self._max_bytes:
             return
@@ -67,8 +66,8 @@ class VectorCache:
         self._entries[key] = vector.copy()
         self._bytes += size
         while self._bytes > self._max_bytes:
-            oldest, forgotten = self._entries.popitem(last=False)
-            self._bytes -= _size(oldest, forgotten)
+            oldest, evicted = self._entries.popitem(last=False)
+            self._bytes -= _size(oldest, evicted)
 
 
 def _size(key: CacheKey, vector: Vector) -> int:

@@ -1,4 +1,4 @@
-"""Durations as people and Ollama's clients write them: ``5m``, ``1h30m``, ``-1``."""
+"""Durations in the formats that Ollama accepts: ``5m``, ``1h30m``, ``-1``."""
 
 import math
 import re
@@ -7,8 +7,8 @@ from typing import Final
 
 from embedd.errors import InvalidInputError
 
-# Go's grammar (time.ParseDuration) and its longest value, 2⁶³ - 1 nanoseconds; the unit
-# "d" is ours.
+# The grammar of Go's time.ParseDuration and its longest value, 2⁶³ - 1 nanoseconds; only the
+# unit "d" is embedd's own.
 _NANOSECONDS: Final = {
     "ns": 1,
     "us": 10**3,
@@ -20,8 +20,8 @@ _NANOSECONDS: Final = {
     "h": 3600 * 10**9,
     "d": 86400 * 10**9,
 }
-_MOST_NANOSECONDS: Final = 2**63 - 1
-_LONGEST: Final = _MOST_NANOSECONDS / 1e9
+_MAX_NANOSECONDS: Final = 2**63 - 1
+_MAX_SECONDS: Final = _MAX_NANOSECONDS / 1e9
 
 _TERM: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?P<unit>[^0-9.]*)")
 _BARE: Final = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?")
@@ -34,45 +34,46 @@ _GO_TYPES: Final = {
 
 
 def parse_keep_alive(value: object) -> float:
-    """Seconds that a model stays in memory, `math.inf` for ever.
+    """Return the seconds that a model stays in memory, `math.inf` for ever.
 
-    Takes what a JSON field ``keep_alive`` holds: a number of seconds or a duration;
-    anything negative, and the longest duration there is, means for ever.
+    Args:
+        value: Of the JSON field ``keep_alive``: a number of seconds or a duration. Negative
+            values and the longest possible duration mean for ever.
 
     Raises:
-        InvalidInputError: With the text that Ollama's clients know.
+        InvalidInputError: *value* is neither; with Ollama's message.
     """
     if isinstance(value, str):
         seconds = parse_duration(value)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        # Bounded before converting: an integer may be too large for a float.
-        seconds = float(min(max(-1, value), _LONGEST))
+        # Limited before converting: an integer may be too large for a float.
+        seconds = float(min(max(-1, value), _MAX_SECONDS))
     else:
         kind = _GO_TYPES.get(type(value), type(value).__name__)
         raise InvalidInputError(f"Unsupported type: '{kind}'")
-    if seconds < 0 or seconds >= _LONGEST:
+    if seconds < 0 or seconds >= _MAX_SECONDS:
         return math.inf
-    return abs(seconds)  # -0.0 is 0
+    return abs(seconds)  # makes -0.0 0.0
 
 
 def parse_duration(text: str) -> float:
-    """Seconds, possibly negative; a number without a unit counts seconds.
+    """Return seconds, possibly negative; a number without a unit is in seconds.
 
     Raises:
-        InvalidInputError: *text* is no duration, or is longer than 292 years.
+        InvalidInputError: *text* is not a duration, or longer than 292 years.
     """
     if _BARE.fullmatch(text):
         nanoseconds = Fraction(text.rstrip(".")) * 10**9
     else:
         sign = -1 if text.startswith("-") else 1
         nanoseconds = sign * _sum_terms(text, text[1:] if text[:1] in ("-", "+") else text)
-    if abs(nanoseconds) > _MOST_NANOSECONDS:
+    if abs(nanoseconds) > _MAX_NANOSECONDS:
         raise _invalid(text)
     return float(nanoseconds / 10**9)
 
 
 def _sum_terms(text: str, unsigned: str) -> Fraction:
-    """Nanoseconds of ``1h30m``-like *unsigned*; *text* is named in errors."""
+    """Return the nanoseconds of *unsigned*, like ``1h30m``; errors quote *text*."""
     total, position = Fraction(0), 0
     while position < len(unsigned) or position == 0:
         term = _TERM.match(unsigned, position)
@@ -94,7 +95,7 @@ def _invalid(text: str) -> InvalidInputError:
 
 
 def _quote(text: str) -> str:
-    """*text* in quotes as Go's package time writes it: other than ASCII as bytes."""
+    """Quote *text* as Go's package time does: bytes that are not ASCII as hex."""
     quoted = []
     for byte in text.encode("utf-8", "surrogatepass"):
         character = chr(byte)

@@ -1,4 +1,4 @@
-"""Names of models: ``[scheme://][host/][namespace/]model[:tag]``, as Ollama reads them."""
+"""Model names, as Ollama parses them: ``[scheme://][host/][namespace/]model[:tag]``."""
 
 import re
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ DEFAULT_NAMESPACE: Final = "library"
 DEFAULT_TAG: Final = "latest"
 DEFAULT_SCHEME: Final = "https"
 
-# No part can be empty, start with a dot or hold a slash: that is why no name can leave
-# the folder of the store.
+# No part can be empty, begin with a dot or contain a slash, so that the path of a name is
+# always inside the store.
 _HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
 _MODEL: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
@@ -23,15 +23,15 @@ _CLOUD: Final = "cloud"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelName:
-    """A complete name. Every instance is valid and has exactly one place in a store.
+    """A complete and valid model name, with one place in a store.
 
     Letter case is kept; two names mean the same model if their `key` is equal.
 
     Args:
-        scheme: How to reach the host; no part of the identity in the store.
+        scheme: Of the host's URL; not part of the identity.
 
     Raises:
-        InvalidModelNameError: A part breaks the grammar.
+        InvalidModelNameError: A part is not valid.
     """
 
     host: str = DEFAULT_HOST
@@ -46,7 +46,7 @@ class ModelName:
             and _NAMESPACE.fullmatch(self.namespace)
             and _MODEL.fullmatch(self.model)
             and _MODEL.fullmatch(self.tag)
-            # The tag "local" could be written but never read back: the suffix is stripped.
+            # A name with the tag "local" could not be parsed again: that suffix is stripped.
             and self.tag.lower() != _LOCAL
             and self.scheme in _SCHEMES
         )
@@ -54,14 +54,14 @@ class ModelName:
             raise InvalidModelNameError(self.display)
 
     def __str__(self) -> str:
-        """The shortest text that `parse_model_name` reads as this very name."""
+        """The shortest text that `parse_model_name` parses to this name."""
         if self.scheme == DEFAULT_SCHEME:
             return self.display
         return f"{self.scheme}://{self.host}/{self.namespace}/{self.model}:{self.tag}"
 
     @property
     def display(self) -> str:
-        """What people see: defaults left out, the tag always shown, no scheme."""
+        """The name for people: without defaults and scheme, always with the tag."""
         short = f"{self.model}:{self.tag}"
         if self.host != DEFAULT_HOST:
             return f"{self.host}/{self.namespace}/{short}"
@@ -71,27 +71,27 @@ class ModelName:
 
     @property
     def path(self) -> tuple[str, str, str, str]:
-        """Parts of the manifest's path under ``manifests``."""
+        """Parts of the manifest's path in the folder ``manifests``."""
         return (self.host, self.namespace, self.model, self.tag)
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Identity without letter case."""
+        """The identity: the path in lower case."""
         return tuple(part.lower() for part in self.path)
 
 
 def parse_model_name(text: str) -> ModelName:
-    """Read a name from the right: tag, model, namespace; what is left is the host.
+    """Parse a name from the right: tag, model, namespace; the rest is the host.
 
-    A suffix ``:local`` is dropped: all models are local here.
+    A suffix ``:local`` is removed: all models are local here.
 
     Raises:
-        InvalidModelNameError: *text* breaks the grammar.
+        InvalidModelNameError: *text* is not a valid name.
     """
     bare = text.strip()
-    rest, tag = _cut_tag(_drop_local(bare))
+    rest, tag = _split_tag(_strip_local(bare))
     scheme, host, namespace, model = _split_path(rest)
-    # The defaults are recognised in any letter case, so that one model has one display name.
+    # Defaults are recognised in any letter case, so that a model has one display name.
     if host.lower() == DEFAULT_HOST:
         host = DEFAULT_HOST
         if namespace.lower() == DEFAULT_NAMESPACE:
@@ -102,21 +102,21 @@ def parse_model_name(text: str) -> ModelName:
         raise InvalidModelNameError(text) from None
 
 
-def _drop_local(text: str) -> str:
+def _strip_local(text: str) -> str:
     rest, colon, source = text.rpartition(":")
     if not colon or source.lower() not in (_LOCAL, _CLOUD):
         return text
     inner = rest.rpartition(":")[2].lower() if ":" in rest else ""
-    names_source_too = inner in (_LOCAL, _CLOUD) or (
+    has_two_sources = inner in (_LOCAL, _CLOUD) or (
         inner.endswith(f"-{_CLOUD}") and "/" not in inner
     )
-    if names_source_too:
+    if has_two_sources:
         reason = f'use either :local or :cloud, not both: "{text}"'
         raise InvalidModelNameError(text, reason)
     return rest if source.lower() == _LOCAL else text
 
 
-def _cut_tag(text: str) -> tuple[str, str]:
+def _split_tag(text: str) -> tuple[str, str]:
     if text.rfind(":") <= text.rfind("/"):
         return text, DEFAULT_TAG
     rest, _, tag = text.rpartition(":")
@@ -124,7 +124,7 @@ def _cut_tag(text: str) -> tuple[str, str]:
 
 
 def _split_path(text: str) -> tuple[str, str, str, str]:
-    """Scheme, host, namespace and model, not yet checked."""
+    """Return scheme, host, namespace and model, not yet checked."""
     rest, slash, model = text.rpartition("/")
     if not slash:
         return DEFAULT_SCHEME, DEFAULT_HOST, DEFAULT_NAMESPACE, model

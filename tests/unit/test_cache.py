@@ -4,11 +4,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedd.cache import OVERHEAD, VectorCache, make_key, make_maker
+from embedd.cache import OVERHEAD, VectorCache, make_fingerprint, make_key
 from embedd.types import TokenIds, Vector
 
 VECTOR = np.array([1, 2], np.float32)
-MODEL = make_maker("model")
+MODEL = make_fingerprint("model")
 
 
 def to_ids(*ids: int) -> TokenIds:
@@ -35,8 +35,8 @@ def test_what_was_put_is_found_until_it_is_the_least_recently_used() -> None:
 
 def test_models_poolings_and_backends_do_not_share_vectors() -> None:
     cache = VectorCache(1 << 20)
-    cache.put(make_key(make_maker("a", "llama"), to_ids(1)), VECTOR)
-    assert cache.get(make_key(make_maker("a", "llama-no-repack"), to_ids(1))) is None
+    cache.put(make_key(make_fingerprint("a", "llama"), to_ids(1)), VECTOR)
+    assert cache.get(make_key(make_fingerprint("a", "llama-no-repack"), to_ids(1))) is None
 
 
 def test_a_vector_is_kept_as_it_was() -> None:

@@ -31,17 +31,17 @@ class Deduplicator:
         self._in_flight: dict[CacheKey, asyncio.Future[Vector]] = {}
 
     async def embed(
-        self, sequences: Sequence[TokenIds], maker: bytes, compute: Compute
+        self, sequences: Sequence[TokenIds], fingerprint: bytes, compute: Compute
     ) -> EmbedResult:
         """Return the vectors of *sequences*; *compute* is called with the new ones only.
 
         Args:
-            maker: What vectors depend on besides the ids; see `embedd.cache.make_maker`.
+            fingerprint: What vectors depend on besides the ids, see `make_fingerprint`.
 
         Raises:
             EmbeddError: Raised by *compute*; ``index`` is a position in *sequences*.
         """
-        keys = [make_key(maker, ids) for ids in sequences]
+        keys = [make_key(fingerprint, ids) for ids in sequences]
         rows: dict[CacheKey, int] = {}
         for row, key in enumerate(keys):
             rows.setdefault(key, row)

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from embedd.cache import VectorCache, make_maker
+from embedd.cache import VectorCache, make_fingerprint
 from embedd.engine.backends import LLAMA_BACKENDS, Backend
 from embedd.engine.host.errors import WorkerDiedError
 from embedd.engine.host.process import WorkerProcess
@@ -180,9 +180,11 @@ class ServedModel:
         if not store or not sequences or (pooling or self.info.pooling) is Pooling.NONE:
             return await self._queue.embed(sequences, pooling)
         info = self.info
-        maker = make_maker(self._spec.digest, info.engine, info.backend, pooling or info.pooling)
+        fingerprint = make_fingerprint(
+            self._spec.digest, info.engine, info.backend, pooling or info.pooling
+        )
         return await self._dedup.embed(
-            sequences, maker, lambda missing: self._queue.embed(missing, pooling)
+            sequences, fingerprint, lambda missing: self._queue.embed(missing, pooling)
         )
 
     async def _tokenize(

@@ -38,7 +38,7 @@ class Queue:
 
 
 async def embed(dedup: Deduplicator, queue: Queue, *sequences: TokenIds) -> EmbedResult:
-    outcome = await dedup.embed(sequences, b"maker", queue.compute)
+    outcome = await dedup.embed(sequences, b"fingerprint", queue.compute)
     assert np.array_equal(outcome.vectors, expected_vectors(sequences))
     return outcome
 
