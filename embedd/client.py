@@ -118,7 +118,7 @@ class Client:
         """
         body = api.EmbedBody(
             model=model,
-            input=list(inputs),
+            input=_to_json(inputs),
             truncate=truncate,
             dimensions=dimensions,
             keep_alive=-1.0 if keep_alive == math.inf else keep_alive,
@@ -134,7 +134,8 @@ class Client:
 
     async def embed_as_openai(self, model: str, inputs: Sequence[str]) -> list[list[float]]:
         """One vector per input, in order, from any server with OpenAI's route."""
-        body = api.OpenAIEmbedBody(model=model, input=list(inputs))
+        # A list of numbers is the default of both services.
+        body = api.EmbedBody(model=model, input=_to_json(inputs))
         reply = await self._ask("POST", "/v1/embeddings", api.OpenAIEmbedReply, body, model=model)
         return [item.embedding for item in sorted(reply.data, key=lambda item: item.index)]
 
@@ -145,7 +146,7 @@ class Client:
 
     async def show(self, name: str, *, verbose: bool = False) -> api.ShowReply:
         """All that the server knows of *name*; *verbose* has the arrays too."""
-        body = api.ShowBody(model=name, verbose=verbose)
+        body = api.ShowBody(model=name, verbose=verbose or None)
         return await self._ask("POST", "/api/show", api.ShowReply, body, model=name)
 
     async def copy(self, source: str, destination: str) -> None:
@@ -178,7 +179,7 @@ class Client:
         Raises:
             PullError: The server reports that it failed, or stops without a result.
         """
-        body = api.PullBody(model=name, insecure=insecure)
+        body = api.PullBody(model=name, insecure=insecure or None)
         async with aclosing(self._follow("/api/pull", body, name, PullError)) as lines:
             async for line in lines:
                 yield line
@@ -189,7 +190,9 @@ class Client:
         Raises:
             ServiceError: The server reports that it failed, or stops without a result.
         """
-        async with aclosing(self._follow("/api/create", body, body.model, ServiceError)) as lines:
+        async with aclosing(
+            self._follow("/api/create", body, body.model or "", ServiceError)
+        ) as lines:
             async for line in lines:
                 yield line
 
@@ -250,6 +253,10 @@ class Client:
             raise UnavailableError(NOBODY_THERE) from error
         except (aiohttp.ClientError, OSError) as error:
             raise UnavailableError(f"lost {self._address.url}: {error or 'no answer'}") from error
+
+
+def _to_json(texts: Sequence[str]) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(list(texts)))
 
 
 async def _check(response: aiohttp.ClientResponse, model: str) -> None:

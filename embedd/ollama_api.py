@@ -1,15 +1,20 @@
-"""Ollama's wire: the structs that both the server and the client speak.
+"""Ollama's wire format: the structs that both the server and the client encode and decode.
 
-Fields that a reply may leave out are ``UNSET`` then; everything else is always sent, and
-has a default only so that replies of other versions can be read.
+In a body every field is optional: null equals absent, and unknown fields are ignored. A field
+that a reply may leave out is ``UNSET`` then; the others are always sent, and have a default
+only so that replies of other versions can be read.
 """
 
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from msgspec import UNSET, Struct, UnsetType, field, structs
+from msgspec import UNSET, Raw, Struct, UnsetType, field, structs
 
-# What changes the store, and may need a key of its own: beginnings of paths.
+from embedd.types import Truncated
+
+NULL: Final = Raw(b"null")
+
+# Paths that change the store and may need a key of their own: how they begin.
 MANAGEMENT_PATHS: Final = (
     "/api/pull",
     "/api/delete",
@@ -50,7 +55,7 @@ class StoredModel(Struct, frozen=True, kw_only=True):
 
 
 class TagsReply(Struct, frozen=True, kw_only=True):
-    """``GET /api/tags``: what is in the store, newest first."""
+    """``GET /api/tags``: the models in the store, newest first."""
 
     models: list[StoredModel]
 
@@ -74,7 +79,7 @@ class RunningModel(Struct, frozen=True, kw_only=True):
 
 
 class PsReply(Struct, frozen=True, kw_only=True):
-    """``GET /api/ps``: what is in memory, furthest expiry first."""
+    """``GET /api/ps``: the models in memory, furthest expiry first."""
 
     models: list[RunningModel]
 
@@ -99,7 +104,7 @@ class ShowReply(Struct, frozen=True, kw_only=True):
     template: str = ""
     system: str | UnsetType = UNSET
     details: Details = Details()
-    model_info: dict[str, object] = {}
+    model_info: dict[str, Any] = {}
     tensors: list[Tensor] = []
     capabilities: list[str] = []
     modified_at: datetime | UnsetType = UNSET
@@ -112,59 +117,122 @@ class VersionReply(Struct, frozen=True, kw_only=True):
     version: str
 
 
-class GenerateBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``POST /api/generate`` without a prompt: load or, with *keep_alive* 0, unload."""
+class RunBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Fields of every request that uses a model; *keep_alive* is seconds or a duration."""
 
-    model: str
-    keep_alive: float | str | None = None
-
-
-class GenerateReply(Struct, frozen=True, kw_only=True):
-    """``POST /api/generate``: *done_reason* is ``load`` or ``unload``."""
-
-    model: str
-    created_at: datetime
-    response: str = ""
-    done: bool = True
-    done_reason: str = ""
+    model: str | None = None
+    keep_alive: Any = None
+    options: dict[str, Any] | None = None
 
 
-class EmbedBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``POST /api/embed``, as the client sends it."""
+class EmbedBody(RunBody, frozen=True, kw_only=True):
+    """Body of ``POST /api/embed``; *input* is parsed after the other fields."""
 
-    model: str
-    input: list[str]
+    input: Raw = field(default_factory=lambda: NULL)
     truncate: bool | None = None
     dimensions: int | None = None
-    keep_alive: float | str | None = None
     input_type: str | None = None
 
 
-class TruncatedInput(Struct, frozen=True, kw_only=True):
-    """An input that was cut: both counts in tokens, special tokens included."""
-
-    index: int
-    tokens: int
-    kept: int
-
-
-class EmbedReply(Struct, frozen=True, kw_only=True):
-    """``POST /api/embed``, as the client reads it; durations in nanoseconds."""
+class EmbedReply(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``POST /api/embed``; durations in nanoseconds, left out where nothing was computed."""
 
     model: str
     embeddings: list[list[float]]
     total_duration: int = 0
     load_duration: int = 0
     prompt_eval_count: int = 0
-    truncated: list[TruncatedInput] = []
+    truncated: list[Truncated] = []
 
 
-class OpenAIEmbedBody(Struct, frozen=True, kw_only=True):
-    """``POST /v1/embeddings``, as the client sends it."""
+class EmbeddingBody(RunBody, frozen=True, kw_only=True):
+    """Body of ``POST /api/embeddings`` with ``prompt``."""
+
+    prompt: str | None = None
+
+
+class EmbeddingReply(Struct, frozen=True, kw_only=True):
+    """``POST /api/embeddings`` with ``prompt``."""
+
+    embedding: list[float]
+
+
+class GenerateBody(RunBody, frozen=True, kw_only=True):
+    """Body of ``POST /api/generate``: without a prompt it loads, or unloads with *keep_alive* 0."""
+
+    prompt: str | None = None
+
+
+class ChatBody(RunBody, frozen=True, kw_only=True):
+    """Body of ``POST /api/chat``: without messages as `GenerateBody` without a prompt."""
+
+    messages: list[Any] | None = None
+
+
+class GenerateReply(Struct, frozen=True, kw_only=True):
+    """``POST /api/generate``, and ``/api/chat`` with *message* in place of *response*.
+
+    *done_reason* is ``load`` or ``unload``.
+    """
 
     model: str
-    input: list[str]
-    encoding_format: str = "float"
+    created_at: datetime
+    response: str | UnsetType = ""
+    done: bool = True
+    done_reason: str = ""
+    message: dict[str, str] | UnsetType = UNSET
+
+
+class NamedBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Fields of every request about a stored model; *name* is the older name of *model*."""
+
+    model: str | None = None
+    name: str | None = None
+
+
+class ShowBody(NamedBody, frozen=True, kw_only=True):
+    """Body of ``POST /api/show``."""
+
+    verbose: bool | None = None
+
+
+class DeleteBody(NamedBody, frozen=True, kw_only=True):
+    """Body of ``DELETE /api/delete``."""
+
+
+class CopyBody(Struct, frozen=True, kw_only=True):
+    """Body of ``POST /api/copy``."""
+
+    source: str | None = None
+    destination: str | None = None
+
+
+class PullBody(NamedBody, frozen=True, kw_only=True):
+    """Body of ``POST /api/pull``."""
+
+    stream: bool | None = None
+    insecure: bool | None = None
+
+
+class CreateBody(NamedBody, frozen=True, kw_only=True):
+    """Body of ``POST /api/create``: *source* names a model, *files* uploaded blobs by digest."""
+
+    stream: bool | None = None
+    source: str | None = field(default=None, name="from")
+    files: dict[str, str] | None = None
+    quantize: str | None = None
+    quantization: str | None = None
+    parameters: dict[str, Any] | None = None
+    license: Any = None
+    adapters: Any = None
+    draft_files: Any = None
+    template: Any = None
+    system: Any = None
+    messages: Any = None
+    renderer: Any = None
+    parser: Any = None
+    requires: Any = None
+    info: Any = None
 
 
 class OpenAIEmbedding(Struct, frozen=True, kw_only=True):
@@ -175,51 +243,13 @@ class OpenAIEmbedding(Struct, frozen=True, kw_only=True):
 
 
 class OpenAIEmbedReply(Struct, frozen=True, kw_only=True):
-    """``POST /v1/embeddings``, as the client reads it."""
+    """``POST /v1/embeddings`` of any server: the vectors alone are read."""
 
     data: list[OpenAIEmbedding]
 
 
-class PullBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``POST /api/pull``, streamed."""
-
-    model: str
-    insecure: bool = False
-
-
-class CreateBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``POST /api/create``, streamed: *source* is a model, *files* are names of uploaded blobs."""
-
-    model: str
-    source: str | None = field(default=None, name="from")
-    files: dict[str, str] | None = None
-    quantize: str | None = None
-    parameters: dict[str, object] | None = None
-    license: list[str] | None = None
-
-
-class ShowBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``POST /api/show``."""
-
-    model: str
-    verbose: bool = False
-
-
-class CopyBody(Struct, frozen=True, kw_only=True):
-    """``POST /api/copy``."""
-
-    source: str
-    destination: str
-
-
-class DeleteBody(Struct, frozen=True, kw_only=True):
-    """``DELETE /api/delete``."""
-
-    model: str
-
-
 class ProgressLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A line of a streamed pull or create: what is done, how many bytes of how many.
+    """A line of a streamed pull or create: the step, and its bytes so far and in all.
 
     The last line has the status ``success``, or an *error* and nothing else.
     """
@@ -232,7 +262,7 @@ class ProgressLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ErrorReply(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Every 4xx and 5xx; the siblings say which input is at fault, and by how much."""
+    """Every 4xx and 5xx; *index* is the input at fault, *limit* what its *tokens* exceed."""
 
     error: str
     index: int | None = None

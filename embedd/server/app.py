@@ -4,6 +4,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -26,19 +27,15 @@ from embedd.server.dialects.base import (
     Failure,
     Policy,
     Route,
-    Sharer,
 )
-from embedd.server.dialects.cohere import embed as cohere
-from embedd.server.dialects.llamacpp import embed as llamacpp
-from embedd.server.dialects.ollama import embed as ollama
-from embedd.server.dialects.ollama import management
-from embedd.server.dialects.openai import embed as openai
-from embedd.server.dialects.tei import embed as tei
-from embedd.server.dialects.tei import rerank as tei_rerank
-from embedd.server.dialects.tei import tokens as tei_tokens
+from embedd.server.dialects.cohere import dialect as cohere
+from embedd.server.dialects.llamacpp import dialect as llamacpp
+from embedd.server.dialects.ollama import dialect as ollama
+from embedd.server.dialects.openai import dialect as openai
+from embedd.server.dialects.tei import dialect as tei
 from embedd.server.errors import choose_status, error_headers, log_error, log_refusal
-from embedd.server.http.bodies import ALREADY_READ, BodyLimits, field_names
-from embedd.server.http.json_out import JSON
+from embedd.server.http.bodies import ALREADY_READ, BodyLimits, raw_fields
+from embedd.server.http.json_out import JSON, dump
 from embedd.server.http.request_id import add_request_id, request_id
 from embedd.server.openapi import pages
 from embedd.server.openapi.document import describe
@@ -48,7 +45,6 @@ log = logging.getLogger(__name__)
 
 DIALECTS: Sequence[Dialect] = (
     ollama.DIALECT,
-    management.DIALECT,
     openai.DIALECT,
     aigne.DIALECT,
     nugen.DIALECT,
@@ -59,20 +55,13 @@ DIALECTS: Sequence[Dialect] = (
     pages.DIALECT,
     ops.DIALECT,
 )
-# Further dialects of a path, chosen by the fields of the body. The path's own dialect answers
-# all other bodies, and errors that occur before the body is read.
-SHARED: Mapping[str, Sequence[Sharer]] = {
-    "/api/embeddings": (aigne.SHARER,),
-    "/embeddings": (llamacpp.SHARER,),
-    "/tokenize": (tei_tokens.SHARER,),
-    **dict.fromkeys(rerank.PATHS, (tei_rerank.SHARER,)),
-}
 # Prefixes and paths that are not served but whose clients expect errors in their shape.
 NOT_SERVED: Mapping[str, Dialect] = {
     "/v1/": openai.DIALECT,
     "/v2/": openai.DIALECT,
     **dict.fromkeys(("/embed_sparse", "/predict", "/vertex", "/invocations"), tei.DIALECT),
 }
+Candidates: TypeAlias = Sequence[tuple[Dialect, Route]]
 SERVER_NAME = f"embedd/{__version__}"
 
 
@@ -97,50 +86,57 @@ def make_app(
     app[BODIES] = bodies
     app[POLICY] = policy or Policy()
     app[KEYS] = keys or Keys()
-    document: Callable[[], bytes] = _describe
+    routes = _group_routes(DIALECTS)
+    document: Callable[[], bytes] = functools.cache(functools.partial(describe, routes))
     app[pages.DOCUMENT] = document
     app.on_response_prepare.append(add_cors_headers)
     app.on_response_prepare.append(_name_server)
     app.on_response_prepare.append(add_request_id)
-    for dialect in DIALECTS:
-        for route in dialect.routes:
-            _add_route(app, dialect, route)
+    for (method, path), candidates in routes.items():
+        _add_route(app, method, path, _choose_by_body(candidates))
     return app
 
 
-@functools.cache
-def _describe() -> bytes:
-    return describe(DIALECTS, SHARED)
+def _group_routes(dialects: Sequence[Dialect]) -> Mapping[tuple[str, str], Candidates]:
+    """The routes of every method and path; the last of each answers what the others do not."""
+    groups: dict[tuple[str, str], list[tuple[Dialect, Route]]] = {}
+    for dialect in dialects:
+        for route in dialect.routes:
+            groups.setdefault((route.method, route.path), []).append((dialect, route))
+    for candidates in groups.values():
+        candidates.sort(key=lambda candidate: candidate[1].accepts is None)
+    return groups
 
 
-def _add_route(app: web.Application, dialect: Dialect, route: Route) -> None:
-    endpoint = route.endpoint
-    if route.path in SHARED:
-        endpoint = _choose_by_body(dialect, endpoint, SHARED[route.path])
-    endpoint = _answer_errors(
-        dialect, require_key(endpoint, choose_access(route.method, route.path))
-    )
+def _add_route(app: web.Application, method: str, path: str, endpoint: Endpoint) -> None:
     # Redirects lose the body in many clients: a trailing slash is the same path.
-    for path in {route.path, route.path.rstrip("/") + "/"}:
-        pattern = path.replace("}", ":.+}")
-        app.router.add_route(route.method, pattern, endpoint)
-        if route.method == "GET":
+    for variant in {path, path.rstrip("/") + "/"}:
+        pattern = variant.replace("}", ":.+}")
+        app.router.add_route(method, pattern, endpoint)
+        if method == "GET":
             app.router.add_route("HEAD", pattern, endpoint)
 
 
-def _choose_by_body(dialect: Dialect, endpoint: Endpoint, sharers: Sequence[Sharer]) -> Endpoint:
-    """Wrap *endpoint*: the first of *sharers* that wants the body answers, else *dialect*."""
+def _choose_by_body(candidates: Candidates) -> Endpoint:
+    """The endpoint of a method and path: the first route that accepts the body answers.
 
-    async def answer(request: web.Request) -> web.StreamResponse:
+    The key is checked, and the body read, in the dialect of the last route.
+    """
+    *choosy, (dialect, route) = candidates
+    endpoint = route.endpoint
+
+    async def choose(request: web.Request) -> web.StreamResponse:
         async with request.app[BODIES].read(request) as data:
             request[ALREADY_READ] = data
-            names = field_names(data)
-            for sharer in sharers:
-                if sharer.wants(names):
-                    return await _answer_errors(sharer.dialect, sharer.endpoint)(request)
-            return await endpoint(request)
+            fields = raw_fields(data)
+            for other, shared in choosy:
+                if shared.accepts is not None and shared.accepts(fields):
+                    return await _answer_errors(other, shared.endpoint)(request)
+            return await route.endpoint(request)
 
-    return _answer_errors(dialect, answer)
+    if choosy:
+        endpoint = choose
+    return _answer_errors(dialect, require_key(endpoint, choose_access(route.method, route.path)))
 
 
 def _answer_errors(
@@ -171,7 +167,7 @@ def _error_response(dialect: Dialect, request: web.Request, error: EmbeddError) 
     log_error(request, error, status)
     failure = Failure(error=error, status=status, request_id=request_id(request))
     return web.Response(
-        body=dialect.to_error(failure),
+        body=dump(dialect.to_error(failure)),
         status=status,
         headers={**error_headers(error, status), "Content-Type": JSON},
     )
@@ -203,8 +199,8 @@ def find_error_dialect(path: str) -> Dialect | None:
     """Return the dialect of errors on *path* where no route answers; None is plain text."""
     path = path.rstrip("/") or "/"
     for dialect in DIALECTS:
-        if any(route.path == path for route in dialect.routes):
-            return dialect if dialect.tells_routes else None
+        if any(route.path == path and route.accepts is None for route in dialect.routes):
+            return dialect if dialect.formats_routing_errors else None
     for prefix, dialect in NOT_SERVED.items():
         if path == prefix.rstrip("/") or (prefix.endswith("/") and path.startswith(prefix)):
             return dialect

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from embedd import ollama_api as api
 from embedd.client import NOBODY_THERE, Client
 from embedd.errors import (
     EmbeddError,
@@ -24,6 +23,7 @@ from embedd.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from embedd.types import Truncated
 from tests.unit.cli.fake_server import FakeServer
 
 
@@ -143,7 +143,7 @@ async def test_embed_sends_every_option(client: Client, server: FakeServer) -> N
 
 async def test_embed_reports_what_was_cut(client: Client) -> None:
     reply = await client.embed("all-minilm", ["a", "long enough to cut"])
-    assert reply.truncated == [api.TruncatedInput(index=1, tokens=18, kept=9)]
+    assert reply.truncated == [Truncated(index=1, tokens=18, kept=9)]
 
 
 async def test_too_few_vectors_are_an_error(client: Client, server: FakeServer) -> None:

@@ -2,36 +2,42 @@
 
 from aiohttp import web
 
-from embedd.server.dialects.base import Dialect, Sharer, computed_headers, embed_body
-from embedd.server.dialects.common.vector_json import items
-from embedd.server.dialects.openai.embed import EmbedBody, to_request
+from embedd.server.dialects.base import Dialect, Route
+from embedd.server.dialects.common.vector_json import insert_rows, items
+from embedd.server.dialects.endpoints import computed_headers, embed_body
+from embedd.server.dialects.openai.embed import EmbedBody, EmbedReply, Usage, to_request
 from embedd.server.dialects.openai.errors import STATUSES, to_error
-from embedd.server.http.json_out import Parts, dump, parts_response
+from embedd.server.http.json_out import Parts, parts_response
 from embedd.types import EmbedRequest, EmbedResult
 
 
-def to_reply(asked: EmbedRequest, result: EmbedResult) -> Parts:
+def to_reply(wanted: EmbedRequest, result: EmbedResult) -> Parts:
     """The list of vectors, with two keys of usage and no id."""
     tokens = sum(result.tokens)
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return [
-        b'{"object":"list","data":[',
-        items(result, asked.formats),
-        b"]," + dump({"model": asked.model, "usage": usage})[1:],
-    ]
+    usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
+    reply = EmbedReply(model=wanted.model, usage=usage)
+    return insert_rows(reply, {"data": items(result, wanted.formats)})
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """``POST /api/embeddings`` with ``input``."""
-    asked, result = await embed_body(request, EmbedBody, to_request)
-    return await parts_response(request, to_reply(asked, result), computed_headers(result))
+    wanted, result = await embed_body(request, EmbedBody, to_request)
+    return await parts_response(request, to_reply(wanted, result), computed_headers(result))
 
 
-DIALECT = Dialect(name="aigne", routes=(), to_error=to_error, statuses=STATUSES)
-
-# With `prompt`, even an empty one, or with neither, the body is Ollama's.
-SHARER = Sharer(
-    dialect=DIALECT,
-    endpoint=embeddings,
-    wants=lambda fields: "input" in fields and "prompt" not in fields,
+DIALECT = Dialect(
+    name="aigne",
+    routes=(
+        Route(
+            method="POST",
+            path="/api/embeddings",
+            endpoint=embeddings,
+            body=EmbedBody,
+            reply=EmbedReply,
+            # With `prompt`, even an empty one, or with neither, the body is Ollama's.
+            accepts=lambda fields: "input" in fields and "prompt" not in fields,
+        ),
+    ),
+    to_error=to_error,
+    statuses=STATUSES,
 )

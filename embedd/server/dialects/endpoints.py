@@ -1,36 +1,109 @@
-"""What all dialects that tokenize share: reading, the model, lists of ids."""
+"""What endpoints of all dialects share: read the body, compute, say in headers what computed."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any, Final
 
+import msgspec
 from aiohttp import web
 
-from embedd.errors import InvalidInputError
-from embedd.server.dialects.base import BODIES, EMBEDDER, POLICY, Policy, choose_model
-from embedd.server.dialects.common.openai_input import to_ids
+from embedd.errors import InvalidInputError, LoadTimeoutError
+from embedd.server.dialects.base import BODIES, EMBEDDER, LIBRARY, POLICY, Policy
 from embedd.server.http.bodies import Body, decode_plainly
-from embedd.types import ClientIds, Tokenized, TokenizeRequest
+from embedd.types import (
+    ClientIds,
+    DType,
+    EmbedRequest,
+    EmbedResult,
+    RerankRequest,
+    RerankResult,
+    Result,
+    Tokenized,
+    TokenizeRequest,
+)
+
+LONGEST_INDEX_LIST: Final = 1000  # bytes of `X-Embedd-Truncated`
+TOKENIZER: Final = "llama"  # what makes token ids of every text: llama.cpp, in the worker
+
+
+class DetokenizeBody(msgspec.Struct):
+    """Body of ``POST /detokenize`` and ``POST /v1/detokenize``."""
+
+    tokens: Any = None
+    model: str | None = None
+
+
+async def embed_body(
+    request: web.Request, kind: type[Body], to_request: Callable[[Body, Policy], EmbedRequest]
+) -> tuple[EmbedRequest, EmbedResult]:
+    """Read the body, translate and compute it: the request, with its model's name, and the result.
+
+    Raises:
+        EmbeddError: As `Embedder.embed`, and for a body that cannot be read or translated.
+    """
+    arrived = time.perf_counter()
+    async with request.app[BODIES].read(request) as data:
+        wanted = to_request(decode_plainly(data, kind), request.app[POLICY])
+        model = wanted.model or await choose_model(request.app, "embedding")
+        wanted = replace(wanted, model=model, store=may_store(request))
+        with add_model_to_timeouts(model):
+            return wanted, await request.app[EMBEDDER].embed(wanted, arrived=arrived)
+
+
+async def rerank_body(
+    request: web.Request, kind: type[Body], to_request: Callable[[Body, Policy], RerankRequest]
+) -> tuple[Body, RerankRequest, RerankResult]:
+    """As `embed_body` for a rerank; the body comes too: it has the documents as they were sent.
+
+    Raises:
+        EmbeddError: As `Embedder.rerank`, and for a body that cannot be read or translated.
+    """
+    arrived = time.perf_counter()
+    async with request.app[BODIES].read(request) as data:
+        body = decode_plainly(data, kind)
+        wanted = to_request(body, request.app[POLICY])
+        model = wanted.model or await choose_model(request.app, "rerank")
+        wanted = replace(wanted, model=model, store=may_store(request))
+        with add_model_to_timeouts(model):
+            return body, wanted, await request.app[EMBEDDER].rerank(wanted, arrived=arrived)
 
 
 async def tokenize_body(
     request: web.Request, kind: type[Body], to_request: Callable[[Body, Policy], TokenizeRequest]
 ) -> tuple[TokenizeRequest, list[Tokenized]]:
-    """Read, translate and tokenize.
+    """As `embed_body` for tokens.
 
     Raises:
         EmbeddError: As `Embedder.tokenize`, and for a body that cannot be read or translated.
     """
     async with request.app[BODIES].read(request) as data:
-        asked = to_request(decode_plainly(data, kind), request.app[POLICY])
-        model = asked.model or await choose_model(request.app, "embedding")
-        asked = replace(asked, model=model)
-        return asked, await request.app[EMBEDDER].tokenize(asked)
+        wanted = to_request(decode_plainly(data, kind), request.app[POLICY])
+        model = wanted.model or await choose_model(request.app, "embedding")
+        wanted = replace(wanted, model=model)
+        return wanted, await request.app[EMBEDDER].tokenize(wanted)
+
+
+async def detokenize_body(
+    request: web.Request, to_sequence: Callable[[DetokenizeBody], ClientIds]
+) -> str:
+    """Read the body, and return the text of its token ids, special tokens included.
+
+    Raises:
+        EmbeddError: As `Embedder.detokenize`, and for a body that cannot be read or translated.
+    """
+    async with request.app[BODIES].read(request) as data:
+        body = decode_plainly(data, DetokenizeBody)
+        [text] = await detokenize(request, body.model, [to_sequence(body)], special=True)
+        return text
 
 
 async def detokenize(
     request: web.Request, model: str | None, sequences: Sequence[ClientIds], *, special: bool
 ) -> list[str]:
-    """The text of each sequence.
+    """The text of each sequence; *special* keeps the special tokens in it.
 
     Raises:
         EmbeddError: As `Embedder.detokenize`.
@@ -39,12 +112,83 @@ async def detokenize(
     return await request.app[EMBEDDER].detokenize(name, sequences, special=special)
 
 
-def parse_ids(field: str, value: object, index: int = 0) -> ClientIds:
-    """One sequence of ids, which may be empty.
+@contextmanager
+def add_model_to_timeouts(name: str) -> Iterator[None]:
+    """Add the model's name to load timeouts."""
+    try:
+        yield
+    except LoadTimeoutError as error:
+        raise LoadTimeoutError(f'model "{name}" is still loading') from error
+
+
+def may_store(request: web.Request) -> bool:
+    """Whether vectors may come from the cache and go to it (RFC 9111, ``no-store``)."""
+    return "no-store" not in request.headers.get("Cache-Control", "").lower()
+
+
+async def choose_model(app: web.Application, capability: str) -> str:
+    """The model of a request that names none: the default, or the only one with *capability*.
 
     Raises:
-        InvalidInputError: Something else.
+        InvalidInputError: There is no such model, or more than one.
     """
-    if not isinstance(value, list):
-        raise InvalidInputError(f"{field} must be a list of token ids", field=field)
-    return to_ids(value, index, place=f"{field}[{{}}]")
+    policy = app[POLICY]
+    default = policy.default_model
+    if capability == "rerank":
+        default = policy.default_rerank_model or default
+    if default is not None:
+        return default
+    entries = await asyncio.to_thread(app[LIBRARY].list)
+    names = [entry.name for entry in entries if capability in entry.capabilities]
+    if len(names) != 1:
+        raise InvalidInputError("no model given and default_model is not set", field="model")
+    return names[0]
+
+
+def computed_headers(result: Result) -> dict[str, str]:
+    """Headers of an answer with something computed, the same in every dialect."""
+    served_by = result.served_by
+    if served_by is None:
+        return {}
+    digest = served_by.digest.removeprefix("sha256:")[:12]
+    headers = {
+        "Server-Timing": _server_timing(result),
+        "X-Embedd-Model": (
+            f"{digest};engine={served_by.engine};backend={served_by.backend};tokenizer={TOKENIZER}"
+        ),
+    }
+    if result.truncated:
+        headers["X-Embedd-Truncated"] = _join_indices([one.index for one in result.truncated])
+    if result.warnings:
+        warnings = "; ".join(result.warnings)
+        headers["X-Embedd-Warning"] = warnings.encode("ascii", "backslashreplace").decode()
+    if isinstance(result, EmbedResult) and result.quantized.keys() & {DType.INT8, DType.UINT8}:
+        headers["X-Embedd-Quantization"] = _quantization(result.int8_range)
+    return headers
+
+
+def _quantization(int8_range: float | None) -> str:
+    if int8_range is None:
+        return "int8;scale=vector"
+    return f"int8;scale=fixed;range={int8_range:g}"
+
+
+def _server_timing(result: Result) -> str:
+    timings = result.timings
+    text = (
+        f"tokenize;dur={1000 * timings.tokenize:.3f}, queue;dur={1000 * timings.queue:.3f}, "
+        f"compute;dur={1000 * timings.compute:.3f}, total;dur={1000 * timings.total:.3f}"
+    )
+    if timings.load:
+        text = f"load;dur={1000 * timings.load:.3f}, {text}"
+    if reused := sum(result.reused.values()):
+        text += f', cache;desc="{reused} of {len(result.tokens)} reused"'
+    return text
+
+
+def _join_indices(indices: list[int]) -> str:
+    text = ",".join(map(str, indices))
+    if len(text) <= LONGEST_INDEX_LIST:
+        return text
+    end = text.rindex(",", 0, LONGEST_INDEX_LIST - len(",...") + 1)
+    return text[:end] + ",..."

@@ -1,45 +1,32 @@
-"""Nugen's API: texts only, never cut, shorter vectors only where the model was made for it."""
+"""Nugen's API: texts only, never cut; ``dimensions`` only where the model was trained for it."""
 
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from embedd.errors import EmptyInputError, InvalidInputError
-from embedd.server.dialects.base import Dialect, Policy, Route, computed_headers, embed_body
+from embedd.server.dialects.base import Dialect, Policy, Route
 from embedd.server.dialects.common.fields import (
     parse_formats,
     parse_optional_keep_alive,
     require_model,
 )
-from embedd.server.dialects.common.openai_input import FIELD, parse_forms
-from embedd.server.dialects.common.vector_json import items
+from embedd.server.dialects.common.openai_input import FIELD, EmbedBody, parse_inputs
+from embedd.server.dialects.common.vector_json import insert_rows, items
+from embedd.server.dialects.endpoints import computed_headers, embed_body
+from embedd.server.dialects.openai.embed import EmbedReply, Usage
 from embedd.server.dialects.openai.errors import STATUSES, to_error
-from embedd.server.http.json_out import Parts, dump, parts_response
+from embedd.server.http.json_out import Parts, parts_response
 from embedd.types import ClientIds, DimensionCheck, EmbedRequest, EmbedResult, Truncate
-
-NULL = msgspec.Raw(b"null")
-
-
-class EmbedBody(msgspec.Struct):
-    """Body of ``POST /api/v3/inference/embeddings``."""
-
-    model: str | None = None
-    input: msgspec.Raw = NULL
-    dimensions: int | None = None
-    encoding_format: str | None = None
-    keep_alive: Any = None
-    options: dict[str, Any] | None = None
 
 
 def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
-    """``/api/v3/inference/embeddings`` in the words of the core.
+    """``/api/v3/inference/embeddings`` as an `EmbedRequest`.
 
     Raises:
-        InvalidInputError: A field is missing or unknown, or an input is no text.
+        InvalidInputError: A field is missing or unknown, or an input is not text.
     """
     return EmbedRequest(
         model=require_model(body.model),
@@ -53,28 +40,29 @@ def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
     )
 
 
-def to_reply(asked: EmbedRequest, result: EmbedResult, *, id_: str, created: int) -> Parts:
+def to_reply(wanted: EmbedRequest, result: EmbedResult, *, id_: str, created: int) -> Parts:
     """The vectors; ``created`` has a decimal point, ``usage`` one key."""
-    tail = {
-        "model": asked.model,
-        "created": float(created),
-        "usage": {"total_tokens": sum(result.tokens)},
-    }
-    head = b'{"id":%b,"object":"embedding","data":[' % dump(id_)
-    return [head, items(result, asked.formats), b"]," + dump(tail)[1:]]
+    reply = EmbedReply(
+        id=id_,
+        object="embedding",
+        model=wanted.model,
+        created=float(created),
+        usage=Usage(total_tokens=sum(result.tokens)),
+    )
+    return insert_rows(reply, {"data": items(result, wanted.formats)})
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """``POST /api/v3/inference/embeddings``."""
-    asked, result = await embed_body(request, EmbedBody, to_request)
+    wanted, result = await embed_body(request, EmbedBody, to_request)
     id_ = f"embed-{secrets.token_hex(12)}"
-    parts = to_reply(asked, result, id_=id_, created=int(time.time()))
+    parts = to_reply(wanted, result, id_=id_, created=int(time.time()))
     return await parts_response(request, parts, computed_headers(result))
 
 
 def _parse_texts(raw: bytes, policy: Policy) -> Sequence[str | ClientIds]:
     try:
-        inputs = parse_forms(raw, policy)
+        inputs = parse_inputs(raw, policy)
     except EmptyInputError:
         inputs = [""]
     if not all(isinstance(one, str) for one in inputs):
@@ -86,7 +74,15 @@ def _parse_texts(raw: bytes, policy: Policy) -> Sequence[str | ClientIds]:
 
 DIALECT = Dialect(
     name="nugen",
-    routes=(Route(method="POST", path="/api/v3/inference/embeddings", endpoint=embeddings),),
+    routes=(
+        Route(
+            method="POST",
+            path="/api/v3/inference/embeddings",
+            endpoint=embeddings,
+            body=EmbedBody,
+            reply=EmbedReply,
+        ),
+    ),
     to_error=to_error,
     statuses=STATUSES,
 )

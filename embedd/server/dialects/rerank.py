@@ -2,32 +2,30 @@
 
 import secrets
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET, Struct, UnsetType
 
 from embedd.errors import EmptyInputError, InvalidInputError
-from embedd.server.dialects.base import Dialect, Failure, Policy, Route, computed_headers
+from embedd.server.dialects.base import Dialect, Failure, Policy, Route
 from embedd.server.dialects.common.fields import parse_truncate, require_model
 from embedd.server.dialects.common.openai_input import check_inputs
-from embedd.server.dialects.common.reranking import (
-    Asked,
-    parse_cap,
-    parse_top_n,
-    rerank_body,
-    to_number,
-)
-from embedd.server.dialects.openai.errors import STATUSES, to_envelope
-from embedd.server.http.json_out import dump, json_response
+from embedd.server.dialects.common.vector_json import shortest
+from embedd.server.dialects.endpoints import computed_headers, rerank_body
+from embedd.server.dialects.openai import errors as openai
+from embedd.server.dialects.openai.embed import Usage
+from embedd.server.http.json_out import json_response
 from embedd.types import RerankRequest, RerankResult
 
-DOCUMENTS_PER_UNIT = 100
+DOCUMENTS_PER_UNIT = 100  # of what Cohere bills
 NO_DOCUMENTS = '"documents" must be a non-empty string array'
+PATHS = ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking")
 
 
-class RerankBody(msgspec.Struct):
+class RerankBody(Struct):
     """Body of ``POST /v1/rerank``."""
 
     query: Any = None
@@ -44,8 +42,31 @@ class RerankBody(msgspec.Struct):
     raw_scores: bool | None = None
 
 
-def to_asked(body: RerankBody, policy: Policy) -> Asked:
-    """``/v1/rerank`` in the words of the core; without a model the default one is meant.
+class Ranked(Struct, frozen=True, kw_only=True):
+    """A document's index and score; the document too if it was requested."""
+
+    index: int
+    relevance_score: float
+    document: Any | UnsetType = UNSET
+
+
+class Ranking(Struct, frozen=True, kw_only=True):
+    """``POST /v1/rerank``: *results* for Jina, Cohere and llama.cpp, *data* for Voyage.
+
+    ``POST /v2/rerank`` has *id*, *results* and *meta* alone.
+    """
+
+    id: str
+    object: str | UnsetType = UNSET
+    model: str | UnsetType = UNSET
+    results: list[Ranked]
+    data: list[Ranked] | UnsetType = UNSET
+    usage: Usage | UnsetType = UNSET
+    meta: dict[str, Any]
+
+
+def to_request(body: RerankBody, policy: Policy) -> RerankRequest:
+    """``/v1/rerank`` as a `RerankRequest`; the model may be missing.
 
     Raises:
         InvalidInputError: A field is missing, of the wrong type or contradicts another.
@@ -62,16 +83,15 @@ def to_asked(body: RerankBody, policy: Policy) -> Asked:
         raise EmptyInputError(NO_DOCUMENTS, field="documents")
     texts = [_to_text(one, body.rank_fields) for one in body.documents]
     check_inputs(texts, policy, "documents")
-    request = RerankRequest(
+    return RerankRequest(
         model=body.model or "",
         query=body.query,
         documents=texts,
-        top_n=parse_top_n(body.top_n, body.top_k),
+        top_n=_choose_top_n(body.top_n, body.top_k),
         truncate=parse_truncate(truncate=body.truncate, truncation=body.truncation),
-        max_tokens_per_doc=parse_cap(body.max_tokens_per_doc),
+        max_tokens_per_doc=_check_cap(body.max_tokens_per_doc),
         raw_scores=bool(body.raw_scores),
     )
-    return Asked(request=request, echo=body.documents if body.return_documents else None)
 
 
 def _to_text(document: object, fields: Sequence[str] | None) -> str:
@@ -86,85 +106,30 @@ def _to_text(document: object, fields: Sequence[str] | None) -> str:
             raise InvalidInputError(NO_DOCUMENTS, field="documents")
 
 
-def to_reply(asked: Asked, result: RerankResult, *, id_: str) -> dict[str, object]:
-    """``results`` for Jina, Cohere and llama.cpp, ``data`` for Voyage."""
-    tokens = sum(result.tokens)
-    return {
-        "id": id_,
-        "object": "list",
-        "model": asked.request.model,
-        "results": to_results(asked, result),
-        "data": _to_data(asked, result),
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        "meta": to_meta(asked, result, version="1"),
-    }
+def _choose_top_n(top_n: int | None, top_k: int | None) -> int | None:
+    """One number under two names; None is all."""
+    if top_n is not None and top_k not in (None, top_n):
+        raise InvalidInputError("top_n and top_k conflict", field="top_n")
+    chosen = top_k if top_n is None else top_n
+    if chosen is not None and chosen < 1:
+        raise InvalidInputError(f"top_n must be at least 1, got {chosen}", field="top_n")
+    return chosen
 
 
-def to_results(asked: Asked, result: RerankResult) -> list[Mapping[str, object]]:
-    """Places and scores, best first, with the documents as objects if they are wanted."""
-    items = _to_items(result)
-    if asked.echo is None:
-        return items
-    documents = [{"text": one} if isinstance(one, str) else one for one in asked.echo]
-    return [
-        {**item, "document": documents[index]}
-        for item, (index, _) in zip(items, result.ranked, strict=True)
-    ]
+def _check_cap(max_tokens_per_doc: int | None) -> int | None:
+    if max_tokens_per_doc is not None and max_tokens_per_doc < 1:
+        raise InvalidInputError(
+            f"max_tokens_per_doc must be at least 1, got {max_tokens_per_doc}",
+            field="max_tokens_per_doc",
+        )
+    return max_tokens_per_doc
 
 
-def to_meta(asked: Asked, result: RerankResult, *, version: str) -> dict[str, object]:
-    """What Cohere would have billed."""
-    units = -(-len(asked.request.documents) // DOCUMENTS_PER_UNIT)
-    return {
-        "api_version": {"version": version},
-        "billed_units": {"search_units": units},
-        "tokens": {"input_tokens": sum(result.tokens)},
-    }
-
-
-def _to_data(asked: Asked, result: RerankResult) -> list[Mapping[str, object]]:
-    items = _to_items(result)
-    if asked.echo is None:
-        return items
-    return [
-        {**item, "document": asked.request.documents[index]}
-        for item, (index, _) in zip(items, result.ranked, strict=True)
-    ]
-
-
-def _to_items(result: RerankResult) -> list[Mapping[str, object]]:
-    return [{"index": index, "relevance_score": to_number(score)} for index, score in result.ranked]
-
-
-def to_error(failure: Failure) -> bytes:
-    """OpenAI's envelope, with a third key that Cohere's clients read."""
-    envelope = to_envelope(failure)
-    return dump({**envelope, "message": envelope["detail"]})
-
-
-async def rerank(request: web.Request) -> web.StreamResponse:
-    """``POST /v1/rerank`` with ``documents``."""
-    asked, result = await rerank_body(request, RerankBody, to_asked)
-    reply = to_reply(asked, result, id_=f"rerank-{secrets.token_hex(16)}")
-    return json_response(reply, headers=computed_headers(result))
-
-
-async def rerank_v2(request: web.Request) -> web.StreamResponse:
-    """``POST /v2/rerank``."""
-    asked, result = await rerank_body(request, RerankBody, to_asked_v2)
-    reply = {
-        "id": str(uuid.uuid4()),
-        "results": to_results(asked, result),
-        "meta": to_meta(asked, result, version="2"),
-    }
-    return json_response(reply, headers=computed_headers(result))
-
-
-def to_asked_v2(body: RerankBody, policy: Policy) -> Asked:
-    """``/v2/rerank`` in the words of the core.
+def to_request_v2(body: RerankBody, policy: Policy) -> RerankRequest:
+    """``/v2/rerank`` as a `RerankRequest`.
 
     Raises:
-        InvalidInputError: As `to_asked`, or there is no model.
+        InvalidInputError: As `to_request`, or there is no model.
     """
     require_model(body.model)
     if body.documents == []:
@@ -173,13 +138,88 @@ def to_asked_v2(body: RerankBody, policy: Policy) -> Asked:
         message = "query must not be empty or be only whitespace"
         raise InvalidInputError(message, field="query")
     body.texts = None
-    return to_asked(body, policy)
+    return to_request(body, policy)
 
 
-PATHS = ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking")
+def to_reply(body: RerankBody, wanted: RerankRequest, result: RerankResult, *, id_: str) -> Ranking:
+    """The answer of ``/v1/rerank``."""
+    tokens = sum(result.tokens)
+    return Ranking(
+        id=id_,
+        object="list",
+        model=wanted.model,
+        results=_rank(body, result, body.documents, _to_object),
+        data=_rank(body, result, wanted.documents, lambda text: text),
+        usage=Usage(prompt_tokens=tokens, total_tokens=tokens),
+        meta=_to_meta(wanted, result, version="1"),
+    )
+
+
+def to_reply_v2(
+    body: RerankBody, wanted: RerankRequest, result: RerankResult, *, id_: str
+) -> Ranking:
+    """The answer of ``/v2/rerank``."""
+    results = _rank(body, result, body.documents, _to_object)
+    return Ranking(id=id_, results=results, meta=_to_meta(wanted, result, version="2"))
+
+
+def _rank(
+    body: RerankBody,
+    result: RerankResult,
+    documents: Sequence[Any],
+    to_document: Callable[[Any], Any],
+) -> list[Ranked]:
+    """Indices and scores, best first, with the documents if the body asks for them."""
+    return [
+        Ranked(
+            index=index,
+            relevance_score=shortest(score),
+            document=to_document(documents[index]) if body.return_documents else UNSET,
+        )
+        for index, score in result.ranked
+    ]
+
+
+def _to_object(document: object) -> object:
+    return {"text": document} if isinstance(document, str) else document
+
+
+def _to_meta(wanted: RerankRequest, result: RerankResult, *, version: str) -> dict[str, Any]:
+    """The units that Cohere would have billed."""
+    units = -(-len(wanted.documents) // DOCUMENTS_PER_UNIT)
+    return {
+        "api_version": {"version": version},
+        "billed_units": {"search_units": units},
+        "tokens": {"input_tokens": sum(result.tokens)},
+    }
+
+
+def to_error(failure: Failure) -> openai.ErrorReply:
+    """OpenAI's envelope, with a third key that Cohere's clients read."""
+    reply = openai.to_error(failure)
+    return msgspec.structs.replace(reply, message=reply.detail)
+
+
+async def rerank(request: web.Request) -> web.StreamResponse:
+    """``POST /v1/rerank`` with ``documents``."""
+    body, wanted, result = await rerank_body(request, RerankBody, to_request)
+    reply = to_reply(body, wanted, result, id_=f"rerank-{secrets.token_hex(16)}")
+    return json_response(reply, headers=computed_headers(result))
+
+
+async def rerank_v2(request: web.Request) -> web.StreamResponse:
+    """``POST /v2/rerank``."""
+    body, wanted, result = await rerank_body(request, RerankBody, to_request_v2)
+    reply = to_reply_v2(body, wanted, result, id_=str(uuid.uuid4()))
+    return json_response(reply, headers=computed_headers(result))
+
+
 DIALECT = Dialect(
     name="rerank",
-    routes=tuple(Route(method="POST", path=path, endpoint=rerank) for path in PATHS),
+    routes=tuple(
+        Route(method="POST", path=path, endpoint=rerank, body=RerankBody, reply=Ranking)
+        for path in PATHS
+    ),
     to_error=to_error,
-    statuses=STATUSES,
+    statuses=openai.STATUSES,
 )

@@ -9,7 +9,7 @@ that is wrong: in Go's wording, which Ollama's clients know, or in plain words.
 import json
 import math
 import types
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, TypeAlias, TypeVar, get_args, get_type_hints
 
@@ -123,19 +123,24 @@ def decode_plainly(body: bytes, kind: type[Body]) -> Body:
     return _decode(body, kind, _plain_error)
 
 
-def field_names(body: bytes) -> frozenset[str]:
+def raw_fields(body: bytes) -> Mapping[str, bytes]:
     """Return the fields of the JSON object *body* that are not null; none if not an object.
+
+    Each is its JSON text.
 
     Raises:
         MalformedBodyError: The body is empty or not JSON.
     """
     try:
         raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        return frozenset(name for name, value in raw.items() if bytes(value) != b"null")
+        fields = {name: bytes(value) for name, value in raw.items()}
+        return {name: value for name, value in fields.items() if value != b"null"}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         value = parse_leniently(body)
-    fields = value if isinstance(value, dict) else {}
-    return frozenset(name for name, value in fields.items() if value is not None)
+    fields = {}
+    if isinstance(value, dict):
+        fields = {name: msgspec.json.encode(one) for name, one in value.items() if one is not None}
+    return fields
 
 
 def _decode(body: bytes, kind: type[Body], make_error: MakeError) -> Body:

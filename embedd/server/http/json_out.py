@@ -85,13 +85,6 @@ async def parts_response(
     return response
 
 
-async def rows_response(
-    request: web.Request, head: bytes, vectors: Vectors, tail: bytes, headers: Mapping[str, str]
-) -> web.StreamResponse:
-    """Send *head*, the rows of *vectors* and *tail* as `parts_response` does."""
-    return await parts_response(request, [head, vector_rows(vectors), tail], headers)
-
-
 async def _pieces(parts: Parts) -> AsyncIterator[bytes]:
     for part in parts:
         if isinstance(part, bytes):

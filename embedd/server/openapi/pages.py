@@ -1,20 +1,20 @@
-"""The OpenAPI document, and a page to read it and to try it out, without any network."""
+"""The OpenAPI document, and a page that shows it and sends requests, without any network."""
 
 from collections.abc import Callable
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
 import openapi_ui_bundles
 from aiohttp import web
 
 from embedd.errors import UnknownRouteError
-from embedd.server.dialects.base import Dialect, Route
+from embedd.server.dialects.base import HTML, Dialect, Route
 from embedd.server.dialects.openai.errors import STATUSES, to_error
 from embedd.server.http.json_out import JSON
 
-# Makes the document; the app sets it, for it alone knows all dialects.
+# Makes the document; set by the app, which alone knows all dialects.
 DOCUMENT: web.AppKey[Callable[[], bytes]] = web.AppKey("document")
-# What may be asked for by name: where it lies, and its media type.
+# Files by name: where they are, and their content types.
 SWAGGER_UI: Final = openapi_ui_bundles.swagger_ui.static_path
 FILES: Final = {
     "index.html": (files("embedd.server.openapi") / "static" / "index.html", "text/html"),
@@ -50,9 +50,9 @@ def _static(name: str) -> web.Response:
 DIALECT = Dialect(
     name="documents",
     routes=(
-        Route(method="GET", path="/openapi.json", endpoint=document),
-        Route(method="GET", path="/docs", endpoint=page),
-        Route(method="GET", path="/docs/{file}", endpoint=asset),
+        Route(method="GET", path="/openapi.json", endpoint=document, reply=dict[str, Any]),
+        Route(method="GET", path="/docs", endpoint=page, reply=str, media=HTML),
+        Route(method="GET", path="/docs/{file}", endpoint=asset, reply=str, media=HTML),
     ),
     to_error=to_error,
     statuses=STATUSES,

@@ -3,7 +3,10 @@
 from aiohttp import web
 
 from embedd.server.dialects.base import EMBEDDER
+from embedd.server.dialects.llamacpp.errors import ErrorReply, Fault
 from embedd.server.http.json_out import json_response
+
+Health = dict[str, str]
 
 
 async def health(request: web.Request) -> web.StreamResponse:
@@ -11,6 +14,6 @@ async def health(request: web.Request) -> web.StreamResponse:
     reason = request.app[EMBEDDER].unhealthy_reason()
     if reason is None:
         return json_response({"status": "ok"})
-    error = {"code": 503, "message": reason, "type": "unavailable_error"}
-    headers = {"Retry-After": "1"}
-    return json_response({"error": error, "error_type": "Unhealthy"}, status=503, headers=headers)
+    fault = Fault(code=503, message=reason, type="unavailable_error")
+    reply = ErrorReply(error=fault, error_type="Unhealthy")
+    return json_response(reply, status=503, headers={"Retry-After": "1"})

@@ -8,7 +8,7 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import Counter, Histogram
 
 from embedd.metrics import Metrics
-from embedd.server.dialects.base import Dialect, Route
+from embedd.server.dialects.base import TEXT, Dialect, Route
 from embedd.server.dialects.openai.errors import STATUSES, to_error
 
 METRICS = web.AppKey("metrics", Metrics)
@@ -55,7 +55,7 @@ def make_counter(counts: Metrics) -> Middleware:
 
 DIALECT = Dialect(
     name="operations",
-    routes=(Route(method="GET", path="/metrics", endpoint=metrics),),
+    routes=(Route(method="GET", path="/metrics", endpoint=metrics, reply=str, media=TEXT),),
     to_error=to_error,
     statuses=STATUSES,
 )

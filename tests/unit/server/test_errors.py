@@ -6,8 +6,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from embedd import errors
-from embedd.server.dialects.base import Dialect
-from embedd.server.dialects.ollama import embed, management
+from embedd.server.dialects.ollama.dialect import DIALECT
 from embedd.server.errors import MAX_REASON, choose_status, log_error, retry_headers
 
 
@@ -45,11 +44,10 @@ def test_a_dialect_may_override_the_status_of_a_class_and_its_subclasses() -> No
 
 
 @pytest.mark.parametrize("error", [errors.LoadTimeoutError, errors.InsufficientMemoryError])
-@pytest.mark.parametrize("dialect", [embed.DIALECT, management.DIALECT], ids=lambda one: one.name)
 def test_ollamas_clients_get_500_for_a_model_that_cannot_be_loaded_now(
-    dialect: Dialect, error: type[errors.EmbeddError]
+    error: type[errors.EmbeddError],
 ) -> None:
-    assert choose_status(error("x"), dialect.statuses) == 500
+    assert choose_status(error("x"), DIALECT.statuses) == 500
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -1,27 +1,13 @@
-"""Cohere's API, versions 1 and 2: embed, and the routes of all it has."""
+"""Cohere's ``/v1/embed`` and ``/v2/embed``."""
 
 import uuid
 from typing import Any
 
-import msgspec
 from aiohttp import web
+from msgspec import Struct
 
-from embedd.errors import (
-    EmptyInputError,
-    InputTooLongError,
-    InvalidInputError,
-    UnsupportedValueError,
-)
-from embedd.server.dialects.base import (
-    Dialect,
-    Failure,
-    Policy,
-    Route,
-    computed_headers,
-    embed_body,
-)
-from embedd.server.dialects.cohere.tokens import detokenize_tokens, tokenize
-from embedd.server.dialects.common.error_text import phrase
+from embedd.errors import EmptyInputError, InvalidInputError, UnsupportedValueError
+from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common.fields import (
     CUTS,
     choose_word,
@@ -31,14 +17,13 @@ from embedd.server.dialects.common.fields import (
 )
 from embedd.server.dialects.common.openai_input import check_inputs
 from embedd.server.dialects.common.prompts import parse_prompt
-from embedd.server.dialects.common.vector_json import column
-from embedd.server.dialects.openai.errors import STATUSES
-from embedd.server.dialects.rerank import rerank_v2
-from embedd.server.http.json_out import Parts, Rows, dump, parts_response
+from embedd.server.dialects.common.vector_json import column, insert_rows
+from embedd.server.dialects.endpoints import computed_headers, embed_body
+from embedd.server.http.json_out import Parts, parts_response
 from embedd.types import DimensionCheck, EmbedRequest, EmbedResult, VectorFormat
 
 
-class EmbedBody(msgspec.Struct):
+class EmbedBody(Struct):
     """Body of ``POST /v1/embed``."""
 
     model: str | None = None
@@ -57,8 +42,18 @@ class EmbedBodyV2(EmbedBody):
     max_tokens: int | None = None
 
 
+class EmbedReply(Struct, frozen=True, kw_only=True):
+    """``POST /v1/embed`` and ``POST /v2/embed``: *embeddings* by type where types were named."""
+
+    id: str
+    response_type: str
+    embeddings: list[list[float]] | dict[str, list[Any]]
+    texts: list[str]
+    meta: dict[str, Any]
+
+
 def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
-    """``/v1/embed`` in the words of the core; without a model the default one is meant.
+    """``/v1/embed`` as an `EmbedRequest`; the model may be missing.
 
     Raises:
         InvalidInputError: A field is missing, unknown or contradicts another.
@@ -69,7 +64,7 @@ def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
 
 
 def to_request_v2(body: EmbedBodyV2, policy: Policy) -> EmbedRequest:
-    """``/v2/embed`` in the words of the core.
+    """``/v2/embed`` as an `EmbedRequest`.
 
     Raises:
         InvalidInputError: A field is missing, unknown or contradicts another.
@@ -109,7 +104,7 @@ def _to_request(
 
 
 def _parse_formats(names: list[str] | None) -> list[VectorFormat]:
-    """One output without a name where no type was named."""
+    """An output for each type; one without a name if *names* is None."""
     if names is None:
         return [VectorFormat()]
     if not names:
@@ -118,7 +113,7 @@ def _parse_formats(names: list[str] | None) -> list[VectorFormat]:
 
 
 def _to_text(item: dict[str, Any]) -> str:
-    """The text parts of one of ``inputs``, a line each."""
+    """The text parts of an element of ``inputs``, a line each."""
     content = item.get("content")
     if not isinstance(content, list) or not content:
         raise InvalidInputError("inputs must have content", field="inputs")
@@ -135,57 +130,32 @@ def _to_line(part: object) -> str:
             raise InvalidInputError("content must be of type text", field="inputs")
 
 
-def to_reply(asked: EmbedRequest, result: EmbedResult, *, id_: str, version: str) -> Parts:
-    """The vectors by the types that were asked for and no others, or as plain floats."""
-    meta = {
-        "api_version": {"version": version},
-        "billed_units": {"input_tokens": sum(result.tokens)},
-    }
-    tail = b"," + dump({"texts": asked.inputs, "meta": meta})[1:]
-    head = b'{"id":%b,"response_type":' % dump(id_)
-    if not asked.formats[0].key:
-        head += b'"embeddings_floats","embeddings":['
-        return [head, column(result, asked.formats[0]), b"]" + tail]
-    parts: list[bytes | Rows] = [head + b'"embeddings_by_type","embeddings":']
-    for number, output in enumerate(asked.formats):
-        opening = b"," if number else b"{"
-        parts += [opening + dump(output.key) + b":[", column(result, output), b"]"]
-    return [*parts, b"}" + tail]
-
-
-def to_error(failure: Failure) -> bytes:
-    """``{"id", "message"}``, the message with the beginning that Cohere's have."""
-    message = phrase(failure.error, failure.request_id)
-    if isinstance(failure.error, InputTooLongError):
-        message = f"too many tokens: {message}"
-    elif failure.status == 400:
-        message = f"invalid request: {message}"
-    return dump({"id": failure.request_id, "message": message})
+def to_reply(wanted: EmbedRequest, result: EmbedResult, *, id_: str, version: str) -> Parts:
+    """The vectors in each requested type, or as plain floats if the request names none."""
+    columns = {output.key: column(result, output) for output in wanted.formats}
+    by_type = "" not in columns
+    reply = EmbedReply(
+        id=id_,
+        response_type="embeddings_by_type" if by_type else "embeddings_floats",
+        embeddings={name: [] for name in columns} if by_type else [],
+        texts=[str(text) for text in wanted.inputs],
+        meta={
+            "api_version": {"version": version},
+            "billed_units": {"input_tokens": sum(result.tokens)},
+        },
+    )
+    return insert_rows(reply, columns if by_type else {"embeddings": columns[""]})
 
 
 async def embed(request: web.Request) -> web.StreamResponse:
     """``POST /v1/embed``."""
-    asked, result = await embed_body(request, EmbedBody, to_request)
-    parts = to_reply(asked, result, id_=str(uuid.uuid4()), version="1")
+    wanted, result = await embed_body(request, EmbedBody, to_request)
+    parts = to_reply(wanted, result, id_=str(uuid.uuid4()), version="1")
     return await parts_response(request, parts, computed_headers(result))
 
 
 async def embed_v2(request: web.Request) -> web.StreamResponse:
     """``POST /v2/embed``."""
-    asked, result = await embed_body(request, EmbedBodyV2, to_request_v2)
-    parts = to_reply(asked, result, id_=str(uuid.uuid4()), version="2")
+    wanted, result = await embed_body(request, EmbedBodyV2, to_request_v2)
+    parts = to_reply(wanted, result, id_=str(uuid.uuid4()), version="2")
     return await parts_response(request, parts, computed_headers(result))
-
-
-DIALECT = Dialect(
-    name="cohere",
-    routes=(
-        Route(method="POST", path="/v1/embed", endpoint=embed),
-        Route(method="POST", path="/v2/embed", endpoint=embed_v2),
-        Route(method="POST", path="/v2/rerank", endpoint=rerank_v2),
-        Route(method="POST", path="/v1/tokenize", endpoint=tokenize),
-        Route(method="POST", path="/v1/detokenize", endpoint=detokenize_tokens),
-    ),
-    to_error=to_error,
-    statuses=STATUSES,
-)

@@ -1,36 +1,29 @@
-"""Cohere's tokens: ids of a text, text of ids."""
+"""Cohere's ``/v1/tokenize`` and ``/v1/detokenize``."""
 
-from typing import Any
+from typing import Final
 
-import msgspec
 from aiohttp import web
+from msgspec import Struct
 
 from embedd.errors import EmptyInputError, InvalidInputError
-from embedd.server.dialects.base import BODIES, Policy
-from embedd.server.dialects.endpoints import detokenize, parse_ids, tokenize_body
-from embedd.server.http.bodies import decode_plainly
+from embedd.server.dialects.base import Policy
+from embedd.server.dialects.common.openai_input import parse_ids
+from embedd.server.dialects.endpoints import DetokenizeBody, detokenize_body, tokenize_body
 from embedd.server.http.json_out import json_response
-from embedd.types import TokenizeRequest
+from embedd.types import ClientIds, TokenizeRequest
 
-META = {"api_version": {"version": "1"}}
+META: Final = {"api_version": {"version": "1"}}
 
 
-class TokenizeBody(msgspec.Struct):
+class TokenizeBody(Struct):
     """Body of ``POST /v1/tokenize``."""
 
     text: str | None = None
     model: str | None = None
 
 
-class DetokenizeBody(msgspec.Struct):
-    """Body of ``POST /v1/detokenize``."""
-
-    tokens: Any = None
-    model: str | None = None
-
-
 def to_request(body: TokenizeBody, _: Policy) -> TokenizeRequest:
-    """``/v1/tokenize`` in the words of the core.
+    """``/v1/tokenize`` as a `TokenizeRequest`.
 
     Raises:
         EmptyInputError: There is no text.
@@ -49,12 +42,18 @@ async def tokenize(request: web.Request) -> web.StreamResponse:
     return json_response({"tokens": result.ids.tolist(), "token_strings": strings, "meta": META})
 
 
-async def detokenize_tokens(request: web.Request) -> web.StreamResponse:
+def to_sequence(body: DetokenizeBody) -> ClientIds:
+    """The token ids of ``/v1/detokenize``.
+
+    Raises:
+        InvalidInputError: There are none, or they are not a list of token ids.
+    """
+    if body.tokens is None:
+        raise InvalidInputError("tokens must be provided", field="tokens")
+    return parse_ids("tokens", body.tokens)
+
+
+async def detokenize(request: web.Request) -> web.StreamResponse:
     """``POST /v1/detokenize``."""
-    async with request.app[BODIES].read(request) as data:
-        body = decode_plainly(data, DetokenizeBody)
-        if body.tokens is None:
-            raise InvalidInputError("tokens must be provided", field="tokens")
-        ids = parse_ids("tokens", body.tokens)
-        [text] = await detokenize(request, body.model, [ids], special=True)
-        return json_response({"text": text, "meta": META})
+    text = await detokenize_body(request, to_sequence)
+    return json_response({"text": text, "meta": META})

@@ -52,7 +52,7 @@ def parse_truncate(*, truncate: bool | str | None, truncation: bool | None = Non
     else:
         chosen = Truncate.END if truncate else Truncate.ERROR
     if cut is not None and (cut is Truncate.ERROR) is not (chosen is Truncate.ERROR):
-        raise InvalidInputError("truncate and truncation say different things", field="truncate")
+        raise InvalidInputError("truncate and truncation conflict", field="truncate")
     return chosen
 
 
@@ -64,9 +64,7 @@ def parse_dimensions(dimensions: int | None, output_dimension: int | None = None
     """
     if dimensions is None or output_dimension in (None, dimensions):
         return output_dimension if dimensions is None else dimensions
-    raise InvalidInputError(
-        "dimensions and output_dimension say different things", field="dimensions"
-    )
+    raise InvalidInputError("dimensions and output_dimension conflict", field="dimensions")
 
 
 def parse_optional_keep_alive(value: object) -> float | None:

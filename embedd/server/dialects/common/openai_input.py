@@ -1,7 +1,7 @@
-"""The field ``input`` of OpenAI's shape: texts, token ids, both mixed, objects with a text."""
+"""The field ``input`` as OpenAI has it: texts, token ids, both mixed, objects with a text."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -13,6 +13,7 @@ from embedd.errors import (
     TooManyInputsError,
     UnsupportedValueError,
 )
+from embedd.ollama_api import NULL
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common.error_text import NO_IDS
 from embedd.server.http.bodies import parse_leniently
@@ -31,13 +32,24 @@ KINDS: Final = {
 }
 
 
-def parse_forms(raw: bytes, policy: Policy) -> Sequence[str | ClientIds]:
-    """The inputs in JSON text *raw*; the empty text is one.
+class EmbedBody(msgspec.Struct):
+    """Fields of every request with OpenAI's ``input``."""
+
+    model: str | None = None
+    input: msgspec.Raw = msgspec.field(default_factory=lambda: NULL)
+    dimensions: int | None = None
+    encoding_format: str | None = None
+    keep_alive: Any = None
+    options: dict[str, Any] | None = None
+
+
+def parse_inputs(raw: bytes, policy: Policy) -> Sequence[str | ClientIds]:
+    """The inputs in the JSON text *raw*; the empty text is an input.
 
     Raises:
-        EmptyInputError: There are none.
+        EmptyInputError: There are no inputs.
         InvalidTokenIdError: Token ids that no model has, or that the policy refuses.
-        InvalidInputError: Something else than texts and ids, or too many.
+        InvalidInputError: An input is neither text nor token ids, or there are too many.
     """
     try:
         value = msgspec.json.decode(raw)
@@ -49,10 +61,10 @@ def parse_forms(raw: bytes, policy: Policy) -> Sequence[str | ClientIds]:
 def check_inputs(
     inputs: Sequence[str | ClientIds], policy: Policy, field: str = FIELD
 ) -> Sequence[str | ClientIds]:
-    """The *inputs*, if they are as many and of the kinds that the operator allows.
+    """Return *inputs* if the policy allows their number and kinds.
 
     Raises:
-        InvalidInputError: Too many.
+        TooManyInputsError: There are more than `Policy.max_inputs`.
         InvalidTokenIdError: Token arrays are not accepted.
     """
     if len(inputs) > policy.max_inputs:
@@ -94,12 +106,23 @@ def _to_input(value: object, index: int) -> str | ClientIds:
             raise _wrong_type(value, f"input[{index}]", index)
 
 
-def to_ids(row: list[object], index: int, *, place: str) -> ClientIds:
-    """Ids as sent; *place* names one of them in messages.
+def parse_ids(field: str, value: object, index: int = 0) -> ClientIds:
+    """One sequence of token ids, which may be empty; *index* is its place in the request.
 
     Raises:
-        InvalidTokenIdError: One is no id.
-        InvalidInputError: One is not even a number.
+        InvalidInputError: *value* is not a list of token ids.
+    """
+    if not isinstance(value, list):
+        raise InvalidInputError(f"{field} must be a list of token ids", field=field)
+    return to_ids(value, index, place=f"{field}[{{}}]")
+
+
+def to_ids(row: list[object], index: int, *, place: str) -> ClientIds:
+    """The token ids as sent; *place* names one of them in messages.
+
+    Raises:
+        InvalidTokenIdError: A number is not a token id.
+        InvalidInputError: An element is not a number.
     """
     if {*map(type, row)} != {int}:
         row = [_to_id(one, index, position, place) for position, one in enumerate(row)]

@@ -1,12 +1,47 @@
-"""Vectors in the forms that were asked for, as JSON: lists of numbers, or base64 of the bytes."""
+"""Vectors as JSON in the forms that were requested: lists of numbers, or base64 of the bytes."""
 
 from binascii import b2a_base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
 
+import msgspec
 import numpy as np
 
-from embedd.server.http.json_out import Rows, dump_rows
+from embedd.server.http.json_out import Parts, Rows, dump, dump_rows
 from embedd.types import DType, EmbedResult, Encoding, Quantized, VectorFormat, Vectors
+
+# What `items` writes, for the OpenAPI document: the numbers are written without structs.
+_EMBEDDING: Final = {
+    "anyOf": [
+        {"type": "array", "items": {"type": "number"}},
+        {"type": "string"},  # base64
+        {"type": "object"},  # several forms by their names
+    ]
+}
+_ITEM: Final = {
+    "type": "object",
+    "properties": {
+        "object": {"type": "string"},
+        "embedding": _EMBEDDING,
+        "index": {"type": "integer"},
+    },
+    "required": ["object", "embedding", "index"],
+}
+Items = Annotated[list[Any], msgspec.Meta(extra_json_schema={"items": _ITEM})]
+
+
+def insert_rows(reply: msgspec.Struct, rows: Mapping[str, Rows | bytes]) -> Parts:
+    """*reply* as JSON, with *rows* inside its empty lists of these names, in their order.
+
+    So an answer is described by one struct, and its vectors are never Python objects.
+    """
+    parts: list[Rows | bytes] = []
+    rest = dump(reply)
+    for name, row in rows.items():
+        # Quotes within strings are escaped: only a key looks like this.
+        before, opening, rest = rest.partition(b'"%b":[' % name.encode())
+        parts += [before + opening, row]
+    return [*parts, rest]
 
 
 def choose_numbers(result: EmbedResult, dtype: DType) -> Vectors | Quantized:
@@ -14,11 +49,11 @@ def choose_numbers(result: EmbedResult, dtype: DType) -> Vectors | Quantized:
     return result.vectors if dtype is DType.FLOAT else result.quantized[dtype]
 
 
-def column(result: EmbedResult, output: VectorFormat) -> Rows:
-    """All vectors in one form."""
-    numbers = choose_numbers(result, output.dtype)
+def column(result: EmbedResult, form: VectorFormat) -> Rows:
+    """All vectors in the form *form*."""
+    numbers = choose_numbers(result, form.dtype)
     return Rows(
-        len(numbers), lambda start, stop: b",".join(to_texts(numbers[start:stop], output.encoding))
+        len(numbers), lambda start, stop: b",".join(to_texts(numbers[start:stop], form.encoding))
     )
 
 
@@ -32,16 +67,16 @@ def to_texts(numbers: Vectors | Quantized, encoding: Encoding) -> list[bytes]:
     return [b'"%b"' % b2a_base64(row, newline=False) for row in little]
 
 
-def items(result: EmbedResult, outputs: Sequence[VectorFormat]) -> Rows:
+def items(result: EmbedResult, formats: Sequence[VectorFormat]) -> Rows:
     """OpenAI's items: each with its vector, or with an object of several forms of it."""
-    columns = [(output, choose_numbers(result, output.dtype)) for output in outputs]
+    columns = [(form, choose_numbers(result, form.dtype)) for form in formats]
 
     def render(start: int, stop: int) -> bytes:
-        texts = [to_texts(numbers[start:stop], output.encoding) for output, numbers in columns]
+        texts = [to_texts(numbers[start:stop], form.encoding) for form, numbers in columns]
         if len(columns) == 1:
             values = texts[0]
         else:
-            keys = [b'"%b":' % output.key.encode() for output, _ in columns]
+            keys = [b'"%b":' % form.key.encode() for form, _ in columns]
             values = [
                 b"{%b}" % b",".join(key + text for key, text in zip(keys, row, strict=True))
                 for row in zip(*texts, strict=True)
@@ -52,3 +87,8 @@ def items(result: EmbedResult, outputs: Sequence[VectorFormat]) -> Rows:
         )
 
     return Rows(len(result.vectors), render)
+
+
+def shortest(score: float) -> float:
+    """The number with the fewest digits that is the same float32."""
+    return float(str(np.float32(score)))

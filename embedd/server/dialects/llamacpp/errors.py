@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Final
 
+from msgspec import UNSET, Struct, UnsetType, structs
+
 from embedd import errors
 from embedd.server.dialects.base import Failure
 from embedd.server.dialects.common.error_text import phrase
-from embedd.server.http.json_out import dump
 
 TYPES: Final[Mapping[int, str]] = {
     401: "authentication_error",
@@ -22,23 +23,41 @@ STATUSES: Final[Mapping[type[errors.EmbeddError], int]] = {
 }
 
 
-def to_error(failure: Failure) -> bytes:
-    """``{"error": {"code", "message", "type"}}``; of a text that is too long also its tokens."""
+class Fault(Struct, frozen=True, kw_only=True):
+    """The error itself; *n_prompt_tokens* and *n_ctx* of an input that is too long."""
+
+    code: int
+    message: str
+    type: str
+    n_prompt_tokens: int | UnsetType | None = UNSET
+    n_ctx: int | UnsetType | None = UNSET
+
+
+class ErrorReply(Struct, frozen=True, kw_only=True):
+    """llama.cpp's envelope; *error_type* is for TEI's clients where they ask for the health."""
+
+    error: Fault
+    error_type: str | UnsetType = UNSET
+
+
+def to_error(failure: Failure) -> ErrorReply:
+    """The envelope with llama.cpp's types of errors."""
     error = failure.error
-    body: dict[str, object] = {
-        "code": failure.status,
-        "message": phrase(error, failure.request_id),
-        "type": TYPES.get(failure.status, "invalid_request_error"),
-    }
+    fault = Fault(
+        code=failure.status,
+        message=phrase(error, failure.request_id),
+        type=TYPES.get(failure.status, "invalid_request_error"),
+    )
     match error:
         case errors.InputTooLongError():
-            body |= {
-                "message": f"input ({error.tokens} tokens) is too large to process: "
+            fault = Fault(
+                code=failure.status,
+                message=f"input ({error.tokens} tokens) is too large to process: "
                 f"input[{error.index}], the limit is {error.limit}",
-                "type": "exceed_context_size_error",
-                "n_prompt_tokens": error.tokens,
-                "n_ctx": error.limit,
-            }
+                type="exceed_context_size_error",
+                n_prompt_tokens=error.tokens,
+                n_ctx=error.limit,
+            )
         case errors.EmptyInputError():
-            body["message"] = "Input content cannot be empty"
-    return dump({"error": body})
+            fault = structs.replace(fault, message="Input content cannot be empty")
+    return ErrorReply(error=fault)

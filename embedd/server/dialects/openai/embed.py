@@ -1,13 +1,13 @@
 """OpenAI's API, with the fields of Nebula, Voyage, Jina and Mistral on the same routes."""
 
 import uuid
-from typing import Any
 
-import msgspec
 from aiohttp import web
+from msgspec import UNSET, Struct, UnsetType
 
 from embedd.errors import UnsupportedValueError
-from embedd.server.dialects.base import Dialect, Policy, Route, computed_headers, embed_body
+from embedd.server.dialects.base import Policy
+from embedd.server.dialects.common import openai_input
 from embedd.server.dialects.common.fields import (
     parse_dimensions,
     parse_formats,
@@ -15,27 +15,17 @@ from embedd.server.dialects.common.fields import (
     parse_truncate,
     require_model,
 )
-from embedd.server.dialects.common.openai_input import parse_forms
 from embedd.server.dialects.common.prompts import parse_prompt
-from embedd.server.dialects.common.vector_json import items
-from embedd.server.dialects.openai.errors import STATUSES, to_error
-from embedd.server.dialects.openai.models import list_models, show_model
-from embedd.server.http.json_out import Parts, dump, parts_response
+from embedd.server.dialects.common.vector_json import Items, insert_rows, items
+from embedd.server.dialects.endpoints import computed_headers, embed_body
+from embedd.server.http.json_out import Parts, parts_response
 from embedd.types import DimensionCheck, EmbedRequest, EmbedResult, Normalize
 
-NULL = msgspec.Raw(b"null")
 
-
-class EmbedBody(msgspec.Struct):
+class EmbedBody(openai_input.EmbedBody):
     """Body of ``POST /v1/embeddings``; fields without effect (``user`` …) are not read."""
 
-    model: str | None = None
-    input: msgspec.Raw = NULL
-    encoding_format: str | None = None
-    dimensions: int | None = None
     truncate: bool | str | None = None
-    keep_alive: Any = None
-    options: dict[str, Any] | None = None
     prompt_name: str | None = None
     # Voyage and Mistral
     input_type: str | None = None
@@ -50,8 +40,29 @@ class EmbedBody(msgspec.Struct):
     return_multivector: bool | None = None
 
 
+class Usage(Struct, frozen=True, kw_only=True):
+    """Tokens of a request; a service's clients read one, two or five of these keys."""
+
+    prompt_tokens: int | UnsetType = UNSET
+    completion_tokens: int | UnsetType = UNSET
+    total_tokens: int
+    completion_tokens_details: UnsetType | None = UNSET
+    prompt_tokens_details: UnsetType | None = UNSET
+
+
+class EmbedReply(Struct, frozen=True, kw_only=True):
+    """``POST /v1/embeddings``, and AIGNE Hub's and Nugen's routes with some keys less or more."""
+
+    id: str | UnsetType = UNSET
+    object: str = "list"
+    data: Items = []
+    model: str
+    created: float | UnsetType = UNSET
+    usage: Usage
+
+
 def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
-    """``/v1/embeddings`` in the words of the core.
+    """``/v1/embeddings`` as an `EmbedRequest`.
 
     Raises:
         InvalidInputError: A field is missing, unknown or contradicts another.
@@ -63,7 +74,7 @@ def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
     prompt = parse_prompt(input_type=body.input_type, task=body.task, prompt_name=body.prompt_name)
     return EmbedRequest(
         model=model,
-        inputs=parse_forms(bytes(body.input), policy),
+        inputs=openai_input.parse_inputs(bytes(body.input), policy),
         truncate=parse_truncate(truncate=body.truncate, truncation=body.truncation),
         dimensions=parse_dimensions(body.dimensions, body.output_dimension),
         dimension_check=DimensionCheck.STRICT,
@@ -79,39 +90,22 @@ def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
     )
 
 
-def to_reply(asked: EmbedRequest, result: EmbedResult, *, id_: str) -> Parts:
+def to_reply(wanted: EmbedRequest, result: EmbedResult, *, id_: str) -> Parts:
     """The list of vectors; ``usage`` with the five keys that Nebula's clients read."""
     tokens = sum(result.tokens)
-    tail = {
-        "model": asked.model,
-        "usage": {
-            "prompt_tokens": tokens,
-            "completion_tokens": 0,
-            "total_tokens": tokens,
-            "completion_tokens_details": None,
-            "prompt_tokens_details": None,
-        },
-    }
-    head = b'{"id":%b,"object":"list","data":[' % dump(id_)
-    return [head, items(result, asked.formats), b"]," + dump(tail)[1:]]
+    usage = Usage(
+        prompt_tokens=tokens,
+        completion_tokens=0,
+        total_tokens=tokens,
+        completion_tokens_details=None,
+        prompt_tokens_details=None,
+    )
+    reply = EmbedReply(id=id_, model=wanted.model, usage=usage)
+    return insert_rows(reply, {"data": items(result, wanted.formats)})
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """``POST /v1/embeddings``."""
-    asked, result = await embed_body(request, EmbedBody, to_request)
-    parts = to_reply(asked, result, id_=f"embd-{uuid.uuid4().hex}")
+    wanted, result = await embed_body(request, EmbedBody, to_request)
+    parts = to_reply(wanted, result, id_=f"embd-{uuid.uuid4().hex}")
     return await parts_response(request, parts, computed_headers(result))
-
-
-DIALECT = Dialect(
-    name="openai",
-    routes=(
-        Route(method="POST", path="/v1/embeddings", endpoint=embeddings),
-        Route(method="POST", path="/embeddings", endpoint=embeddings),
-        Route(method="GET", path="/v1/models", endpoint=list_models),
-        Route(method="GET", path="/models", endpoint=list_models),
-        Route(method="GET", path="/v1/models/{id}", endpoint=show_model),
-    ),
-    to_error=to_error,
-    statuses=STATUSES,
-)

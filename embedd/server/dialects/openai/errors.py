@@ -3,14 +3,35 @@
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from msgspec import UNSET, Struct, UnsetType
+
 from embedd import errors
 from embedd.server.dialects.base import Failure
 from embedd.server.dialects.common.error_text import phrase
-from embedd.server.http.json_out import dump
+
+
+class Fault(Struct, frozen=True, kw_only=True):
+    """The error itself; *index*, *tokens* and *limit* where one input is at fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+    index: int | UnsetType = UNSET
+    tokens: int | UnsetType = UNSET
+    limit: int | UnsetType = UNSET
+
+
+class ErrorReply(Struct, frozen=True, kw_only=True):
+    """OpenAI's envelope; *detail* repeats the message for voyageai, *message* for cohere."""
+
+    error: Fault
+    detail: str
+    message: str | UnsetType = UNSET
 
 
 class Kind(NamedTuple):
-    """What clients tell errors apart by."""
+    """How clients tell errors apart."""
 
     type: str
     code: str | None
@@ -36,23 +57,23 @@ STATUSES: Final[Mapping[type[errors.EmbeddError], int]] = {
 }
 
 
-def to_error(failure: Failure) -> bytes:
-    """The envelope as JSON."""
-    return dump(to_envelope(failure))
-
-
-def to_envelope(failure: Failure) -> dict[str, object]:
-    """The envelope; ``detail`` repeats the message, the only key that voyageai reads."""
+def to_error(failure: Failure) -> ErrorReply:
+    """The envelope; ``detail`` is the only key that voyageai reads."""
     error = failure.error
     message = phrase(error, failure.request_id)
     kind = next(KINDS[one] for one in type(error).__mro__ if one in KINDS)
-    body: dict[str, object] = {
-        "message": message,
-        "type": kind.type,
-        "param": error.field,
-        "code": kind.code,
-    }
-    if error.index is not None:
-        facts = {"index": error.index, "tokens": error.tokens, "limit": error.limit}
-        body |= {name: fact for name, fact in facts.items() if fact is not None}
-    return {"error": body, "detail": message}
+    has_input = error.index is not None
+    fault = Fault(
+        message=message,
+        type=kind.type,
+        param=error.field,
+        code=kind.code,
+        index=_known(error.index),
+        tokens=_known(error.tokens if has_input else None),
+        limit=_known(error.limit if has_input else None),
+    )
+    return ErrorReply(error=fault, detail=message)
+
+
+def _known(number: int | None) -> int | UnsetType:
+    return UNSET if number is None else number

@@ -1,4 +1,4 @@
-"""The list of models that OpenAI, Cohere and llama.cpp clients read: one answer for all."""
+"""``/v1/models``: one list for the clients of OpenAI, Cohere and llama.cpp."""
 
 import asyncio
 from collections.abc import Iterable
@@ -53,7 +53,7 @@ class ShownModel(Model, frozen=True, kw_only=True):
 
 
 async def list_models(request: web.Request) -> web.StreamResponse:
-    """``GET /v1/models``; ``?endpoint=`` keeps the models that it works with."""
+    """``GET /v1/models``; ``?endpoint=`` limits `ModelList.models` to those that it can use."""
     endpoint = request.query.get("endpoint")
     if endpoint is not None:
         endpoint = choose_word("endpoint", endpoint, ENDPOINTS.values())
@@ -101,7 +101,7 @@ def _show(embedder: Embedder, id_: str) -> ShownModel:
 def _to_usable(entry: StoredModel, embedder: Embedder) -> Usable:
     try:
         limit = embedder.limit(embedder.find(entry.name))
-    except EmbeddError:  # it cannot be loaded, but it is there
+    except EmbeddError:  # listed even if it cannot be loaded
         limit = entry.details.context_length or 0
     return Usable(
         name=entry.name,

@@ -1,12 +1,13 @@
 """TEI's shape of an error, and its statuses."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
+
+from msgspec import Struct
 
 from embedd import errors
 from embedd.server.dialects.base import Failure
 from embedd.server.dialects.common.error_text import phrase
-from embedd.server.http.json_out import dump
 
 TYPES: Final[Mapping[type[errors.EmbeddError], str]] = {
     errors.RequestError: "Validation",
@@ -32,11 +33,18 @@ STATUSES: Final[Mapping[type[errors.EmbeddError], int]] = {
 }
 
 
-def to_error(failure: Failure) -> bytes:
-    """``{"error", "error_type"}``."""
+class ErrorReply(Struct, frozen=True, kw_only=True):
+    """``{"error", "error_type"}``; *error* is llama.cpp's object in the answer of ``/ping``."""
+
+    error: str | dict[str, Any]
+    error_type: str
+
+
+def to_error(failure: Failure) -> ErrorReply:
+    """The error with the type that TEI's clients know."""
     error = failure.error
     kind = next(TYPES[one] for one in type(error).__mro__ if one in TYPES)
-    return dump({"error": _phrase(error, failure.request_id), "error_type": kind})
+    return ErrorReply(error=_phrase(error, failure.request_id), error_type=kind)
 
 
 def _phrase(error: errors.EmbeddError, request_id: str) -> str:

@@ -7,8 +7,15 @@ import msgspec
 from embedd.server.dialects.common.fields import choose_word
 from embedd.types import Truncate
 
-NULL: Final = msgspec.Raw(b"null")
 DIRECTIONS: Final = {"right": Truncate.END, "left": Truncate.START}
+
+
+class Parameters(msgspec.Struct):
+    """How inputs are cut, and the prompt before each."""
+
+    truncate: bool | None = None
+    truncation_direction: str | None = None
+    prompt_name: str | None = None
 
 
 def parse_cut(*, truncate: bool | None, direction: str | None) -> Truncate:

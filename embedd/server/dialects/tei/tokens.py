@@ -1,23 +1,22 @@
-"""TEI's tokens: each with its place in the text, and texts of tokens."""
+"""TEI's ``/tokenize`` and ``/decode``: tokens with their places in the text, texts of tokens."""
 
 from typing import Any
 
-import msgspec
 from aiohttp import web
+from msgspec import Struct
 
 from embedd.errors import EmptyInputError, InvalidInputError
-from embedd.server.dialects.base import BODIES, POLICY, Dialect, Policy, Sharer
-from embedd.server.dialects.common.openai_input import check_inputs
+from embedd.server.dialects.base import BODIES, POLICY, Policy
+from embedd.server.dialects.common.openai_input import check_inputs, parse_ids
 from embedd.server.dialects.common.prompts import parse_prompt
-from embedd.server.dialects.endpoints import detokenize, parse_ids, tokenize_body
+from embedd.server.dialects.endpoints import detokenize, tokenize_body
 from embedd.server.dialects.tei.alignment import align
-from embedd.server.dialects.tei.errors import STATUSES, to_error
 from embedd.server.http.bodies import decode_plainly
 from embedd.server.http.json_out import json_response
 from embedd.types import Tokenized, TokenizeRequest
 
 
-class TokenizeBody(msgspec.Struct):
+class TokenizeBody(Struct):
     """Body of ``POST /tokenize`` with ``inputs``."""
 
     inputs: Any = None
@@ -27,7 +26,7 @@ class TokenizeBody(msgspec.Struct):
     prompt_name: str | None = None
 
 
-class DecodeBody(msgspec.Struct):
+class DecodeBody(Struct):
     """Body of ``POST /decode``."""
 
     ids: Any = None
@@ -36,10 +35,10 @@ class DecodeBody(msgspec.Struct):
 
 
 def to_request(body: TokenizeBody, policy: Policy) -> TokenizeRequest:
-    """TEI's ``/tokenize`` in the words of the core.
+    """``/tokenize`` as a `TokenizeRequest`; the model may be missing.
 
     Raises:
-        InvalidInputError: ``inputs`` are no texts, or there are too many.
+        InvalidInputError: ``inputs`` are not texts, or there are too many.
     """
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     if not isinstance(texts, list) or not all(isinstance(one, str) for one in texts):
@@ -77,8 +76,8 @@ def to_reply(text: str, tokens: Tokenized) -> list[dict[str, object]]:
 
 async def tokenize(request: web.Request) -> web.StreamResponse:
     """``POST /tokenize`` with ``inputs``."""
-    asked, results = await tokenize_body(request, TokenizeBody, to_request)
-    texts = [str(one) for one in asked.inputs]
+    wanted, results = await tokenize_body(request, TokenizeBody, to_request)
+    texts = [str(one) for one in wanted.inputs]
     reply = [
         to_reply(result.prefix + text, result) for text, result in zip(texts, results, strict=True)
     ]
@@ -99,11 +98,3 @@ async def decode(request: web.Request) -> web.StreamResponse:
         check_inputs(sequences, request.app[POLICY], "ids")
         special = body.skip_special_tokens is False
         return json_response(await detokenize(request, body.model, sequences, special=special))
-
-
-# The path is llama.cpp's.
-SHARER = Sharer(
-    dialect=Dialect(name="tei tokens", routes=(), to_error=to_error, statuses=STATUSES),
-    endpoint=tokenize,
-    wants=lambda fields: "inputs" in fields and "content" not in fields,
-)

@@ -17,9 +17,9 @@ from embedd.errors import (
 from embedd.server.dialects import nugen
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.cohere import embed as cohere
-from embedd.server.dialects.common.openai_input import parse_forms
+from embedd.server.dialects.common.openai_input import EmbedBody, parse_inputs
 from embedd.server.dialects.openai import embed as openai
-from embedd.server.http.bodies import decode_plainly, field_names
+from embedd.server.http.bodies import decode_plainly, parse_leniently, raw_fields
 from embedd.types import EmbedRequest
 from tests.unit.server.http.test_bodies import JSON, replaced
 
@@ -28,14 +28,14 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 
 
 def parse(value: object) -> list[object]:
-    inputs = parse_forms(json.dumps(value).encode(), POLICY)
+    inputs = parse_inputs(json.dumps(value).encode(), POLICY)
     return [one if isinstance(one, str) else one.tolist() for one in inputs]
 
 
 @given(JSON)
 def test_any_json_is_inputs_or_an_input_error(value: object) -> None:
     try:
-        inputs = parse_forms(json.dumps(value).encode(), POLICY)
+        inputs = parse_inputs(json.dumps(value).encode(), POLICY)
     except InvalidTokenIdError as error:
         assert error.index is not None
         assert error.position is not None
@@ -88,7 +88,7 @@ def test_an_id_that_no_model_has_is_told_by_its_place(
 
 
 def test_bytes_that_are_not_utf8_become_replacement_characters() -> None:
-    assert parse_forms(b'["a\xff","b"]', POLICY) == ["a\ufffd", "b"]
+    assert parse_inputs(b'["a\xff","b"]', POLICY) == ["a\ufffd", "b"]
 
 
 @given(st.binary() | JSON.map(json.dumps).map(str.encode))
@@ -113,7 +113,7 @@ def make_openai_request(data: bytes) -> EmbedRequest:
 
 
 def make_nugen_request(data: bytes) -> EmbedRequest:
-    return nugen.to_request(decode_plainly(data, nugen.EmbedBody), POLICY)
+    return nugen.to_request(decode_plainly(data, EmbedBody), POLICY)
 
 
 def make_cohere_request(data: bytes) -> EmbedRequest:
@@ -124,19 +124,21 @@ def make_cohere_request(data: bytes) -> EmbedRequest:
 def test_the_fields_of_a_body_are_those_that_are_not_null(
     fields: dict[str, object], start: str
 ) -> None:
-    names = field_names((start + json.dumps(fields)).encode())
-    assert names == {name for name, value in fields.items() if value is not None}
+    raw = raw_fields((start + json.dumps(fields)).encode())
+    assert raw.keys() == {name for name, value in fields.items() if value is not None}
+    for name, value in raw.items():
+        assert json.loads(value) == parse_leniently(json.dumps(fields[name]).encode())
 
 
 @pytest.mark.parametrize("data", [b"[1]", b"null", b'"input"', b"5"])
 def test_what_is_no_object_has_no_fields(data: bytes) -> None:
-    assert field_names(data) == frozenset()
+    assert raw_fields(data) == {}
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b'{"a":NaN}', b"[" * 5000])
 def test_what_is_no_json_is_malformed(data: bytes) -> None:
     with pytest.raises(MalformedBodyError):
-        field_names(data)
+        raw_fields(data)
 
 
 class Everything(msgspec.Struct):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedd.errors import InvalidInputError
-from embedd.server.dialects.ollama.embed import EmbedBody, GenerateBody
+from embedd.ollama_api import EmbedBody, GenerateBody
 from embedd.server.http.bodies import MAX_DEPTH, decode, parse_leniently
 
 SCALARS = (

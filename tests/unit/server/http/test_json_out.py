@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedd.server.dialects.base import LONGEST_INDEX_LIST, computed_headers
+from embedd.server.dialects.endpoints import LONGEST_INDEX_LIST, computed_headers
 from embedd.server.http.json_out import dump, dump_rows
 from embedd.types import EmbedResult, ServedBy, Timings, Truncated
 

@@ -1,0 +1,84 @@
+"""llama.cpp's ``/tokenize`` and ``/detokenize``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from aiohttp import web
+from msgspec import Struct
+
+from embedd.errors import InvalidInputError
+from embedd.server.dialects.base import Policy
+from embedd.server.dialects.common.openai_input import parse_ids
+from embedd.server.dialects.endpoints import DetokenizeBody, detokenize_body, tokenize_body
+from embedd.server.dialects.llamacpp.content import parse_one
+from embedd.server.http.json_out import json_response
+from embedd.types import ClientIds, Tokenized, TokenizeRequest, TokenPiece
+
+
+class TokenizeBody(Struct):
+    """Body of ``POST /tokenize`` with ``content``."""
+
+    content: Any = None
+    inputs: Any = None
+    model: str | None = None
+    add_special: bool | None = None
+    parse_special: bool | None = None
+    with_pieces: bool | None = None
+
+
+def to_request(body: TokenizeBody, policy: Policy) -> TokenizeRequest:
+    """``/tokenize`` as a `TokenizeRequest`; the model may be missing.
+
+    Raises:
+        InvalidInputError: ``content`` is neither text nor a mix of texts and ids.
+    """
+    if body.content is None:
+        raise InvalidInputError('"content" or "inputs" must be provided', field="content")
+    if body.inputs is not None:
+        raise InvalidInputError('use either "content" or "inputs"', field="content")
+    inputs = [] if body.content in ([], "") else [parse_one(body.content, policy)]
+    return TokenizeRequest(
+        model=body.model or "",
+        inputs=inputs,
+        add_special=bool(body.add_special),
+        parse_special=body.parse_special is not False,
+        with_pieces=bool(body.with_pieces),
+    )
+
+
+def to_tokens(result: Tokenized, *, with_pieces: bool) -> Sequence[object]:
+    """Ids, or ids with their texts: a list of bytes where a text is not UTF-8."""
+    ids: list[int] = result.ids.tolist()
+    if not with_pieces:
+        return ids
+    return [
+        {"id": id_, "piece": _to_text(piece)} for id_, piece in zip(ids, result.pieces, strict=True)
+    ]
+
+
+def _to_text(piece: TokenPiece) -> str | list[int]:
+    try:
+        return piece.text.decode()
+    except UnicodeDecodeError:
+        return list(piece.text)
+
+
+async def tokenize(request: web.Request) -> web.StreamResponse:
+    """``POST /tokenize`` with ``content``."""
+    wanted, results = await tokenize_body(request, TokenizeBody, to_request)
+    tokens = [to_tokens(one, with_pieces=wanted.with_pieces) for one in results]
+    return json_response({"tokens": tokens[0] if tokens else []})
+
+
+def to_sequence(body: DetokenizeBody) -> ClientIds:
+    """The token ids of ``/detokenize``.
+
+    Raises:
+        InvalidInputError: They are not a list of token ids.
+    """
+    return parse_ids("tokens", [] if body.tokens is None else body.tokens)
+
+
+async def detokenize(request: web.Request) -> web.StreamResponse:
+    """``POST /detokenize``."""
+    return json_response({"content": await detokenize_body(request, to_sequence)})

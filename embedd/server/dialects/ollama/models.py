@@ -1,0 +1,75 @@
+"""Ollama's routes about the models in the store: list, show, copy, delete."""
+
+import asyncio
+import contextlib
+
+import msgspec
+from aiohttp import web
+
+from embedd.errors import EmbeddError, InvalidInputError, ModelNotFoundError
+from embedd.names import parse_model_name
+from embedd.ollama_api import CopyBody, DeleteBody, ShowBody, TagsReply
+from embedd.server.dialects.base import BODIES, EMBEDDER, LIBRARY
+from embedd.server.dialects.ollama.fields import check_name, name_in
+from embedd.server.http.bodies import decode
+from embedd.server.http.json_out import json_response
+
+
+async def tags(request: web.Request) -> web.StreamResponse:
+    """``GET /api/tags``: models in the store."""
+    return json_response(TagsReply(models=await asyncio.to_thread(request.app[LIBRARY].list)))
+
+
+async def show(request: web.Request) -> web.StreamResponse:
+    """``POST /api/show``."""
+    async with request.app[BODIES].read(request) as data:
+        body = decode(data, ShowBody)
+    text = name_in(body)
+    if not text:
+        raise InvalidInputError("model is required")
+    name = parse_model_name(text)
+    try:
+        reply = await asyncio.to_thread(
+            request.app[LIBRARY].show, str(name), verbose=bool(body.verbose)
+        )
+    except ModelNotFoundError:
+        raise ModelNotFoundError(name.display, f"model '{name.display}' not found") from None
+    running = [one for one in request.app[EMBEDDER].running() if one.spec.name == name.display]
+    engines = [one.info.engine for one in running if one.info]
+    return json_response(msgspec.structs.replace(reply, engine=engines[0]) if engines else reply)
+
+
+async def copy(request: web.Request) -> web.StreamResponse:
+    """``POST /api/copy``."""
+    async with request.app[BODIES].read(request) as data:
+        body = decode(data, CopyBody)
+    source, destination = body.source or "", body.destination or ""
+    check_name(source, f'source "{source}" is invalid')
+    check_name(destination, f'destination "{destination}" is invalid')
+    try:
+        await asyncio.to_thread(request.app[LIBRARY].copy, source, destination)
+    except ModelNotFoundError:
+        raise ModelNotFoundError(source, f'model "{source}" not found') from None
+    return web.Response()
+
+
+async def delete(request: web.Request) -> web.StreamResponse:
+    """``DELETE /api/delete``."""
+    async with request.app[BODIES].read(request) as data:
+        name = name_in(decode(data, DeleteBody))
+    if not name:
+        raise InvalidInputError("model is required")
+    check_name(name, f'name "{name}" is invalid')
+    await _unload_unless_shared(request, name)
+    try:
+        await asyncio.to_thread(request.app[LIBRARY].delete, name)
+    except ModelNotFoundError:
+        raise ModelNotFoundError(name, f"model '{name}' not found") from None
+    return web.Response()
+
+
+async def _unload_unless_shared(request: web.Request, name: str) -> None:
+    """Unload the model before its name is deleted: without a name it could not be found."""
+    with contextlib.suppress(EmbeddError):
+        if not await asyncio.to_thread(request.app[LIBRARY].is_shared, name):
+            await request.app[EMBEDDER].unload(name)

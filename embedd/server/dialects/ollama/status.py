@@ -1,0 +1,58 @@
+"""Ollama's routes about the server itself: that it runs, its version, the models in memory."""
+
+import math
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+from aiohttp import web
+
+from embedd import __version__
+from embedd.embedder.embedder import Embedder
+from embedd.errors import EmbeddError
+from embedd.ollama_api import Details, PsReply, RunningModel, VersionReply
+from embedd.scheduler.records import ModelStatus
+from embedd.server.dialects.base import EMBEDDER
+from embedd.server.http.json_out import json_response
+
+FOR_EVER = timedelta(seconds=(2**63 - 1) // 10**9)  # what Ollama shows: about 292 years
+
+
+async def root(_: web.Request) -> web.StreamResponse:
+    """``GET /``: the text by which Ollama's clients know the server."""
+    return web.Response(text="Ollama is running")
+
+
+async def version(_: web.Request) -> web.StreamResponse:
+    """``GET /api/version``."""
+    return json_response(VersionReply(version=__version__))
+
+
+async def ps(request: web.Request) -> web.StreamResponse:
+    """``GET /api/ps``: models in memory."""
+    now = datetime.now(UTC).astimezone()
+    embedder = request.app[EMBEDDER]
+    models = [to_running_model(one, embedder, now) for one in embedder.running()]
+    return json_response(PsReply(models=models))
+
+
+def to_running_model(status: ModelStatus, embedder: Embedder, now: datetime) -> RunningModel:
+    """Return a row of ``/api/ps``; without digest and details if its name was deleted."""
+    name, info = status.spec.name, status.info
+    ahead = FOR_EVER if math.isinf(status.expires_in) else timedelta(seconds=status.expires_in)
+    try:
+        model = embedder.find(name)
+        limit = embedder.limit(model)
+    except EmbeddError:
+        model, limit = None, status.spec.context_length
+    return RunningModel(
+        name=name,
+        model=name,
+        size=status.size,
+        digest=model.manifest_digest if model else "",
+        details=model.details.without_lengths() if model else Details(families=[]),
+        expires_at=now + ahead,
+        size_vram=info.gpu_bytes if info else 0,
+        context_length=limit,
+        state=msgspec.UNSET if info else "loading",
+        engine=info.engine if info else msgspec.UNSET,
+    )
