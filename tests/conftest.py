@@ -9,6 +9,7 @@ from hypothesis import settings as hypothesis_settings
 
 from embedd.config import Settings, read_settings
 from embedd.runtime import open_library
+from tests.needs import INHERITED
 
 # Laws are looked at afresh on every run: few examples each time are many in a week. A busy
 # machine is no reason to fail.
@@ -33,6 +34,7 @@ def make_settings(tmp_path: Path) -> MakeSettings:
                 "EMBEDD_THREADS": "1",
                 # A vector that is compared with another must have been computed.
                 "EMBEDD_CACHE_BYTES": "0",
+                **INHERITED,
             }
         )
         return replace(settings, **changes)  # type: ignore[arg-type]

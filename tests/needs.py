@@ -1,8 +1,17 @@
-"""What some tests need and not every machine has."""
+"""What some tests need and not every machine has, and what a run asks all servers for."""
+
+import os
 
 import pytest
 
+from embedd.engine.backends import choose_openvino
 from embedd.engine.installation import has_openvino
+from embedd.errors import ModelLoadError
+from embedd.machine import read_cpu_features
+from embedd.types import Precision
+
+# `EMBEDD_PRECISION=f32 python -m pytest` runs all tests with servers that never compute in bf16.
+INHERITED = {name: os.environ[name] for name in ["EMBEDD_PRECISION"] if name in os.environ}
 
 
 def require_openvino() -> None:
@@ -13,3 +22,12 @@ def require_openvino() -> None:
     """
     if not has_openvino():
         pytest.skip("needs the extra embedd-server[openvino]", allow_module_level=True)
+
+
+def require_bf16() -> None:
+    """Skip the test where OpenVINO can neither compute in bf16 nor emulate it."""
+    require_openvino()
+    try:
+        choose_openvino(Precision.BF16, read_cpu_features())
+    except ModelLoadError:
+        pytest.skip("needs a CPU with bf16 instructions or AVX-512")

@@ -24,6 +24,7 @@ from embedd.server.http.bodies import BodyLimits
 from embedd.store.store import Store
 from tests.exposition import Samples, parse
 from tests.tiny_models import write_tiny_bert
+from tests.tolerances import Tolerance, find_tolerance
 from tests.unit.stored import store_model
 
 Array = npt.NDArray[np.float64]
@@ -58,6 +59,13 @@ class Server:
         async with self.session.get(self.url + "/metrics") as response:
             assert response.status == 200
             return parse(await response.text())
+
+    async def tolerance(self, model: str = "all-minilm") -> Tolerance:
+        """How exact the vectors are that the model has now."""
+        body = {"model": model, "input": "x"}
+        async with self.session.post(self.url + "/api/embed", json=body) as response:
+            backend = response.headers["X-Embedd-Model"].partition("backend=")[2].split(";")[0]
+            return find_tolerance(backend)
 
     async def running(self) -> list[Any]:
         """Return the rows of ``/api/ps``."""

@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from embedd.config import read_settings
+from tests.needs import INHERITED
 from tests.system.serving import Array, Server, open_server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -29,6 +30,7 @@ async def server(default_store: Path) -> AsyncIterator[Server]:
             "EMBEDD_MODELS": str(default_store),
             "EMBEDD_STATE": str(default_store / "state"),
             "EMBEDD_THREADS": "1",
+            **INHERITED,
         }
     )
     async with open_server(settings) as opened:

@@ -6,6 +6,7 @@ import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
 from embedd.config import read_settings
+from tests.needs import INHERITED
 from tests.system.serving import Server, open_server
 
 TEXTS = [f"Note {number}: {number * 7919} apples." for number in range(1000)]
@@ -29,6 +30,7 @@ async def test_the_second_time_costs_no_engine_tokens_and_gives_equal_bytes(
         "EMBEDD_MODELS": str(default_store),
         "EMBEDD_STATE": str(default_store / "state"),
         "EMBEDD_THREADS": "1",
+        **INHERITED,
     }
     body = orjson.dumps({"model": "all-minilm", "input": TEXTS})
     async with open_server(read_settings(environment)) as server:

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.needs import INHERITED
 from tests.tiny_models import write_tiny_bert
 
 START = 30.0  # seconds that a start or an end may take on a busy machine
@@ -68,6 +69,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if not name.startswith("EMBEDD_")},
         "EMBEDD_MODELS": str(home / "models"),
         "EMBEDD_STATE": str(home / "state"),
+        **INHERITED,
     }
     write_tiny_bert(home / "tiny.gguf")
     subprocess.run(

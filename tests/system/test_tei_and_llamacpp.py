@@ -9,7 +9,9 @@ import pytest
 import pytest_asyncio
 
 from embedd.config import read_settings
+from tests.needs import INHERITED
 from tests.system.serving import Server, open_server
+from tests.tolerances import F32
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -17,12 +19,16 @@ MODEL = "all-minilm"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def server(default_store: Path) -> AsyncIterator[Server]:
+async def server(default_store: Path, request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    """With the precision of the run, or the one that a test asks for."""
+    precision = getattr(request, "param", None)
     settings = read_settings(
         {
             "EMBEDD_MODELS": str(default_store),
             "EMBEDD_STATE": str(default_store / "state"),
             "EMBEDD_THREADS": "1",
+            **INHERITED,
+            **({"EMBEDD_PRECISION": precision} if precision else {}),
         }
     )
     async with open_server(settings) as opened:
@@ -35,9 +41,12 @@ async def ask(server: Server, path: str, **body: object) -> Any:
     return reply
 
 
+@pytest.mark.parametrize("server", [pytest.param(None, id="default"), "f32"], indirect=True)
 async def test_the_vector_is_the_one_that_others_published(server: Server) -> None:
+    tolerance = await server.tolerance()
+    most = 1e-3 if tolerance == F32 else tolerance.number
     [vector] = await ask(server, "/embed", inputs="test", dimensions=128)
-    assert vector[:3] == pytest.approx([0.020964134, 0.04565805, -0.066505864], abs=1e-3)
+    assert vector[:3] == pytest.approx([0.020964134, 0.04565805, -0.066505864], abs=most)
     [whole] = await ask(server, "/", inputs="x")
     assert np.shape(whole) == (384,)
     [expected] = await server.vectors(["x"])

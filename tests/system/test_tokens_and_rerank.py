@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from embedd.config import read_settings
 from embedd.store.store import Store
+from tests.needs import INHERITED
 from tests.system.serving import Server, open_server
 from tests.tiny_models import write_tiny_bert, write_tiny_decoder
 from tests.unit.stored import store_model
@@ -41,6 +42,7 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
             "EMBEDD_MODELS": str(folder / "models"),
             "EMBEDD_STATE": str(folder / "state"),
             "EMBEDD_THREADS": "1",
+            **INHERITED,
         }
     )
     async with open_server(settings) as opened:

@@ -13,18 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedd.engine.backends import OPENVINO_F32
+from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_BF16, OPENVINO_F32, Backend
 from embedd.engine.ipc.messages import Load
+from embedd.engine.llama.engine import LlamaEngine
+from embedd.engine.llama.vocabulary import LlamaVocabulary
 from embedd.engine.padding import round_length
-from embedd.engine.protocol import UnsuitableError
+from embedd.engine.protocol import Engine, UnsuitableError
 from embedd.engine.spec import ModelSpec
 from embedd.engine.worker.crosscheck import check_agreement, choose_tolerance
-from embedd.errors import EngineError
+from embedd.errors import EngineError, ModelLoadError
 from embedd.resolve import Resolver
 from embedd.store.store import Store
-from embedd.types import Pooling, Precision
+from embedd.types import Pooling, Precision, TokenIds, Vectors
+from tests import tolerances
 from tests.contract.conftest import make_spec
-from tests.needs import require_openvino
+from tests.needs import require_bf16, require_openvino
 from tests.tiny_families import CONTEXT, WIDTH, write_tiny_family
 from tests.unit.engine.openvino.test_families import distances, make_sequences
 
@@ -38,8 +41,8 @@ def spec(tmp_path: Path) -> ModelSpec:
     return make_spec(write_tiny_family(tmp_path / "tiny.gguf"), Pooling.MEAN, context=CONTEXT)
 
 
-def load(spec: ModelSpec, **settings: Any) -> OpenVinoEngine:
-    return OpenVinoEngine.load(spec, OPENVINO_F32, **{"threads": 2, **settings})
+def load(spec: ModelSpec, backend: Backend = OPENVINO_F32, **settings: Any) -> OpenVinoEngine:
+    return OpenVinoEngine.load(spec, backend, **{"threads": 2, **settings})
 
 
 @pytest.mark.parametrize(
@@ -163,6 +166,58 @@ def test_a_graph_that_is_not_llama_cpps_is_refused(
         return
     with pytest.raises(UnsuitableError, match="does not agree with llama"):
         check_agreement(found, asked)
+
+
+SENTENCES = [
+    "Why is the sky blue?",
+    "Invoices are due within thirty days; late payment costs 1.5 % a month.",
+    "def add(a, b):\n    return a + b",
+    "An embedding is a list of numbers that stands for the meaning of a text. " * 9,
+    "why",
+    "",
+]
+
+
+def encode(loaded: Engine, sequences: list[TokenIds]) -> Vectors:
+    try:
+        return np.concatenate([loaded.encode([ids]) for ids in sequences])
+    finally:
+        loaded.close()
+
+
+@pytest.mark.parametrize("tag", ["latest", "f32"])
+def test_f32_gives_llama_cpps_vectors_and_bf16_others_that_are_close(
+    tag: str, default_store: Path
+) -> None:
+    spec = Resolver(Store(default_store)).resolve(f"all-minilm:{tag}").spec
+    vocabulary = LlamaVocabulary.load_vocabulary(spec)
+    sequences = vocabulary.tokenize(SENTENCES)
+    vocabulary.close()
+    expected = encode(LlamaEngine.load(spec, LLAMA_BACKENDS[0], threads=1), sequences)
+    exact = encode(load(spec), sequences)
+    assert distances(exact, expected).max() <= tolerances.F32.exact
+    require_bf16()
+    rounded = distances(encode(load(spec, OPENVINO_BF16), sequences), expected)
+    assert rounded.min() > 1e-6, "computed in f32"
+    assert rounded.max() <= tolerances.BF16.exact
+
+
+def test_a_cpu_that_ignores_the_hint_for_bf16_is_found_out(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO then compiles for f32 without an error."""
+    core = library.open_core()
+
+    class WithoutBf16:
+        def compile_model(self, graph: Any, device: str, settings: dict[str, Any]) -> Any:
+            return core.compile_model(
+                graph, device, {**settings, "INFERENCE_PRECISION_HINT": "f32"}
+            )
+
+    monkeypatch.setattr(library, "open_core", WithoutBf16)
+    load(spec).close()
+    with pytest.raises(ModelLoadError, match=r"bf16 on this CPU.*EMBEDD_PRECISION"):
+        load(spec, OPENVINO_BF16)
 
 
 def test_brain_floats_are_read_and_half_floats_that_overflow_are_refused(tmp_path: Path) -> None:
