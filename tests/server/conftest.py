@@ -1,4 +1,4 @@
-"""The server that these tests speak to."""
+"""The fixtures of a server without workers."""
 
 from tests.server.serving import open_server, served, tiny_store
 

@@ -1,4 +1,4 @@
-"""Keys, over HTTP: what is locked, in which shape one is told, and in which order."""
+"""API keys over HTTP: which routes need one, and how a missing key is answered."""
 
 import logging
 from typing import Any
@@ -33,17 +33,17 @@ ROUTES = [
 
 
 @pytest.fixture
-async def locked(open_server: OpenServer) -> Served:
+async def protected(open_server: OpenServer) -> Served:
     server: Served = await open_server(keys=KEYS)
     return server
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer no"}], ids=["none", "wrong"])
-async def test_a_locked_route_needs_a_key(
-    method: str, path: str, headers: dict[str, str], locked: Served
+async def test_a_route_that_requires_a_key_refuses_requests_without_one(
+    method: str, path: str, headers: dict[str, str], protected: Served
 ) -> None:
-    reply = await locked.send(method, path, headers=headers, data=b"{")
+    reply = await protected.send(method, path, headers=headers, data=b"{")
     assert reply.status == 401
     assert reply.headers["WWW-Authenticate"] == "Bearer"
     assert reply.headers["Content-Type"].startswith("application/json")
@@ -60,35 +60,39 @@ async def test_a_locked_route_needs_a_key(
         ("/v2/embed", {"id": "mine", "message": "invalid API key"}),
     ],
 )
-async def test_the_path_decides_how_it_is_told(path: str, body: Any, locked: Served) -> None:
+async def test_a_missing_key_is_answered_in_the_shape_of_the_paths_dialect(
+    path: str, body: Any, protected: Served
+) -> None:
     sent = {"model": "tiny", "input": "x"}
-    reply = await locked.send("POST", path, json=sent, headers={"X-Request-Id": "mine"})
+    reply = await protected.send("POST", path, json=sent, headers={"X-Request-Id": "mine"})
     assert (reply.status, reply.json) == (401, body)
-    assert locked.loads.names == []
+    assert protected.loads.names == []
 
 
 @pytest.mark.parametrize(
     "headers", [{"Authorization": "Bearer k"}, {"Authorization": "bearer k"}, {"X-Api-Key": "k"}]
 )
-async def test_a_key_opens_and_does_not_manage(headers: dict[str, str], locked: Served) -> None:
+async def test_an_api_key_does_not_allow_management(
+    headers: dict[str, str], protected: Served
+) -> None:
     body = {"model": "tiny", "input": "x"}
-    reply = await locked.send("POST", "/v1/embeddings", json=body, headers=headers)
+    reply = await protected.send("POST", "/v1/embeddings", json=body, headers=headers)
     assert reply.status == 200
     names = {"source": "tiny", "destination": "copy"}
-    assert (await locked.send("POST", "/api/copy", json=names, headers=headers)).status == 401
+    assert (await protected.send("POST", "/api/copy", json=names, headers=headers)).status == 401
     boss = {"Authorization": "Bearer boss"}
-    assert (await locked.send("POST", "/api/copy", json=names, headers=boss)).status == 200
+    assert (await protected.send("POST", "/api/copy", json=names, headers=boss)).status == 200
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("path", ["/", "/api/version", "/api/version/"])
-async def test_some_paths_stay_open(method: str, path: str, locked: Served) -> None:
-    assert (await locked.send(method, path)).status == 200
+async def test_public_paths_need_no_key(method: str, path: str, protected: Served) -> None:
+    assert (await protected.send(method, path)).status == 200
 
 
-async def test_a_preflight_needs_no_key(locked: Served) -> None:
+async def test_a_preflight_needs_no_key(protected: Served) -> None:
     asks = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": "POST"}
-    assert (await locked.send("OPTIONS", "/api/embed", headers=asks)).status == 204
+    assert (await protected.send("OPTIONS", "/api/embed", headers=asks)).status == 204
 
 
 @pytest.mark.parametrize(
@@ -103,7 +107,7 @@ async def test_a_preflight_needs_no_key(locked: Served) -> None:
         ("POST", "/v1/embeddings", {"X-Api-Key": "k"}, 413),
     ],
 )
-async def test_the_key_is_looked_at_after_the_route_and_before_the_body(
+async def test_the_key_is_checked_after_the_route_and_before_the_body(
     method: str, path: str, headers: dict[str, str], status: int, open_server: OpenServer
 ) -> None:
     served = await open_server(keys=KEYS, bodies=BodyLimits(max_body=10, max_in_flight=10))
@@ -116,10 +120,10 @@ async def test_a_server_without_keys_ignores_them(served: Served) -> None:
         assert reply.status == 200
 
 
-async def test_keys_are_never_logged(locked: Served, caplog: pytest.LogCaptureFixture) -> None:
+async def test_keys_are_never_logged(protected: Served, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     for headers in ({"Authorization": "Bearer hunter2"}, {"X-Api-Key": "hunter2"}):
-        await locked.send("POST", "/api/embed", headers=headers)
+        await protected.send("POST", "/api/embed", headers=headers)
     assert "request failed" in caplog.text
     assert not any("hunter2" in str(record.__dict__) for record in caplog.records)
 
@@ -135,7 +139,7 @@ async def test_keys_are_never_logged(locked: Served, caplog: pytest.LogCaptureFi
         (Address(host="localhost"), (), False),
     ],
 )
-def test_an_open_server_that_others_reach_is_warned_about(
+def test_a_server_without_keys_that_other_machines_reach_logs_a_warning(
     host: Address,
     keys: tuple[str, ...],
     *,

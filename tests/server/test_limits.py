@@ -1,4 +1,4 @@
-"""Bodies within bounds, clients that leave, faults of our own."""
+"""Limits on bodies, clients that leave, and internal errors."""
 
 import asyncio
 import gzip
@@ -38,7 +38,7 @@ async def test_a_body_over_the_limit_is_413_however_it_comes(open_server: OpenSe
             assert (reply.status, reply.json) == (413, TOO_LARGE)
 
 
-async def test_the_limit_counts_what_a_compressed_body_unpacks_to(open_server: OpenServer) -> None:
+async def test_the_limit_counts_the_decompressed_bytes(open_server: OpenServer) -> None:
     served: Served = await open_server(bodies=BodyLimits(max_body=1000, max_in_flight=8000))
     headers = {"Content-Encoding": "gzip"}
     for size, status in ((1000, 200), (1001, 413), (5 * MIB, 413)):
@@ -66,7 +66,7 @@ async def test_chunked_bodies_are_bodies(served: Served) -> None:
     assert reply.json["prompt_eval_count"] == 3
 
 
-async def test_the_bytes_of_all_bodies_in_work_are_bounded(open_server: OpenServer) -> None:
+async def test_the_bytes_of_all_bodies_in_flight_are_limited(open_server: OpenServer) -> None:
     served: Served = await open_server(bodies=BodyLimits(max_body=1000, max_in_flight=1500))
     served.loads.gate.clear()
     first = asyncio.create_task(served.post("/api/embed", padded(1000)))
@@ -80,7 +80,7 @@ async def test_the_bytes_of_all_bodies_in_work_are_bounded(open_server: OpenServ
     assert (await served.post("/api/embed", padded(1000))).status == 200
 
 
-async def test_a_body_that_is_alone_always_fits(open_server: OpenServer) -> None:
+async def test_the_only_body_in_flight_is_always_accepted(open_server: OpenServer) -> None:
     served: Served = await open_server(bodies=BodyLimits(max_body=1000, max_in_flight=10))
     assert (await served.post("/api/embed", padded(1000))).status == 200
 
@@ -105,7 +105,7 @@ async def test_a_client_that_leaves_stops_its_request_and_no_other(
     assert [record.__dict__.get("status") for record in caplog.records].count(499) == 1
 
 
-async def test_a_client_that_leaves_in_the_middle_of_its_body_is_forgotten(
+async def test_a_client_that_leaves_in_the_middle_of_its_body_frees_its_bytes(
     served: Served,
 ) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", served.client.port)
@@ -133,7 +133,7 @@ async def test_a_crash_is_an_internal_error_with_the_traceback_in_the_log_only(
     assert (await served.embed(input="x")).status == 200
 
 
-async def test_every_refusal_has_its_line_in_the_log(
+async def test_every_failed_request_is_logged(
     served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "embedd")

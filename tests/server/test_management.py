@@ -134,7 +134,7 @@ REFUSED: list[tuple[str, str, object, int, str]] = [
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: f"{case[1]}-{case[4]}")
-async def test_what_is_refused_is_told_in_ollamas_words_and_changes_nothing(
+async def test_a_refused_request_gets_ollamas_message_and_changes_nothing(
     served: Served, case: tuple[str, str, object, int, str]
 ) -> None:
     method, path, body, status, text = case
@@ -293,7 +293,7 @@ async def test_create_from_a_model_merges_parameters_and_licences(served: Served
     assert shown["license"] == "MIT\nApache"
 
 
-async def test_create_tells_its_steps_a_line_each(served: Served) -> None:
+async def test_create_sends_a_line_for_each_step(served: Served) -> None:
     lines = await lines_of(
         served, "/api/create", model="x", **{"from": "tiny"}, parameters={"num_ctx": 9}
     )
@@ -385,7 +385,7 @@ async def test_the_parts_of_a_split_gguf_make_a_model(served: Served, tmp_path: 
     assert "cannot be quantized" in lines[-1]["error"]
 
 
-async def test_several_ggufs_are_refused_with_a_way_out(served: Served, tmp_path: Path) -> None:
+async def test_several_ggufs_are_refused_with_advice(served: Served, tmp_path: Path) -> None:
     files = {
         f"{seed}.gguf": await upload(served, write_tiny_bert(tmp_path / f"{seed}", seed=seed))
         for seed in (8, 9)
@@ -508,7 +508,7 @@ async def puller(served: Served) -> FakeLibrary:
     return library
 
 
-async def test_a_pull_is_a_line_per_step(served: Served, puller: FakeLibrary) -> None:
+async def test_a_pull_sends_a_line_for_each_step(served: Served, puller: FakeLibrary) -> None:
     assert await lines_of(served, "/api/pull", name="m", model="", insecure=True) == [
         {"status": "pulling manifest"},
         {"status": "pulling 797b", "digest": "sha256:797b", "total": 9},

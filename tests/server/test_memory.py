@@ -1,4 +1,4 @@
-"""Which models are in memory, as ``/api/ps`` tells it."""
+"""Which models are in memory, as ``/api/ps`` lists them."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -54,7 +54,7 @@ async def test_keep_alive_0_unloads_when_the_request_ends(
     assert await served.loaded() == []
 
 
-async def test_keep_alive_stays_until_a_request_says_otherwise(served: Served) -> None:
+async def test_keep_alive_stays_until_a_request_changes_it(served: Served) -> None:
     await served.embed(input="x", keep_alive="10m")
     await served.embed(input="x")
     assert seconds_ahead((await served.ps())[0]) == pytest.approx(600, abs=5)
@@ -111,14 +111,14 @@ async def test_64_requests_at_once_share_one_load(served: Served) -> None:
     assert served.loads.names == ["tiny:latest"]
 
 
-async def test_only_who_waited_for_the_load_is_told_of_it(served: Served) -> None:
+async def test_only_requests_that_waited_for_the_load_report_it(served: Served) -> None:
     first, second = await served.embed(input="x"), await served.embed(input="x")
     assert first.headers["Server-Timing"].startswith("load;dur=")
     assert second.headers["Server-Timing"].startswith("tokenize;dur=")
     assert 0 < second.json["load_duration"] < second.json["total_duration"]
 
 
-async def test_a_full_queue_answers_503_and_harms_nobody_else(open_server: OpenServer) -> None:
+async def test_a_full_queue_answers_503_and_other_requests_go_on(open_server: OpenServer) -> None:
     served: Served = await open_server(max_queue=1)
     served.loads.gate.clear()
     three = [asyncio.create_task(served.embed(input="x")) for _ in range(3)]
@@ -159,7 +159,7 @@ async def test_a_failed_load_is_500_with_the_cause_and_is_tried_again(
     assert (await served.embed(input="x")).status == 200
 
 
-async def test_a_client_that_leaves_during_a_load_harms_nobody(served: Served) -> None:
+async def test_a_client_that_leaves_during_a_load_does_not_stop_it(served: Served) -> None:
     served.loads.gate.clear()
     leaving = asyncio.create_task(served.embed(input="x"))
     await until(lambda: served.loads.names != [])

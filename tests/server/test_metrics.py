@@ -1,4 +1,4 @@
-"""``/metrics``: requests by route and status, never by what a client made up."""
+"""``/metrics``: requests by route and status, with no label that clients can make up."""
 
 import asyncio
 
@@ -26,7 +26,7 @@ async def test_requests_are_counted_by_route_and_status(served: Served) -> None:
     assert "embedd_requests_in_flight 1.0" in text  # the one that reads them
 
 
-async def test_what_has_no_route_is_counted_under_one_name(served: Served) -> None:
+async def test_requests_without_a_route_are_counted_under_one_name(served: Served) -> None:
     for path in ("/made/up", "/also"):
         async with served.client.get(path) as reply:
             assert reply.status == 404

@@ -59,8 +59,10 @@ async def read_document(served: Served) -> dict[str, Any]:
 async def test_the_document_has_every_route(served: Served) -> None:
     document = await read_document(served)
     assert document["openapi"] == "3.1.0"
-    told = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
-    assert told == {(route.method, route.path) for one in DIALECTS for route in one.routes}
+    documented = {
+        (method.upper(), path) for path, item in document["paths"].items() for method in item
+    }
+    assert documented == {(route.method, route.path) for one in DIALECTS for route in one.routes}
 
 
 WITHOUT_ANSWER = {"/api/copy", "/api/delete", "/api/push", "/api/blobs/{digest}"}

@@ -1,4 +1,4 @@
-"""Who may call, over HTTP: hosts, origins, preflight."""
+"""Hosts, origins and preflight requests over HTTP."""
 
 import pytest
 
@@ -20,7 +20,7 @@ HERE = "http://localhost:3000"
         {"Host": "evil.example:11434", "Origin": "http://evil.example:11434"},
     ],
 )
-async def test_strangers_get_an_empty_403_before_anything_else(
+async def test_a_host_or_origin_that_is_not_allowed_gets_an_empty_403_before_any_other_check(
     method: str, path: str, headers: dict[str, str], served: Served
 ) -> None:
     reply = await served.send(method, path, headers=headers, data=b"{")
@@ -29,13 +29,15 @@ async def test_strangers_get_an_empty_403_before_anything_else(
 
 
 @pytest.mark.parametrize("headers", [{}, {"Origin": ""}, {"Host": ""}, {"Host": "box.local:1"}])
-async def test_clients_that_are_no_browser_pass(headers: dict[str, str], served: Served) -> None:
+async def test_requests_without_an_origin_are_accepted(
+    headers: dict[str, str], served: Served
+) -> None:
     reply = await served.send("GET", "/", headers=headers)
     assert (reply.status, reply.body) == (200, b"Ollama is running")
     assert "Access-Control-Allow-Origin" not in reply.headers
 
 
-async def test_without_the_host_check_any_name_will_do(open_server: OpenServer) -> None:
+async def test_without_the_host_check_every_host_is_accepted(open_server: OpenServer) -> None:
     served: Served = await open_server(origins=OriginPolicy(check_host=False))
     reply = await served.send("GET", "/", headers={"Host": "embeddings.example"})
     assert reply.status == 200

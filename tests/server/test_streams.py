@@ -1,4 +1,4 @@
-"""Work in threads: it ends before its caller tidies up, and nobody's silence blocks."""
+"""Long jobs in threads: their end, slow clients, and clients that leave."""
 
 import asyncio
 import math
@@ -25,7 +25,7 @@ class Transport(asyncio.Transport):
         return self._looks < 0
 
 
-async def test_what_runs_in_a_thread_has_ended_when_its_caller_is_cancelled() -> None:
+async def test_in_thread_waits_for_its_function_when_cancelled() -> None:
     begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:
@@ -44,7 +44,7 @@ async def test_what_runs_in_a_thread_has_ended_when_its_caller_is_cancelled() ->
     assert ended.is_set()
 
 
-async def test_a_client_that_leaves_while_nothing_happens_is_noticed(
+async def test_a_client_that_leaves_during_a_silent_step_stops_the_job(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(streams, "POLL_INTERVAL", 0.01)
@@ -62,7 +62,7 @@ async def test_a_client_that_leaves_while_nothing_happens_is_noticed(
     assert await asyncio.to_thread(stopped.wait, 10)
 
 
-async def test_a_reader_that_is_slow_misses_bytes_but_no_step() -> None:
+async def test_a_slow_client_misses_progress_within_steps_but_no_step() -> None:
     done = threading.Event()
 
     def work(report: Any, _: object) -> None:

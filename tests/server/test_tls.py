@@ -47,7 +47,7 @@ async def serving(tmp_path: Path, *options: str) -> AsyncIterator[str]:
         await process.communicate()
 
 
-async def test_a_server_with_a_certificate_is_spoken_to(
+async def test_a_server_with_a_certificate_serves_https(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(tmp_path, "--tls-cert", str(BOTH)) as url:
@@ -77,7 +77,9 @@ def test_certificate_and_key_may_be_two_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "junk", PEM[:SPLIT]])
-def test_a_key_that_cannot_be_used_is_told(tmp_path: Path, text: str | None) -> None:
+def test_a_key_that_cannot_be_used_is_an_error_that_names_the_files(
+    tmp_path: Path, text: str | None
+) -> None:
     key = tmp_path / "key"
     if text is not None:
         key.write_text(text)

@@ -1,4 +1,4 @@
-"""What the numbers of an answer are: cut, prefixed, shortened, normalised or not; all in order."""
+"""The vectors of an answer: cut, prefixed, shortened, normalised or not; all in order."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,24 +29,26 @@ async def vector(served: Served, text: object, **fields: object) -> Array:
     return np.asarray(row)
 
 
-async def test_a_cut_text_is_embedded_as_its_head_with_the_special_tokens(served: Served) -> None:
+async def test_a_cut_text_is_embedded_as_its_beginning_with_the_special_tokens(
+    served: Served,
+) -> None:
     cut = await vector(served, "why is the sky blue?", options={"num_ctx": 5})
     assert np.array_equal(cut, await vector(served, "why"))
 
 
-async def test_token_ids_are_the_text_that_they_are_the_tokens_of(served: Served) -> None:
+async def test_token_ids_have_the_vector_of_their_text(served: Served) -> None:
     text = await vectors(served, ["AB", "CDE"])
     assert np.array_equal(text[:1], await vectors(served, [1, 65, 66, 2]))
     assert np.array_equal(text, await vectors(served, [[1, 65, 66, 2], [1, 67, 68, 69, 2]]))
 
 
-async def test_cut_token_ids_keep_their_head_and_a_final_separator(served: Served) -> None:
+async def test_cut_token_ids_keep_their_beginning_and_a_final_separator(served: Served) -> None:
     options = {"num_ctx": 4}
     cut = await vectors(served, [[1, 65, 66, 67, 68, 2], [65, 66, 67, 68, 69]], options=options)
     assert np.array_equal(cut, await vectors(served, [[1, 65, 66, 2], [65, 66, 67, 68]]))
 
 
-async def test_the_prefix_of_a_role_goes_before_texts_only(served: Served) -> None:
+async def test_a_prefix_is_put_before_texts_only(served: Served) -> None:
     plain = await vectors(served, ["ask: why", "doc: why"])
     for index, role in enumerate(["query", "document"]):
         prefixed = await vectors(served, ["why"], model="prefixed", input_type=role)
@@ -65,7 +67,7 @@ async def test_shortened_vectors_have_the_direction_of_the_head_and_length_1(
         assert np.array_equal(whole, await vector(served, "why", dimensions=none))
 
 
-async def test_the_limit_is_the_requests_the_models_or_the_servers(
+async def test_the_limit_comes_from_the_request_the_model_or_the_server(
     open_server: OpenServer,
 ) -> None:
     served = await open_server(context_length=20)
@@ -109,7 +111,7 @@ async def test_ten_thousand_inputs_are_one_request(served: Served) -> None:
     assert reply.json["embeddings"][9_876] == (await vector(served, "9876")).tolist()
 
 
-async def test_a_long_list_of_cut_inputs_is_cut_in_the_header_only(served: Served) -> None:
+async def test_the_header_shortens_a_long_list_of_truncated_inputs(served: Served) -> None:
     reply = await served.embed(input=["x" * 9] * 400, options={"num_ctx": 5})
     header = reply.headers["X-Embedd-Truncated"]
     assert len(header) <= 1000
@@ -118,7 +120,7 @@ async def test_a_long_list_of_cut_inputs_is_cut_in_the_header_only(served: Serve
     assert [cut["index"] for cut in reply.json["truncated"]] == list(range(400))
 
 
-async def test_unsafe_line_ends_leave_escaped(served: Served) -> None:
+async def test_unusual_line_ends_are_escaped(served: Served) -> None:
     name = "a\u2028\u2029\u0085"
     reply = await served.post("/api/generate", {"model": "tiny", "prompt": name})
     assert reply.status == 400

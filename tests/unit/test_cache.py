@@ -1,4 +1,4 @@
-"""The cache of vectors: bounded, least recently used first, never a stale one."""
+"""The vector cache: its limit, its order, and that a hit is the stored vector."""
 
 import numpy as np
 from hypothesis import given
@@ -50,7 +50,7 @@ def test_a_vector_is_kept_as_it_was() -> None:
     assert kept.base is None, "the whole batch would stay in memory"
 
 
-def test_a_cache_of_nothing_keeps_nothing() -> None:
+def test_a_cache_of_zero_bytes_stores_nothing() -> None:
     cache, key = VectorCache(0), make_key(MODEL, to_ids(1))
     cache.put(key, VECTOR)
     assert cache.get(key) is None
@@ -58,7 +58,9 @@ def test_a_cache_of_nothing_keeps_nothing() -> None:
 
 
 @given(puts=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 40))), limit=st.integers(0, 4000))
-def test_it_never_takes_more_than_it_may(puts: list[tuple[int, int]], limit: int) -> None:
+def test_a_cache_never_takes_more_bytes_than_its_limit(
+    puts: list[tuple[int, int]], limit: int
+) -> None:
     cache = VectorCache(limit)
     last: dict[int, Vector] = {}
     for number, width in puts:

@@ -1,4 +1,4 @@
-"""The grammar of keep_alive (Go's durations and more), as tables and laws."""
+"""The grammar of keep_alive: Go's durations and more."""
 
 import contextlib
 import math
@@ -58,7 +58,7 @@ def test_keep_alive_is_seconds_and_anything_negative_is_for_ever(
         (None, "Unsupported type: '<nil>'"),
     ],
 )
-def test_what_is_no_duration_is_refused_in_the_words_of_ollama(value: object, message: str) -> None:
+def test_an_invalid_duration_is_refused_with_ollamas_message(value: object, message: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         parse_keep_alive(value)
     assert str(caught.value) == message

@@ -1,4 +1,4 @@
-"""The diary: a constant message, facts as ``key=value``, nothing that a terminal obeys."""
+"""Log lines: a constant message, values as ``key=value``, no control characters."""
 
 import io
 import logging
@@ -60,11 +60,13 @@ def test_a_logged_exception_is_followed_by_its_traceback(stream: io.StringIO) ->
 
 
 @pytest.mark.parametrize(
-    ("debug", "told"),
+    ("debug", "levels"),
     [(0, ["INFO"]), (1, ["DEBUG", "INFO"]), (2, ["TRACE", "DEBUG", "INFO"])],
 )
-def test_debug_chooses_how_much_is_told(debug: int, told: list[str], stream: io.StringIO) -> None:
+def test_debug_chooses_the_level_of_the_log(
+    debug: int, levels: list[str], stream: io.StringIO
+) -> None:
     set_up_logs(debug, stream)
     for level in (TRACE, logging.DEBUG, logging.INFO):
         logging.getLogger("embedd.x").log(level, "m")
-    assert [line.split()[2] for line in stream.getvalue().splitlines()] == told
+    assert [line.split()[2] for line in stream.getvalue().splitlines()] == levels

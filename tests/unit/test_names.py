@@ -1,4 +1,4 @@
-"""The grammar of model names (Ollama's), as tables and laws."""
+"""The grammar of model names, which is Ollama's."""
 
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def test_a_name_is_read_from_the_right(text: str, path: tuple[str, ...], display
         "a" * 81, f"a:{'t' * 81}", f"{'n' * 81}/a", f"{'h' * 351}/n/m",
     ],
 )  # fmt: skip
-def test_what_breaks_the_grammar_is_refused_with_the_text_as_sent(text: str) -> None:
+def test_an_invalid_name_is_refused_with_the_text_as_sent(text: str) -> None:
     with pytest.raises(InvalidModelNameError) as caught:
         parse_model_name(text)
     assert caught.value.name == text
@@ -93,7 +93,7 @@ def test_a_name_cannot_be_local_and_in_the_cloud(text: str) -> None:
 
 @pytest.mark.parametrize("part", ["host", "namespace", "model", "tag"])
 @pytest.mark.parametrize("value", ["", "..", "a/b", ".a", "a\n"])
-def test_no_instance_is_invalid(part: str, value: str) -> None:
+def test_an_invalid_name_cannot_be_made(part: str, value: str) -> None:
     with pytest.raises(InvalidModelNameError):
         ModelName(**{"model": "m", part: value})
 

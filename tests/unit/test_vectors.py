@@ -1,4 +1,4 @@
-"""Finishing vectors: checked, cut, checked again, scaled; bad rows are named, never sent."""
+"""Finished vectors: checked, cut, checked again, scaled; errors name the bad row."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_every_row_is_a_unit_vector_in_the_direction_of_its_head(
 
 
 @given(vectors=MATRICES.filter(lambda one: bool(one.any(axis=1).all())))
-def test_without_normalizing_the_numbers_are_the_models_own(vectors: Vectors) -> None:
+def test_without_normalizing_the_numbers_stay_as_the_model_computed_them(vectors: Vectors) -> None:
     assert np.array_equal(finish(vectors, dimensions=None, normalize=False), vectors)
 
 
@@ -86,7 +86,7 @@ def test_the_first_row_of_zeros_is_named(
 
 
 @pytest.mark.parametrize("size", [LARGEST, 1e20, 1e-30, SMALLEST])
-def test_very_large_and_very_small_numbers_are_no_fault(size: float) -> None:
+def test_very_large_and_very_small_numbers_are_normalised(size: float) -> None:
     """Their sum or their squares overflow or vanish, they themselves do not."""
     vectors = to_vectors([size, size], [3, 4])
     expected = to_vectors([0.5**0.5, 0.5**0.5], [0.6, 0.8])

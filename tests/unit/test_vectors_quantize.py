@@ -1,4 +1,4 @@
-"""Vectors in fewer bits: the worked examples of the wire, and the laws behind them."""
+"""Quantised vectors: worked examples, and properties of all of them."""
 
 import base64
 

@@ -1,4 +1,4 @@
-"""Door one: what is refused before a load, what is cut, what is told of the time."""
+"""The embedder: checks before a load, truncation, finished vectors, timings."""
 
 import asyncio
 import math
@@ -107,7 +107,7 @@ async def test_without_inputs_the_model_is_loaded_and_nothing_computed(
     assert loads.names == ["tiny:latest"]
 
 
-async def test_the_result_tells_what_computed_it(embedder: Embedder) -> None:
+async def test_the_result_names_what_computed_it(embedder: Embedder) -> None:
     result = await embedder.embed(ask("x"))
     assert result.served_by is not None
     assert (result.served_by.engine, result.served_by.backend) == ("fake", "llama")
@@ -135,7 +135,7 @@ async def test_the_first_input_that_is_too_long_is_the_one_that_is_named(
     assert (error.index, error.tokens, error.limit, error.special) == (1, 8, 5, 2)
 
 
-async def test_texts_and_ids_may_stand_side_by_side(embedder: Embedder) -> None:
+async def test_a_request_may_mix_texts_and_token_ids(embedder: Embedder) -> None:
     mixed = await embedder.embed(ask("AB", ids(FIRST, 67, LAST), "D"))
     texts = await embedder.embed(ask("AB", "C", "D"))
     assert np.array_equal(mixed.vectors, texts.vectors)
@@ -151,7 +151,7 @@ async def test_a_prefix_that_the_model_does_not_have_changes_nothing(embedder: E
     assert list(query.tokens) == [8]
 
 
-async def test_vectors_are_normalised_unless_told_otherwise(embedder: Embedder) -> None:
+async def test_vectors_are_normalised_by_default(embedder: Embedder) -> None:
     lengths = [
         float(np.linalg.norm((await embedder.embed(ask("x", normalize=how))).vectors))
         for how in Normalize
@@ -167,7 +167,7 @@ async def test_token_vectors_come_as_the_model_gives_them(embedder: Embedder) ->
     assert list(result.tokens) == [4, 3]
 
 
-async def test_many_vectors_are_finished_like_few(
+async def test_many_vectors_are_finished_in_a_thread_like_few(
     embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = await embedder.embed(ask("x", "y", dimensions=3))
@@ -176,7 +176,9 @@ async def test_many_vectors_are_finished_like_few(
     assert np.array_equal(few.vectors, many.vectors)
 
 
-async def test_the_load_counts_for_those_who_waited(embedder: Embedder, loads: Loads) -> None:
+async def test_requests_that_waited_for_the_load_have_its_time(
+    embedder: Embedder, loads: Loads
+) -> None:
     loads.gate.clear()
     waiting = [asyncio.create_task(embedder.embed(ask("x"))) for _ in range(2)]
     await asyncio.sleep(0)
@@ -186,7 +188,7 @@ async def test_the_load_counts_for_those_who_waited(embedder: Embedder, loads: L
     assert (await embedder.embed(ask("x"))).timings.load == 0
 
 
-async def test_the_time_counts_from_arrival(embedder: Embedder) -> None:
+async def test_load_and_total_count_from_the_arrival(embedder: Embedder) -> None:
     result = await embedder.embed(ask("x"), arrived=time.perf_counter() - 100)
     assert result.timings.load > 100
     assert result.timings.total > 100
@@ -203,9 +205,7 @@ async def test_running_models_come_with_the_furthest_expiry_first(
     assert running.size > 1 << 20, "measured, not estimated"
 
 
-async def test_a_model_that_loads_is_listed_without_waiting(
-    embedder: Embedder, loads: Loads
-) -> None:
+async def test_a_model_that_is_loading_is_listed(embedder: Embedder, loads: Loads) -> None:
     loads.gate.clear()
     waiting = asyncio.create_task(embedder.embed(ask("x")))
     await asyncio.sleep(0)
@@ -216,7 +216,7 @@ async def test_a_model_that_loads_is_listed_without_waiting(
     await waiting
 
 
-async def test_unloading_needs_a_model_but_not_a_loaded_one(
+async def test_unloading_a_model_that_is_not_loaded_is_no_error(
     embedder: Embedder, loads: Loads
 ) -> None:
     with pytest.raises(ModelNotFoundError):

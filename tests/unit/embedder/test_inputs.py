@@ -1,4 +1,4 @@
-"""Texts, ids and mixes of both become sequences; pairs are fitted on their documents."""
+"""Inputs to sequences: texts, ids and mixed inputs; documents of pairs are cut to fit."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def ids(*numbers: int) -> ClientIds:
     return np.array(numbers, np.int64)
 
 
-async def test_special_tokens_stand_around_texts_and_the_text_that_begins_a_mix(
+async def test_special_tokens_are_put_around_texts_and_a_text_that_begins_a_mixed_input(
     vocabulary: LocalModel,
 ) -> None:
     inputs: list[Input] = ["a", ids(7), ("b", ids(8), "c"), (ids(9), "d", ids(3, 4))]
@@ -45,7 +45,7 @@ async def test_special_tokens_may_be_left_out(vocabulary: LocalModel) -> None:
     assert [row.tolist() for row in rows] == [[ord("a")], [ord("b"), 8]]
 
 
-def test_an_id_in_a_mix_is_checked_too() -> None:
+def test_ids_in_a_mixed_input_are_checked_too() -> None:
     check_ids(["a", ("a", ids(5))], 6)
     with pytest.raises(InvalidTokenIdError) as caught:
         check_ids(["a", ("a", ids(5), ids(1, 6))], 6)
@@ -82,7 +82,9 @@ async def test_the_document_is_cut_and_never_the_query(
     assert (cut.index, cut.tokens, cut.kept) == (0, 13, len(pair))
 
 
-async def test_what_fits_is_left_as_it_is_and_forges_no_separator(vocabulary: LocalModel) -> None:
+async def test_a_pair_that_fits_is_not_cut_and_its_text_cannot_contain_a_separator(
+    vocabulary: LocalModel,
+) -> None:
     sequences, truncated = await tokenize_pairs(
         vocabulary,
         "q",

@@ -19,7 +19,7 @@ A, B, C = make_spec("a"), make_spec("b"), make_spec("c")
 # Clients that leave
 
 
-async def test_a_client_that_leaves_during_a_load_harms_nobody() -> None:
+async def test_a_client_that_leaves_during_a_load_does_not_stop_it() -> None:
     desk = Desk()
     first, second = await desk.ask(A), await desk.ask(A)
     await first.vanish()

@@ -51,7 +51,7 @@ def test_ollamas_clients_get_500_for_a_model_that_cannot_be_loaded_now(
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_only_a_status_that_invites_a_retry_says_when(status: int) -> None:
+def test_only_429_and_503_have_retry_after(status: int) -> None:
     error = errors.OverloadedError("x", retry_after=7)
     assert retry_headers(error, status) == {"Retry-After": "7"}
     assert retry_headers(errors.ShuttingDownError(), status) == {"Retry-After": "1"}
@@ -68,7 +68,7 @@ def test_only_a_status_that_invites_a_retry_says_when(status: int) -> None:
         (errors.EmbeddError("x"), logging.ERROR),
     ],
 )
-def test_the_operators_errors_stand_out_in_the_log(
+def test_errors_of_the_service_are_logged_as_errors(
     error: errors.EmbeddError, level: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "embedd")

@@ -1,4 +1,4 @@
-"""Fitting to a context length: what is cut, what never is, and what an error tells."""
+"""Truncation: what is cut, what is kept, and the facts of an error."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +29,7 @@ def to_ids(*parts: Any) -> TokenIds:
 
 
 @given(special=SPECIALS, content=CONTENT, limit=st.integers(0, 60), truncate=CUTS)
-def test_a_text_that_is_too_long_becomes_exactly_limit_tokens_in_its_frame(
+def test_a_text_that_is_too_long_is_cut_to_exactly_limit_tokens_with_its_special_tokens(
     special: SpecialTokens, content: list[int], limit: int, truncate: Truncate
 ) -> None:
     ids = to_ids(special.prefix, content, special.suffix)
@@ -84,7 +84,7 @@ def test_nothing_is_cut_from_what_fits(fit: Fit, truncate: Truncate) -> None:
     [(3, Truncate.ERROR), (2, Truncate.END), (2, Truncate.START), (0, Truncate.END)],
     ids=["not allowed", "no room", "no room at the start", "zero"],
 )
-def test_an_error_carries_what_a_dialect_needs_to_phrase_it(
+def test_an_error_has_index_length_limit_and_special_tokens(
     fit: Fit, limit: int, truncate: Truncate
 ) -> None:
     ids = to_ids([101, 7, 8, 102])

@@ -1,4 +1,4 @@
-"""Keys: who is let in, and when the file of keys is read again."""
+"""API keys: what each allows, and when the file of keys is read again."""
 
 import os
 from pathlib import Path
@@ -35,7 +35,9 @@ def bearer(key: str, scheme: str = "Bearer") -> dict[str, str]:
         ({"X-Api-Key": "\udcff\u20ac"}, False, False),
     ],
 )
-def test_a_key_opens_what_it_is_for(headers: dict[str, str], *, use: bool, manage: bool) -> None:
+def test_a_key_allows_the_routes_it_is_for(
+    headers: dict[str, str], *, use: bool, manage: bool
+) -> None:
     assert KEYS.admit(Access.PUBLIC, headers)
     assert KEYS.admit(Access.USE, headers) == use
     assert KEYS.admit(Access.MANAGE, headers) == manage
@@ -47,14 +49,14 @@ def test_without_an_admin_key_an_api_key_manages() -> None:
     assert not keys.admit(Access.MANAGE, {})
 
 
-def test_an_admin_key_alone_locks_management_only() -> None:
+def test_an_admin_key_alone_protects_management_only() -> None:
     keys = Keys(admin=["three"])
     assert keys.admit(Access.USE, bearer(""))
     assert not keys.admit(Access.MANAGE, bearer(""))
 
 
 @pytest.mark.parametrize("headers", [{}, bearer(""), bearer("any"), {"X-Api-Key": ""}])
-def test_without_keys_everybody_may_come_in(headers: dict[str, str]) -> None:
+def test_without_keys_access_is_unrestricted(headers: dict[str, str]) -> None:
     assert all(Keys().admit(access, headers) for access in Access)
 
 
@@ -63,7 +65,7 @@ MANAGING = {
 }  # fmt: skip
 
 
-def test_every_route_takes_what_the_contract_says() -> None:
+def test_every_route_has_the_access_level_of_the_contract() -> None:
     for dialect in DIALECTS:
         for route in dialect.routes:
             access = choose_access(route.method, route.path)
@@ -93,7 +95,7 @@ def test_a_file_of_keys_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert keys.admit(Access.USE, bearer("four"))
 
 
-def test_a_file_that_is_emptied_lets_nobody_in(tmp_path: Path) -> None:
+def test_a_key_file_that_is_emptied_refuses_every_key(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     write(path, "one", time=1)
     keys = Keys(file=KeyFile(path))
@@ -102,7 +104,7 @@ def test_a_file_that_is_emptied_lets_nobody_in(tmp_path: Path) -> None:
     assert not keys.admit(Access.USE, {})
 
 
-def test_a_file_that_disappears_leaves_its_keys(
+def test_a_key_file_that_disappears_leaves_its_keys_valid(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "keys"

@@ -1,4 +1,4 @@
-"""Hosts and origins: who is this machine, who is somebody's web page."""
+"""The origin policy: local hosts and pages, listed ones, and all others."""
 
 import socket
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ HERE = socket.gethostname()
         "172.16.0.1", "[fd00::1]:1", "[fe80::1]", "a.localhost", "nas.local", "x.internal:8080",
     ],
 )  # fmt: skip
-def test_local_names_and_private_addresses_are_let_in(host: str) -> None:
+def test_local_names_and_private_addresses_are_allowed(host: str) -> None:
     assert OriginPolicy(check_host=True).allows_host(host)
 
 
@@ -33,12 +33,12 @@ def test_local_names_and_private_addresses_are_let_in(host: str) -> None:
         "[", "a b", "notlocalhost",
     ],
 )  # fmt: skip
-def test_other_names_are_kept_out_where_only_loopback_is_bound(host: str) -> None:
+def test_other_names_are_rejected_where_hosts_are_checked(host: str) -> None:
     assert not OriginPolicy(check_host=True).allows_host(host)
     assert OriginPolicy(check_host=False).allows_host(host)
 
 
-def test_listed_hosts_are_let_in_in_any_case_and_with_any_port() -> None:
+def test_listed_hosts_are_allowed_in_any_case_and_with_any_port() -> None:
     policy = OriginPolicy(check_host=True, hosts=["Embeddings.Example"])
     assert policy.allows_host("embeddings.example:8443")
     assert not policy.allows_host("x.embeddings.example")
@@ -60,7 +60,7 @@ def test_an_address_of_an_own_interface_is_local(monkeypatch: pytest.MonkeyPatch
         "vscode-file://x", "http://nas.lan:11434", "https://nas.lan:11434",
     ],
 )  # fmt: skip
-def test_local_pages_apps_and_the_servers_own_pages_are_let_in(origin: str) -> None:
+def test_local_pages_apps_and_the_servers_own_pages_are_allowed(origin: str) -> None:
     assert OriginPolicy(check_host=True).allows_origin(origin, "nas.lan:11434")
 
 
@@ -72,7 +72,7 @@ def test_local_pages_apps_and_the_servers_own_pages_are_let_in(origin: str) -> N
         "moz-extension://abc",
     ],
 )  # fmt: skip
-def test_other_pages_are_kept_out(origin: str) -> None:
+def test_other_pages_are_rejected(origin: str) -> None:
     assert not OriginPolicy(check_host=True).allows_origin(origin, "nas.lan:11434")
 
 
@@ -91,14 +91,14 @@ def test_other_pages_are_kept_out(origin: str) -> None:
         ("http://aa*aa", "http://aaa", False),
     ],
 )
-def test_a_star_in_a_listed_origin_stands_for_anything(
+def test_a_star_in_a_listed_origin_matches_anything(
     pattern: str, origin: str, admitted: bool
 ) -> None:
     assert OriginPolicy(check_host=True, origins=[pattern]).allows_origin(origin, "") is admitted
 
 
 @given(st.text(), st.text(), st.lists(st.text()))
-def test_no_header_is_too_strange_to_be_judged(
+def test_any_header_is_allowed_or_rejected_without_an_error(
     origin: str, host: str, listed: Sequence[str]
 ) -> None:
     policy = OriginPolicy(check_host=True, hosts=listed, origins=listed)

@@ -1,4 +1,4 @@
-"""Bodies become structs, or an error that names the field in Go's words."""
+"""Bodies are decoded to structs, or to an error that names the field in Go's wording."""
 
 import json
 from typing import Any
@@ -60,7 +60,7 @@ def replaced(value: object) -> object:
 
 
 @given(st.dictionaries(st.text(), SCALARS, max_size=4))
-def test_both_roads_read_the_same(fields: dict[str, object]) -> None:
+def test_both_decoders_give_the_same_body(fields: dict[str, object]) -> None:
     data = json.dumps({"options": fields, "model": "m", "truncate": False}).encode()
     fast, slow = decode(data, EmbedBody), decode(b"\xef\xbb\xbf" + data, EmbedBody)
     assert (fast.model, fast.truncate, fast.options) == (slow.model, slow.truncate, slow.options)
@@ -73,7 +73,7 @@ def test_a_float_without_fraction_is_an_integer(number: str) -> None:
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "NaN", "Infinity", "9" * 5000])
-def test_numbers_that_nobody_can_hold_are_refused(number: str) -> None:
+def test_numbers_out_of_range_are_refused(number: str) -> None:
     with pytest.raises(InvalidInputError, match="invalid JSON"):
         decode(f'{{"count":1.5,"anything":{number}}}'.encode(), Numbers)
 
@@ -94,7 +94,7 @@ def test_bytes_that_are_not_utf8_become_replacement_characters() -> None:
     assert parse_leniently(b'["\xed\xa0\x80"]') == ["\ufffd\ufffd\ufffd"]
 
 
-def test_a_fraction_is_quoted_only_where_an_integer_was_wanted() -> None:
+def test_a_fraction_is_quoted_only_where_an_integer_is_expected() -> None:
     with pytest.raises(InvalidInputError, match=r"unmarshal number into .*GenerateRequest\.model"):
         decode(b'{"model":1.5}', GenerateBody)
     with pytest.raises(InvalidInputError, match=r"unmarshal number 1.5 into .*\.dimensions"):

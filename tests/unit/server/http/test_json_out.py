@@ -1,4 +1,4 @@
-"""JSON that leaves: exact, and safe for clients that split lines."""
+"""JSON answers: exact numbers, safe for clients that split lines."""
 
 import json
 
@@ -13,7 +13,7 @@ from embedd.types import EmbedResult, ServedBy, Timings, Truncated
 
 
 @given(st.text(st.characters(codec="utf-8")))
-def test_no_text_makes_a_line_of_its_own(text: str) -> None:
+def test_no_text_contains_a_line_end(text: str) -> None:
     data = dump({text: text})
     assert len(data.decode().splitlines()) == 1
     assert json.loads(data) == {text: text}
@@ -26,7 +26,7 @@ def test_numbers_parse_back_to_the_same_float32(numbers: list[float]) -> None:
     assert parsed.tobytes() == row[0].tobytes()
 
 
-def test_numbers_are_as_short_as_they_can_be() -> None:
+def test_numbers_have_as_few_digits_as_possible() -> None:
     row = np.array([[0.010071031, -0.0017594862, 1, 1e-9]], np.float32)
     assert dump_rows(row) == b"[0.010071031,-0.0017594862,1.0,1e-9]"
 
@@ -41,7 +41,7 @@ def make_result(cut: int, *, load: float = 0.0) -> EmbedResult:
     )
 
 
-def test_a_computed_answer_tells_model_and_times() -> None:
+def test_headers_of_a_computed_answer_have_model_and_timings() -> None:
     assert computed_headers(make_result(2)) == {
         "Server-Timing": "tokenize;dur=0.300, queue;dur=1.200, compute;dur=8.940, total;dur=10.600",
         "X-Embedd-Model": "abababababab;engine=llama;backend=llama;tokenizer=llama",
@@ -49,18 +49,18 @@ def test_a_computed_answer_tells_model_and_times() -> None:
     }
 
 
-def test_the_load_is_told_only_by_who_waited_for_it() -> None:
+def test_only_an_answer_that_waited_for_the_load_has_its_time() -> None:
     timing = computed_headers(make_result(0, load=1.5))["Server-Timing"]
     assert timing.startswith("load;dur=1500.000, tokenize;")
 
 
-def test_what_was_not_computed_has_no_such_headers() -> None:
+def test_an_answer_without_computation_has_no_such_headers() -> None:
     nothing = EmbedResult(vectors=np.empty((0, 0), np.float32), tokens=[], timings=Timings())
     assert computed_headers(nothing) == {}
 
 
 @pytest.mark.parametrize("cut", [256, 277, 278, 279, 280, 5000])
-def test_a_long_list_of_indices_ends_after_a_whole_one(cut: int) -> None:
+def test_a_long_list_of_indices_ends_after_a_complete_number(cut: int) -> None:
     header = computed_headers(make_result(cut))["X-Embedd-Truncated"]
     whole = ",".join(map(str, range(cut)))
     assert len(header) <= LONGEST_INDEX_LIST
