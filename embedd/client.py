@@ -26,7 +26,7 @@ from embedd.errors import (
 )
 
 T = TypeVar("T")
-NOBODY_THERE = "could not connect to embedd server, run 'embedd serve' to start it"
+NO_SERVER = "could not connect to embedd server, run 'embedd serve' to start it"
 
 # Computing takes as long as it takes; only a server that is not there is given up on.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
@@ -250,7 +250,7 @@ class Client:
             text = f"no safe connection to {self._address.url}: {error} ({hint})"
             raise ServiceError(text) from error
         except (aiohttp.ClientConnectorError, TimeoutError) as error:
-            raise UnavailableError(NOBODY_THERE) from error
+            raise UnavailableError(NO_SERVER) from error
         except (aiohttp.ClientError, OSError) as error:
             raise UnavailableError(f"lost {self._address.url}: {error or 'no answer'}") from error
 

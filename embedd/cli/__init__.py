@@ -16,7 +16,10 @@ INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 
 
 class Entry(NamedTuple):
-    """Where a command lies, and its line in the help; told here to keep ``--help`` instant."""
+    """Module and function of a command, and its line in the help.
+
+    The line is repeated here so that ``--help`` imports no command.
+    """
 
     module: str
     function: str
@@ -25,11 +28,11 @@ class Entry(NamedTuple):
 
 COMMANDS: Final[Mapping[str, Entry]] = {
     "serve": Entry("serve", "serve", "Run the server."),
-    "pull": Entry("pull", "pull", "Fetch a model into the store."),
-    "create": Entry("pull", "create", "Make a model from files or from another model."),
+    "pull": Entry("pull", "pull", "Pull a model into the store."),
+    "create": Entry("create", "create", "Make a model from files or from another model."),
     "list": Entry("models", "list_", "Show the models in the store."),
-    "show": Entry("show", "show", "Show all about a model."),
-    "cp": Entry("models", "cp", "Give a model a second name."),
+    "show": Entry("show", "show", "Show information about a model."),
+    "cp": Entry("models", "cp", "Copy a model to another name."),
     "rm": Entry("models", "rm", "Delete models from the store."),
     "search": Entry("models", "search", "Show the models that can be pulled by a short name."),
     "verify": Entry("models", "verify", "Hash the files of a model, or of all models, again."),
@@ -45,7 +48,7 @@ ALIASES: Final[Mapping[str, str]] = {"start": "serve", "ls": "list"}
 
 
 class LazyGroup(click.Group):
-    """Knows its commands by the table above and imports the one that is asked for."""
+    """Finds commands in `COMMANDS`, and imports only the one that runs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names without aliases, in the order of the help."""
@@ -53,7 +56,7 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, its module imported; None if there is none."""
+        """Import and return the command; None if there is no such command."""
         del ctx
         entry = COMMANDS.get(ALIASES.get(cmd_name, cmd_name))
         if entry is None:
@@ -63,7 +66,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the help from the table, importing nothing."""
+        """Write the help from `COMMANDS`, without importing commands."""
         del ctx
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
@@ -92,7 +95,7 @@ def root() -> None:
 
 
 def run(args: Sequence[str] | None = None) -> int:
-    """Run one command, errors told on stderr; returns the exit status."""
+    """Run one command, print errors on stderr, and return the exit status."""
     try:
         status = root.main(args, prog_name="embedd", standalone_mode=False)
     except click.ClickException as error:
@@ -100,7 +103,7 @@ def run(args: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except Exception as error:  # nobody is shown a traceback
+    except Exception as error:  # users see a line, not a traceback
         click.echo(f"Error: {_explain(error)}", err=True)
         return 1
     return status if isinstance(status, int) else 0

@@ -1,4 +1,4 @@
-"""``embedd bench`` and ``embedd compare``: how fast a server embeds, and how alike two do."""
+"""``embedd bench`` and ``embedd compare``: speed of a server; speed and cosine of two."""
 
 import asyncio
 import random
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import click
 
-from embedd.cli.session import connect, load_settings, model_argument
+from embedd.cli.arguments import model_argument
+from embedd.cli.connection import connect
+from embedd.cli.settings import load_settings
 from embedd.cli.tables import format_table
 from embedd.config import parse_host
 from embedd.errors import RequestError
@@ -107,7 +109,7 @@ async def _compare(url: str, model: str, other_model: str) -> str:
 
 
 async def measure_all(servers: dict[str, Embed]) -> str:
-    """A table of every workload on every server; servers take turns."""
+    """A table of every workload on every server; the servers are measured alternately."""
     rows = []
     for workload in WORKLOADS:
         requests = make_texts(workload)
@@ -145,7 +147,7 @@ async def measure(embed: Embed, requests: Sequence[Sequence[str]], clients: int)
 
 
 def make_texts(workload: Workload) -> list[list[str]]:
-    """The same texts on every call."""
+    """Random texts, the same ones on every call."""
     pick = random.Random(workload.name)  # noqa: S311 - the same texts every time, nothing secret
     return [
         [" ".join(pick.choices(WORDS, k=workload.words)) for _ in range(workload.texts)]
@@ -154,7 +156,7 @@ def make_texts(workload: Workload) -> list[list[str]]:
 
 
 def cosine(a: Sequence[float], b: Sequence[float]) -> float:
-    """Of the angle between two vectors; 0 for vectors of different width."""
+    """Cosine of the angle between two vectors; 0 if their widths differ."""
     if len(a) != len(b):
         return 0.0
     product = sum(x * y for x, y in zip(a, b, strict=True))

@@ -3,14 +3,16 @@
 import asyncio
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO, Final
 
 import click
 import msgspec
 
 from embedd import ollama_api as api
-from embedd.cli.session import connect, duration, load_settings, model_argument, warn
+from embedd.cli.arguments import duration, model_argument
+from embedd.cli.connection import connect
+from embedd.cli.settings import load_settings, warn
 from embedd.config import Address
 from embedd.errors import InvalidInputError, ModelNotFoundError
 
@@ -18,18 +20,8 @@ CHUNK_TEXTS: Final = 256
 CHUNK_CHARACTERS: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What is asked for each text; None leaves it to the server. *keep_alive* in seconds."""
-
-    truncate: bool | None = None
-    dimensions: int | None = None
-    keep_alive: float | None = None
-    input_type: str | None = None
-
-
 class _RunCommand(click.Command):
-    """Lets ``--truncate`` stand alone without taking the next word for its value."""
+    """Takes ``--truncate`` without a value for ``--truncate=true``, as Ollama does."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
@@ -70,12 +62,20 @@ def run(
             'embedding models require input text. Usage: embedd run NAME "your text here"'
         )
     settings = load_settings()
-    options = Options(truncate=truncate, dimensions=dimensions, keep_alive=keep_alive)
     try:
         asyncio.run(_show(settings.host, model))
     except ModelNotFoundError:
         pull_model(settings, model)
-    reply = asyncio.run(_embed(settings.host, model, [whole], options))
+    reply = asyncio.run(
+        _embed(
+            settings.host,
+            model,
+            [whole],
+            truncate=truncate,
+            dimensions=dimensions,
+            keep_alive=keep_alive,
+        )
+    )
     click.echo(msgspec.json.encode(reply.embeddings[0]))
 
 
@@ -85,16 +85,23 @@ async def _show(address: Address, model: str) -> None:
 
 
 async def _embed(
-    address: Address, model: str, texts: list[str], options: Options
+    address: Address,
+    model: str,
+    texts: list[str],
+    *,
+    truncate: bool | None = None,
+    dimensions: int | None = None,
+    keep_alive: float | None = None,
+    input_type: str | None = None,
 ) -> api.EmbedReply:
     async with connect(address) as client:
         return await client.embed(
             model,
             texts,
-            truncate=options.truncate,
-            dimensions=options.dimensions,
-            keep_alive=options.keep_alive,
-            input_type=options.input_type,
+            truncate=truncate,
+            dimensions=dimensions,
+            keep_alive=keep_alive,
+            input_type=input_type,
         )
 
 
@@ -103,7 +110,7 @@ async def _embed(
 @click.argument("texts", metavar="[TEXT]...", nargs=-1)
 @click.option("--json", "as_json", is_flag=True, help="Print objects: index, text, embedding.")
 @click.option("--truncate/--no-truncate", default=None, help="Cut, or refuse, too long texts.")
-@click.option("--input-type", type=click.Choice(["query", "document"]), help="What they are for.")
+@click.option("--input-type", type=click.Choice(["query", "document"]), help="Use of the texts.")
 @_dimensions
 @_keepalive
 def embed(
@@ -117,15 +124,20 @@ def embed(
     keep_alive: float | None,
 ) -> None:
     """Print the vectors of texts, or of the lines of stdin: one JSON array a line."""
-    options = Options(
-        truncate=truncate, dimensions=dimensions, keep_alive=keep_alive, input_type=input_type
-    )
     source = _choose_source(texts)
-    address = load_settings().host
+    ask = partial(
+        _embed,
+        load_settings().host,
+        model,
+        truncate=truncate,
+        dimensions=dimensions,
+        keep_alive=keep_alive,
+        input_type=input_type,
+    )
     done = cut = 0
     # One event loop per chunk: none runs while stdin is read, so Ctrl-C ends that at once.
     for chunk in take_chunks(source):
-        reply = asyncio.run(_embed(address, model, chunk, options))
+        reply = asyncio.run(ask(chunk))
         click.echo(_format(chunk, reply, done, as_json=as_json))
         done += len(chunk)
         cut += len(reply.truncated)
@@ -165,7 +177,7 @@ def _choose_source(arguments: tuple[str, ...]) -> Iterable[str]:
 
 
 def read_lines(stream: BinaryIO) -> Iterator[str]:
-    """Lines without their ends; an empty line is a text too.
+    """Lines without line ends; an empty line counts as a text.
 
     Raises:
         InvalidInputError: A line is not UTF-8.
@@ -184,10 +196,9 @@ def _decode(data: bytes, what: str) -> str:
 def take_chunks(
     texts: Iterable[str], most: int = CHUNK_TEXTS, characters: int = CHUNK_CHARACTERS
 ) -> Iterator[list[str]]:
-    """The texts in order, in lists of at most *most* and about *characters*.
+    """The texts in order, in lists of at most *most* texts and *characters* characters.
 
-    So memory stays bounded however much comes: only a text that is longer alone makes a
-    larger chunk.
+    A text with more characters is a list of its own, so memory stays bounded.
     """
     chunk: list[str] = []
     size = 0

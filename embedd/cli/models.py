@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from embedd.cli.arguments import complete_model
+from embedd.cli.connection import reach, require_local
 from embedd.cli.progress import open_progress
-from embedd.cli.session import (
-    complete_model,
-    load_settings,
-    reach,
-    require_local,
-    warn,
-)
+from embedd.cli.settings import load_settings, warn
 from embedd.cli.tables import format_moment, format_size, format_table
 from embedd.config import Settings
 from embedd.errors import EmbeddError, ModelNotFoundError, StoreError
@@ -33,8 +29,8 @@ SEARCH_COLUMNS = ("NAME", "DESCRIPTION", "TAGS")
 
 @click.command("list")
 @click.argument("prefix", default="")
-@click.option("--json", "as_json", is_flag=True, help="Print what the API says, as JSON.")
-@click.option("--disk", is_flag=True, help="Print what all models together take, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the API's reply as JSON.")
+@click.option("--disk", is_flag=True, help="Print the disk space of all models, too.")
 def list_(*, prefix: str, as_json: bool, disk: bool) -> None:
     """Show the models in the store."""
     settings = load_settings()
@@ -80,7 +76,7 @@ def format_list(models: "Iterable[StoredModel]", now: datetime) -> str:
 @click.argument("source", shell_complete=complete_model)
 @click.argument("destination")
 def cp(*, source: str, destination: str) -> None:
-    """Give a model a second name."""
+    """Copy a model to another name."""
     asyncio.run(_copy(load_settings(), source, destination))
     click.echo(f"copied '{source}' to '{destination}'")
 
@@ -117,11 +113,11 @@ async def _delete(settings: Settings, name: str) -> None:
 
 
 async def _unload(client: "Client", name: str) -> None:
-    """Unload *name*; what cannot be unloaded is deleted all the same."""
+    """Unload *name*; warn if that fails, because it is deleted either way."""
     try:
         await client.unload(name)
     except ModelNotFoundError:
-        pass  # deleting will tell
+        pass  # deleting raises the same error
     except EmbeddError:
         warn(f"unable to stop model '{name}'")
 
@@ -134,8 +130,8 @@ def verify(*, model: str | None) -> None:
 
     settings = load_settings()
     require_local(settings, "verify")
-    with open_progress() as progress:
-        found = open_library(settings).verify(model, progress.report)
+    with open_progress() as report:
+        found = open_library(settings).verify(model, report)
     click.echo(format_verified(found))
     for problem in found.problems:
         click.echo(problem, err=True)
@@ -145,7 +141,7 @@ def verify(*, model: str | None) -> None:
 
 
 def format_verified(found: "Verified") -> str:
-    """What was hashed, and what nobody needs."""
+    """How many files were hashed, and how many of them no model uses."""
     text = f"verified {found.blobs} files of {found.models} models, {format_size(found.size)}"
     if not found.unused:
         return text
@@ -159,7 +155,7 @@ def search(*, word: str) -> None:
     from embedd.runtime import open_library
 
     table = format_search(open_library(load_settings()).search(word))
-    # A terminal shows what fits: the tags, in the last column, are for wide ones and for pipes.
+    # On a terminal lines are cut, not wrapped: the tags, in the last column, need a wide one.
     columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in table.splitlines():
         click.echo(line[:columns].rstrip())

@@ -8,7 +8,9 @@ import click
 import msgspec
 
 from embedd import ollama_api as api
-from embedd.cli.session import connect, load_settings, model_argument
+from embedd.cli.arguments import model_argument
+from embedd.cli.connection import connect
+from embedd.cli.settings import load_settings
 from embedd.cli.tables import format_processor, format_size, format_table, format_until
 from embedd.config import Address
 from embedd.errors import ModelNotFoundError, RequestError
@@ -18,7 +20,7 @@ PS_COLUMNS = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL")
 
 @click.command
 @click.argument("prefix", default="")
-@click.option("--json", "as_json", is_flag=True, help="Print what the API says, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the API's reply as JSON.")
 def ps(*, prefix: str, as_json: bool) -> None:
     """Show the models in memory."""
     models = asyncio.run(_ask(load_settings().host))

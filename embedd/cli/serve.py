@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from embedd.cli.session import duration, load_settings, warn
+from embedd.cli.arguments import duration
+from embedd.cli.settings import load_settings, warn
 from embedd.config import parse_host
 
 PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -25,9 +26,7 @@ PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=duration,
     help="How long an idle model stays in memory, -1 for ever  [EMBEDD_KEEP_ALIVE]",
 )
-@click.option(
-    "--threads", type=click.IntRange(min=1), help="Cores that may be used  [EMBEDD_THREADS]"
-)
+@click.option("--threads", type=click.IntRange(min=1), help="Cores to use  [EMBEDD_THREADS]")
 @click.option(
     "--gpu-layers",
     type=click.IntRange(min=0),
@@ -36,13 +35,11 @@ PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--api-key-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File of keys that clients need, read again when it changes  [EMBEDD_API_KEY_FILE]",
+    help="File of API keys, read again when it changes  [EMBEDD_API_KEY_FILE]",
 )
-@click.option(
-    "--tls-cert", type=PEM, help="Certificate to show, and those that signed it; serves HTTPS."
-)
-@click.option("--tls-key", type=PEM, help="Its key, if the same file does not hold it.")
-@click.option("--load", "preload", metavar="MODEL", multiple=True, help="Load MODEL at the start.")
+@click.option("--tls-cert", type=PEM, help="Certificate chain; the server then speaks HTTPS.")
+@click.option("--tls-key", type=PEM, help="Key of the certificate, if it is in another file.")
+@click.option("--load", "preload", metavar="MODEL", multiple=True, help="Load MODEL at start-up.")
 def serve(
     *,
     host: str | None,
@@ -62,7 +59,7 @@ def serve(
     if tls_cert is None and tls_key is not None:
         raise click.UsageError("--tls-key needs --tls-cert")
     if tls_cert is not None and address.socket is not None:
-        raise click.UsageError("--tls-cert does not go with a Unix socket")
+        raise click.UsageError("--tls-cert cannot be used with a Unix socket")
     given = {name: value for name, value in overrides.items() if value is not None}
     run(
         replace(settings, host=address, **given), preload, (tls_cert, tls_key) if tls_cert else None

@@ -1,4 +1,4 @@
-"""``embedd show``: all about one model, in blocks, or one field as it is."""
+"""``embedd show``: a model's properties in blocks, or one of its fields unchanged."""
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Final
 import click
 import msgspec
 
-from embedd.cli.session import load_settings, model_argument, reach
+from embedd.cli.arguments import model_argument
+from embedd.cli.connection import reach
+from embedd.cli.settings import load_settings
 from embedd.cli.tables import format_table
 from embedd.config import Settings
 from embedd.errors import InvalidInputError
@@ -31,10 +33,10 @@ Row = tuple[str, ...]
 @click.option("--parameters", is_flag=True, help="Print the parameters alone.")
 @click.option("--system", is_flag=True, help="Print the system text alone.")
 @click.option("--template", is_flag=True, help="Print the template alone.")
-@click.option("--json", "as_json", is_flag=True, help="Print what the API says, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the API's reply as JSON.")
 @click.option("-v", "--verbose", is_flag=True, help="Print metadata and tensors too.")
 def show(*, model: str, as_json: bool, verbose: bool, **fields: bool) -> None:
-    """Show all about a model."""
+    """Show information about a model."""
     chosen = [name for name in FIELDS if fields[name]]
     if len(chosen) > 1:
         flags = ", ".join(f"'--{name}'" for name in FIELDS)

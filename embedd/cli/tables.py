@@ -1,27 +1,37 @@
-"""How the commands print sizes, times and tables: the words of Ollama's command line."""
+"""Tables, sizes and times as Ollama's command line prints them."""
 
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
-GAP = "    "
-_UNITS = ("B", "KB", "MB", "GB", "TB")
-_HOUR = 3600
-_FOREVER = timedelta(days=20 * 365)
+GAP: Final = 4
+# Wider than any table: a column is never cut or wrapped, neither on a terminal nor in a pipe.
+_WIDTH: Final = 1 << 20
+_UNITS: Final = ("B", "KB", "MB", "GB", "TB")
+_HOUR: Final = 3600
+_FOREVER: Final = timedelta(days=20 * 365)
 
 
 def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lines of left-aligned columns, without blanks at their ends."""
-    lines = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    """Lines of left-aligned columns without trailing blanks, colours or markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False)
+    for title in header:
+        table.add_column(Text(title), no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(width=_WIDTH, color_system=None, force_terminal=False)
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def format_size(size: int) -> str:
-    """Decimal units: ``45 MB`` (cut) from 10 up, ``1.2 GB`` below, ``2 KB`` if whole."""
+    """Decimal units: ``45 MB`` (rounded down) from 10 up, ``1.2 GB`` below, ``2 KB`` if whole."""
     power = min(max(len(str(size)) - 1, 0) // 3, len(_UNITS) - 1)
     value = size / 1000**power
     number = f"{int(value)}" if value >= 10 or value.is_integer() else f"{value:.1f}"
@@ -29,7 +39,7 @@ def format_size(size: int) -> str:
 
 
 def format_processor(size: int, size_vram: int) -> str:
-    """Where a model of *size* bytes lies, *size_vram* of them on the GPU."""
+    """Where a model of *size* bytes is in memory, *size_vram* of them on the GPU."""
     if size_vram == 0:
         return "100% CPU"
     if size_vram == size:
@@ -51,12 +61,12 @@ def format_moment(moment: datetime, now: datetime) -> str:
 
 
 def format_until(expires_at: datetime, now: datetime) -> str:
-    """When a model leaves memory; past is one that drains before it goes."""
+    """When a model is unloaded; one in the past is finishing its last requests."""
     return "Stopping..." if expires_at < now else format_moment(expires_at, now)
 
 
 def format_duration(duration: timedelta) -> str:
-    """The largest unit that fits, in words; hours are rounded, all others cut."""
+    """The largest unit that fits, in words; hours are rounded, other units rounded down."""
     seconds = int(duration.total_seconds())
     minutes = seconds // 60
     hours = math.floor(duration.total_seconds() / _HOUR + 0.5)

@@ -1,4 +1,4 @@
-"""``embedd tune``: measure how a model computes fastest here, or show what was measured."""
+"""``embedd tune``: measure a model's fastest settings on this machine, or show them."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from embedd.cli.session import load_settings, model_argument, require_local
+from embedd.cli.arguments import model_argument
+from embedd.cli.connection import require_local
+from embedd.cli.settings import load_settings
 from embedd.cli.tables import format_table
 from embedd.errors import ModelNotFoundError
 
@@ -19,12 +21,12 @@ COLUMNS = ("BACKEND", "REPLICAS", "BATCH TOKENS", "TOKENS/S", "")
 
 @click.command
 @model_argument
-@click.option("--show", "only_show", is_flag=True, help="Print what was measured before.")
+@click.option("--show", "only_show", is_flag=True, help="Print the last measurement.")
 def tune(*, model: str, only_show: bool) -> None:
     """Measure how a model computes fastest on this machine.
 
-    Takes some seconds. The outcome counts from the model's next load on; the server
-    finds it by itself when it has nothing else to do.
+    Takes some seconds. The result applies from the model's next load on. The server
+    measures by itself while it is idle.
     """
     settings = load_settings()
     require_local(settings, "tune")
@@ -32,7 +34,7 @@ def tune(*, model: str, only_show: bool) -> None:
         found = read_calibration(settings, model)
         if found is None:
             raise ModelNotFoundError(
-                model, f"{model} was not measured here yet: run `embedd tune {model}`"
+                model, f"{model} has not been measured on this machine: run `embedd tune {model}`"
             )
     else:
         found = asyncio.run(calibrate_model(settings, model, _print_trial))

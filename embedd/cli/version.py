@@ -1,11 +1,12 @@
-"""``embedd --version``: of the server that answers, and of this command."""
+"""``embedd --version``: the version of the server, and of this command if it differs."""
 
 import asyncio
 from importlib.metadata import version
 
 import click
 
-from embedd.cli.session import load_settings, make_client, warn
+from embedd.cli.connection import make_client
+from embedd.cli.settings import load_settings, warn
 from embedd.config import Address
 from embedd.errors import EmbeddError
 

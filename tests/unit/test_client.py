@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from embedd.client import NOBODY_THERE, Client
+from embedd.client import NO_SERVER, Client
 from embedd.errors import (
     EmbeddError,
     InvalidInputError,
@@ -61,7 +61,7 @@ async def test_nobody_there_is_not_up_and_says_what_to_do(nowhere: str) -> None:
         assert not await client.is_up()
         with pytest.raises(UnavailableError) as caught:
             await client.ps()
-    assert str(caught.value) == NOBODY_THERE
+    assert str(caught.value) == NO_SERVER
 
 
 async def test_a_unix_socket_is_spoken_to(tmp_path: Path) -> None:

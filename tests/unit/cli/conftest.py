@@ -77,8 +77,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
 
 
 @pytest.fixture
-def _nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """EMBEDD_HOST names a port on loopback where nobody answers."""
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EMBEDD_HOST names a port on loopback without a server."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         monkeypatch.setenv("EMBEDD_HOST", f"127.0.0.1:{listener.getsockname()[1]}")
@@ -118,7 +118,7 @@ SHOWN = ShowReply(
 
 @dataclass
 class FakeLibrary:
-    """A store in memory; it knows how to pull all-minilm."""
+    """A library in memory that can pull all-minilm."""
 
     names: list[str] = field(default_factory=lambda: ["all-minilm:latest", "bge-m3:latest"])
     asked: list[tuple[object, ...]] = field(default_factory=list)
@@ -213,7 +213,7 @@ class FakeLibrary:
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> FakeLibrary:
     library = FakeLibrary()
-    # A port where nobody answers, whoever serves on this machine.
+    # A port without a server, even if one runs on this machine.
     if "EMBEDD_HOST" not in os.environ:
         monkeypatch.setenv("EMBEDD_HOST", "127.0.0.1:1")
 

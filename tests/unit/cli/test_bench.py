@@ -44,7 +44,7 @@ def test_bench_of_a_model_that_is_not_there_is_an_error(embedd: Run, server: Fak
     assert embedd("bench", "nope").err == ('Error: model "nope" not found, try pulling it first\n')
 
 
-@pytest.mark.usefixtures("_nobody")
+@pytest.mark.usefixtures("_no_server")
 def test_bench_needs_a_server(embedd: Run) -> None:
     assert "could not connect to embedd server" in embedd("bench", "all-minilm").err
 
@@ -90,7 +90,8 @@ def test_tune_show_prints_the_curve_or_says_how_to_get_it(
     outcome = embedd("tune", "--show", "all-minilm")
     if not known:
         assert outcome.err == (
-            "Error: all-minilm was not measured here yet: run `embedd tune all-minilm`\n"
+            "Error: all-minilm has not been measured on this machine: "
+            "run `embedd tune all-minilm`\n"
         )
         return
     assert outcome.out.splitlines() == [

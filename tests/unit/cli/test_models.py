@@ -11,7 +11,7 @@ from embedd import cli
 from tests.unit.cli.conftest import FakeLibrary, Run
 from tests.unit.cli.fake_server import FakeServer
 
-NOBODY = "Error: could not connect to embedd server, run 'embedd serve' to start it\n"
+NO_SERVER = "Error: could not connect to embedd server, run 'embedd serve' to start it\n"
 
 
 @pytest.mark.usefixtures("library")
@@ -43,7 +43,7 @@ def test_list_asks_a_server_elsewhere(embedd: Run, server: FakeServer) -> None:
     assert server.asked[-1][1] == "/api/tags"
 
 
-@pytest.mark.usefixtures("library", "_nobody", "_remote")
+@pytest.mark.usefixtures("library", "_no_server", "_remote")
 @pytest.mark.parametrize(
     "args",
     [
@@ -57,10 +57,10 @@ def test_list_asks_a_server_elsewhere(embedd: Run, server: FakeServer) -> None:
 )
 def test_a_server_elsewhere_must_answer(embedd: Run, args: list[str]) -> None:
     outcome = embedd(*args)
-    assert (outcome.status, outcome.err) == (1, NOBODY)
+    assert (outcome.status, outcome.err) == (1, NO_SERVER)
 
 
-def test_pull_tells_each_step_once_on_stderr(embedd: Run, library: FakeLibrary) -> None:
+def test_pull_prints_each_step_once_on_stderr(embedd: Run, library: FakeLibrary) -> None:
     outcome = embedd("pull", "all-minilm")
     assert (outcome.status, outcome.out) == (0, "")
     assert outcome.err == "pulling manifest\npulling 797b\nsuccess\n"
@@ -99,7 +99,7 @@ def test_the_store_is_that_of_the_settings(
     assert library.settings.models == Path("/somewhere")
 
 
-@pytest.mark.usefixtures("_nobody")
+@pytest.mark.usefixtures("_no_server")
 def test_rm_needs_no_server(embedd: Run, library: FakeLibrary) -> None:
     outcome = embedd("rm", "all-minilm", "bge-m3")
     assert outcome.status == 0
@@ -126,7 +126,7 @@ def test_a_failed_unload_is_a_warning(embedd: Run, server: FakeServer) -> None:
     assert outcome.err == "Warning: unable to stop model 'all-minilm'\n"
 
 
-@pytest.mark.usefixtures("_nobody")
+@pytest.mark.usefixtures("_no_server")
 def test_rm_stops_at_what_is_not_there(embedd: Run, library: FakeLibrary) -> None:
     outcome = embedd("rm", "nope", "all-minilm")
     assert (outcome.status, outcome.out) == (1, "")
@@ -155,7 +155,7 @@ def test_list_as_json_is_what_the_api_says(embedd: Run) -> None:
 
 
 @pytest.mark.usefixtures("library")
-def test_list_tells_what_all_models_take(embedd: Run) -> None:
+def test_list_prints_the_disk_space_of_all_models(embedd: Run) -> None:
     assert embedd("list", "--disk").out.splitlines()[-1] == "45 MB on disk, shared files once"
 
 
@@ -183,7 +183,7 @@ def test_cp_asks_the_server_that_answers(embedd: Run, server: FakeServer) -> Non
     assert server.asked[-1] == ("POST", "/api/copy", body)
 
 
-def test_verify_says_what_was_hashed(embedd: Run, library: FakeLibrary) -> None:
+def test_verify_prints_what_was_hashed(embedd: Run, library: FakeLibrary) -> None:
     outcome = embedd("verify", "all-minilm")
     assert (outcome.status, outcome.out) == (0, "verified 7 files of 2 models, 45 MB\n")
     assert outcome.err == "verifying 1b226e2802db\n"
@@ -211,7 +211,7 @@ def test_search_lists_recipes(embedd: Run) -> None:
     assert len(embedd("search", "nope").out.splitlines()) == 1
 
 
-def test_pull_all_tells_what_became_of_each(embedd: Run, library: FakeLibrary) -> None:
+def test_pull_all_prints_the_result_of_each_model(embedd: Run, library: FakeLibrary) -> None:
     outcome = embedd("pull", "--all")
     assert outcome.status == 0
     assert outcome.out == "all-minilm:latest: updated\nbge-m3:latest: up to date\n"

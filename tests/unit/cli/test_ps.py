@@ -1,4 +1,4 @@
-"""ps, stop and --version against a server on loopback, and against nobody."""
+"""ps, stop and --version with a server on loopback, and without one."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,7 @@ from embedd.cli.ps import format_ps
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_server import FakeServer
 
-NOBODY = "Error: could not connect to embedd server, run 'embedd serve' to start it\n"
+NO_SERVER = "Error: could not connect to embedd server, run 'embedd serve' to start it\n"
 NOW = datetime(2026, 8, 21, 12, tzinfo=UTC)
 
 
@@ -74,11 +74,11 @@ def test_stop_of_an_unknown_model_says_so(embedd: Run, server: FakeServer) -> No
     assert (outcome.status, outcome.err) == (1, 'Error: couldn\'t find model "nope" to stop\n')
 
 
-@pytest.mark.usefixtures("_nobody")
+@pytest.mark.usefixtures("_no_server")
 @pytest.mark.parametrize("args", [["ps"], ["stop", "m"], ["run", "m", "x"], ["embed", "m", "x"]])
 def test_without_a_server_one_line_says_how_to_start_it(embedd: Run, args: list[str]) -> None:
     outcome = embedd(*args)
-    assert (outcome.status, outcome.out, outcome.err) == (1, "", NOBODY)
+    assert (outcome.status, outcome.out, outcome.err) == (1, "", NO_SERVER)
 
 
 def test_the_servers_error_is_shown(embedd: Run, server: FakeServer) -> None:
@@ -105,7 +105,7 @@ def test_another_version_of_the_server_is_a_warning(embedd: Run, server: FakeSer
     assert outcome.err == f"Warning: client version is {version('embedd-server')}\n"
 
 
-@pytest.mark.usefixtures("_nobody")
+@pytest.mark.usefixtures("_no_server")
 def test_without_a_server_the_version_is_this_commands(embedd: Run) -> None:
     outcome = embedd("--version")
     assert outcome.out == f"embedd version is {version('embedd-server')}\n"

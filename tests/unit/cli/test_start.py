@@ -1,4 +1,4 @@
-"""The command itself: instant help, errors told in one line, exit status."""
+"""The command itself: instant help, errors of one line, exit status."""
 
 import logging
 import subprocess
@@ -114,7 +114,7 @@ def test_main_exits_with_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.code == 2
 
 
-@pytest.mark.usefixtures("_nobody")
+@pytest.mark.usefixtures("_no_server")
 def test_an_unreadable_setting_is_a_warning(embedd: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDD_MAX_QUEUE", "many")
     assert embedd("ps").err.startswith("Warning: EMBEDD_MAX_QUEUE: cannot use 'many', using 512\n")
@@ -124,21 +124,21 @@ def test_an_unreadable_setting_is_a_warning(embedd: Run, monkeypatch: pytest.Mon
     ("debug", "levels"),
     [("0", ["WARNING"]), ("1", ["INFO", "WARNING"]), ("2", ["INFO", "WARNING"])],
 )
-def test_the_diary_tells_of_troubles_only_unless_debugging(
+def test_only_warnings_are_logged_unless_debugging(
     embedd: Run,
     library: FakeLibrary,
     monkeypatch: pytest.MonkeyPatch,
     debug: str,
     levels: list[str],
 ) -> None:
-    def read_with_trouble() -> StoredModels:
+    def list_with_warning() -> StoredModels:
         log = logging.getLogger("embedd.library")
         log.info("model stored", extra={"model": "x"})
         log.warning("model left out", extra={"model": "x"})
         return []
 
     monkeypatch.setenv("EMBEDD_DEBUG", debug)
-    monkeypatch.setattr(library, "list", read_with_trouble)
+    monkeypatch.setattr(library, "list", list_with_warning)
     assert [line.split()[2] for line in embedd("list").err.splitlines()] == levels
 
 

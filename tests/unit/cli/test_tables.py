@@ -38,6 +38,18 @@ def test_an_empty_table_is_its_header() -> None:
     assert format_table(("NAME", "ID", "SIZE"), []) == "NAME    ID    SIZE"
 
 
+def test_a_table_is_never_cut_wrapped_coloured_or_interpreted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    cells = ("a" * 300, "two words " * 20 + "end", "[red]x[/red] :smile: 127.0.0.1", "漢字")
+    lines = format_table(("A", "B", "C", "D"), [cells, ("1", "2", "3", "4")]).splitlines()
+    assert lines[1] == (" " * 4).join(cells)
+    assert [line.split() for line in (lines[0], lines[2])] == [list("ABCD"), list("1234")]
+    assert len(lines) == 3
+
+
 @pytest.mark.parametrize(
     ("size", "text"),
     [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from embedd.cli.pull import gather
+from embedd.cli.create import gather
 from embedd.errors import InvalidInputError
 from tests.tiny_models import write_tiny_checkpoint
 from tests.unit.cli.conftest import FakeLibrary, Run
@@ -18,7 +18,7 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
-def test_a_modelfile_says_what_the_model_is(
+def test_a_modelfile_sets_source_parameters_and_licences(
     embedd: Run, library: FakeLibrary, tmp_path: Path
 ) -> None:
     write(tmp_path / "a/model.gguf", "GGUF")
@@ -30,15 +30,13 @@ def test_a_modelfile_says_what_the_model_is(
     assert library.asked == [("create", "mine", source, "f16", {"num_ctx": 16}, ["MIT"])]
 
 
-def test_a_source_that_is_no_file_names_a_model(embedd: Run, library: FakeLibrary) -> None:
+def test_a_source_that_is_not_a_file_is_a_model_name(embedd: Run, library: FakeLibrary) -> None:
     assert embedd("create", "mine", "-f", "-", stdin=b"FROM all-minilm").status == 0
     assert embedd("create", "mine", "--from", "hf.co/a/b:Q8_0").status == 0
     assert [asked[2] for asked in library.asked] == ["all-minilm", "hf.co/a/b:Q8_0"]
 
 
-def test_the_source_given_wins_over_that_of_the_modelfile(
-    embedd: Run, library: FakeLibrary
-) -> None:
+def test_the_source_option_overrides_the_modelfile(embedd: Run, library: FakeLibrary) -> None:
     modelfile = b"FROM a\nPARAMETER num_ctx 16"
     assert embedd("create", "m", "-f", "-", "--from", "b", stdin=modelfile).status == 0
     assert library.asked == [("create", "m", "b", None, {"num_ctx": 16}, [])]
@@ -67,7 +65,7 @@ def test_the_modelfile_of_this_folder_is_found(
          "nope.gguf does not exist: give a checkpoint folder or a GGUF"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_made_is_told_in_one_line(
+def test_a_model_that_cannot_be_created_is_an_error_of_one_line(
     embedd: Run, args: list[str], stdin: bytes, text: str
 ) -> None:
     outcome = embedd("create", "mine", *args, stdin=stdin)

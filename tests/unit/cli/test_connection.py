@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from embedd.cli.session import reach
-from embedd.client import NOBODY_THERE
+from embedd.cli.connection import reach
+from embedd.client import NO_SERVER
 from embedd.config import Address, parse_host
 from embedd.errors import UnavailableError
 from tests.unit.cli.fake_server import FakeServer
@@ -25,7 +25,7 @@ async def test_a_server_on_a_socket_is_reached(tmp_path: Path) -> None:
         assert await is_reached(parse_host(f"unix:{path}"))
 
 
-async def test_what_listens_and_does_not_speak_http_is_no_server() -> None:
+async def test_a_listener_that_does_not_speak_http_is_not_a_server() -> None:
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 mail\r\n")
         writer.close()
@@ -41,5 +41,5 @@ async def test_another_machine_that_does_not_answer_is_an_error() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = parse_host(f"127.0.0.1:{closed.getsockname()[1]}")
-        with pytest.raises(UnavailableError, match=NOBODY_THERE):
+        with pytest.raises(UnavailableError, match=NO_SERVER):
             await is_reached(address)

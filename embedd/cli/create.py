@@ -1,0 +1,159 @@
+"""``embedd create``: through the server that answers, else in this machine's store."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from embedd.cli.connection import reach
+from embedd.cli.progress import Report, open_progress, report_all
+from embedd.cli.settings import load_settings, warn
+from embedd.config import Settings
+from embedd.errors import EmbeddError, InvalidInputError
+from embedd.modelfile import Modelfile, decode_modelfile, parse_modelfile
+
+if TYPE_CHECKING:
+    from embedd.client import Client
+
+CHUNK: Final = 1 << 20
+# The files that belong to a checkpoint; others beside them are not uploaded.
+PATTERNS: Final = ("*.safetensors", "*.json", "*.txt", "*.model", "[0-9]*_*/*.json")
+
+
+@click.command
+@click.argument("name", metavar="MODEL")
+@click.option(
+    "-f",
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    help="Modelfile; - is stdin  [Modelfile]",
+)
+@click.option("--from", "source", metavar="PATH|MODEL", help="Source of the model.")
+@click.option("-q", "--quantize", metavar="TYPE", help="Type of the weights, such as q8_0.")
+def create(*, name: str, file: Path | None, source: str | None, quantize: str | None) -> None:
+    """Make a model from files or from another model."""
+    modelfile, folder = _read_modelfile(file, source)
+    for warning in modelfile.warnings:
+        warn(warning)
+    settings, found = load_settings(), _find(modelfile.source, folder)
+    with open_progress() as report:
+        created = _create_through_server(
+            settings, name, modelfile, found, quantize=quantize, report=report
+        )
+        if asyncio.run(created):
+            return
+        from embedd.runtime import open_library
+
+        open_library(settings).create(
+            name,
+            found,
+            quantize=quantize,
+            parameters=modelfile.parameters,
+            licenses=modelfile.licenses,
+            report=report,
+        )
+
+
+def _read_modelfile(file: Path | None, source: str | None) -> tuple[Modelfile, Path]:
+    """The Modelfile, and the folder that its paths are relative to."""
+    path = file or Path("Modelfile")
+    if file is None and source is not None:
+        return Modelfile(source=source), Path.cwd()
+    if file is None and not path.is_file():
+        raise InvalidInputError("no Modelfile here: give one with -f, or a source with --from")
+    is_stdin = str(path) == "-"
+    parsed = parse_modelfile(
+        decode_modelfile(sys.stdin.buffer.read() if is_stdin else path.read_bytes())
+    )
+    if source is not None:
+        return replace(parsed, source=source), Path.cwd()
+    return parsed, Path.cwd() if is_stdin else path.absolute().parent
+
+
+def _find(source: str, folder: Path) -> Path | str:
+    """The file or folder *source*; *source* itself, as a model name, if there is none."""
+    path = folder / Path(source).expanduser()
+    if path.exists():
+        return path
+    if source.startswith((".", "/", "~")) or source.lower().endswith((".gguf", ".safetensors")):
+        raise InvalidInputError(f"{source} does not exist: give a checkpoint folder or a GGUF")
+    return source
+
+
+async def _create_through_server(
+    settings: Settings,
+    name: str,
+    modelfile: Modelfile,
+    source: Path | str,
+    *,
+    quantize: str | None,
+    report: Report,
+) -> bool:
+    """Create through the server; False if none answers."""
+    async with reach(settings.host) as client:
+        if client is None:
+            return False
+        from embedd.ollama_api import CreateBody
+
+        body = CreateBody(
+            model=name,
+            source=source if isinstance(source, str) else None,
+            files=await _upload(client, source, report) if isinstance(source, Path) else None,
+            quantize=quantize,
+            parameters=dict(modelfile.parameters) or None,
+            license=list(modelfile.licenses) or None,
+        )
+        async with aclosing(client.create(body)) as lines:
+            await report_all(lines, report)
+        return True
+
+
+async def _upload(client: "Client", source: Path, report: Report) -> dict[str, str]:
+    """Upload the files of *source* that the server does not have; return name → digest."""
+    from embedd.ollama_api import ProgressLine
+    from embedd.store.blobs import hash_file
+
+    report(ProgressLine(status="gathering model components"))
+    files = {}
+    for relative, path in gather(source).items():
+        digest = await asyncio.to_thread(hash_file, path)
+        files[relative] = digest
+        if not await client.has_blob(digest):
+            await client.add_blob(digest, _read(path, digest, report))
+    return files
+
+
+def gather(source: Path) -> dict[str, Path]:
+    """Relative name → path of the files of a model: one GGUF, or those of a checkpoint.
+
+    Raises:
+        InvalidInputError: The folder has no such files.
+    """
+    if not source.is_dir():
+        return {source.name: source}
+    found = {path for pattern in PATTERNS for path in source.glob(pattern) if path.is_file()}
+    if not found:
+        raise InvalidInputError(f"{source} holds no checkpoint: it has no .safetensors file")
+    return {path.relative_to(source).as_posix(): path for path in sorted(found)}
+
+
+async def _read(path: Path, digest: str, report: Report) -> AsyncIterator[bytes]:
+    from embedd.ollama_api import ProgressLine
+
+    status = f"copying file {digest}"
+    done = 0
+    try:
+        with path.open("rb") as file:
+            total = os.fstat(file.fileno()).st_size
+            while piece := await asyncio.to_thread(file.read, CHUNK):
+                done += len(piece)
+                report(ProgressLine(status=status, total=total, completed=done))
+                yield piece
+    except OSError as error:
+        raise EmbeddError(f"{path} cannot be read: {error.strerror or error}") from error
