@@ -1,8 +1,8 @@
-"""The boundary to llama.cpp: checks that library and binding match, keeps its log.
+"""The boundary to llama.cpp: version check, log, and parameter structures.
 
 ctypes checks little: a misspelt parameter is accepted and changes nothing, memory is
-not kept alive, and a library of another version reads shifted structures. All of it is
-guarded here and in `context`; nothing above this package sees a pointer.
+not kept alive, and a library of another version reads shifted structures. This module and
+`context` guard against all three; no pointer leaves this package.
 """
 
 import ctypes
@@ -19,17 +19,21 @@ WARNING_LEVEL = 3
 CONTINUATION_LEVEL = 5
 KEPT_LINES = 50
 
-# What `llama_context_default_params` of the pinned release returns. Any other value
-# means that the structures of library and binding differ.
+# Of `llama_context_default_params` in the pinned release. Any other value means that the
+# structures of library and binding differ; the flags stand at the end, where every shift shows.
 EXPECTED_DEFAULTS = {
     "n_ctx": 512,
     "n_batch": 2048,
     "n_ubatch": 512,
     "n_threads": 4,
     "flash_attn_type": -1,
+    "offload_kqv": True,
+    "no_perf": True,
+    "op_offload": True,
+    "swa_full": True,
 }
 
-# Buffers that are not on a GPU, by the beginnings of their names.
+# Prefixes of the names of buffers in host memory.
 HOST_BUFFERS = ("CPU", "AMX", "BLAS")
 _BUFFER = re.compile(r"(\S+) (?:model|KV|compute|output) buffer size = +([0-9.]+) MiB")
 
@@ -51,7 +55,7 @@ def _is_on_gpu(buffer: str) -> bool:
 
 
 def take_gpu_bytes() -> int:
-    """What llama.cpp said that it took on GPUs since this was last asked."""
+    """Return the bytes that llama.cpp logged as allocated on GPUs since the last call."""
     total = sum(_gpu_bytes)
     _gpu_bytes.clear()
     return total
@@ -63,12 +67,22 @@ _keep_line_callback = lib.llama_log_callback(_keep_line)
 
 @cache
 def open_library() -> None:
-    """Start llama.cpp in this process, once.
+    """Initialise llama.cpp in this process, once.
 
     Raises:
         EngineError: The library does not match the binding.
     """
-    defaults = lib.llama_context_default_params()
+    check_defaults(lib.llama_context_default_params())
+    lib.llama_log_set(_keep_line_callback, None)
+    lib.llama_backend_init()
+
+
+def check_defaults(defaults: ctypes.Structure) -> None:
+    """Check that the library's default parameters are those of the pinned release.
+
+    Raises:
+        EngineError: The library does not match the binding.
+    """
     for name, expected in EXPECTED_DEFAULTS.items():
         found = getattr(defaults, name, None)
         if found != expected:
@@ -76,15 +90,13 @@ def open_library() -> None:
                 f"the llama.cpp library does not match llama-cpp-python: {name} is {found}, "
                 f"expected {expected}; reinstall llama-cpp-python and unset LLAMA_CPP_LIB_PATH"
             )
-    lib.llama_log_set(_keep_line_callback, None)
-    lib.llama_backend_init()
 
 
 def find_gpu() -> None:
-    """Make sure that llama.cpp can put layers on a GPU here.
+    """Check that llama.cpp can put layers on a GPU.
 
     Raises:
-        EngineError: It was built without one, or finds none.
+        EngineError: llama.cpp was built without GPU support, or finds no GPU.
     """
     open_library()
     take_gpu_bytes()
@@ -93,17 +105,20 @@ def find_gpu() -> None:
 
 
 def take_log_lines() -> list[str]:
-    """The last warnings and errors of llama.cpp: the only explanation of a NULL."""
+    """Return llama.cpp's last warnings and errors, and forget them.
+
+    They are the only explanation that it gives when a call returns NULL.
+    """
     lines = list(_lines)
     _lines.clear()
     return lines
 
 
 def fill_params(params: ctypes.Structure, **values: object) -> ctypes.Structure:
-    """Set fields of a parameter structure.
+    """Set fields of a parameter structure and return it.
 
     Raises:
-        TypeError: No such field; ctypes itself would silently create an attribute.
+        TypeError: There is no field of that name; ctypes would silently create an attribute.
     """
     known = {field[0] for field in params._fields_}
     for name, value in values.items():
