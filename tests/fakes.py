@@ -3,7 +3,7 @@
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.tokenizers.truncation import SpecialTokens
@@ -46,11 +46,32 @@ class Clock:
                 callback()
         self.now = end
 
+    async def sleep(self, seconds: float) -> None:
+        """Wait until the test has moved on by *seconds*."""
+        woken = asyncio.Event()
+        self.call_later(seconds, woken.set)
+        await woken.wait()
+
+    def advance_to_next(self) -> None:
+        """Move on to the next timer and fire it."""
+        self.advance(min(when for when, *_ in self._timers) - self.now)
+
+
+MOST_TURNS = 100_000
+
 
 async def settle() -> None:
-    """Let everything run that can run without time passing."""
-    for _ in range(30):
+    """Let everything run that can run without time passing.
+
+    Exact: when this task runs again and nothing else is ready on the loop, every other task
+    waits for a timer, a socket, a thread or an event. asyncio has no public way to ask that.
+    """
+    ready: Sized = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
+    for _ in range(MOST_TURNS):
         await asyncio.sleep(0)
+        if not ready:
+            return
+    raise AssertionError("a task on the loop never waits")
 
 
 class FakeModel:

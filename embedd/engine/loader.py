@@ -207,7 +207,7 @@ class Loader:
             spec,
             self.choose_backends(spec) if backends is None else backends,
             cores=self._cores.total,
-            open_computer=functools.partial(self._open_computer, spec),
+            open_worker=functools.partial(self._open_worker, spec),
             has_room=lambda workers: workers * size <= room,
             report=report,
         )
@@ -246,7 +246,7 @@ class Loader:
         """Stop measuring. Loaded models are closed by their owners."""
         await self._background.close()
 
-    async def _open_computer(
+    async def _open_worker(
         self, spec: ModelSpec, backend: Backend, tuning: Tuning
     ) -> tuple[WorkerProcess, ModelInfo]:
         load = Load(

@@ -1,7 +1,7 @@
-"""The measured choice of how a model computes on this machine.
+"""Calibration: the measured choice of backend, replicas and batch size on this machine.
 
-Everything is tried on workers of its own, one for each number of replicas: the model
-that serves is not disturbed, and a trial is stopped by ending its process.
+Every setting is tried on workers of its own, one for each number of replicas: the model that
+serves requests is not disturbed, and a trial is stopped by ending its process.
 """
 
 import asyncio
@@ -11,56 +11,44 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 
 from embedd.engine.backends import Backend
+from embedd.engine.host.process import WorkerProcess
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tuning.settings import Tuning, choose_gpu_batch
 from embedd.errors import InsufficientMemoryError, ModelLoadError
-from embedd.types import Pooling, TokenIds, Vectors
 
 log = logging.getLogger(__name__)
 
-BATCH_TOKENS = (128, 256, 512, 1024)  # below, short texts pay for each batch anew
+BATCH_TOKENS = (128, 256, 512, 1024)  # in smaller ones the overhead of a batch dominates
 GPU_BATCH_TOKENS = (512, 1024, 2048, 4096, 8192)
-PADDED_BATCH_TOKENS = (256, 512, 1024, 2048)  # of engines that fill up short sequences
-# Of the sequences that trial batches are made of, a paragraph: how many of them a batch holds
-# decides more than its size.
+PADDED_BATCH_TOKENS = (256, 512, 1024, 2048)  # of engines that pad short sequences
+# Length of the sequences in trial batches, that of a paragraph: the number of sequences in a
+# batch matters more than its tokens.
 SEQUENCE_TOKENS = 80
-SECONDS = 0.05  # of one trial, at least
-# Other programs only ever make a trial slower: the best of several is nearest the truth.
+SECONDS = 0.05  # least duration of one trial
+# Other programs only ever make a trial slower: the best of several is closest to the truth.
 ROUNDS = 3
-BUDGET = 3.0  # seconds for one comparison: as many rounds as it pays for
+BUDGET = 3.0  # seconds for one comparison: it has as many rounds as fit, at least `ROUNDS`
 LONGEST = 0.4  # seconds that one trial may be expected to take; larger batches are left out
-# A smaller batch answers sooner: it is taken if it is so nearly as fast.
+# A smaller batch answers sooner: it is chosen if it reaches this share of the best rate.
 GOOD_ENOUGH = 0.95
-# Trials have the machine for themselves. Beside a server that works, a team of threads stalls
-# at its barriers: one core for each replica may be so much slower here and is faster there.
+# Trials have the machine to themselves. Beside a working server, threads that compute one batch
+# together stall at their barriers: one core for each replica may reach only this share of the
+# best rate here and is still faster there.
 UNDISTURBED = 0.9
 
-
-class Computer(Protocol):
-    """What is measured; a loaded `WorkerProcess` is one."""
-
-    async def encode(
-        self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, alone: bool = False
-    ) -> tuple[Vectors, float]:
-        """See `WorkerProcess.encode`."""
-        ...
-
-    async def close(self) -> None:
-        """See `WorkerProcess.close`."""
-        ...
-
-
-Open = Callable[[Backend, Tuning], Awaitable[tuple[Computer, ModelInfo]]]
+Open = Callable[[Backend, Tuning], Awaitable[tuple[WorkerProcess, ModelInfo]]]
+Clock = Callable[[], float]
+Candidate: TypeAlias = tuple[Backend, int, Sequence[int]]  # replicas and batch sizes of a worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What one setting gave, in tokens per second."""
+    """The best rate of one setting."""
 
     backend: str
     replicas: int
@@ -70,7 +58,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """All trials, and the setting that was chosen."""
+    """All trials and the chosen setting."""
 
     trials: Sequence[Trial]
     best: Tuning
@@ -78,7 +66,12 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether an engine may compute a model: how far it is from llama.cpp, or why not."""
+    """Whether OpenVINO may compute a model.
+
+    Args:
+        distance: The most that its vectors differed from llama.cpp's, as 1 - cosine.
+        refusal: Why it may not; None if it may.
+    """
 
     distance: float | None = None
     refusal: str | None = None
@@ -89,32 +82,34 @@ async def calibrate(
     backends: Sequence[Backend],
     *,
     cores: int,
-    open_computer: Open,
+    open_worker: Open,
     has_room: Callable[[int], bool] = lambda _workers: True,
     budget: float = BUDGET,
     report: Callable[[Trial], None] = lambda _trial: None,
+    clock: Clock = time.perf_counter,
 ) -> Calibration:
-    """Try batch sizes with every sensible number of replicas, then the other backends.
+    """Try batch sizes with some numbers of replicas, then the other backends of each engine.
 
-    Every engine of the backends is tried; one that cannot load the model is left out.
+    An engine other than llama.cpp that cannot load the model is left out.
 
     Args:
         backends: Backends that may be used, the present one first.
-        open_computer: Loads the model so, for trials.
+        open_worker: Loads the model in a worker of its own, with these settings.
         has_room: Whether so many workers with this model fit into memory at a time.
         budget: Seconds for each comparison.
+        report: Called with the result of each setting.
+        clock: The time in seconds.
 
     Raises:
-        EngineError: A worker died or failed; nothing was learnt.
+        EngineError: A worker died or failed.
+        ModelLoadError: llama.cpp cannot load the model.
     """
-    bench = _Bench(open_computer, has_room, budget, report)
+    bench = _Bench(open_worker, has_room, budget, report, clock)
     for engine in dict.fromkeys(backend.engine for backend in backends):
         first, *others = [backend for backend in backends if backend.engine == engine]
         sizes = choose_sizes(spec, first)
         try:
-            await bench.compare(
-                [_Candidate(first, count, sizes) for count in choose_replicas(cores)]
-            )
+            await bench.compare([(first, count, sizes) for count in choose_replicas(cores)])
         except (ModelLoadError, InsufficientMemoryError) as error:
             if first.is_reference:
                 raise
@@ -122,9 +117,8 @@ async def calibrate(
             continue
         best = choose_best([trial for trial in bench.trials if trial.backend == first.name])
         if others:
-            backends = [first, *others]
             await bench.compare(
-                [_Candidate(backend, best.replicas, [best.batch_tokens]) for backend in backends]
+                [(one, best.replicas, [best.batch_tokens]) for one in (first, *others)]
             )
     best = choose_best(bench.trials)
     tuning = Tuning(
@@ -133,117 +127,124 @@ async def calibrate(
     return Calibration(trials=bench.trials, best=tuning)
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """What one worker is opened for: these batch sizes, on this backend."""
-
-    backend: Backend
-    replicas: int
-    sizes: Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Setting:
-    """A worker that is ready, and a size of the batches for its *replicas*."""
+    """A loaded worker and the size of the batches that it is tried with."""
 
     backend: str
     replicas: int
     batch_tokens: int
-    computer: Computer
+    worker: WorkerProcess
     info: ModelInfo
 
     def expect_seconds(self, rate: float) -> float:
-        """How long a batch on every replica takes at *rate* tokens per second."""
+        """Return how long a batch on every replica takes at *rate* tokens per second."""
         return self.replicas * self.batch_tokens / rate
 
-    async def try_out(self, seconds: float, rate: float) -> float:
-        """Tokens per second, every replica kept busy for *seconds*, with a batch at least."""
+    async def measure(self, seconds: float, rate: float, clock: Clock) -> float:
+        """Return the rate, in tokens per second, of at least one batch on every replica.
+
+        Args:
+            seconds: How long to keep the replicas busy.
+            rate: What is expected.
+        """
         length = max(1, min(SEQUENCE_TOKENS, self.batch_tokens, self.info.limit))
         random = np.random.default_rng(0)
         vocabulary = self.info.vocabulary
         ids = random.integers(vocabulary // 2, vocabulary, length).astype(np.int32)
         batch = [ids] * max(1, min(self.batch_tokens // length, self.info.max_sequences))
-        start = time.perf_counter()
+        start = clock()
         done = 0
 
         async def keep_busy() -> None:
             nonlocal done
             more = True
             while more:
-                await self.computer.encode(batch, None, alone=True)
+                await self.worker.encode(batch, None, alone=True)
                 done += len(batch) * length
-                more = time.perf_counter() - start < seconds
+                more = clock() - start < seconds
 
-        # Of short batches two for each replica: one computes, the next is ready.
+        # Two short batches for each replica: one is computed, the next is ready.
         at_once = 2 if self.expect_seconds(rate) < seconds else 1
         await asyncio.gather(*(keep_busy() for _ in range(at_once * self.replicas)))
-        return done / (time.perf_counter() - start)
+        return done / (clock() - start)
 
 
 class _Bench:
-    """Makes trials and remembers them."""
+    """Measure settings and keep the best rate of each."""
 
     def __init__(
         self,
-        open_computer: Open,
+        open_worker: Open,
         has_room: Callable[[int], bool],
         budget: float,
         report: Callable[[Trial], None],
+        clock: Clock,
     ) -> None:
-        self._open_computer = open_computer
+        self._open_worker = open_worker
         self._has_room = has_room
         self._budget = budget
         self._report = report
+        self._clock = clock
         self._best: dict[tuple[str, int, int], float] = {}
-        self._rate = math.inf  # of the trial before
+        self._rate = math.inf  # of the previous trial
 
     @property
     def trials(self) -> list[Trial]:
-        """Of each setting the best."""
+        """The best rate of each setting."""
         return [
             Trial(backend=backend, replicas=replicas, batch_tokens=size, tokens_per_second=rate)
             for (backend, replicas, size), rate in self._best.items()
         ]
 
-    async def compare(self, candidates: Sequence[_Candidate]) -> None:
-        """All in turn, so that a moment in which the machine is slow is one for all.
+    async def compare(self, candidates: Sequence[Candidate]) -> None:
+        """Measure all settings in turn, so that a slow moment of the machine slows all of them.
 
-        One after the other where there is no room for their workers at a time.
+        One worker after the other where there is no room for all at a time.
         """
         groups = [candidates] if self._has_room(len(candidates)) else [[one] for one in candidates]
         for group in groups:
             async with AsyncExitStack() as stack:
+                settings: list[_Setting] = []
                 workers = []
-                for one in group:
-                    tuning = Tuning(replicas=one.replicas, batch_tokens=max(one.sizes))
-                    computer, info = await self._open_computer(one.backend, tuning)
-                    stack.push_async_callback(computer.close)
-                    workers.append((one, computer, info))
-                settings = [one for worker in workers for one in await self._warm_up(*worker)]
+                for backend, replicas, sizes in group:
+                    tuning = Tuning(replicas=replicas, batch_tokens=max(sizes))
+                    worker, info = await self._open_worker(backend, tuning)
+                    stack.push_async_callback(worker.close)
+                    workers.append((worker, info))
+                for candidate, (worker, info) in zip(group, workers, strict=True):
+                    settings += await self._warm_up(candidate, worker, info)
                 await self._measure(settings)
 
     async def _warm_up(
-        self, candidate: _Candidate, computer: Computer, info: ModelInfo
+        self, candidate: Candidate, worker: WorkerProcess, info: ModelInfo
     ) -> list[_Setting]:
-        """Compute every size once; the largest are left out where they take too long."""
+        """Compute a batch of each size; return the settings without those that take too long."""
+        backend, replicas, sizes = candidate
         settings: list[_Setting] = []
-        for size in candidate.sizes:
-            setting = _Setting(candidate.backend.name, candidate.replicas, size, computer, info)
+        for size in sizes:
+            setting = _Setting(
+                backend=backend.name,
+                replicas=replicas,
+                batch_tokens=size,
+                worker=worker,
+                info=info,
+            )
             if settings and setting.expect_seconds(self._rate) > LONGEST:
                 break
-            if not settings:  # the first computation of all prepares much
-                await setting.try_out(0.0, math.inf)
+            if not settings:  # a worker's first computation includes preparations
+                await setting.measure(0.0, math.inf, self._clock)
             settings.append(setting)
-            self._rate = await setting.try_out(0.0, math.inf)
+            self._rate = await setting.measure(0.0, math.inf, self._clock)
         return settings
 
     async def _measure(self, settings: Sequence[_Setting]) -> None:
-        start = time.perf_counter()
+        start = self._clock()
         rounds = 0
-        while rounds < ROUNDS or time.perf_counter() - start < self._budget:
+        while rounds < ROUNDS or self._clock() - start < self._budget:
             rounds += 1
             for setting in settings:
-                self._rate = await setting.try_out(SECONDS, self._rate)
+                self._rate = await setting.measure(SECONDS, self._rate, self._clock)
                 key = (setting.backend, setting.replicas, setting.batch_tokens)
                 self._best[key] = max(self._best.get(key, 0.0), self._rate)
         for trial in self.trials[-len(settings) :]:
@@ -251,12 +252,12 @@ class _Bench:
 
 
 def choose_replicas(cores: int) -> list[int]:
-    """One core for each, two for each, all for one."""
+    """Return the numbers of replicas worth a trial: as many as cores, half as many, one."""
     return sorted({cores, max(1, cores // 2), 1}, reverse=True)
 
 
 def choose_sizes(spec: ModelSpec, backend: Backend) -> list[int]:
-    """Batch sizes worth a trial: llama.cpp's largest costs memory by the vocabulary."""
+    """Return the batch sizes worth a trial: llama.cpp's memory grows with batch and vocabulary."""
     if not backend.is_reference:
         return list(PADDED_BATCH_TOKENS)
     if backend.gpu:
@@ -267,9 +268,10 @@ def choose_sizes(spec: ModelSpec, backend: Backend) -> list[int]:
 
 
 def choose_best(trials: Sequence[Trial]) -> Trial:
-    """Among those nearly as fast as the fastest: most replicas, smallest batch, first tried.
+    """Return, of the trials almost as fast as the fastest, the one with most replicas.
 
-    See `UNDISTURBED` and `GOOD_ENOUGH`.
+    Of these the one with the smallest batch, then the first; see `UNDISTURBED` and
+    `GOOD_ENOUGH`.
     """
     fastest = max(trial.tokens_per_second for trial in trials)
     near = [trial for trial in trials if trial.tokens_per_second >= UNDISTURBED * fastest]
@@ -281,7 +283,7 @@ def choose_best(trials: Sequence[Trial]) -> Trial:
 
 
 def start_at_fastest(backends: Sequence[Backend], tuning: Tuning) -> list[Backend]:
-    """*backends* from the backend that was measured as fastest, its safer ones below."""
+    """Return *backends* from the one that was measured as fastest on, its fallbacks included."""
     names = [backend.name for backend in backends]
     return (
         list(backends[names.index(tuning.backend) :]) if tuning.backend in names else list(backends)

@@ -1,23 +1,23 @@
-"""How a model computes: what is known of it on this machine, or a safe start."""
+"""Settings of a loaded model that decide its speed, and safe start values for them."""
 
 from dataclasses import dataclass
 
 from embedd.engine.spec import ModelSpec
 
-SMALL = 256 << 20  # bytes of weights up to which one core computes a batch well
-OUTPUTS = 512 << 20  # bytes that the replicas of a model may spend on outputs, all together
+SMALL = 256 << 20  # bytes of weights up to which one core is enough for a batch
+OUTPUTS = 512 << 20  # bytes that the outputs of all replicas of a model may take
 OUTPUT_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """Settings that change speed and no vector beyond rounding.
+    """Settings that decide a model's speed; vectors differ by rounding only.
 
     Args:
-        batch_tokens: Tokens of a batch; None is the engine's own start value.
-        replicas: Contexts that compute side by side, each with its share of the cores.
-        backend: The fastest step of the backends; None is the first.
-        measured: Whether a calibration found it, on this machine.
+        replicas: Batches computed at the same time, each with its share of the cores.
+        batch_tokens: Most tokens of a batch; None is the engine's own default.
+        backend: Name of the fastest backend; None is the first.
+        measured: Whether a calibration chose them, on this machine.
     """
 
     replicas: int
@@ -27,22 +27,22 @@ class Tuning:
 
 
 GPU_BATCH_TOKENS = 4096
-GPU_OUTPUTS = 1 << 30  # bytes of memory of the host that the outputs of a GPU's batch may take
+GPU_OUTPUTS = 1 << 30  # bytes of host memory that the outputs of a GPU batch may take
 
 ONE_REPLICA = Tuning(replicas=1)
 
 
 def choose_gpu_batch(vocabulary: int, width: int) -> int:
-    """Tokens of a batch on a GPU that was never measured: each costs a row of the vocabulary."""
+    """Return a safe number of tokens for a GPU batch: each one costs a row of the vocabulary."""
     affordable = GPU_OUTPUTS // (4 * max(1, vocabulary + width))
     return max(OUTPUT_TOKENS, min(GPU_BATCH_TOKENS, affordable))
 
 
 def choose_start(spec: ModelSpec, cores: int, *, gpu: bool = False) -> Tuning:
-    """Safe settings for a model that was never measured here.
+    """Return safe settings for a model that was not calibrated on this machine.
 
-    One core for each replica is best for small models: a lone thread meets no barrier.
-    A large model streams its weights once for each batch, so its cores work on one.
+    One core for each replica is best for small models: a single thread waits at no barrier.
+    A large model reads its weights once for each batch, so all cores work on one batch.
     """
     if gpu:
         return ONE_REPLICA

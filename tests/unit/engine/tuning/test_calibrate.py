@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from embedd.engine.backends import LLAMA_BACKENDS, Backend
 from embedd.engine.host.errors import WorkerDiedError
+from embedd.engine.host.process import WorkerProcess
 from embedd.engine.spec import ModelInfo
 from embedd.engine.tuning.calibrate import (
+    BATCH_TOKENS,
     GOOD_ENOUGH,
     Calibration,
     Trial,
@@ -25,20 +27,29 @@ from embedd.engine.tuning.calibrate import (
 )
 from embedd.engine.tuning.settings import Tuning, choose_start
 from embedd.types import Pooling, TokenIds, Vectors
+from tests.fakes import Clock, settle
 from tests.unit.engine.fake_worker import INFO, SPEC
 
 
 class Machine:
-    """Computers whose speed follows from their setting; remembers what was opened.
+    """Workers whose speed follows from their setting; remembers what was opened.
 
     Args:
         slow_batches: It computes at a tenth of its speed until so many were computed by
             workers with one replica, which are not the first to be tried.
+        token_seconds: What a token takes in a batch of up to 256 tokens.
     """
 
-    def __init__(self, fast_backend: str = "llama", slow_batches: int = 0) -> None:
+    def __init__(
+        self,
+        fast_backend: str = "llama",
+        slow_batches: int = 0,
+        token_seconds: float = 0.00002,
+    ) -> None:
+        self.clock = Clock()
         self.fast_backend = fast_backend
         self.slow_batches = slow_batches
+        self.token_seconds = token_seconds
         self.open = 0
         self.most_open = 0
         self.opened: list[tuple[str, int]] = []
@@ -48,17 +59,17 @@ class Machine:
     def pace(self) -> float:
         return 0.1 if self.slow_batches > 0 else 1.0
 
-    async def open_computer(self, backend: Backend, tuning: Tuning) -> tuple["Computer", ModelInfo]:
+    async def open_worker(self, backend: Backend, tuning: Tuning) -> tuple["Worker", ModelInfo]:
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         self.opened.append((backend.name, tuning.replicas))
         speed = 4.0 if backend.name == self.fast_backend else 1.0
         info = replace(INFO, limit=64, vocabulary=100, max_sequences=32)
-        return Computer(self, speed * tuning.replicas, tuning.replicas), info
+        return Worker(self, speed * tuning.replicas, tuning.replicas), info
 
 
-class Computer:
-    """Takes 2 ms for a batch, and 3 more beyond 256 tokens."""
+class Worker(WorkerProcess):
+    """Takes 20 µs for a token, and 100 in batches of more than 256 tokens."""
 
     def __init__(self, machine: Machine, speed: float, replicas: int) -> None:
         self._machine = machine
@@ -66,7 +77,12 @@ class Computer:
         self._replicas = replicas
 
     async def encode(
-        self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, alone: bool = False
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None,
+        *,
+        urgent: bool = False,
+        alone: bool = False,
     ) -> tuple[Vectors, float]:
         assert alone, "joined batches are not of the size that is measured"
         if self._machine.dies:
@@ -74,7 +90,8 @@ class Computer:
         tokens = sum(map(len, sequences))
         speed = self._speed * self._machine.pace
         self._machine.slow_batches -= self._replicas == 1
-        await asyncio.sleep(tokens * (0.00002 if tokens <= 256 else 0.0001) / speed)
+        seconds = tokens * self._machine.token_seconds * (1 if tokens <= 256 else 5)
+        await self._machine.clock.sleep(seconds / speed)
         return np.zeros((len(sequences), 2), np.float32), 0.0
 
     async def close(self) -> None:
@@ -82,9 +99,22 @@ class Computer:
 
 
 async def run(machine: Machine, **options: Any) -> Calibration:
-    return await calibrate(
-        SPEC, LLAMA_BACKENDS, cores=2, open_computer=machine.open_computer, budget=0.0, **options
+    """Calibrate; the time is moved whenever nothing else is to be done."""
+    options = {"budget": 0.0, "backends": LLAMA_BACKENDS, **options}
+    task = asyncio.create_task(
+        calibrate(
+            SPEC,
+            cores=2,
+            open_worker=machine.open_worker,
+            clock=machine.clock.time,
+            **options,
+        )
     )
+    await settle()
+    while not task.done():
+        machine.clock.advance_to_next()
+        await settle()
+    return await task
 
 
 @pytest.mark.parametrize("fast_backend", ["llama", "llama-safe"])
@@ -104,7 +134,7 @@ async def test_the_fastest_setting_is_found_and_every_process_ended(fast_backend
     assert told == set(settings)
 
 
-async def test_a_slow_moment_of_the_machine_is_one_for_all_settings() -> None:
+async def test_a_slow_moment_of_the_machine_slows_all_settings() -> None:
     """The best is the first to be tried, when everything is slow."""
     machine = Machine(slow_batches=20)
     assert (await run(machine)).best.replicas == 2
@@ -120,12 +150,33 @@ async def test_workers_are_open_at_a_time_only_where_there_is_room() -> None:
     assert machine.most_open == 3, "llama, llama-no-repack and llama-safe"
 
 
-async def test_a_worker_that_dies_teaches_nothing_and_is_closed() -> None:
+async def test_nothing_is_chosen_if_a_worker_dies_and_all_are_closed() -> None:
     machine = Machine()
     machine.dies = True
     with pytest.raises(WorkerDiedError):
         await run(machine)
     assert machine.open == 0
+
+
+async def test_a_comparison_has_as_many_rounds_as_its_budget_pays_for() -> None:
+    seconds = []
+    for budget in (0.0, 10.0, 20.0):
+        machine = Machine()
+        start = machine.clock.now
+        await run(machine, budget=budget, backends=LLAMA_BACKENDS[:1])
+        seconds.append(machine.clock.now - start)
+    assert seconds[0] < 3
+    assert seconds[1] == pytest.approx(10, abs=2)
+    assert seconds[2] == pytest.approx(20, abs=2)
+
+
+async def test_batches_that_would_take_too_long_are_not_measured() -> None:
+    """Those of 256 tokens take 1.3 s on the only backend that there is."""
+    machine = Machine(token_seconds=0.02)
+    found = await run(machine, backends=LLAMA_BACKENDS[:1])
+    assert {trial.batch_tokens for trial in found.trials} == {BATCH_TOKENS[0]}
+    fast = await run(Machine(), backends=LLAMA_BACKENDS[:1])
+    assert {trial.batch_tokens for trial in fast.trials} == set(BATCH_TOKENS)
 
 
 @given(
