@@ -1,4 +1,4 @@
-"""`Client`: what a running server can be asked, typed, asynchronous."""
+"""`Client`: the typed, asynchronous client of an embedd or Ollama server."""
 
 import math
 import ssl
@@ -28,7 +28,7 @@ from embedd.errors import (
 T = TypeVar("T")
 NO_SERVER = "could not connect to embedd server, run 'embedd serve' to start it"
 
-# Computing takes as long as it takes; only a server that is not there is given up on.
+# Connecting has a limit; an answer has none, for computing and pulling take any time.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
 _ERRORS: Mapping[int, type[EmbeddError]] = {
     400: InvalidInputError,
@@ -42,13 +42,13 @@ _ERRORS: Mapping[int, type[EmbeddError]] = {
 class Client:
     """A session with one server, over TCP, TLS or a Unix socket; use it with ``async with``.
 
-    Every method but `is_up` raises `UnavailableError` if nobody answers or the connection
-    breaks, the error that belongs to the status, with the server's text, if the server
-    refuses, and `ServiceError` if the reply is not one of ours.
+    Every method but `is_up` raises `UnavailableError` if no server answers or the connection
+    breaks, the error of the status, with the server's text, if the server answers with one,
+    and `ServiceError` if the answer cannot be decoded.
 
     Args:
-        key: Opens a locked server.
-        admin_key: Goes in place of *key* where models are managed; None is *key*.
+        key: API key.
+        admin_key: Sent instead of *key* where models are managed; None is *key*.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class Client:
     def _connect_tcp(self) -> aiohttp.TCPConnector:
         if self._address.scheme == "http":
             return aiohttp.TCPConnector()
-        # What this machine trusts, or SSL_CERT_FILE names: read now, not at import.
+        # The machine's certificates, or those of SSL_CERT_FILE: read now, not at import.
         return aiohttp.TCPConnector(ssl=ssl.create_default_context())
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
     async def is_up(self) -> bool:
-        """Whether anybody answers there."""
+        """Whether a server answers."""
         try:
             async with self._exchange("HEAD", "/"):
                 return True
@@ -88,16 +88,16 @@ class Client:
             return False
 
     async def version(self) -> str:
-        """Version of the server."""
-        return (await self._ask("GET", "/api/version", api.VersionReply)).version
+        """The version of the server."""
+        return (await self._request("GET", "/api/version", api.VersionReply)).version
 
     async def tags(self) -> list[api.StoredModel]:
         """Models in the server's store, newest first."""
-        return (await self._ask("GET", "/api/tags", api.TagsReply)).models
+        return (await self._request("GET", "/api/tags", api.TagsReply)).models
 
     async def ps(self) -> list[api.RunningModel]:
         """Models in the server's memory, furthest expiry first."""
-        return (await self._ask("GET", "/api/ps", api.PsReply)).models
+        return (await self._request("GET", "/api/ps", api.PsReply)).models
 
     async def embed(
         self,
@@ -110,7 +110,7 @@ class Client:
         input_type: str | None = None,
         store: bool = True,
     ) -> api.EmbedReply:
-        """One vector per input, in order.
+        """Return a vector for each input, in order.
 
         Args:
             keep_alive: Seconds, ``math.inf`` for ever.
@@ -125,7 +125,7 @@ class Client:
             input_type=input_type,
         )
         headers = {} if store else {"Cache-Control": "no-store"}
-        reply = await self._ask(
+        reply = await self._request(
             "POST", "/api/embed", api.EmbedReply, body, model=model, headers=headers
         )
         if len(reply.embeddings) != len(inputs):
@@ -133,24 +133,26 @@ class Client:
         return reply
 
     async def embed_as_openai(self, model: str, inputs: Sequence[str]) -> list[list[float]]:
-        """One vector per input, in order, from any server with OpenAI's route."""
-        # A list of numbers is the default of both services.
+        """Return a vector for each input, in order, from any server with OpenAI's route."""
+        # Both services take these fields, and send lists of numbers by default.
         body = api.EmbedBody(model=model, input=_to_json(inputs))
-        reply = await self._ask("POST", "/v1/embeddings", api.OpenAIEmbedReply, body, model=model)
+        reply = await self._request(
+            "POST", "/v1/embeddings", api.OpenAIEmbedReply, body, model=model
+        )
         return [item.embedding for item in sorted(reply.data, key=lambda item: item.index)]
 
     async def unload(self, model: str) -> None:
-        """Let go of *model* as soon as its running requests end."""
+        """Unload *model* as soon as its running requests end."""
         body = api.GenerateBody(model=model, keep_alive=0.0)
-        await self._ask("POST", "/api/generate", api.GenerateReply, body, model=model)
+        await self._request("POST", "/api/generate", api.GenerateReply, body, model=model)
 
     async def show(self, name: str, *, verbose: bool = False) -> api.ShowReply:
-        """All that the server knows of *name*; *verbose* has the arrays too."""
+        """Return the details of a model; with *verbose* also the arrays of its metadata."""
         body = api.ShowBody(model=name, verbose=verbose or None)
-        return await self._ask("POST", "/api/show", api.ShowReply, body, model=name)
+        return await self._request("POST", "/api/show", api.ShowReply, body, model=name)
 
     async def copy(self, source: str, destination: str) -> None:
-        """Let *destination* name what *source* names."""
+        """Give the model *source* the second name *destination*."""
         body = api.CopyBody(source=source, destination=destination)
         async with self._exchange("POST", "/api/copy", body) as response:
             await _check(response, source)
@@ -162,22 +164,22 @@ class Client:
             await _check(response, name)
 
     async def has_blob(self, digest: str) -> bool:
-        """Whether the server has the file of *digest*."""
+        """Whether the server has the blob *digest*."""
         async with self._exchange("HEAD", f"/api/blobs/{digest}") as response:
             return response.status == 200
 
     async def add_blob(self, digest: str, pieces: AsyncIterable[bytes]) -> None:
-        """Give the server the file of *digest*, for `create`."""
+        """Upload the blob *digest*, for `create`."""
         async with self._exchange("POST", f"/api/blobs/{digest}", pieces) as response:
             await _check(response, digest)
 
     async def pull(
         self, name: str, *, insecure: bool = False
     ) -> AsyncGenerator[api.ProgressLine, None]:
-        """Have the server fetch *name*: what it reports, to the line ``success``.
+        """Make the server pull *name*, and yield its progress up to the line ``success``.
 
         Raises:
-            PullError: The server reports that it failed, or stops without a result.
+            PullError: The server reports a failure, or ends the answer early.
         """
         body = api.PullBody(model=name, insecure=insecure or None)
         async with aclosing(self._follow("/api/pull", body, name, PullError)) as lines:
@@ -185,10 +187,10 @@ class Client:
                 yield line
 
     async def create(self, body: api.CreateBody) -> AsyncGenerator[api.ProgressLine, None]:
-        """Have the server make a model: what it reports, to the line ``success``.
+        """Make the server create a model, and yield its progress up to the line ``success``.
 
         Raises:
-            ServiceError: The server reports that it failed, or stops without a result.
+            ServiceError: The server reports a failure, or ends the answer early.
         """
         async with aclosing(
             self._follow("/api/create", body, body.model or "", ServiceError)
@@ -210,7 +212,7 @@ class Client:
                     return
         raise failure(f"the server ended the {path.rpartition('/')[2]} without a result")
 
-    async def _ask(
+    async def _request(
         self,
         method: str,
         path: str,
@@ -246,7 +248,7 @@ class Client:
             ) as response:
                 yield response
         except aiohttp.ClientSSLError as error:
-            hint = "SSL_CERT_FILE names a certificate of your own"
+            hint = "for a certificate of your own set SSL_CERT_FILE"
             text = f"no safe connection to {self._address.url}: {error} ({hint})"
             raise ServiceError(text) from error
         except (aiohttp.ClientConnectorError, TimeoutError) as error:
@@ -260,7 +262,7 @@ def _to_json(texts: Sequence[str]) -> msgspec.Raw:
 
 
 async def _check(response: aiohttp.ClientResponse, model: str) -> None:
-    """Raise the error that the server sent, if it did; *model* is the one asked for."""
+    """Raise the error that the server answered, if any; *model* is the one in the request."""
     if response.status < 400:
         return
     is_ours = response.content_type == "application/json"
@@ -281,7 +283,7 @@ async def _check(response: aiohttp.ClientResponse, model: str) -> None:
 
 def _not_found(model: str, text: str) -> ModelNotFoundError:
     error = ModelNotFoundError(model)
-    error.args = (text,)  # the routes word it differently
+    error.args = (text,)  # its text differs by route
     return error
 
 

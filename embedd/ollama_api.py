@@ -63,7 +63,7 @@ class TagsReply(Struct, frozen=True, kw_only=True):
 class RunningModel(Struct, frozen=True, kw_only=True):
     """A row of ``/api/ps``: *size* is RAM and VRAM, *size_vram* the part on the GPU, in bytes.
 
-    *state* is ``loading`` while the model is being loaded; *engine* computes it after that.
+    *state* is ``loading`` until the model is loaded; *engine* is sent after that.
     """
 
     name: str
@@ -93,9 +93,9 @@ class Tensor(Struct, frozen=True, kw_only=True):
 
 
 class ShowReply(Struct, frozen=True, kw_only=True):
-    """``POST /api/show``: *model_info* is the GGUF's metadata, arrays null unless asked for.
+    """``POST /api/show``: *model_info* is the GGUF's metadata, its arrays null unless *verbose*.
 
-    *engine* computes it, if the model is in memory.
+    *engine* is sent of a model in memory.
     """
 
     license: str | UnsetType = UNSET

@@ -1,4 +1,4 @@
-"""Every official client raises its own exception for what goes wrong."""
+"""Every official client raises its own exception for each error."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -138,7 +138,9 @@ def status_of(error: Any) -> int:
 
 
 @pytest.mark.parametrize(("client", "condition"), CASES)
-def test_the_right_exception(strict_url: str, client: str, condition: str) -> None:
+def test_the_exception_is_that_of_the_condition(
+    strict_url: str, client: str, condition: str
+) -> None:
     embed, known = CLIENTS[client]
     key, model, text, status = CONDITIONS[condition]
     if client == "huggingface_hub" and condition == "too long":
@@ -149,8 +151,8 @@ def test_the_right_exception(strict_url: str, client: str, condition: str) -> No
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_busy_server_is_told_as_such(strict_url: str, client: str) -> None:
-    """One of those who come at once loads the model; nobody may wait for it here."""
+def test_a_busy_server_raises_the_error_of_a_rate_limit(strict_url: str, client: str) -> None:
+    """The first of the simultaneous requests loads the model; no other may wait here."""
     embed, _ = CLIENTS[client]
 
     def ask(_: int) -> Exception | None:

@@ -1,4 +1,4 @@
-"""The server that these tests speak to."""
+"""The server that these tests call."""
 
 from tests.server.serving import open_server, served, tiny_store
 

@@ -1,4 +1,4 @@
-"""What the documents show works: every curl of the README, the dialect of CONTRIBUTING."""
+"""Examples of the documents work: every curl of the README, the dialect of CONTRIBUTING."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def test_the_readme_has_a_curl_of_every_dialect_that_embeds() -> None:
     assert "/api/embeddings" in shown
 
 
-async def test_the_dialect_of_contributing_speaks(
+async def test_the_dialect_of_contributing_answers(
     open_server: OpenServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dialect = run_example()["DIALECT"]

@@ -1,4 +1,4 @@
-"""Conversations that a dialect promises, one file each: requests and what they are answered.
+"""Golden conversations of every dialect, a file each: requests and their exact answers.
 
 An answer names every field of the JSON. In place of a value that differs from run to run
 stands what it must be: ``<positive>``, ``<whole float>``, ``<vector>``, ``<vector 3>``,

@@ -1,4 +1,4 @@
-"""The OpenAPI document: complete, true (Schemathesis asks what it allows), readable offline."""
+"""The OpenAPI document: complete, true (checked by Schemathesis), readable offline."""
 
 import asyncio
 import re
@@ -17,7 +17,7 @@ from embedd.server.app import DIALECTS
 from embedd.server.dialects.openai.embed import EmbedBody
 from tests.server.serving import Served
 
-# What reaches out or takes the models away is left alone.
+# Routes that use the network or remove models.
 LEFT_OUT = r"^/(docs|openapi|api/(pull|delete|create|copy))"
 CHECKS: list[CheckFunction] = [status_code_conformance, response_schema_conformance]
 EXAMPLES = 5  # for each operation
@@ -152,5 +152,5 @@ async def test_the_page_comes_from_this_server_alone(
 @pytest.mark.parametrize(
     "name", ["nothing.js", "..%2fapp.py", "swagger-ui.css.map", "../../app.py", ".js", "a/b.js"]
 )
-async def test_nothing_else_is_given_out(name: str, served: Served) -> None:
+async def test_no_other_file_is_served(name: str, served: Served) -> None:
     assert (await served.send("GET", f"/docs/{name}")).status == 404

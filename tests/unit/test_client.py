@@ -51,12 +51,14 @@ async def test_a_server_that_answers_is_up(client: Client, server: FakeServer) -
     assert server.asked == [("HEAD", "/", {})]
 
 
-async def test_a_server_that_refuses_is_up_all_the_same(client: Client, server: FakeServer) -> None:
+async def test_a_server_that_answers_with_an_error_is_up(
+    client: Client, server: FakeServer
+) -> None:
     server.refusals["/"] = web.Response(status=403)
     assert await client.is_up()
 
 
-async def test_nobody_there_is_not_up_and_says_what_to_do(nowhere: str) -> None:
+async def test_without_a_server_the_error_says_what_to_do(nowhere: str) -> None:
     async with Client(nowhere) as client:
         assert not await client.is_up()
         with pytest.raises(UnavailableError) as caught:
@@ -64,12 +66,12 @@ async def test_nobody_there_is_not_up_and_says_what_to_do(nowhere: str) -> None:
     assert str(caught.value) == NO_SERVER
 
 
-async def test_a_unix_socket_is_spoken_to(tmp_path: Path) -> None:
+async def test_a_unix_socket_is_an_address(tmp_path: Path) -> None:
     async with FakeServer().listening(tmp_path / "s") as server, Client(server.url) as client:
         assert await client.version() == "0.0.1"
 
 
-async def test_without_a_key_none_is_sent(client: Client, server: FakeServer) -> None:
+async def test_no_key_is_sent_unless_one_is_given(client: Client, server: FakeServer) -> None:
     await client.tags()
     assert server.keys == {"/api/tags": ""}
 
@@ -93,12 +95,12 @@ async def test_a_key_is_sent_and_another_where_models_are_managed(
         assert server.keys[path] == managed
 
 
-async def test_a_missing_unix_socket_is_nobody_there(tmp_path: Path) -> None:
+async def test_a_missing_unix_socket_is_a_missing_server(tmp_path: Path) -> None:
     async with Client(f"unix:{tmp_path / 's'}") as client:
         assert not await client.is_up()
 
 
-async def test_a_failed_handshake_is_not_mistaken_for_nobody(server: FakeServer) -> None:
+async def test_a_failed_handshake_is_not_a_missing_server(server: FakeServer) -> None:
     async with Client(server.url.replace("http:", "https:")) as client:
         with pytest.raises(ServiceError, match="no safe connection to https://"):
             await client.is_up()
@@ -217,7 +219,7 @@ async def test_a_full_server_says_when_to_come_back(
         (web.Response(status=403), "403 Forbidden"),
     ],
 )
-async def test_an_error_that_is_not_json_is_no_missing_model(
+async def test_a_404_that_is_not_json_is_not_a_missing_model(
     client: Client, server: FakeServer, response: web.Response, text: str
 ) -> None:
     server.refusals["/api/ps"] = response

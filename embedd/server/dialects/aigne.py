@@ -15,7 +15,7 @@ def to_reply(wanted: EmbedRequest, result: EmbedResult) -> Parts:
     """The list of vectors, with two keys of usage and no id."""
     tokens = sum(result.tokens)
     usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
-    reply = EmbedReply(model=wanted.model, usage=usage)
+    reply = EmbedReply(data=[], model=wanted.model, usage=usage)
     return insert_rows(reply, {"data": items(result, wanted.formats)})
 
 

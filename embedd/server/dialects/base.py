@@ -61,7 +61,7 @@ class Route:
     ``GET`` serves ``HEAD`` too. A part in braces at the end of the path may hold slashes.
 
     Args:
-        body: The struct that decodes the body; None is no body, `bytes` a file.
+        body: The struct that decodes the body; None is an empty body, `bytes` a file.
         reply: Type of the answer as JSON; None is an empty answer.
         media: Content type of the answer.
         query: Names of the parameters after the path.

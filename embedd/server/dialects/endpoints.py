@@ -1,4 +1,4 @@
-"""What endpoints of all dialects share: read the body, compute, say in headers what computed."""
+"""What all endpoints share: reading the body, computing, the headers of a computed answer."""
 
 import asyncio
 import time
@@ -130,7 +130,7 @@ async def choose_model(app: web.Application, capability: str) -> str:
     """The model of a request that names none: the default, or the only one with *capability*.
 
     Raises:
-        InvalidInputError: There is no such model, or more than one.
+        InvalidInputError: None has it, or several have.
     """
     policy = app[POLICY]
     default = policy.default_model

@@ -45,6 +45,7 @@ def to_reply(wanted: EmbedRequest, result: EmbedResult, *, id_: str, created: in
     reply = EmbedReply(
         id=id_,
         object="embedding",
+        data=[],
         model=wanted.model,
         created=float(created),
         usage=Usage(total_tokens=sum(result.tokens)),

@@ -129,7 +129,7 @@ def to_request_v2(body: RerankBody, policy: Policy) -> RerankRequest:
     """``/v2/rerank`` as a `RerankRequest`.
 
     Raises:
-        InvalidInputError: As `to_request`, or there is no model.
+        InvalidInputError: As `to_request`, or the model is missing.
     """
     require_model(body.model)
     if body.documents == []:

@@ -52,10 +52,10 @@ def _error_type(dialect: Dialect) -> Any:
 def _describe(candidates: Candidates, schemas: Schemas) -> Json:
     """The operation of a method and path."""
     routes = [route for _, route in candidates]
-    first = routes[-1]  # the one that answers whatever the others do not accept
+    owner, first = candidates[-1]  # it answers what the others do not accept
     summary = (first.endpoint.__doc__ or "").partition("\n")[0].rstrip(".").replace("``", "`")
     operation: Json = {
-        "tags": [*dict.fromkeys(dialect.name for dialect, _ in candidates)],
+        "tags": [*dict.fromkeys([owner.name, *(dialect.name for dialect, _ in candidates)])],
         "summary": summary,
         "parameters": [*_parameters(routes)],
         "responses": {**_replies(routes, schemas), **_refusals(candidates, schemas)},

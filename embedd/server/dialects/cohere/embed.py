@@ -43,7 +43,7 @@ class EmbedBodyV2(EmbedBody):
 
 
 class EmbedReply(Struct, frozen=True, kw_only=True):
-    """``POST /v1/embed`` and ``POST /v2/embed``: *embeddings* by type where types were named."""
+    """``POST /v1/embed`` and ``/v2/embed``: *embeddings* by type if the request names types."""
 
     id: str
     response_type: str

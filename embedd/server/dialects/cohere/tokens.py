@@ -26,7 +26,7 @@ def to_request(body: TokenizeBody, _: Policy) -> TokenizeRequest:
     """``/v1/tokenize`` as a `TokenizeRequest`.
 
     Raises:
-        EmptyInputError: There is no text.
+        EmptyInputError: The text is missing or empty.
     """
     if not body.text:
         raise EmptyInputError("text must not be empty", field="text")
@@ -46,7 +46,7 @@ def to_sequence(body: DetokenizeBody) -> ClientIds:
     """The token ids of ``/v1/detokenize``.
 
     Raises:
-        InvalidInputError: There are none, or they are not a list of token ids.
+        InvalidInputError: They are missing, or not a list of token ids.
     """
     if body.tokens is None:
         raise InvalidInputError("tokens must be provided", field="tokens")

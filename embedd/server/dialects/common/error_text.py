@@ -1,4 +1,4 @@
-"""What errors are called where no client compares the text: facts first, then the way out."""
+"""Texts of errors where no client compares them: what is wrong, then what to do."""
 
 from embedd.errors import (
     EmbeddError,
@@ -10,7 +10,7 @@ from embedd.errors import (
     WrongModelError,
 )
 
-INTERNAL = "internal error"  # what errors that nobody foresaw are called
+INTERNAL = "internal error"  # the text of unexpected errors
 OWN_IDS = (
     "Token arrays must hold the model's own ids; with langchain-openai set "
     "check_embedding_ctx_length=False to send text."
@@ -22,8 +22,8 @@ NO_IDS = (
 
 
 def phrase(error: EmbeddError, request_id: str) -> str:
-    """One sentence or two; of the server's own troubles only where the log has them."""
-    # The text of a store's error may name a folder.
+    """The text of *error*; an internal error has the request's id alone, to find it in the log."""
+    # A store's error may contain a path.
     if str(error) == INTERNAL or isinstance(error, StoreError):
         return f"{INTERNAL}: request id {request_id}"
     return _phrase(error)

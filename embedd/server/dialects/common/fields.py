@@ -1,4 +1,4 @@
-"""Fields that many dialects have: how to cut, how long, in which form."""
+"""Fields that several dialects have: model, truncation, dimensions, keep_alive, formats."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -14,10 +14,10 @@ BASE64: Final = "base64"
 
 
 def choose_word(field: str, value: str, words: Iterable[str]) -> str:
-    """*value* in lower case, if it is one of *words*.
+    """Return *value* in lower case, which is one of *words*.
 
     Raises:
-        InvalidInputError: It is none; the message has the value as sent.
+        InvalidInputError: It is not one of *words*; the message has the value as sent.
     """
     words = list(words)
     if value.lower() in words:
@@ -28,10 +28,10 @@ def choose_word(field: str, value: str, words: Iterable[str]) -> str:
 
 
 def require_model(model: str | None) -> str:
-    """The name of the model, not yet looked at.
+    """Return the name of the model, which may not be valid or exist.
 
     Raises:
-        InvalidInputError: There is none.
+        InvalidInputError: It is missing.
     """
     if not (model or "").strip():
         raise InvalidInputError("you must provide a model parameter", field="model")
@@ -39,10 +39,10 @@ def require_model(model: str | None) -> str:
 
 
 def parse_truncate(*, truncate: bool | str | None, truncation: bool | None = None) -> Truncate:
-    """Which end is cut; *truncation* is Voyage's name for a plain yes or no.
+    """Return the end that is cut; *truncation* is Voyage's name for a plain yes or no.
 
     Raises:
-        InvalidInputError: Unknown, or one says yes and the other no.
+        InvalidInputError: The value is unknown, or the fields conflict.
     """
     cut = None if truncation is None else (Truncate.END if truncation else Truncate.ERROR)
     if truncate is None:
@@ -57,7 +57,7 @@ def parse_truncate(*, truncate: bool | str | None, truncation: bool | None = Non
 
 
 def parse_dimensions(dimensions: int | None, output_dimension: int | None = None) -> int | None:
-    """One number under two names; whether the model has so many is seen later.
+    """Return the number that comes under either name; the model may have fewer.
 
     Raises:
         InvalidInputError: Both are given and differ.
@@ -68,10 +68,10 @@ def parse_dimensions(dimensions: int | None, output_dimension: int | None = None
 
 
 def parse_optional_keep_alive(value: object) -> float | None:
-    """Seconds; None keeps what the model has.
+    """Return seconds; None keeps the value that the model has.
 
     Raises:
-        InvalidInputError: No duration.
+        InvalidInputError: The value is not a duration.
     """
     return None if value is None else parse_keep_alive(value)
 
@@ -82,7 +82,7 @@ def parse_formats(
     output_dtype: str | None = None,
     embedding_type: str | Sequence[str] | None = None,
 ) -> tuple[VectorFormat, ...]:
-    """The forms of every vector: one, or several under their names in *embedding_type*.
+    """Return the formats of every vector: one, or one for each name in *embedding_type*.
 
     Raises:
         InvalidInputError: A value is unknown, or two fields name different types.
@@ -109,16 +109,16 @@ def parse_formats(
 
 
 def parse_type_names(field: str, names: Iterable[str]) -> list[str]:
-    """Names of types and ``base64``, in lower case and each once, in their order.
+    """Return names of types and ``base64`` in lower case and in order, without duplicates.
 
     Raises:
-        InvalidInputError: One is unknown.
+        InvalidInputError: A name is unknown.
     """
     return list(dict.fromkeys(choose_word(field, name, (*DTYPES, BASE64)) for name in names))
 
 
 def make_format(name: str, encoding: Encoding = Encoding.LIST) -> VectorFormat:
-    """What one of several names asks for; ``base64`` is the bytes of float."""
+    """Return the format of the type *name*; ``base64`` is the bytes of float."""
     if name == BASE64:
         return VectorFormat(key=name, dtype=DType.FLOAT, encoding=Encoding.BASE64)
     return VectorFormat(key=name, dtype=DTYPES[name], encoding=encoding)

@@ -147,7 +147,7 @@ def _to_id(value: object, index: int, position: int, place: str) -> int:
 
 def _invalid_id(value: str, index: int, position: int) -> InvalidTokenIdError:
     return InvalidTokenIdError(
-        f"{value} is no token id", index=index, position=position, value=value
+        f"{value} is not a token id", index=index, position=position, value=value
     )
 
 

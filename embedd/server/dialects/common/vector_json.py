@@ -1,4 +1,4 @@
-"""Vectors as JSON in the forms that were requested: lists of numbers, or base64 of the bytes."""
+"""Vectors as JSON in the requested formats: lists of numbers, or base64 of the bytes."""
 
 from binascii import b2a_base64
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ _EMBEDDING: Final = {
     "anyOf": [
         {"type": "array", "items": {"type": "number"}},
         {"type": "string"},  # base64
-        {"type": "object"},  # several forms by their names
+        {"type": "object"},  # several formats by their names
     ]
 }
 _ITEM: Final = {
@@ -45,15 +45,15 @@ def insert_rows(reply: msgspec.Struct, rows: Mapping[str, Rows | bytes]) -> Part
 
 
 def choose_numbers(result: EmbedResult, dtype: DType) -> Vectors | Quantized:
-    """The result's vectors as *dtype*, one row per input."""
+    """The vectors as *dtype*, a row for each input."""
     return result.vectors if dtype is DType.FLOAT else result.quantized[dtype]
 
 
-def column(result: EmbedResult, form: VectorFormat) -> Rows:
-    """All vectors in the form *form*."""
-    numbers = choose_numbers(result, form.dtype)
+def column(result: EmbedResult, format_: VectorFormat) -> Rows:
+    """All vectors in one format."""
+    numbers = choose_numbers(result, format_.dtype)
     return Rows(
-        len(numbers), lambda start, stop: b",".join(to_texts(numbers[start:stop], form.encoding))
+        len(numbers), lambda start, stop: b",".join(to_texts(numbers[start:stop], format_.encoding))
     )
 
 
@@ -68,15 +68,15 @@ def to_texts(numbers: Vectors | Quantized, encoding: Encoding) -> list[bytes]:
 
 
 def items(result: EmbedResult, formats: Sequence[VectorFormat]) -> Rows:
-    """OpenAI's items: each with its vector, or with an object of several forms of it."""
-    columns = [(form, choose_numbers(result, form.dtype)) for form in formats]
+    """OpenAI's items: each with its vector, or with an object of the vector in several formats."""
+    columns = [(format_, choose_numbers(result, format_.dtype)) for format_ in formats]
 
     def render(start: int, stop: int) -> bytes:
-        texts = [to_texts(numbers[start:stop], form.encoding) for form, numbers in columns]
+        texts = [to_texts(numbers[start:stop], format_.encoding) for format_, numbers in columns]
         if len(columns) == 1:
             values = texts[0]
         else:
-            keys = [b'"%b":' % form.key.encode() for form, _ in columns]
+            keys = [b'"%b":' % format_.key.encode() for format_, _ in columns]
             values = [
                 b"{%b}" % b",".join(key + text for key, text in zip(keys, row, strict=True))
                 for row in zip(*texts, strict=True)

@@ -1,4 +1,4 @@
-"""The field ``content`` of llama.cpp's server: texts, ids, both in one sequence."""
+"""The field ``content`` of llama.cpp's server: texts, token ids, or both in one sequence."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -13,29 +13,29 @@ FIELD = "content"
 
 
 def parse_content(value: object, policy: Policy) -> Sequence[Input]:
-    """All inputs: texts and ids side by side are one, lists are one each.
+    """Return the inputs: a list with a number in it is one input, any other list one for each.
 
     Raises:
-        EmptyInputError: There are none, or one has nothing in it.
+        EmptyInputError: There are no inputs, or one is an empty list.
         InvalidTokenIdError: Token ids that no model has, or that the policy refuses.
-        InvalidInputError: Something else, or too many.
+        InvalidInputError: An input is of another kind, or there are too many.
     """
     several = isinstance(value, list) and not any(_is_number(one) for one in value)
     values = value if isinstance(value, list) and several else [value]
     if not values:
         raise EmptyInputError("no content", field=FIELD)
-    # Counted before it is known what they are: a million of anything is too many.
+    # Counted before they are parsed, which takes time.
     check_inputs([""] * len(values), policy, FIELD)
     return [parse_one(one, policy, index) for index, one in enumerate(values)]
 
 
 def parse_one(value: object, policy: Policy, index: int = 0) -> Input:
-    """One input: a text, ``{"prompt_string": text}``, ids, or a mix of texts and ids.
+    """Return an input: a text, ``{"prompt_string": text}``, ids, or a mix of texts and ids.
 
     Raises:
-        EmptyInputError: An empty list.
+        EmptyInputError: The input is an empty list.
         InvalidTokenIdError: As `parse_content`.
-        InvalidInputError: Something else.
+        InvalidInputError: The input is of another kind.
     """
     match value:
         case str():

@@ -36,7 +36,7 @@ def to_creation(body: CreateBody, library: Library) -> "functools.partial[None]"
     """The call that creates the model of *body*; it takes a report and a stop.
 
     Raises:
-        InvalidInputError: A field is not supported, or there is no source.
+        InvalidInputError: A field is not supported, or the source is missing.
         InvalidModelNameError: The model's name is invalid.
     """
     name = name_in(body)

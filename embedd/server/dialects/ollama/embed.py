@@ -26,7 +26,7 @@ def to_request(body: EmbedBody, *, store: bool = True) -> EmbedRequest:
 
     Raises:
         InvalidInputError: A field is wrong.
-        ModelNotFoundError: There is no model's name.
+        ModelNotFoundError: The model's name is missing.
     """
     keep_alive = parse_optional_keep_alive(body.keep_alive)
     model = require_model(body.model)

@@ -9,7 +9,7 @@ def require_model(model: str | None) -> str:
     """The model's name, where one that is missing is answered as a model that does not exist.
 
     Raises:
-        ModelNotFoundError: There is no name.
+        ModelNotFoundError: The name is missing.
         InvalidModelNameError: It is not a valid name.
     """
     name = model or ""

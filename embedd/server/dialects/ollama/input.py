@@ -1,4 +1,4 @@
-"""The field ``input`` of Ollama's shape: one text, texts, one id sequence, id sequences."""
+"""The field ``input`` of Ollama: a text, texts, a sequence of token ids, or sequences."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ _id_lists = msgspec.json.Decoder(list[list[int]])
 
 
 def parse_inputs(raw: bytes) -> Sequence[str | ClientIds]:
-    """The inputs in JSON text *raw*, the empty text and the empty list being none.
+    """Return the inputs in the JSON text *raw*; none for an empty text or list.
 
     Raises:
         InvalidInputError: ``invalid input type``.
@@ -28,8 +28,7 @@ def parse_inputs(raw: bytes) -> Sequence[str | ClientIds]:
 
 
 def _parse_strictly(raw: bytes) -> Sequence[str | ClientIds]:
-    # The first two characters decide which of the typed decoders it is: a union of list
-    # types they do not have.
+    # The first two characters choose the decoder: msgspec has no union of list types.
     start = raw.lstrip()
     if start[:1] == b'"':
         return _to_inputs(_text.decode(raw))
@@ -47,7 +46,7 @@ def _parse_strictly(raw: bytes) -> Sequence[str | ClientIds]:
 
 
 def _to_inputs(value: object) -> Sequence[str | ClientIds]:
-    """What the typed decoders refuse and clients send: ids as floats without fraction."""
+    """The inputs that the typed decoders reject: ids may be floats without a fraction."""
     if isinstance(value, str):
         return [value] if value else []
     if not isinstance(value, list):

@@ -41,7 +41,7 @@ class EmbedBody(openai_input.EmbedBody):
 
 
 class Usage(Struct, frozen=True, kw_only=True):
-    """Tokens of a request; a service's clients read one, two or five of these keys."""
+    """Tokens of a request; services send one, two or five of these keys."""
 
     prompt_tokens: int | UnsetType = UNSET
     completion_tokens: int | UnsetType = UNSET
@@ -51,11 +51,11 @@ class Usage(Struct, frozen=True, kw_only=True):
 
 
 class EmbedReply(Struct, frozen=True, kw_only=True):
-    """``POST /v1/embeddings``, and AIGNE Hub's and Nugen's routes with some keys less or more."""
+    """``POST /v1/embeddings``; AIGNE Hub's answer has no *id*, Nugen's has *created*."""
 
     id: str | UnsetType = UNSET
     object: str = "list"
-    data: Items = []
+    data: Items
     model: str
     created: float | UnsetType = UNSET
     usage: Usage
@@ -100,7 +100,7 @@ def to_reply(wanted: EmbedRequest, result: EmbedResult, *, id_: str) -> Parts:
         completion_tokens_details=None,
         prompt_tokens_details=None,
     )
-    reply = EmbedReply(id=id_, model=wanted.model, usage=usage)
+    reply = EmbedReply(id=id_, data=[], model=wanted.model, usage=usage)
     return insert_rows(reply, {"data": items(result, wanted.formats)})
 
 

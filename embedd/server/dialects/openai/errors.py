@@ -31,7 +31,7 @@ class ErrorReply(Struct, frozen=True, kw_only=True):
 
 
 class Kind(NamedTuple):
-    """How clients tell errors apart."""
+    """The words by which clients distinguish errors."""
 
     type: str
     code: str | None

@@ -1,4 +1,4 @@
-"""Where in a text its tokens stand, in bytes of UTF-8."""
+"""Places of tokens in their text, in bytes of UTF-8."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from embedd.types import TokenPiece
 
 
 class Span(NamedTuple):
-    """From the first byte to the one after the last."""
+    """A part of a text: its first byte, and the one after its last."""
 
     start: int
     stop: int
 
 
 def align(text: str, pieces: Sequence[TokenPiece]) -> list[Span | None]:
-    """The span of each piece; None for special tokens and where it cannot be told.
+    """The span of each piece; None for special tokens, and for pieces that are not found.
 
     Tokenizers that keep every byte are followed exactly; of those that lower letters or
     strip accents each piece is looked for where the one before ended.

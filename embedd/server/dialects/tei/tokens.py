@@ -61,11 +61,11 @@ def to_reply(text: str, tokens: Tokenized) -> list[dict[str, object]]:
     reply: list[dict[str, object]] = []
     spans = align(text, tokens.pieces)
     for id_, piece, span in zip(tokens.ids.tolist(), tokens.pieces, spans, strict=True):
-        spelled = piece.text.strip() if span is None else data[span.start : span.stop]
+        token_text = piece.text.strip() if span is None else data[span.start : span.stop]
         reply.append(
             {
                 "id": id_,
-                "text": spelled.decode("utf-8", "replace"),
+                "text": token_text.decode("utf-8", "replace"),
                 "special": piece.is_special,
                 "start": span and span.start,
                 "stop": span and span.stop,

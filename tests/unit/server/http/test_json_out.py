@@ -3,13 +3,10 @@
 import json
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedd.server.dialects.endpoints import LONGEST_INDEX_LIST, computed_headers
 from embedd.server.http.json_out import dump, dump_rows
-from embedd.types import EmbedResult, ServedBy, Timings, Truncated
 
 
 @given(st.text(st.characters(codec="utf-8")))
@@ -29,44 +26,3 @@ def test_numbers_parse_back_to_the_same_float32(numbers: list[float]) -> None:
 def test_numbers_have_as_few_digits_as_possible() -> None:
     row = np.array([[0.010071031, -0.0017594862, 1, 1e-9]], np.float32)
     assert dump_rows(row) == b"[0.010071031,-0.0017594862,1.0,1e-9]"
-
-
-def make_result(cut: int, *, load: float = 0.0) -> EmbedResult:
-    return EmbedResult(
-        vectors=np.ones((1, 2), np.float32),
-        tokens=[3],
-        truncated=[Truncated(index=index, tokens=9, kept=3) for index in range(cut)],
-        timings=Timings(load=load, tokenize=0.0003, queue=0.0012, compute=0.00894, total=0.0106),
-        served_by=ServedBy(digest="sha256:" + "ab" * 32, engine="llama", backend="llama"),
-    )
-
-
-def test_headers_of_a_computed_answer_have_model_and_timings() -> None:
-    assert computed_headers(make_result(2)) == {
-        "Server-Timing": "tokenize;dur=0.300, queue;dur=1.200, compute;dur=8.940, total;dur=10.600",
-        "X-Embedd-Model": "abababababab;engine=llama;backend=llama;tokenizer=llama",
-        "X-Embedd-Truncated": "0,1",
-    }
-
-
-def test_only_an_answer_that_waited_for_the_load_has_its_time() -> None:
-    timing = computed_headers(make_result(0, load=1.5))["Server-Timing"]
-    assert timing.startswith("load;dur=1500.000, tokenize;")
-
-
-def test_an_answer_without_computation_has_no_such_headers() -> None:
-    nothing = EmbedResult(vectors=np.empty((0, 0), np.float32), tokens=[], timings=Timings())
-    assert computed_headers(nothing) == {}
-
-
-@pytest.mark.parametrize("cut", [256, 277, 278, 279, 280, 5000])
-def test_a_long_list_of_indices_ends_after_a_complete_number(cut: int) -> None:
-    header = computed_headers(make_result(cut))["X-Embedd-Truncated"]
-    whole = ",".join(map(str, range(cut)))
-    assert len(header) <= LONGEST_INDEX_LIST
-    if len(whole) <= LONGEST_INDEX_LIST:
-        assert header == whole
-    else:
-        assert header.endswith(",...")
-        assert whole.startswith(header.removesuffix("..."))
-        assert len(header) > LONGEST_INDEX_LIST - len("5000,")

@@ -1,4 +1,4 @@
-"""Where tokens stand in a text, in bytes: exactly where bytes are kept, else by looking."""
+"""Places of tokens in a text: exact for tokenizers that keep all bytes, else found by search."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def pieces(*texts: str | bytes) -> list[TokenPiece]:
         ("İx", pieces(" i", "x"), [(0, 2), (2, 3)]),
     ],
 )  # fmt: skip
-def test_a_token_stands_where_its_letters_are(
+def test_the_place_of_a_token_is_that_of_its_letters(
     text: str, tokens: list[TokenPiece], spans: list[tuple[int, int] | None]
 ) -> None:
     assert align(text, tokens) == spans

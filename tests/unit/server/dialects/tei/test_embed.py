@@ -1,4 +1,4 @@
-"""TEI's headers say what computed, and how much."""
+"""Headers of TEI's answers."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the dialects promise beyond single answers: large ones, prompts, policies, defaults."""
+"""What the dialects of OpenAI, Cohere and Nugen promise beyond single answers."""
 
 import base64
 import json
@@ -164,7 +164,7 @@ async def test_a_length_that_the_model_was_made_for_needs_no_warning(
         assert ("X-Embedd-Warning" in reply.headers) is warns, size
 
 
-async def test_a_rule_of_the_operator_refuses_token_arrays(open_server: OpenServer) -> None:
+async def test_a_setting_refuses_token_arrays(open_server: OpenServer) -> None:
     served: Served = await open_server(policy=Policy(token_ids=False))
     for inputs in ([1, 2], [[1], [2]], ["a", [1]]):
         reply = await served.post(OPENAI, {"model": "tiny", "input": inputs})
@@ -174,10 +174,10 @@ async def test_a_rule_of_the_operator_refuses_token_arrays(open_server: OpenServ
             "With langchain-openai set check_embedding_ctx_length=False."
         )
     assert (await served.post(OPENAI, {"model": "tiny", "input": "a"})).status == 200
-    assert (await served.embed(input=[1, 2])).status == 200, "Ollama's routes are not bound"
+    assert (await served.embed(input=[1, 2])).status == 200, "Ollama's routes are not bound by it"
 
 
-async def test_more_inputs_than_the_operator_allows_are_refused(open_server: OpenServer) -> None:
+async def test_more_inputs_than_the_setting_allows_are_refused(open_server: OpenServer) -> None:
     served: Served = await open_server(policy=Policy(max_inputs=3))
     message = "too many inputs: 4, the limit is 3"
     for path in (OPENAI, NUGEN, "/api/embeddings"):
@@ -190,7 +190,7 @@ async def test_more_inputs_than_the_operator_allows_are_refused(open_server: Ope
     assert one.status == 200, "a token array is one input"
 
 
-async def test_without_a_name_the_default_model_is_meant(
+async def test_a_request_without_a_model_gets_the_default_model(
     open_server: OpenServer, tiny_store: Path
 ) -> None:
     served: Served = await open_server(policy=Policy(default_model="other"))
@@ -233,7 +233,7 @@ async def test_an_empty_store_lists_nothing(open_server: OpenServer) -> None:
     assert reply == {"object": "list", "data": [], "models": []}
 
 
-async def test_a_model_of_somebody_is_theirs_and_a_broken_one_is_listed(
+async def test_a_model_is_owned_by_its_namespace_and_a_broken_one_is_listed(
     served: Served, tiny_store: Path
 ) -> None:
     store_model(served.store, "org/m:tag", tiny_store.parent / "tiny.gguf")
@@ -253,10 +253,10 @@ async def test_whole_seconds_have_a_decimal_point_in_nugens_answer(served: Serve
     assert created.removesuffix(".0").isdecimal()
 
 
-async def test_every_answer_has_a_name_of_its_own(served: Served) -> None:
+async def test_every_answer_has_its_own_request_id(served: Served) -> None:
     paths = [("GET", "/"), ("GET", "/nope"), ("GET", "/v1/nope"), ("POST", OPENAI)]
     names = [(await served.send(*path)).headers["X-Request-Id"] for path in paths]
     assert len({*names}) == len(names)
-    kept_out = await served.send("GET", "/", headers={"Host": "evil.example"})
-    assert kept_out.status == 403
-    assert kept_out.headers["X-Request-Id"]
+    rejected = await served.send("GET", "/", headers={"Host": "evil.example"})
+    assert rejected.status == 403
+    assert rejected.headers["X-Request-Id"]

@@ -1,4 +1,4 @@
-"""What TEI's, llama.cpp's and rerank's shapes promise beyond single answers."""
+"""What the dialects of TEI, llama.cpp and rerank promise beyond single answers."""
 
 import asyncio
 from pathlib import Path
@@ -88,7 +88,7 @@ async def test_cosines_are_of_the_first_with_the_others(served: Served) -> None:
     assert (await served.post("/similarity", strict)).status == 422
 
 
-async def test_an_operator_who_refuses_token_arrays_refuses_them_here_too(
+async def test_the_setting_that_refuses_token_arrays_holds_here_too(
     open_server: OpenServer,
 ) -> None:
     served: Served = await open_server(policy=Policy(token_ids=False))
@@ -153,7 +153,7 @@ async def test_fields_of_a_document_become_lines_of_text(served: Served) -> None
     assert all(one["document"] in (*objects, {"text": "y"}) for one in reply["results"])
 
 
-async def test_what_was_cut_is_told_by_document(served: Served) -> None:
+async def test_documents_that_were_cut_are_listed(served: Served) -> None:
     for fields in ({"documents": ["a", LONG]}, {"documents": ["a", "abc"],
                                                 "max_tokens_per_doc": 2}):  # fmt: skip
         body = {"model": "ranker", "query": "a", **fields}
@@ -171,7 +171,7 @@ async def test_a_reranker_that_does_not_load_in_time_is_named(served: Served) ->
     assert (reply.status, reply.json["detail"]) == (503, 'model "ranker" is still loading')
 
 
-async def test_tokens_need_no_weights_unless_they_are_there(served: Served) -> None:
+async def test_tokenizing_does_not_load_weights(served: Served) -> None:
     await served.post("/tokenize", {"model": "tiny", "content": "a"})
     await served.post("/decode", {"model": "tiny", "ids": [65]})
     assert (served.loads.names, len(served.loads.vocabularies)) == ([], 2)
@@ -182,7 +182,7 @@ async def test_tokens_need_no_weights_unless_they_are_there(served: Served) -> N
     assert served.loads.vocabularies[-1] == "talker:latest", "a language model has tokens too"
 
 
-async def test_a_model_that_cannot_be_restarted_is_bad_for_the_health(
+async def test_the_server_is_unhealthy_with_a_model_that_cannot_be_restarted(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert (await served.send("GET", "/health")).json == {"status": "ok"}
@@ -205,9 +205,7 @@ async def test_a_model_that_cannot_be_restarted_is_bad_for_the_health(
     assert reply.json["error"]["message"] == "server is shutting down"
 
 
-async def test_what_a_model_is_made_of_is_told_without_loading_it(
-    served: Served, tiny_store: Path
-) -> None:
+async def test_a_model_is_described_without_being_loaded(served: Served, tiny_store: Path) -> None:
     store_model(served.store, "cls", tiny_store.parent / "tiny.gguf", {"pooling": "last"})
     info = (await served.send("GET", "/info?model=cls")).json
     assert info["model_type"] == {"embedding": {"pooling": "last_token"}}

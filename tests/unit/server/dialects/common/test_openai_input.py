@@ -1,4 +1,4 @@
-"""Bodies and inputs of the dialects that answer like OpenAI: any JSON is one or is refused."""
+"""Bodies and inputs with OpenAI's ``input``: any JSON is valid or refused."""
 
 import json
 
@@ -63,7 +63,7 @@ def test_a_text_is_an_input_even_if_it_is_empty(text: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, []])
-def test_nothing_is_no_input(value: object) -> None:
+def test_null_and_the_empty_list_have_no_inputs(value: object) -> None:
     with pytest.raises(EmptyInputError, match=r"^invalid input$"):
         parse(value)
 
@@ -78,7 +78,7 @@ def test_nothing_is_no_input(value: object) -> None:
         ([-(2**63) - 1], 0, 0, str(-(2**63) - 1)),
     ],
 )
-def test_an_id_that_no_model_has_is_told_by_its_place(
+def test_an_id_that_no_model_has_is_named_by_its_index_and_position(
     value: object, index: int, position: int, text: str
 ) -> None:
     with pytest.raises(InvalidTokenIdError) as caught:
@@ -131,12 +131,12 @@ def test_the_fields_of_a_body_are_those_that_are_not_null(
 
 
 @pytest.mark.parametrize("data", [b"[1]", b"null", b'"input"', b"5"])
-def test_what_is_no_object_has_no_fields(data: bytes) -> None:
+def test_json_that_is_not_an_object_has_no_fields(data: bytes) -> None:
     assert raw_fields(data) == {}
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b'{"a":NaN}', b"[" * 5000])
-def test_what_is_no_json_is_malformed(data: bytes) -> None:
+def test_a_body_that_is_not_json_is_malformed(data: bytes) -> None:
     with pytest.raises(MalformedBodyError):
         raw_fields(data)
 

@@ -1,4 +1,4 @@
-"""What goes wrong, in every dialect: status, shape, and what else a client should know."""
+"""Errors in every dialect: status, shape of the body, and headers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ LONG = "a" * 70
 
 
 @dataclass(frozen=True, kw_only=True)
-class Speaker:
-    """How a dialect asks for one text, and how it tells an error."""
+class Endpoint:
+    """An endpoint that embeds one text, and the family of its errors."""
 
     path: str
     field: str
@@ -53,27 +53,27 @@ class Speaker:
         return None, None
 
 
-SPEAKERS = {
-    "openai": Speaker(path="/v1/embeddings", field="input", family="openai"),
-    "openai short": Speaker(path="/embeddings", field="input", family="openai"),
-    "aigne": Speaker(path="/api/embeddings", field="input", family="openai"),
-    "nugen": Speaker(path="/api/v3/inference/embeddings", field="input", family="openai"),
-    "cohere 1": Speaker(path="/v1/embed", field="texts", family="cohere"),
-    "cohere 2": Speaker(path="/v2/embed", field="texts", family="cohere"),
-    "tei": Speaker(path="/embed", field="inputs", family="tei"),
-    "tei root": Speaker(path="/", field="inputs", family="tei"),
-    "llama.cpp": Speaker(path="/embedding", field="content", family="llamacpp"),
-    "llama.cpp shared": Speaker(path="/embeddings", field="content", family="llamacpp"),
+ENDPOINTS = {
+    "openai": Endpoint(path="/v1/embeddings", field="input", family="openai"),
+    "openai short": Endpoint(path="/embeddings", field="input", family="openai"),
+    "aigne": Endpoint(path="/api/embeddings", field="input", family="openai"),
+    "nugen": Endpoint(path="/api/v3/inference/embeddings", field="input", family="openai"),
+    "cohere 1": Endpoint(path="/v1/embed", field="texts", family="cohere"),
+    "cohere 2": Endpoint(path="/v2/embed", field="texts", family="cohere"),
+    "tei": Endpoint(path="/embed", field="inputs", family="tei"),
+    "tei root": Endpoint(path="/", field="inputs", family="tei"),
+    "llama.cpp": Endpoint(path="/embedding", field="content", family="llamacpp"),
+    "llama.cpp shared": Endpoint(path="/embeddings", field="content", family="llamacpp"),
 }
 
-Told = tuple[int, str | None, str | None]
+Expected = tuple[int, str | None, str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """A way to go wrong: by the request, or by what a load raises."""
+    """An error: caused by the request, or raised by the load of the model."""
 
-    openai: Told
+    openai: Expected
     cohere: int
     tei: tuple[int, str]
     llamacpp: tuple[int, str]
@@ -81,12 +81,12 @@ class Condition:
     text: str = "a"
     load_error: Callable[[], Exception] | None = None
 
-    def told(self, speaker: Speaker) -> Told:
-        if speaker.family == "cohere":
+    def expected(self, endpoint: Endpoint) -> Expected:
+        if endpoint.family == "cohere":
             return (self.cohere, None, None)
-        if speaker.family == "openai":
+        if endpoint.family == "openai":
             return self.openai
-        return (*(self.tei if speaker.family == "tei" else self.llamacpp), None)
+        return (*(self.tei if endpoint.family == "tei" else self.llamacpp), None)
 
 
 INVALID = "invalid_request_error"
@@ -98,7 +98,7 @@ CONDITIONS = {
         tei=(404, "Validation"),
         llamacpp=(404, "not_found_error"),
     ),
-    "no model name": Condition(
+    "an invalid model name": Condition(
         model="a b",
         openai=(404, "not_found_error", "model_not_found"),
         cohere=404,
@@ -126,7 +126,7 @@ CONDITIONS = {
         tei=(422, "Validation"),
         llamacpp=(400, "exceed_context_size_error"),
     ),
-    "a vector that is none": Condition(
+    "a vector that is not finite": Condition(
         text=NOT_A_NUMBER,
         openai=(500, "api_error", None),
         cohere=500,
@@ -185,25 +185,25 @@ CONDITIONS = {
 }
 
 
-@pytest.mark.parametrize("speaker", SPEAKERS.values(), ids=SPEAKERS)
+@pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=ENDPOINTS)
 @pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
-async def test_what_went_wrong_has_the_dialects_status_and_shape(
-    condition: Condition, speaker: Speaker, served: Served
+async def test_an_error_has_the_status_and_shape_of_its_dialect(
+    condition: Condition, endpoint: Endpoint, served: Served
 ) -> None:
     served.loads.error = condition.load_error() if condition.load_error else None
-    reply = await served.post(speaker.path, speaker.body(condition.model, condition.text))
-    assert (reply.status, *speaker.shape(reply)) == condition.told(speaker)
+    reply = await served.post(endpoint.path, endpoint.body(condition.model, condition.text))
+    assert (reply.status, *endpoint.shape(reply)) == condition.expected(endpoint)
     assert "secret" not in reply.body.decode()
     assert reply.headers["X-Request-Id"]
     assert ("Retry-After" in reply.headers) == (reply.status in (429, 503))
     assert reply.headers.get("WWW-Authenticate") == ("Bearer" if reply.status == 401 else None)
     one_input = condition.text == NOT_A_NUMBER
-    told_never = (one_input and reply.status == 500) or reply.status == 501
-    assert reply.headers.get("x-should-retry") == ("false" if told_never else None)
+    is_final = (one_input and reply.status == 500) or reply.status == 501
+    assert reply.headers.get("x-should-retry") == ("false" if is_final else None)
 
 
-@pytest.mark.parametrize("speaker", SPEAKERS.values(), ids=SPEAKERS)
-async def test_the_message_tells_what_to_wait_for(speaker: Speaker, served: Served) -> None:
+@pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=ENDPOINTS)
+async def test_the_message_says_what_to_wait_for(endpoint: Endpoint, served: Served) -> None:
     messages = {
         errors.OverloadedError("x", retry_after=7): "server busy, please try again",
         errors.LoadTimeoutError("x"): 'model "tiny" is still loading',
@@ -215,11 +215,11 @@ async def test_the_message_tells_what_to_wait_for(speaker: Speaker, served: Serv
         served.loads.error = error
         reply = await served.send(
             "POST",
-            speaker.path,
-            json=speaker.body("tiny", "a"),
+            endpoint.path,
+            json=endpoint.body("tiny", "a"),
             headers={"X-Request-Id": "mine"},
         )
-        in_teis_words = speaker.family == "tei" and reply.status == 429
+        in_teis_words = endpoint.family == "tei" and reply.status == 429
         wanted = "Model is overloaded" if in_teis_words else message
         assert message_of(reply.json) == wanted
         retry = {429: "7", 503: "1"}.get(reply.status)
@@ -234,31 +234,31 @@ def message_of(body: Any) -> str:
     return message
 
 
-@pytest.mark.parametrize("speaker", SPEAKERS.values(), ids=SPEAKERS)
-async def test_a_body_that_is_too_large_is_told_before_it_is_read(
-    speaker: Speaker, open_server: OpenServer
+@pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=ENDPOINTS)
+async def test_a_body_that_is_too_large_is_refused_before_it_is_read(
+    endpoint: Endpoint, open_server: OpenServer
 ) -> None:
     served: Served = await open_server(bodies=BodyLimits(max_body=200, max_in_flight=10_000))
-    reply = await served.post(speaker.path, speaker.body("tiny", "a" * 200))
+    reply = await served.post(endpoint.path, endpoint.body("tiny", "a" * 200))
     assert reply.status == 413
     limit = "request body too large: the limit is 200 bytes (EMBEDD_MAX_BODY)"
-    if speaker.path == "/api/embeddings":  # who would answer is not known yet
+    if endpoint.path == "/api/embeddings":  # which dialect it is for is not known yet
         assert reply.json["error"] == limit
         return
-    if speaker.path == "/embeddings":
+    if endpoint.path == "/embeddings":
         assert reply.json["detail"] == limit
         return
     assert message_of(reply.json) == limit
-    if speaker.family == "openai":
-        assert speaker.shape(reply) == (INVALID, "request_too_large")
+    if endpoint.family == "openai":
+        assert endpoint.shape(reply) == (INVALID, "request_too_large")
     assert await served.loaded() == []
-    assert (await served.post(speaker.path, speaker.body("tiny", "a"))).status == 200
+    assert (await served.post(endpoint.path, endpoint.body("tiny", "a"))).status == 200
 
 
-@pytest.mark.parametrize("speaker", SPEAKERS.values(), ids=SPEAKERS)
+@pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=ENDPOINTS)
 async def test_bad_input_is_refused_before_the_model_is_loaded(
-    speaker: Speaker, served: Served
+    endpoint: Endpoint, served: Served
 ) -> None:
-    reply = await served.post(speaker.path, {"model": "tiny", speaker.field: [None]})
-    assert reply.status == (422 if speaker.family == "tei" else 400)
+    reply = await served.post(endpoint.path, {"model": "tiny", endpoint.field: [None]})
+    assert reply.status == (422 if endpoint.family == "tei" else 400)
     assert served.loads.names == []

@@ -1,4 +1,4 @@
-"""The field ``input``: any JSON is a list of inputs or ``invalid input type``."""
+"""Ollama's field ``input``: any JSON is a list of inputs or ``invalid input type``."""
 
 import json
 
@@ -53,12 +53,12 @@ def to_arrays(value: object) -> list[np.ndarray[tuple[int, ...], np.dtype[np.int
 
 
 @pytest.mark.parametrize("raw", [b'""', b"[]", b" [ ]"])
-def test_the_empty_text_and_the_empty_list_are_no_inputs(raw: bytes) -> None:
+def test_the_empty_text_and_the_empty_list_have_no_inputs(raw: bytes) -> None:
     assert parse_inputs(raw) == []
 
 
 @pytest.mark.parametrize("raw", [b"[1e999]", b"[" + b"9" * 5000 + b"]"])
-def test_ids_that_nobody_can_hold_are_refused(raw: bytes) -> None:
+def test_ids_beyond_64_bits_are_refused(raw: bytes) -> None:
     with pytest.raises(InvalidInputError):
         parse_inputs(raw)
 
