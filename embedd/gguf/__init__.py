@@ -1,1 +1,1 @@
-"""Reading GGUF files: bounded, streaming, without the weights."""
+"""Reads GGUF files: header and arrays, bounded and without the weights."""

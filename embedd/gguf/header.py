@@ -1,40 +1,24 @@
-"""Facts of a GGUF from its first bytes: streaming, bounded, skips arrays.
+"""The header of a GGUF: its facts from the first bytes, without the elements of arrays.
 
-The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A file is not trusted:
-every count and length is checked against a limit before anything is read or kept.
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 import math
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, TypeAlias
+from typing import BinaryIO, Final
 
 from embedd.errors import ModelLoadError
-from embedd.gguf.types import FILE_TYPES, TENSOR_TYPES
+from embedd.gguf.reader import MAX_KEY_BYTES, Reader, Scalar, check_limit, value_type
+from embedd.gguf.types import ARRAY, FILE_TYPES, STRING, TENSOR_TYPES
 from embedd.types import Pooling
 
-Scalar: TypeAlias = str | int | float | bool
-
-MAX_HEADER_BYTES: Final = 128 << 20  # a vocabulary of 260,000 with merges takes 16 MB
-MAX_STRING_BYTES: Final = 4 << 20  # chat templates and licence texts
-MAX_KEY_BYTES: Final = 65_535  # the format's own limit
 MAX_ENTRIES: Final = 65_536  # keys, and tensors
 MAX_TENSOR_NAME_BYTES: Final = 64  # the format's own limit
 MAX_DIMENSIONS: Final = 4  # GGML_MAX_DIMS
 MAX_ELEMENTS: Final = (1 << 63) - 1  # ggml counts in int64
-MAX_ARRAY_LENGTH: Final = 1 << 24
-
-_CHUNK: Final = 1 << 20
-_U64: Final = struct.Struct("<Q")
-_STRING, _ARRAY = 8, 9
 # fmt: off
-_VALUES: Final[Mapping[int, tuple[str, str]]] = {
-    0: ("uint8", "<B"), 1: ("int8", "<b"), 2: ("uint16", "<H"), 3: ("int16", "<h"),
-    4: ("uint32", "<I"), 5: ("int32", "<i"), 6: ("float32", "<f"), 7: ("bool", "<?"),
-    10: ("uint64", "<Q"), 11: ("int64", "<q"), 12: ("float64", "<d"),
-}
 ENCODERS: Final = frozenset({
     "bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "modern-bert",
     "neo-bert", "nomic-bert", "nomic-bert-moe", "t5encoder",
@@ -45,17 +29,17 @@ POOLINGS: Final = dict(enumerate((Pooling.MEAN, Pooling.CLS, Pooling.LAST, Pooli
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorFacts:
-    """A tensor's name, shape as in the file (row length first), type (``F16`` …), data's place."""
+    """A tensor: shape as in the file (row length first), type (``F16`` …), place of its data."""
 
     name: str
     shape: tuple[int, ...]
     type: str
-    offset: int = 0  # bytes from where the data of all tensors begin
+    offset: int = 0  # in bytes from `GgufFacts.data_start`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufFacts:
-    """What the header of a GGUF says. Only JSON types, so that it can be kept.
+    """The contents of a GGUF's header. Only JSON types, so that they can be stored.
 
     Args:
         version: Of the format: 2 or 3.
@@ -74,7 +58,7 @@ class GgufFacts:
 
     @property
     def data_start(self) -> int:
-        """Where the data of all tensors begin, if the alignment is one."""
+        """Position of the tensors' data; the alignment must be valid."""
         alignment = int(self.metadata.get("general.alignment", 32))
         return -(-self.size // alignment) * alignment
 
@@ -95,12 +79,12 @@ class GgufFacts:
 
     @property
     def block_count(self) -> int | None:
-        """Layers."""
+        """Number of layers."""
         return self._own_count("block_count")
 
     @property
     def head_count(self) -> int | None:
-        """Attention heads; None also where the number differs by layer."""
+        """Number of attention heads; None also if it differs from layer to layer."""
         return self._own_count("attention.head_count")
 
     @property
@@ -110,12 +94,12 @@ class GgufFacts:
 
     @property
     def pooling(self) -> Pooling | None:
-        """The pooling that the file asks for; 0 says as little as a missing key."""
+        """The pooling that the file declares; None if it declares none, or 0."""
         return POOLINGS.get(self._own_count("pooling_type") or 0)
 
     @property
     def parameter_count(self) -> int:
-        """Numbers in all tensors of this file."""
+        """Number of elements in all tensors of this file."""
         return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
     @property
@@ -147,12 +131,12 @@ class GgufFacts:
 
     @property
     def has_score_head(self) -> bool:
-        """Whether there are the tensors without which a reranker's scores mean nothing."""
+        """Whether the file has the tensors that compute a reranker's scores."""
         return not {"cls.weight", "cls.output.weight"}.isdisjoint(self._tensor_names())
 
     @property
     def is_reranker(self) -> bool:
-        """Whether the file asks for rank pooling, or has a score head and asks for nothing."""
+        """Whether the file declares rank pooling, or has a score head and declares nothing."""
         return self.pooling is Pooling.RANK or (self.pooling is None and self.has_score_head)
 
     @property
@@ -167,7 +151,7 @@ class GgufFacts:
 
     @property
     def foreign_package(self) -> str | None:
-        """Why only Ollama's own loader can use the file; None for all other files."""
+        """Why only Ollama's own loader can load the file; None for all other files."""
         if self.architecture == "gemma3" and "dense.0.weight" in self._tensor_names():
             return "architecture gemma3 with tensor dense.0.weight: Ollama's own embeddinggemma"
         if self.array_types.get("tokenizer.ggml.precompiled_charsmap") == "string":
@@ -186,10 +170,10 @@ class GgufFacts:
 
 
 def read_header_file(path: Path) -> GgufFacts:
-    """Facts of the GGUF at *path*, whose tensor data are checked to lie within it.
+    """Facts of the GGUF at *path*; checks that the data of all tensors lie within the file.
 
     Raises:
-        ModelLoadError: As `read_header`, and if the file cannot be read; names the file.
+        ModelLoadError: As `read_header`, or the file cannot be read; names the file.
     """
     try:
         with path.open("rb") as stream:
@@ -201,23 +185,23 @@ def read_header_file(path: Path) -> GgufFacts:
 
 
 def read_header(stream: BinaryIO, *, size: int | None = None) -> GgufFacts:
-    """Facts of the GGUF that *stream* begins with; reads up to 1 MiB beyond the header.
+    """Facts of the GGUF at the beginning of *stream*; reads up to 1 MiB beyond the header.
 
     Args:
-        stream: Anything with a blocking ``read``; it is not sought in, so the first
-            bytes of a download will do.
-        size: Bytes of the whole file, if known: tensor data must lie within them.
+        stream: Needs only a blocking ``read``, and no ``seek``: the beginning of a
+            download is enough.
+        size: Bytes of the whole file, if known; the data of all tensors must lie within.
 
     Raises:
         ModelLoadError: Not a GGUF, truncated, a version or byte order other than
             2 or 3 little-endian, or a number beyond its limit.
     """
-    source = _Source(stream)
-    version, tensor_count, pair_count = _read_preamble(source)
+    source = Reader(stream)
+    version, tensor_count, pair_count = read_preamble(source)
     metadata, lengths, types = _read_pairs(source, pair_count)
     architecture, part = metadata.get("general.architecture"), metadata.get("split.no")
     if not part and not (isinstance(architecture, str) and architecture):
-        raise ModelLoadError("the GGUF has no general.architecture: it holds no model")
+        raise ModelLoadError("the GGUF has no general.architecture: it does not contain a model")
     placed = [_read_tensor(source) for _ in range(tensor_count)]
     tensors = tuple(tensor for tensor, _ in placed)
     if len({tensor.name for tensor in tensors}) < len(tensors):
@@ -235,79 +219,7 @@ def read_header(stream: BinaryIO, *, size: int | None = None) -> GgufFacts:
     return facts
 
 
-class _Source:
-    """A stream that says how far it was read and never holds more than one piece of it."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self._buffer = b""
-        self._at = 0
-        self._base = 0  # position in the file of the buffer's first byte
-
-    @property
-    def position(self) -> int:
-        return self._base + self._at
-
-    def take(self, count: int) -> bytes:
-        """The next *count* bytes; *count* is a number that the caller has bounded."""
-        self._need(count)
-        start, self._at = self._at, self._at + count
-        return self._buffer[start : self._at]
-
-    def skip(self, count: int) -> None:
-        _check_limit(self.position + count, MAX_HEADER_BYTES, "bytes of header")
-        while (left := len(self._buffer) - self._at) < count:
-            count -= left
-            self._at += left
-            self._need(1)
-        self._at += count
-
-    def u32(self) -> int:
-        return int.from_bytes(self.take(4), "little")
-
-    def u64(self) -> int:
-        return int.from_bytes(self.take(8), "little")
-
-    def text(self, limit: int, what: str) -> str:
-        return self.take(_check_limit(self.u64(), limit, what)).decode(errors="replace")
-
-    def skip_strings(self, count: int) -> None:
-        while count:
-            self._need(8)
-            buffer, at, last = self._buffer, self._at, len(self._buffer) - 8
-            # Without calls: a vocabulary and its merges are up to 800,000 strings.
-            while count and at <= last:
-                at += 8 + _U64.unpack_from(buffer, at)[0]
-                count -= 1
-            self._at = min(at, len(buffer))
-            self.skip(at - self._at)
-
-    def _need(self, count: int) -> None:
-        left = len(self._buffer) - self._at
-        if left >= count:
-            return
-        _check_limit(self.position + count, MAX_HEADER_BYTES, "bytes of header")
-        pieces = [self._buffer[self._at :]]
-        while left < count:
-            piece = self._stream.read(_CHUNK)
-            if not piece:
-                end = self.position + left
-                raise ModelLoadError(f"the GGUF is truncated: it ends at byte {end}, in its header")
-            pieces.append(piece)
-            left += len(piece)
-        self._base, self._at = self.position, 0
-        self._buffer = b"".join(pieces)
-
-
-def _check_limit(value: int, limit: int, what: str) -> int:
-    if value > limit:
-        raise ModelLoadError(
-            f"not a usable GGUF: {value} {what}, at most {limit} are accepted", limit=limit
-        )
-    return value
-
-
-def _read_preamble(source: _Source) -> tuple[int, int, int]:
+def read_preamble(source: Reader) -> tuple[int, int, int]:
     """Version, number of tensors, number of key-value pairs."""
     magic = source.take(4)
     if magic != b"GGUF":
@@ -317,12 +229,12 @@ def _read_preamble(source: _Source) -> tuple[int, int, int]:
         raise ModelLoadError("the GGUF is big-endian: only little-endian files are supported")
     if version not in {2, 3}:
         raise ModelLoadError(f"the GGUF has version {version}: only 2 and 3 are supported")
-    tensor_count = _check_limit(source.u64(), MAX_ENTRIES, "tensors")
-    return version, tensor_count, _check_limit(source.u64(), MAX_ENTRIES, "keys")
+    tensor_count = check_limit(source.u64(), MAX_ENTRIES, "tensors")
+    return version, tensor_count, check_limit(source.u64(), MAX_ENTRIES, "keys")
 
 
 def _read_pairs(
-    source: _Source, count: int
+    source: Reader, count: int
 ) -> tuple[dict[str, Scalar], dict[str, int], dict[str, str]]:
     """Scalars, and of each array its length and the type of its elements."""
     metadata: dict[str, Scalar] = {}
@@ -332,43 +244,25 @@ def _read_pairs(
         key = source.text(MAX_KEY_BYTES, "bytes in a key")
         if key in metadata or key in lengths:
             raise ModelLoadError(f"the GGUF has the key {key!r} twice")
-        kind = source.u32()
-        if kind == _ARRAY:
-            types[key], lengths[key] = _skip_array(source, key)
-        elif kind == _STRING:
-            metadata[key] = source.text(MAX_STRING_BYTES, f"bytes in the value of {key!r}")
+        number = source.u32()
+        if number == ARRAY:
+            kind, lengths[key] = source.array_head(key)
+            source.skip_elements(kind, lengths[key], key)
+            types[key] = "string" if kind == STRING else value_type(kind, key)[0]
         else:
-            packing = _value_type(kind, key)[1]
-            metadata[key] = struct.unpack(packing, source.take(struct.calcsize(packing)))[0]
+            metadata[key] = source.scalar(number, key)
     return metadata, lengths, types
 
 
-def _skip_array(source: _Source, key: str) -> tuple[str, int]:
-    kind = source.u32()
-    length = _check_limit(source.u64(), MAX_ARRAY_LENGTH, f"elements in {key!r}")
-    if kind == _STRING:
-        source.skip_strings(length)
-        return "string", length
-    name, packing = _value_type(kind, key)
-    source.skip(length * struct.calcsize(packing))
-    return name, length
+def _read_tensor(source: Reader) -> tuple[TensorFacts, int]:
+    """A tensor, and the end of its data in bytes from the beginning of all data.
 
-
-def _value_type(kind: int, key: str) -> tuple[str, str]:
-    if kind not in _VALUES:
-        raise ModelLoadError(f"the GGUF's key {key!r} has the unsupported value type {kind}")
-    return _VALUES[kind]
-
-
-def _read_tensor(source: _Source) -> tuple[TensorFacts, int]:
-    """A tensor and where its data end, in bytes from the beginning of all data.
-
-    A type that is not known is named by its number, and its size is taken for 0.
+    An unknown type is named by its number, and its size counts as 0.
     """
     name = source.text(MAX_TENSOR_NAME_BYTES, "bytes in a tensor's name")
-    rank = _check_limit(source.u32(), MAX_DIMENSIONS, f"dimensions of tensor {name!r}")
+    rank = check_limit(source.u32(), MAX_DIMENSIONS, f"dimensions of tensor {name!r}")
     shape = tuple(source.u64() for _ in range(rank))
-    elements = _check_limit(math.prod(shape), MAX_ELEMENTS, f"elements in tensor {name!r}")
+    elements = check_limit(math.prod(shape), MAX_ELEMENTS, f"elements in tensor {name!r}")
     number = source.u32()
     kind, block, width = TENSOR_TYPES.get(number, (f"type {number}", 1, 0))
     if rank and shape[0] % block:
@@ -381,7 +275,7 @@ def _read_tensor(source: _Source) -> tuple[TensorFacts, int]:
 
 
 def _check_data(facts: GgufFacts, ends: list[int], size: int) -> None:
-    """Check that the data of all tensors, which end there, lie within *size*."""
+    """Check that the data of all tensors, which end at *ends*, lie within *size* bytes."""
     alignment = facts.metadata.get("general.alignment", 32)
     if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
         raise ModelLoadError(f"general.alignment is {alignment!r}, it must be a power of two")

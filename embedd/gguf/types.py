@@ -1,9 +1,17 @@
-"""Numbers that a GGUF has for types of tensors and files, and what they mean."""
+"""The numbers of a GGUF for types of values, tensors and files."""
 
 from collections.abc import Mapping
 from typing import Final
 
+STRING: Final = 8
+ARRAY: Final = 9
 # fmt: off
+# All other types of values: number → name, code of the module struct
+VALUE_TYPES: Final[Mapping[int, tuple[str, str]]] = {
+    0: ("uint8", "B"), 1: ("int8", "b"), 2: ("uint16", "H"), 3: ("int16", "h"),
+    4: ("uint32", "I"), 5: ("int32", "i"), 6: ("float32", "f"), 7: ("bool", "?"),
+    10: ("uint64", "Q"), 11: ("int64", "q"), 12: ("float64", "d"),
+}
 # Number → name, elements per block, bytes per block
 TENSOR_TYPES: Final[Mapping[int, tuple[str, int, int]]] = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from embedd.errors import ModelLoadError
 from embedd.gguf import header as gguf_header
 from embedd.gguf.header import GgufFacts, TensorFacts, read_header, read_header_file
+from embedd.gguf.reader import MAX_ARRAY_LENGTH, MAX_HEADER_BYTES, MAX_STRING_BYTES, Scalar
 from embedd.gguf.types import FILE_TYPES, TENSOR_TYPES
 from embedd.types import Pooling
 from tests.tiny_models import TINY_VOCABULARY, write_tiny_bert, write_tiny_decoder
@@ -48,7 +49,7 @@ def facts_of(
     architecture: str = "bert", *, tensors: tuple[str, ...] = (), **metadata: object
 ) -> GgufFacts:
     """Facts with the keys ``arch_*`` under the architecture and ``_`` for a dot elsewhere."""
-    values: dict[str, gguf_header.Scalar] = {"general.architecture": architecture}
+    values: dict[str, Scalar] = {"general.architecture": architecture}
     for key, value in metadata.items():
         assert isinstance(value, str | int | float | bool)
         name = key.replace("arch_", f"{architecture}.", 1).replace("__", ".")
@@ -468,7 +469,7 @@ def test_a_header_that_cannot_be_used_is_refused_with_the_reason(case: str) -> N
 
 
 def test_lying_lengths_do_not_allocate() -> None:
-    data = header(pair("scores", ARRAY, struct.pack("<IQ", 12, gguf_header.MAX_ARRAY_LENGTH)))
+    data = header(pair("scores", ARRAY, struct.pack("<IQ", 12, MAX_ARRAY_LENGTH)))
     tracemalloc.start()
     with pytest.raises(ModelLoadError):
         read_header(io.BytesIO(data))
@@ -496,12 +497,12 @@ def test_no_more_is_read_than_the_longest_header(kind: int) -> None:
     if kind == ARRAY:
         beginning = header(pair("names", ARRAY, struct.pack("<IQ", STRING, 1 << 24)))
     else:
-        long = text("a" * gguf_header.MAX_STRING_BYTES)
+        long = text("a" * MAX_STRING_BYTES)
         beginning = header(*(pair(f"k{i}", STRING, long) for i in range(33)), pairs=65_536)
     stream = Endless(beginning)
     with pytest.raises(ModelLoadError, match="bytes of header, at most 134217728"):
         read_header(stream)  # type: ignore[arg-type]
-    assert stream.given < gguf_header.MAX_HEADER_BYTES + (8 << 20)
+    assert stream.given < MAX_HEADER_BYTES + (8 << 20)
 
 
 def test_an_unknown_tensor_type_is_named_by_its_number() -> None:

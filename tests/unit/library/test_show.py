@@ -1,17 +1,11 @@
-"""What is shown of a model: texts, metadata, arrays."""
+"""The reply of show: texts, parameters, metadata."""
 
-import struct
 from pathlib import Path
 
-import gguf
-import pytest
-
-from embedd.errors import ModelLoadError
-from embedd.gguf.arrays import read_arrays
 from embedd.library.show import SYSTEM, TEMPLATE, format_parameters
 from embedd.modelfile import parse_modelfile
 from embedd.store.manifests import LICENSE, make_layer
-from tests.tiny_models import TINY_VOCABULARY, write_tiny_decoder
+from tests.tiny_models import TINY_VOCABULARY
 from tests.unit.library.conftest import Workshop
 from tests.unit.stored import store_model
 
@@ -78,25 +72,10 @@ def test_the_first_length_in_the_metadata_is_the_models_own(workshop: Workshop) 
     )
 
 
-def test_arrays_are_those_of_the_file(workshop: Workshop) -> None:
-    path = write_tiny_decoder(workshop.root / "llm.gguf")
-    arrays = read_arrays(path)
-    reader = gguf.GGUFReader(path)
-    for key, value in arrays.items():
-        assert value == reader.fields[key].contents()
-    assert "tokenizer.ggml.merges" in arrays
-    assert len(read_arrays(workshop.gguf())["tokenizer.ggml.tokens"]) == len(TINY_VOCABULARY)
-
-
-def test_arrays_of_another_file_are_an_error(workshop: Workshop) -> None:
-    path = workshop.gguf()
-    data = path.read_bytes()
-    path.write_bytes(data[:200])
-    with pytest.raises(ModelLoadError, match="cannot be read"):
-        read_arrays(path)
-    at = data.index(b"tokenizer.ggml.tokens") + len(b"tokenizer.ggml.tokens") + 8
-    path.write_bytes(data[:at] + struct.pack("<Q", 1 << 60) + data[at + 8 :])
-    with pytest.raises(ModelLoadError, match="is beyond"):
-        read_arrays(path)
-    with pytest.raises(ModelLoadError, match="cannot be read"):
-        read_arrays(workshop.root / "nope")
+def test_arrays_are_shown_when_asked_for(workshop: Workshop) -> None:
+    workshop.create("a", workshop.gguf())
+    key = "tokenizer.ggml.tokens"
+    assert workshop.library.show("a").model_info[key] is None
+    tokens = workshop.library.show("a", verbose=True).model_info[key]
+    assert isinstance(tokens, list)
+    assert len(tokens) == len(TINY_VOCABULARY)
