@@ -50,7 +50,7 @@ async def measure_overhead(embedd: Contender, alone: EngineAlone, scale: float) 
     """Throughput over HTTP as a share of the engine's own, on 64 passages × 4."""
     workload = make_workloads(scale=scale)[2]
     texts = [text for request in workload.requests for text in request]
-    sequences = alone.engines[0].tokenize(texts)
+    sequences = alone.engines[0].tokenizer.tokenize(texts)
     over_http, inside = [], []
     for _ in range(ROUNDS):
         inside.append(await asyncio.to_thread(time_alone, alone, sequences))
@@ -149,7 +149,7 @@ def compare_settings(model: str, engine: str, chosen: Tuning, cores: int) -> str
     texts = [text for request in make_workloads(scale=0.2)[2].requests for text in request]
     rates: dict[tuple[int, int | None], float] = {}
     opened = [EngineAlone(model, engine, one, cores) for one in settings]
-    sequences = opened[0].engines[0].tokenize(texts)
+    sequences = opened[0].engines[0].tokenizer.tokenize(texts)
     for _ in range(TURNS):
         for one, alone in zip(settings, opened, strict=True):
             setting = (one.replicas, one.batch_tokens)

@@ -51,7 +51,7 @@ def open_engine_alone(engine: str) -> Callable[[Job], Embed]:
         from benchmarks.alone import EngineAlone, calibrate
 
         alone = EngineAlone(job.model, engine, calibrate(job.model, engine), job.cores)
-        return lambda texts: alone.encode(alone.engines[0].tokenize(texts))
+        return lambda texts: alone.encode(alone.engines[0].tokenizer.tokenize(texts))
 
     return open_
 

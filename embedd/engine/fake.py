@@ -1,7 +1,7 @@
-"""A test double that keeps the `Engine` protocol without weights.
+"""A fake engine and its tokenizer, for tests: they keep the protocols without weights.
 
 Token ids are characters, vectors depend on the ids and on nothing else, and a text can
-ask for a fault: what a poisoned model does to its process, this engine does on demand.
+ask for a fault: what a faulty model does to its process, this engine does on demand.
 """
 
 import os
@@ -36,73 +36,28 @@ ZERO = "\ue002"  # gives a vector of norm 0
 SLOW = "\ue003"  # takes `SLOW_SECONDS` more
 KILL_FIRST_BACKEND = "\ue004"  # ends the process on the first backend only
 HANG = "\ue005"  # computes until it is stopped
-DEAF = "\ue006"  # computes for ever
+UNSTOPPABLE = "\ue006"  # computes for ever, also when it is stopped
 SLOW_SECONDS = 0.2
-# Over so many bytes the interpreter's lock is given up, as by an engine that computes.
+# Computing over so many bytes releases the interpreter's lock, as a real engine does.
 WORK = bytes(1 << 20)
 
 
-class FakeEngine:
-    """See the module."""
+class FakeTokenizer:
+    """A tokenizer whose token ids are characters; see the module."""
 
-    def __init__(self, spec: ModelSpec, backend: Backend, *, batch_tokens: int) -> None:
-        self._backend = backend
-        self._table = np.random.default_rng(7).standard_normal((VOCABULARY, WIDTH), np.float32)
-        self._info = ModelInfo(
-            width=WIDTH,
-            limit=spec.context_length,
-            pooling=spec.pooling,
-            frame=SpecialTokens(prefix=(FIRST,), suffix=(LAST,)),
-            vocabulary=VOCABULARY,
-            max_batch_tokens=batch_tokens,
-            max_sequences=MAX_SEQUENCES,
-            engine="fake",
-            backend=backend.name,
-            pair=PairTemplate(prefix=(FIRST,), middle=(LAST,), suffix=(LAST,)),
-            labels=("",) if spec.pooling is Pooling.RANK else (),
-        )
+    frame = SpecialTokens(prefix=(FIRST,), suffix=(LAST,))
+    vocabulary_size = VOCABULARY
 
     @classmethod
-    def load(
-        cls,
-        spec: ModelSpec,
-        backend: Backend,
-        *,
-        threads: int,
-        replicas: int = 1,
-        batch_tokens: int | None = None,
-        report: Callable[[float], None] = lambda _share: None,
-    ) -> Self:
-        """As `LlamaEngine.load`; a spec whose path does not exist cannot be loaded."""
-        del threads, replicas
-        if not spec.path.exists():
-            raise ModelLoadError(f"no such file: {spec.path.name}")
-        report(1.0)
-        return cls(spec, backend, batch_tokens=batch_tokens or MAX_BATCH_TOKENS)
-
-    @property
-    def info(self) -> ModelInfo:
-        """Facts that do not change while the model is loaded."""
-        return self._info
-
-    def replicate(self) -> "FakeEngine":
-        """See `Engine.replicate`; nothing here changes, so one serves all threads."""
-        return self
-
-    def set_threads(self, threads: int) -> None:
-        """Nothing here computes in threads."""
-
-    @classmethod
-    def load_vocabulary(cls, spec: ModelSpec) -> Self:
-        """As `LlamaVocabulary.load`."""
-        return cls.load(
-            spec, Backend(name="", extra_buffers=False, flash_attention=False), threads=1
-        )
+    def load(cls, spec: ModelSpec) -> Self:
+        """As `LlamaTokenizer.load`; a spec whose path does not exist cannot be loaded."""
+        _check_path(spec)
+        return cls()
 
     def tokenize(
         self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
     ) -> list[TokenIds]:
-        """See `Tokenizer.tokenize`; characters below the third spell special tokens."""
+        """See `Tokenizer.tokenize`; `FIRST` and `LAST` are special tokens as characters too."""
         first, last = ([FIRST], [LAST]) if add_special else ([], [])
         ids = [[ord(c) % VOCABULARY for c in text] for text in texts]
         if not parse_special:
@@ -126,6 +81,52 @@ class FakeEngine:
             for one in ids.tolist()
         ]
 
+
+class FakeEngine:
+    """An engine whose vectors follow from the token ids; see the module."""
+
+    def __init__(self, spec: ModelSpec, backend: Backend, *, batch_tokens: int) -> None:
+        self._backend = backend
+        self._table = np.random.default_rng(7).standard_normal((VOCABULARY, WIDTH), np.float32)
+        self.tokenizer = FakeTokenizer()
+        self.info = ModelInfo(
+            width=WIDTH,
+            limit=spec.context_length,
+            pooling=spec.pooling,
+            frame=FakeTokenizer.frame,
+            vocabulary=VOCABULARY,
+            max_batch_tokens=batch_tokens,
+            max_sequences=MAX_SEQUENCES,
+            engine="fake",
+            backend=backend.name,
+            pair=PairTemplate(prefix=(FIRST,), middle=(LAST,), suffix=(LAST,)),
+            labels=("",) if spec.pooling is Pooling.RANK else (),
+        )
+
+    @classmethod
+    def load(
+        cls,
+        spec: ModelSpec,
+        backend: Backend,
+        *,
+        threads: int,
+        replicas: int = 1,
+        batch_tokens: int | None = None,
+        report: Callable[[float], None] = lambda _share: None,
+    ) -> Self:
+        """As `LlamaEngine.load`; a spec whose path does not exist cannot be loaded."""
+        del threads, replicas
+        _check_path(spec)
+        report(1.0)
+        return cls(spec, backend, batch_tokens=batch_tokens or MAX_BATCH_TOKENS)
+
+    def replicate(self) -> "FakeEngine":
+        """See `Engine.replicate`; nothing here changes, so one serves all threads."""
+        return self
+
+    def set_threads(self, threads: int) -> None:
+        """See `Engine.set_threads`; no effect."""
+
     def encode(
         self,
         sequences: Sequence[TokenIds],
@@ -139,26 +140,26 @@ class FakeEngine:
         for index, ids in enumerate(sequences):
             if len(ids) == 0:
                 raise EngineError("input has no tokens", index=index)
-            if len(ids) > self._info.limit:
+            if len(ids) > self.info.limit:
                 raise EngineError(f"a sequence of {len(ids)} tokens", index=index)
             if ids.min() < 0 or ids.max() >= VOCABULARY:
                 raise EngineError(f"a token id is outside 0 … {VOCABULARY - 1}", index=index)
         if stop:
             raise StoppedError("stopped")
         self._fail_on_demand(np.concatenate(sequences), stop)
-        if (pooling or self._info.pooling) is Pooling.NONE:
+        if (pooling or self.info.pooling) is Pooling.NONE:
             return np.concatenate([self._attend(ids) for ids in sequences])
-        return np.stack([self._pool(ids, pooling or self._info.pooling) for ids in sequences])
+        return np.stack([self._pool(ids, pooling or self.info.pooling) for ids in sequences])
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """See `Engine.close`; no effect."""
 
     def _fail_on_demand(self, ids: TokenIds, stop: Stop | None) -> None:
         if ord(KILL) in ids or (ord(KILL_FIRST_BACKEND) in ids and self._backend.name == "llama"):
             os.kill(os.getpid(), signal.SIGKILL)
         if ord(SLOW) in ids:
             time.sleep(SLOW_SECONDS)
-        while ord(HANG) in ids or ord(DEAF) in ids:
+        while ord(HANG) in ids or ord(UNSTOPPABLE) in ids:
             if stop and ord(HANG) in ids:
                 raise StoppedError("stopped")
             zlib.crc32(WORK)
@@ -178,8 +179,13 @@ class FakeEngine:
         return np.asarray(rows.mean(axis=0))
 
     def _attend(self, ids: TokenIds) -> Vectors:
-        """Every token's vector knows all tokens and their positions, as in an encoder."""
+        """Vectors that depend on all tokens and their positions, as those of an encoder."""
         rows: Vectors = self._table[ids]
         positions = np.arange(1, len(ids) + 1, dtype=np.float32)[:, np.newaxis]
         context: Vectors = (rows * positions).sum(axis=0) / positions.sum()
         return rows + context
+
+
+def _check_path(spec: ModelSpec) -> None:
+    if not spec.path.exists():
+        raise ModelLoadError(f"no such file: {spec.path.name}")

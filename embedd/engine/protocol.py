@@ -1,4 +1,4 @@
-"""What an engine is: the protocol that every implementation keeps."""
+"""The protocols of engines and tokenizers, kept by every implementation."""
 
 import ctypes
 from collections.abc import Sequence
@@ -6,22 +6,23 @@ from typing import Protocol
 
 from embedd.engine.spec import ModelInfo
 from embedd.errors import EngineError
+from embedd.tokenizers.truncation import SpecialTokens
 from embedd.types import Pooling, TokenIds, TokenPiece, Vectors
 
 
 class UnsuitableError(EngineError):
-    """This engine cannot compute the model, or not as llama.cpp does: another one may."""
+    """This engine cannot compute the model, or not as llama.cpp does; another one may."""
 
 
 class StoppedError(EngineError):
-    """The computation was stopped, as it was asked to be."""
+    """The computation ended early because its `Stop` was set."""
 
 
 class Stop:
-    """Set once, by any thread; asked by the one that computes.
+    """A flag that any thread sets once, and that the computing thread polls.
 
-    It is a C string, empty until it is set: so a library that polls a function of C can ask
-    without Python, whose lock a callback would take a hundred times for each batch.
+    It is a C string, empty until it is set, so that a library can poll it through a function
+    of C. A callback in Python would take the interpreter's lock a hundred times a batch.
     """
 
     __slots__ = ("_text",)
@@ -30,7 +31,7 @@ class Stop:
         self._text = ctypes.create_string_buffer(2)
 
     def set(self) -> None:
-        """Stop."""
+        """Ask the computing thread to stop."""
         self._text[0] = b"!"
 
     def __bool__(self) -> bool:
@@ -38,26 +39,34 @@ class Stop:
 
     @property
     def address(self) -> int:
-        """Of the string; valid as long as this object."""
+        """Address of the string; valid as long as this object lives."""
         return ctypes.addressof(self._text)
 
 
 class Tokenizer(Protocol):
-    """A model's vocabulary. All calls block; one thread makes them."""
+    """The tokenizer of a model. All calls block; one thread at a time makes them.
+
+    Implementations have a class method ``load``, which takes a `ModelSpec` and reads no weights.
+    """
 
     @property
-    def info(self) -> ModelInfo:
-        """Facts that do not change; of a vocabulary without weights the numbers are 0."""
+    def frame(self) -> SpecialTokens:
+        """The special tokens before and after every text."""
+        ...
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids; valid ids are ``0 … vocabulary_size - 1``."""
         ...
 
     def tokenize(
         self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
     ) -> list[TokenIds]:
-        """Token ids of each text, never cut.
+        """Token ids of each text, never truncated.
 
         Args:
-            add_special: With the special tokens that stand around every text.
-            parse_special: A text that spells a special token gets it.
+            add_special: Add the special tokens of `frame`.
+            parse_special: Turn the name of a special token in a text into that token.
         """
         ...
 
@@ -65,7 +74,7 @@ class Tokenizer(Protocol):
         """The text of each sequence, in UTF-8 as far as its tokens are.
 
         Args:
-            special: Special tokens are spelled; otherwise they are left out.
+            special: Include the names of special tokens; otherwise they are left out.
 
         Raises:
             EngineError: An id is outside the vocabulary.
@@ -73,25 +82,31 @@ class Tokenizer(Protocol):
         ...
 
     def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
-        """What each token stands for.
+        """The piece of text that each token stands for.
 
         Raises:
             EngineError: An id is outside the vocabulary.
         """
         ...
 
-    def close(self) -> None:
-        """Give everything back. No call may follow."""
-        ...
 
-
-class Engine(Tokenizer, Protocol):
+class Engine(Protocol):
     """Loaded weights that compute. All calls block.
 
-    One thread calls `encode` and `set_threads`; those of `Tokenizer` may run beside it, in
-    another. For more threads that encode there are replicas. Implementations are made by a
-    class method ``load`` with the arguments of `LlamaEngine.load`.
+    One thread calls `encode` and `set_threads`; another may use the tokenizer meanwhile. Further
+    threads that encode have replicas. Implementations have a class method ``load`` with the
+    arguments of `LlamaEngine.load`.
     """
+
+    @property
+    def info(self) -> ModelInfo:
+        """Facts that do not change while the model is loaded."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the model, shared by all replicas."""
+        ...
 
     def encode(
         self,
@@ -100,14 +115,14 @@ class Engine(Tokenizer, Protocol):
         *,
         stop: Stop | None = None,
     ) -> Vectors:
-        """Vectors as the model gives them, not normalised.
+        """Vectors as the model computes them, not normalised.
 
-        With the model's own pooling (None) or another of `Pooling` but ``none``: shape
-        (sequences, width), of ``rank`` (sequences, labels). With ``Pooling.NONE``: one row
-        per token, sequence after sequence. A row that is not finite or has norm 0 is
-        returned as it is: the worker decides what becomes of it.
+        Their shape is (sequences, width), for ``Pooling.RANK`` (sequences, labels), for
+        ``Pooling.NONE`` (tokens of all sequences, width). A row that is not finite or has
+        norm 0 is returned as it is; the worker decides what to do with it.
 
         Args:
+            pooling: None is the model's own.
             stop: Set by another thread, it ends the computation soon, where the engine can.
 
         Raises:
@@ -119,22 +134,23 @@ class Engine(Tokenizer, Protocol):
         ...
 
     def replicate(self) -> "Engine":
-        """Another engine on the same weights, for a thread of its own.
-
-        It gives the same vectors, and is closed before this one.
-        """
+        """Another engine on the same weights, for another thread; to be closed before this one."""
         ...
 
     def set_threads(self, threads: int) -> None:
-        """Compute with so many cores from the next batch on."""
+        """Compute with so many threads from the next batch on."""
+        ...
+
+    def close(self) -> None:
+        """Free everything. No call may follow."""
         ...
 
 
 def check_ids(ids: TokenIds, vocabulary: int) -> None:
-    """Refuse ids that are none of *vocabulary*: in a C library they end the process.
+    """Raise for ids outside the vocabulary, which would end the process in a C library.
 
     Raises:
-        EngineError: There is one.
+        EngineError: An id is outside ``0 … vocabulary - 1``.
     """
     if len(ids) and (ids.min() < 0 or ids.max() >= vocabulary):
         raise EngineError(f"a token id is outside 0 … {vocabulary - 1}")

@@ -42,25 +42,25 @@ def test_info_describes_the_loaded_model(engine: Engine) -> None:
 
 def test_a_text_is_tokenized_inside_the_frame(engine: Engine) -> None:
     frame = engine.info.frame
-    for ids in engine.tokenize(TEXTS):
+    for ids in engine.tokenizer.tokenize(TEXTS):
         assert tuple(ids[: len(frame.prefix)]) == frame.prefix
         assert tuple(ids[len(ids) - len(frame.suffix) :]) == frame.suffix
         assert ids.dtype == np.int32
 
 
 def test_an_empty_text_is_the_frame_alone(engine: Engine) -> None:
-    [ids] = engine.tokenize([""])
+    [ids] = engine.tokenizer.tokenize([""])
     assert tuple(ids) == engine.info.frame.prefix + engine.info.frame.suffix
 
 
 @pytest.mark.parametrize("text", ["a\x00b", "\ud800", "🙂" * 10, "ﷺ" * 100, " " * 500])
 def test_odd_texts_are_tokenized_all_the_same(engine: Engine, text: str) -> None:
-    [ids] = engine.tokenize([text])
+    [ids] = engine.tokenizer.tokenize([text])
     assert len(ids) >= len(engine.info.frame)
 
 
 def test_one_row_per_sequence_in_order(engine: Engine) -> None:
-    sequences = engine.tokenize(TEXTS)
+    sequences = engine.tokenizer.tokenize(TEXTS)
     together = engine.encode(sequences)
     assert together.shape == (len(TEXTS), engine.info.width)
     assert together.dtype == np.float32
@@ -69,24 +69,24 @@ def test_one_row_per_sequence_in_order(engine: Engine) -> None:
 
 
 def test_permuting_the_inputs_permutes_the_rows(engine: Engine) -> None:
-    sequences = engine.tokenize(TEXTS)
+    sequences = engine.tokenizer.tokenize(TEXTS)
     order = [2, 0, 3, 1]
     there = engine.encode(sequences)[order]
     assert (1 - cosines(there, engine.encode([sequences[i] for i in order])) <= TOLERANCE).all()
 
 
 def test_the_same_batch_twice_gives_the_same_bits(engine: Engine) -> None:
-    sequences = engine.tokenize(TEXTS)
+    sequences = engine.tokenizer.tokenize(TEXTS)
     assert np.array_equal(engine.encode(sequences), engine.encode(sequences))
 
 
 def test_different_texts_have_different_vectors(engine: Engine) -> None:
-    a, b = engine.encode(engine.tokenize(["the cat", "dog"]))
+    a, b = engine.encode(engine.tokenizer.tokenize(["the cat", "dog"]))
     assert not np.allclose(a, b)
 
 
 def test_without_pooling_there_is_a_row_per_token(engine: Engine) -> None:
-    sequences = engine.tokenize(TEXTS[:2])
+    sequences = engine.tokenizer.tokenize(TEXTS[:2])
     rows = engine.encode(sequences, Pooling.NONE)
     assert rows.shape == (sum(map(len, sequences)), engine.info.width)
     again = engine.encode(sequences)
@@ -113,11 +113,11 @@ def bad_batches(info_limit: int, vocabulary: int, max_sequences: int) -> list[li
 
 def test_a_bad_batch_is_refused_and_leaves_no_trace(engine: Engine) -> None:
     """The next vectors are the right ones, never those of the batch before."""
-    sequences = engine.tokenize(TEXTS)
+    sequences = engine.tokenizer.tokenize(TEXTS)
     expected = engine.encode(sequences)
     info = engine.info
     for batch in bad_batches(info.limit, info.vocabulary, info.max_sequences):
-        engine.encode(engine.tokenize(["something else"]))
+        engine.encode(engine.tokenizer.tokenize(["something else"]))
         with pytest.raises(EngineError):
             engine.encode(batch)
         assert np.array_equal(engine.encode(sequences), expected)
@@ -127,13 +127,13 @@ def test_a_bad_batch_is_refused_and_leaves_no_trace(engine: Engine) -> None:
 def test_a_stopped_batch_has_no_vectors_and_leaves_no_trace(
     pooling: Pooling | None, engine: Engine
 ) -> None:
-    sequences = engine.tokenize(TEXTS)
+    sequences = engine.tokenizer.tokenize(TEXTS)
     expected = engine.encode(sequences, pooling)
     stop = Stop()
     assert np.array_equal(engine.encode(sequences, pooling, stop=stop), expected)
     stop.set()
     with pytest.raises(StoppedError):
-        engine.encode(engine.tokenize(["something else"]), pooling, stop=stop)
+        engine.encode(engine.tokenizer.tokenize(["something else"]), pooling, stop=stop)
     assert np.array_equal(engine.encode(sequences, pooling), expected)
 
 
@@ -166,6 +166,6 @@ def test_a_split_gguf_gives_the_vectors_of_the_whole_one(tmp_path: Path) -> None
     vectors = []
     for one in (make_spec(whole, Pooling.MEAN), replace(spec, parts=tuple(paths[1:]))):
         engine = LlamaEngine.load(one, LLAMA_BACKENDS[0], threads=1)
-        vectors.append(engine.encode(engine.tokenize(TEXTS)))
+        vectors.append(engine.encode(engine.tokenizer.tokenize(TEXTS)))
         engine.close()
     assert np.array_equal(vectors[0], vectors[1])

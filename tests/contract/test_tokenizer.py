@@ -19,41 +19,43 @@ def engine(open_engine: OpenEngine) -> Engine:
 def test_without_special_tokens_only_the_frame_is_missing(engine: Engine) -> None:
     frame = engine.info.frame
     for bare, framed in zip(
-        engine.tokenize(TEXTS, add_special=False), engine.tokenize(TEXTS), strict=True
+        engine.tokenizer.tokenize(TEXTS, add_special=False),
+        engine.tokenizer.tokenize(TEXTS),
+        strict=True,
     ):
         assert (*frame.prefix, *bare.tolist(), *frame.suffix) == tuple(framed.tolist())
 
 
 def test_a_text_comes_back_from_its_ids(engine: Engine) -> None:
-    ids = engine.tokenize(TEXTS, add_special=False)
-    assert [text.decode() for text in engine.detokenize(ids, special=True)] == TEXTS
-    framed = engine.tokenize(TEXTS)
-    assert [text.decode() for text in engine.detokenize(framed, special=False)] == TEXTS
+    ids = engine.tokenizer.tokenize(TEXTS, add_special=False)
+    assert [text.decode() for text in engine.tokenizer.detokenize(ids, special=True)] == TEXTS
+    framed = engine.tokenizer.tokenize(TEXTS)
+    assert [text.decode() for text in engine.tokenizer.detokenize(framed, special=False)] == TEXTS
 
 
 def test_special_tokens_are_spelled_or_left_out(engine: Engine) -> None:
     special = [*engine.info.frame.prefix, *engine.info.frame.suffix]
-    pieces = engine.token_pieces(np.array(special, np.int32))
+    pieces = engine.tokenizer.token_pieces(np.array(special, np.int32))
     assert all(piece.is_special for piece in pieces)
-    [spelled] = engine.detokenize([np.array(special[:1], np.int32)], special=True)
+    [spelled] = engine.tokenizer.detokenize([np.array(special[:1], np.int32)], special=True)
     assert spelled == pieces[0].text != b""
-    assert engine.detokenize([np.array(special, np.int32)], special=False) == [b""]
+    assert engine.tokenizer.detokenize([np.array(special, np.int32)], special=False) == [b""]
 
 
 def test_pieces_make_up_the_text(engine: Engine) -> None:
-    [ids] = engine.tokenize(["the cat"], add_special=False)
-    pieces = engine.token_pieces(ids)
+    [ids] = engine.tokenizer.tokenize(["the cat"], add_special=False)
+    pieces = engine.tokenizer.token_pieces(ids)
     assert not any(piece.is_special for piece in pieces)
     assert b"".join(piece.text for piece in pieces).decode().strip() in ("the cat", "thecat")
-    assert engine.token_pieces(np.empty(0, np.int32)) == []
+    assert engine.tokenizer.token_pieces(np.empty(0, np.int32)) == []
 
 
 def test_a_text_can_not_forge_a_special_token(engine: Engine) -> None:
     special = engine.info.frame.suffix[0]
-    [spelled] = engine.detokenize([np.array([special], np.int32)], special=True)
+    [spelled] = engine.tokenizer.detokenize([np.array([special], np.int32)], special=True)
     text = chr(special) if spelled == b"[SEP]" and special == 2 else spelled.decode()
-    [parsed] = engine.tokenize([text], add_special=False)
-    [literal] = engine.tokenize([text], add_special=False, parse_special=False)
+    [parsed] = engine.tokenizer.tokenize([text], add_special=False)
+    [literal] = engine.tokenizer.tokenize([text], add_special=False, parse_special=False)
     assert parsed.tolist() == [special]
     assert special not in literal
 
@@ -62,14 +64,14 @@ def test_a_text_can_not_forge_a_special_token(engine: Engine) -> None:
 def test_an_id_outside_the_vocabulary_is_refused(engine: Engine, bad: int | None) -> None:
     ids = np.array([5, engine.info.vocabulary if bad is None else bad], np.int32)
     with pytest.raises(EngineError, match="token id"):
-        engine.token_pieces(ids)
+        engine.tokenizer.token_pieces(ids)
     with pytest.raises(EngineError, match="token id"):
-        engine.detokenize([ids], special=True)
+        engine.tokenizer.detokenize([ids], special=True)
 
 
 def test_long_texts_are_longer_than_any_buffer(engine: Engine) -> None:
-    [ids] = engine.tokenize(["the cat sat " * 200], add_special=False)
-    [text] = engine.detokenize([np.tile(ids, 3)], special=True)
+    [ids] = engine.tokenizer.tokenize(["the cat sat " * 200], add_special=False)
+    [text] = engine.tokenizer.detokenize([np.tile(ids, 3)], special=True)
     assert len(text) > 5000
 
 
@@ -78,7 +80,9 @@ def test_a_pair_has_the_query_before_the_document(engine: Engine) -> None:
     assert pair is not None
     frame = engine.info.frame
     assert (pair.prefix, pair.suffix) == (frame.prefix, frame.suffix)
-    query, document = engine.tokenize(["why", "the sky"], add_special=False, parse_special=False)
+    query, document = engine.tokenizer.tokenize(
+        ["why", "the sky"], add_special=False, parse_special=False
+    )
     joined = pair.join(query, document)
     assert len(joined) == len(pair) + len(query) + len(document)
 
@@ -89,7 +93,7 @@ def test_a_reranker_gives_a_number_for_each_label(open_engine: OpenEngine) -> No
     except ModelLoadError as error:  # a decoder without a head
         assert "cannot rerank" in str(error)
         return
-    sequences = engine.tokenize(TEXTS)
+    sequences = engine.tokenizer.tokenize(TEXTS)
     scores = engine.encode(sequences)
     assert scores.shape == (len(TEXTS), len(engine.info.labels))
     assert len({*scores[:, 0].tolist()}) == len(TEXTS)

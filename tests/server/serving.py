@@ -90,13 +90,15 @@ class LocalModel:
     async def tokenize(
         self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
     ) -> list[TokenIds]:
-        return self._engine.tokenize(texts, add_special=add_special, parse_special=parse_special)
+        return self._engine.tokenizer.tokenize(
+            texts, add_special=add_special, parse_special=parse_special
+        )
 
     async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
-        return self._engine.detokenize(sequences, special=special)
+        return self._engine.tokenizer.detokenize(sequences, special=special)
 
     async def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
-        return self._engine.token_pieces(ids)
+        return self._engine.tokenizer.token_pieces(ids)
 
     async def embed(
         self,

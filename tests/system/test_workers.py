@@ -277,9 +277,9 @@ async def test_a_poisoned_input_kills_no_second_time(yard: Yard) -> None:
     ("text", "fault", "deaths"),
     [
         (fake.HANG, "computing took too long and was stopped", 0),
-        (fake.DEAF, "SIGKILL: it did not stop a batch that took too long", 2),
+        (fake.UNSTOPPABLE, "SIGKILL: it did not stop a batch that took too long", 2),
     ],
-    ids=["hangs", "is deaf"],
+    ids=["hangs", "cannot be stopped"],
 )
 async def test_an_input_that_hangs_fails_its_own_request_alone(
     text: str, fault: str, deaths: int, yard: Yard, monkeypatch: pytest.MonkeyPatch

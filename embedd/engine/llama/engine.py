@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
 
 from embedd.engine.backends import Backend
@@ -14,12 +14,12 @@ from embedd.engine.llama.context import (
 )
 from embedd.engine.llama.library import find_gpu, take_gpu_bytes
 from embedd.engine.llama.model import LlamaModel, Report
-from embedd.engine.llama.vocabulary import Vocabulary
+from embedd.engine.llama.tokenizer import LlamaTokenizer
 from embedd.engine.protocol import Stop
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tuning.settings import choose_gpu_batch
 from embedd.errors import EngineError, ModelLoadError
-from embedd.types import Pooling, TokenIds, TokenPiece, Vectors
+from embedd.types import Pooling, TokenIds, Vectors
 
 # Tokens in a batch before anything was measured on this machine: larger batches are
 # slower, because attention is computed over the square of the whole batch.
@@ -32,26 +32,32 @@ MAX_SEQUENCES = 32
 MAX_SEQUENCES_ON_GPU = 128
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Weights:
-    """What all replicas of a model share."""
-
-    model: LlamaModel
-    vocabulary: Vocabulary
-    backend: Backend
-    info: ModelInfo
-
-
 class LlamaEngine:
-    """A context on a GGUF in this process. Made by `load`, then by `replicate`."""
+    """A context on a GGUF in this process. Made by `load`, then by `replicate`.
 
-    def __init__(self, weights: _Weights, *, threads: int, is_replica: bool) -> None:
-        self._weights = weights
+    Attributes:
+        info: Facts that do not change while the model is loaded.
+        tokenizer: The tokenizer of the model, shared by all replicas.
+    """
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        tokenizer: LlamaTokenizer,
+        backend: Backend,
+        info: ModelInfo,
+        *,
+        threads: int,
+        is_replica: bool = False,
+    ) -> None:
+        self._model = model
+        self.tokenizer = tokenizer
+        self._backend = backend
+        self.info = info
         self._threads = threads
         self._is_replica = is_replica
-        limit, batch = weights.info.limit, weights.info.max_batch_tokens
         self._context = self._open_context(
-            weights.info.pooling, max(batch, min(limit, STANDING_TOKENS))
+            info.pooling, max(info.max_batch_tokens, min(info.limit, STANDING_TOKENS))
         )
 
     @classmethod
@@ -90,55 +96,41 @@ class LlamaEngine:
         )
         if spec.pooling is Pooling.RANK and not model.scores:
             raise ModelLoadError("the GGUF has no classification head: it cannot rerank")
-        vocabulary = Vocabulary(model)
+        tokenizer = LlamaTokenizer(model)
         info = ModelInfo(
             width=model.width,
             limit=model.context_length,
             pooling=spec.pooling,
-            frame=vocabulary.frame,
+            frame=tokenizer.frame,
             vocabulary=model.vocabulary,
             max_batch_tokens=batch_tokens or _choose_batch(model, backend),
             max_sequences=MAX_SEQUENCES_ON_GPU if backend.gpu else MAX_SEQUENCES,
             engine="llama",
             backend=backend.name,
-            pair=vocabulary.learn_pair(),
+            pair=tokenizer.learn_pair(),
             labels=model.labels if spec.pooling is Pooling.RANK else (),
         )
-        weights = _Weights(model=model, vocabulary=vocabulary, backend=backend, info=info)
-        engine = cls(weights, threads=threads, is_replica=False)
+        engine = cls(model, tokenizer, backend, info, threads=threads)
         if backend.gpu:
-            engine._weights = replace(weights, info=replace(info, gpu_bytes=take_gpu_bytes()))
+            engine.info = replace(info, gpu_bytes=take_gpu_bytes())
         return engine
-
-    @property
-    def info(self) -> ModelInfo:
-        """Facts that do not change while the model is loaded."""
-        return self._weights.info
 
     def replicate(self) -> "LlamaEngine":
         """See `Engine.replicate`."""
-        return LlamaEngine(self._weights, threads=self._threads, is_replica=True)
+        return LlamaEngine(
+            self._model,
+            self.tokenizer,
+            self._backend,
+            self.info,
+            threads=self._threads,
+            is_replica=True,
+        )
 
     def set_threads(self, threads: int) -> None:
         """See `Engine.set_threads`."""
         if threads != self._threads:
             self._threads = threads
             self._context.set_threads(threads)
-
-    def tokenize(
-        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
-    ) -> list[TokenIds]:
-        """See `Tokenizer.tokenize`."""
-        vocabulary = self._weights.vocabulary
-        return vocabulary.tokenize(texts, add_special=add_special, parse_special=parse_special)
-
-    def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
-        """See `Tokenizer.detokenize`."""
-        return self._weights.vocabulary.detokenize(sequences, special=special)
-
-    def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
-        """See `Tokenizer.token_pieces`."""
-        return self._weights.vocabulary.token_pieces(ids)
 
     def encode(
         self,
@@ -158,7 +150,7 @@ class LlamaEngine:
         """Free the context and, with the first engine, the weights."""
         self._context.close()
         if not self._is_replica:
-            self._weights.model.close()
+            self._model.close()
 
     @contextmanager
     def _context_for(self, pooling: Pooling, tokens: int) -> Iterator[Context]:
@@ -179,12 +171,12 @@ class LlamaEngine:
 
     def _open_context(self, pooling: Pooling, capacity: int) -> Context:
         return Context(
-            self._weights.model,
+            self._model,
             capacity=capacity,
             sequences=self.info.max_sequences,
             pooling=pooling,
             threads=self._threads,
-            flash_attention=_choose_flash_attention(self._weights.backend),
+            flash_attention=_choose_flash_attention(self._backend),
         )
 
 

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy.typing as npt
 
 from embedd.engine.backends import Backend
 from embedd.engine.llama.model import LlamaModel
-from embedd.engine.llama.vocabulary import Vocabulary
+from embedd.engine.llama.tokenizer import LlamaTokenizer
 from embedd.engine.openvino.families import build_graph
 from embedd.engine.openvino.library import compile_graph
 from embedd.engine.openvino.tensors import Gguf
@@ -18,7 +17,7 @@ from embedd.engine.padding import group_alike, round_length
 from embedd.engine.protocol import Stop, StoppedError
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import EngineError, ModelLoadError
-from embedd.types import Pooling, Precision, TokenIds, TokenPiece, Vectors
+from embedd.types import Pooling, Precision, TokenIds, Vectors
 
 # Padded tokens of a batch before anything was measured: speed is flat from 512 to 2048.
 START_BATCH_TOKENS = 1024
@@ -67,23 +66,30 @@ class Compilations:
             return self._compiled[count].create_infer_request()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Weights:
-    """What all replicas of a model share."""
-
-    model: LlamaModel
-    vocabulary: Vocabulary
-    info: ModelInfo
-    compilations: Compilations
-
-
 class OpenVinoEngine:
-    """Requests to the compiled graph of a GGUF. Made by `load`, then by `replicate`."""
+    """Requests to the compiled graph of a GGUF. Made by `load`, then by `replicate`.
 
-    def __init__(self, weights: _Weights, *, threads: int, is_replica: bool) -> None:
-        self._weights = weights
-        self._is_replica = is_replica
+    Attributes:
+        info: Facts that do not change while the model is loaded.
+        tokenizer: The tokenizer of the model, shared by all replicas.
+    """
+
+    def __init__(
+        self,
+        model: LlamaModel,
+        tokenizer: LlamaTokenizer,
+        compilations: Compilations,
+        info: ModelInfo,
+        *,
+        threads: int,
+        is_replica: bool = False,
+    ) -> None:
+        self._model = model
+        self.tokenizer = tokenizer
+        self._compilations = compilations
+        self.info = info
         self._threads = threads
+        self._is_replica = is_replica
         self._requests: dict[int, Any] = {}
 
     @classmethod
@@ -111,7 +117,7 @@ class OpenVinoEngine:
         if spec.pooling is Pooling.RANK and not model.scores:
             raise ModelLoadError("the GGUF has no classification head: it cannot rerank")
         report(0.1)
-        vocabulary = Vocabulary(model)
+        tokenizer = LlamaTokenizer(model)
         gguf = Gguf([spec.path, *spec.parts])
         graph = build_graph(gguf, spec.pooling)
         report(0.5)
@@ -121,30 +127,31 @@ class OpenVinoEngine:
             width=model.width,
             limit=model.context_length,
             pooling=spec.pooling,
-            frame=vocabulary.frame,
+            frame=tokenizer.frame,
             vocabulary=model.vocabulary,
             max_batch_tokens=batch_tokens or START_BATCH_TOKENS,
             max_sequences=MAX_SEQUENCES,
             engine="openvino",
             backend=backend.name,
-            pair=vocabulary.learn_pair(),
+            pair=tokenizer.learn_pair(),
             labels=model.labels if spec.pooling is Pooling.RANK else (),
             padded=True,
         )
-        weights = _Weights(model=model, vocabulary=vocabulary, info=info, compilations=compilations)
-        engine = cls(weights, threads=threads, is_replica=False)
+        engine = cls(model, tokenizer, compilations, info, threads=threads)
         engine.find_request()
         report(1.0)
         return engine
 
-    @property
-    def info(self) -> ModelInfo:
-        """Facts that do not change while the model is loaded."""
-        return self._weights.info
-
     def replicate(self) -> "OpenVinoEngine":
         """See `Engine.replicate`."""
-        return OpenVinoEngine(self._weights, threads=self._threads, is_replica=True)
+        return OpenVinoEngine(
+            self._model,
+            self.tokenizer,
+            self._compilations,
+            self.info,
+            threads=self._threads,
+            is_replica=True,
+        )
 
     def set_threads(self, threads: int) -> None:
         """See `Engine.set_threads`; as near to *threads* as the graph is compiled for."""
@@ -156,26 +163,10 @@ class OpenVinoEngine:
         Raises:
             UnsuitableError: OpenVINO refuses the graph.
         """
-        compilations = self._weights.compilations
-        count = compilations.choose(self._threads)
+        count = self._compilations.choose(self._threads)
         if count not in self._requests:
-            self._requests[count] = compilations.make_request(count)
+            self._requests[count] = self._compilations.make_request(count)
         return self._requests[count]
-
-    def tokenize(
-        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
-    ) -> list[TokenIds]:
-        """See `Tokenizer.tokenize`."""
-        vocabulary = self._weights.vocabulary
-        return vocabulary.tokenize(texts, add_special=add_special, parse_special=parse_special)
-
-    def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
-        """See `Tokenizer.detokenize`."""
-        return self._weights.vocabulary.detokenize(sequences, special=special)
-
-    def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
-        """See `Tokenizer.token_pieces`."""
-        return self._weights.vocabulary.token_pieces(ids)
 
     def encode(
         self,
@@ -211,7 +202,7 @@ class OpenVinoEngine:
         """Let go of the requests and, with the first engine, of the rest."""
         self._requests.clear()
         if not self._is_replica:
-            self._weights.model.close()
+            self._model.close()
 
     def _encode(
         self,

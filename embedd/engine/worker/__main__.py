@@ -23,7 +23,7 @@ from embedd.engine.worker.compute import encode_together
 from embedd.engine.worker.connection import Connection
 from embedd.engine.worker.crosscheck import check_agreement
 from embedd.engine.worker.dispatch import Pending
-from embedd.engine.worker.load import open_engine, open_tokenizer, to_failure
+from embedd.engine.worker.load import describe_tokenizer, open_engine, open_tokenizer, to_failure
 from embedd.engine.worker.selftest import run_self_test
 from embedd.engine.worker.threads import exit_on_error, start_thread
 from embedd.engine.worker.tokenize import TokenizerCalls
@@ -75,7 +75,7 @@ class Worker:
             max_sequences=engine.info.max_sequences,
             padded=engine.info.padded,
         )
-        self._tokenizer_calls.start(engine)
+        self._tokenizer_calls.start(engine.tokenizer)
         for _ in range(replicas - 1):
             start_thread(self._encode_all, engine.replicate())
         info = replace(engine.info, replicas=replicas, distance=distance)
@@ -94,7 +94,7 @@ class Worker:
             self._connection.send((to_failure(load.id, error), None))
             return
         self._tokenizer_calls.start(tokenizer)
-        self._connection.send((messages.Ready(load.id, tokenizer.info), None))
+        self._connection.send((messages.Ready(load.id, describe_tokenizer(tokenizer)), None))
 
     def _encode_all(self, engine: Engine) -> None:
         while True:

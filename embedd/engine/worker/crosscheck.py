@@ -69,7 +69,7 @@ def measure_distance(engine: Engine, reference: Engine) -> float:
     Texts are computed together in a batch and alone, each with its own padding.
     """
     limit = min(reference.info.limit, LONGEST)
-    sequences = [ids[:limit] for ids in reference.tokenize(TEXTS)]
+    sequences = [ids[:limit] for ids in reference.tokenizer.tokenize(TEXTS)]
     expected = _encode_alone(reference, sequences)
     found = [engine.encode(sequences), _encode_alone(engine, sequences)]
     if reference.info.pooling is Pooling.RANK:

@@ -9,8 +9,9 @@ from typing import Any
 from embedd.engine.backends import Backend
 from embedd.engine.ipc.messages import Failed, Fault, Load
 from embedd.engine.protocol import Engine, Tokenizer, UnsuitableError
-from embedd.engine.spec import ModelSpec
+from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import InsufficientMemoryError, ModelLoadError
+from embedd.types import Pooling
 
 ENGINES = {
     "llama": "embedd.engine.llama.engine:LlamaEngine",
@@ -18,9 +19,9 @@ ENGINES = {
     "fake": "embedd.engine.fake:FakeEngine",
 }
 TOKENIZERS = {
-    "llama": "embedd.engine.llama.vocabulary:LlamaVocabulary",
-    "openvino": "embedd.engine.llama.vocabulary:LlamaVocabulary",
-    "fake": "embedd.engine.fake:FakeEngine",
+    "llama": "embedd.engine.llama.tokenizer:LlamaTokenizer",
+    "openvino": "embedd.engine.llama.tokenizer:LlamaTokenizer",
+    "fake": "embedd.engine.fake:FakeTokenizer",
 }
 
 
@@ -30,8 +31,23 @@ def open_tokenizer(load: Load) -> Tokenizer:
     Raises:
         ModelLoadError: The file or its tokenizer cannot be used.
     """
-    tokenizer: Tokenizer = _find_class(TOKENIZERS[load.backend.engine]).load_vocabulary(load.spec)
+    tokenizer: Tokenizer = _find_class(TOKENIZERS[load.backend.engine]).load(load.spec)
     return tokenizer
+
+
+def describe_tokenizer(tokenizer: Tokenizer) -> ModelInfo:
+    """Facts of a model without weights: those that only weights have are 0."""
+    return ModelInfo(
+        width=0,
+        limit=0,
+        pooling=Pooling.NONE,
+        frame=tokenizer.frame,
+        vocabulary=tokenizer.vocabulary_size,
+        max_batch_tokens=0,
+        max_sequences=0,
+        engine="",
+        backend="",
+    )
 
 
 def open_engine(load: Load, report: Callable[[float], None]) -> Engine:

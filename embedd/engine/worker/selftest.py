@@ -18,7 +18,7 @@ def run_self_test(engine: Engine) -> float:
         EngineError: A vector is not finite or has norm 0.
     """
     info = engine.info
-    [ids] = engine.tokenize([SENTENCE])
+    [ids] = engine.tokenizer.tokenize([SENTENCE])
     ids = ids[: info.limit]
     count = max(1, min(info.max_batch_tokens // len(ids), info.max_sequences))
     encode_checked(engine, [ids], None)

@@ -115,7 +115,7 @@ def test_a_gpu_has_larger_batches_and_says_what_memory_it_takes(
     gpu = LlamaEngine.load(spec, LLAMA_GPU, threads=1)
     assert (gpu.info.max_batch_tokens, gpu.info.max_sequences) == (4096, 128)
     assert gpu.info.gpu_bytes == 12345
-    sequences = gpu.tokenize(["the cat", "a mat"]) * 40
+    sequences = gpu.tokenizer.tokenize(["the cat", "a mat"]) * 40
     assert gpu.encode(sequences).shape == (80, gpu.info.width)
     gpu.close()
 

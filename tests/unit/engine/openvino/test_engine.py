@@ -16,7 +16,7 @@ import pytest
 from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_BF16, OPENVINO_F32, Backend
 from embedd.engine.ipc.messages import Load
 from embedd.engine.llama.engine import LlamaEngine
-from embedd.engine.llama.vocabulary import LlamaVocabulary
+from embedd.engine.llama.tokenizer import LlamaTokenizer
 from embedd.engine.padding import round_length
 from embedd.engine.protocol import Engine, UnsuitableError
 from embedd.engine.spec import ModelSpec
@@ -190,9 +190,7 @@ def test_f32_gives_llama_cpps_vectors_and_bf16_others_that_are_close(
     tag: str, default_store: Path
 ) -> None:
     spec = Resolver(Store(default_store)).resolve(f"all-minilm:{tag}").spec
-    vocabulary = LlamaVocabulary.load_vocabulary(spec)
-    sequences = vocabulary.tokenize(SENTENCES)
-    vocabulary.close()
+    sequences = LlamaTokenizer.load(spec).tokenize(SENTENCES)
     expected = encode(LlamaEngine.load(spec, LLAMA_BACKENDS[0], threads=1), sequences)
     exact = encode(load(spec), sequences)
     assert distances(exact, expected).max() <= tolerances.F32.exact

@@ -7,12 +7,14 @@ import pytest
 
 from embedd.cache import VectorCache
 from embedd.config import worker_environment
-from embedd.engine.ipc.messages import Failed, Fault
-from embedd.engine.llama.vocabulary import LlamaVocabulary
+from embedd.engine.backends import LLAMA_BACKENDS
+from embedd.engine.ipc.messages import Failed, Fault, Load
+from embedd.engine.llama.model import LlamaModel
+from embedd.engine.llama.tokenizer import LlamaTokenizer
 from embedd.engine.loader import Loader
 from embedd.engine.protocol import UnsuitableError
 from embedd.engine.tuning.store import SingleUse
-from embedd.engine.worker.load import to_failure
+from embedd.engine.worker.load import describe_tokenizer, open_tokenizer, to_failure
 from embedd.errors import EngineError, InsufficientMemoryError, ModelLoadError
 from embedd.metrics import Metrics
 from embedd.types import Pooling
@@ -22,10 +24,10 @@ from tests.tiny_models import TINY_VOCABULARY, write_tiny_bert
 
 def test_a_vocabulary_without_weights_has_no_numbers(tmp_path: Path) -> None:
     spec = make_spec(write_tiny_bert(tmp_path / "tiny.gguf"), Pooling.MEAN)
-    vocabulary = LlamaVocabulary.load_vocabulary(spec)
-    info = vocabulary.info
+    load = Load(spec=spec, backend=LLAMA_BACKENDS[-1], vocabulary_only=True)
+    info = describe_tokenizer(open_tokenizer(load))
     assert (info.width, info.limit, info.vocabulary) == (0, 0, len(TINY_VOCABULARY))
-    vocabulary.close()
+    assert info.frame.suffix == (TINY_VOCABULARY.index("[SEP]"),)
 
 
 @pytest.mark.parametrize(
@@ -40,8 +42,8 @@ def test_a_template_says_what_stands_around_a_pair(
     template: str, expected: tuple[tuple[str, str], bool] | None, tmp_path: Path
 ) -> None:
     path = write_tiny_bert(tmp_path / "tiny.gguf")
-    vocabulary = LlamaVocabulary.load_vocabulary(make_spec(path, Pooling.RANK))
-    pair = vocabulary._parse_pair(template)
+    model = LlamaModel(path, extra_buffers=False, gpu_layers=0, vocabulary_only=True)
+    pair = LlamaTokenizer(model)._parse_pair(template)
     if expected is None:
         assert pair is None
     else:
@@ -49,7 +51,7 @@ def test_a_template_says_what_stands_around_a_pair(
         assert (pair.query_lead, pair.document_lead) == expected[0]
         ids = [TINY_VOCABULARY.index(one) for one in ("q", "d", ".")]
         assert [*pair.prefix, *pair.middle, *pair.suffix] == ids
-    vocabulary.close()
+    model.close()
 
 
 async def test_a_loader_opens_vocabularies_in_processes_that_end(tmp_path: Path) -> None:

@@ -33,4 +33,3 @@ def test_a_vocabulary_answers_every_kind_of_call(engine: str, tmp_path: Path) ->
     failed, _ = answer_call(tokenizer, Detokenize(5, None), np.array([-1], np.int32).tobytes())
     assert isinstance(failed, Failed)
     assert (failed.id, failed.fault) == (5, Fault.INPUT)
-    tokenizer.close()

@@ -1,4 +1,4 @@
-"""Texts to token ids and back with the model's own tokenizer."""
+"""`LlamaTokenizer`: the `Tokenizer` protocol on llama.cpp."""
 
 import ctypes
 from collections.abc import Callable, Sequence
@@ -9,10 +9,10 @@ from llama_cpp import llama_cpp as lib
 
 from embedd.engine.llama.model import LlamaModel
 from embedd.engine.protocol import check_ids
-from embedd.engine.spec import ModelInfo, ModelSpec
+from embedd.engine.spec import ModelSpec
 from embedd.errors import ModelLoadError
 from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
-from embedd.types import Pooling, TokenIds, TokenPiece
+from embedd.types import TokenIds, TokenPiece
 
 NO_TOKENIZER = 0
 WORDPIECE = 3
@@ -20,11 +20,14 @@ PROBE = "a"
 QUERY, DOCUMENT = "{query}", "{document}"
 
 
-class Vocabulary:
-    """The tokenizer of a loaded model. One thread at a time: it owns a buffer.
+class LlamaTokenizer:
+    """The tokenizer of a loaded model. One thread at a time may use it: it owns a buffer.
 
     Raises:
         ModelLoadError: The file has no tokenizer.
+
+    Attributes:
+        frame: The special tokens before and after every text.
     """
 
     def __init__(self, model: LlamaModel) -> None:
@@ -35,6 +38,23 @@ class Vocabulary:
             raise ModelLoadError("the GGUF has no tokenizer: convert the model with its vocabulary")
         self._buffer = np.empty(1024, np.int32)
         self.frame = self._learn_frame()
+
+    @classmethod
+    def load(cls, spec: ModelSpec) -> Self:
+        """Read the vocabulary of *spec* without its weights, in some milliseconds.
+
+        Raises:
+            ModelLoadError: The file or its tokenizer cannot be used.
+        """
+        model = LlamaModel(
+            spec.path, parts=spec.parts, extra_buffers=False, gpu_layers=0, vocabulary_only=True
+        )
+        return cls(model)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """See `Tokenizer.vocabulary_size`."""
+        return self._model.vocabulary
 
     def tokenize(
         self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
@@ -56,7 +76,7 @@ class Vocabulary:
         return [known[one] for one in ids.tolist()]
 
     def learn_pair(self) -> PairTemplate | None:
-        """What stands around a query and a document; None: in a way that nobody foresaw."""
+        """The tokens around a query and a document; None if the template is not understood."""
         template = self._model.pair_template
         if template is not None:
             return self._parse_pair(template)
@@ -72,7 +92,7 @@ class Vocabulary:
         if not query or not document or DOCUMENT in head:
             return None
         texts = [head, middle, tail]
-        # A word and the blank before it are one token: the blank goes with the user's text.
+        # A word and the space before it are one token: the space goes with the user's text.
         leads = [" " if text.endswith(" ") else "" for text in texts[:2]]
         texts[:2] = [text.removesuffix(" ") for text in texts[:2]]
         ids = [tuple(row.tolist()) for row in self.tokenize(texts, add_special=False)]
@@ -101,7 +121,7 @@ class Vocabulary:
             )
             if count >= 0:
                 return self._buffer[:count].copy()
-            # Normalisation can give more tokens than bytes; the answer says how many.
+            # Normalisation can give more tokens than bytes; llama.cpp returns how many.
             needed = -count
 
     def _detokenize(self, ids: TokenIds, *, special: bool) -> bytes:
@@ -120,7 +140,7 @@ class Vocabulary:
                 special,
             ),
         )
-        # WordPiece puts a blank before every word, also before the first.
+        # WordPiece puts a space before every word, also before the first.
         return text.removeprefix(b" ") if self._kind == WORDPIECE else text
 
     def _token_piece(self, id_: int) -> TokenPiece:
@@ -138,7 +158,7 @@ class Vocabulary:
         return TokenPiece(text, bool(lib.llama_vocab_is_control(self._vocab, id_)))
 
     def _learn_frame(self) -> SpecialTokens:
-        """What is put around a text, seen by doing it: the file's flags are not reliable."""
+        """Find the special tokens by adding them to a text: the file's flags are not reliable."""
         framed = self._tokenize(PROBE, add_special=True)
         bare = self._tokenize(PROBE, add_special=False)
         for start in range(len(framed) - len(bare) + 1):
@@ -150,43 +170,8 @@ class Vocabulary:
         raise ModelLoadError("the tokenizer changes a text when it adds special tokens")
 
 
-class LlamaVocabulary(Vocabulary):
-    """A vocabulary without weights, in this process. Made by `load_vocabulary`."""
-
-    @classmethod
-    def load_vocabulary(cls, spec: ModelSpec) -> Self:
-        """Read the vocabulary of *spec*, in some milliseconds.
-
-        Raises:
-            ModelLoadError: The file or its tokenizer cannot be used.
-        """
-        model = LlamaModel(
-            spec.path, parts=spec.parts, extra_buffers=False, gpu_layers=0, vocabulary_only=True
-        )
-        return cls(model)
-
-    @property
-    def info(self) -> ModelInfo:
-        """See `Tokenizer.info`."""
-        return ModelInfo(
-            width=0,
-            limit=0,
-            pooling=Pooling.NONE,
-            frame=self.frame,
-            vocabulary=self._model.vocabulary,
-            max_batch_tokens=0,
-            max_sequences=0,
-            engine="llama",
-            backend="",
-        )
-
-    def close(self) -> None:
-        """Free the vocabulary."""
-        self._model.close()
-
-
 def _read_text(size: int, write: Callable[[Any, int], int]) -> bytes:
-    """What *write* puts into a buffer; it answers with the bytes, negative: that it needs."""
+    """What *write* puts into a buffer; it returns the bytes written, or minus those it needs."""
     while True:
         buffer = ctypes.create_string_buffer(size)
         count = write(buffer, size)
