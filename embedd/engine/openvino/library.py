@@ -1,12 +1,12 @@
-"""The boundary to OpenVINO: imports it without its tools, compiles graphs for the CPU."""
+"""The boundary to OpenVINO: import without its tools, compilation for the CPU."""
 
 import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-# The package imports its conversion tools where they are installed, and those a telemetry
-# client. What stands here as None cannot be imported in this process.
+# The package imports its conversion tools where they are installed, and those import a
+# telemetry client. A module that is None here cannot be imported in this process.
 for _name in ("openvino.tools", "openvino_telemetry"):
     sys.modules.setdefault(_name, None)  # type: ignore[arg-type]  # typeshed knows no None here
 
@@ -20,19 +20,19 @@ from embedd.types import Precision  # noqa: E402 - likewise
 
 __all__ = ["compile_graph", "make_model", "open_core", "ops"]
 
-# The plugin remembers what it prepared for shapes that it has seen, for each stream.
-# Lengths are rounded, so a few hundred come again and again.
-REMEMBERED_SHAPES = 512
+# For each stream the plugin caches what it prepared for an input shape. Lengths are rounded,
+# so the same few hundred shapes recur.
+CACHED_SHAPES = 512
 
 ELEMENT_TYPES = {Precision.F32: ov.Type.f32, Precision.BF16: ov.Type.bf16}
 
 
 @cache
 def open_core() -> Any:
-    """OpenVINO's plugins, once for the process.
+    """Return OpenVINO's core, which is opened once in the process.
 
     Raises:
-        UnsuitableError: There is none for this CPU.
+        UnsuitableError: OpenVINO has no plugin for this CPU.
     """
     core = ov.Core()
     if "CPU" not in core.available_devices:
@@ -41,7 +41,7 @@ def open_core() -> Any:
 
 
 def make_model(results: Sequence[Any], parameters: Sequence[Any]) -> Any:
-    """A graph with these outputs and inputs."""
+    """Return a graph with these outputs and inputs."""
     return ov.Model(list(results), list(parameters), "embedd")
 
 
@@ -58,7 +58,7 @@ def compile_graph(graph: Any, *, streams: int, threads: int, precision: Precisio
         "INFERENCE_PRECISION_HINT": precision.value,
         # Without it f32 products may be computed in bf16 on ARM ("fast math").
         "EXECUTION_MODE_HINT": "ACCURACY" if precision is Precision.F32 else "PERFORMANCE",
-        "CPU_RUNTIME_CACHE_CAPACITY": REMEMBERED_SHAPES,
+        "CPU_RUNTIME_CACHE_CAPACITY": CACHED_SHAPES,
         "ENABLE_CPU_PINNING": False,  # several models share the cores
     }
     try:

@@ -1,4 +1,4 @@
-"""What a GGUF holds: settings and tensors, each asked for by name, none left over.
+"""Settings and tensors of a GGUF, read by name, with a check that none was left out.
 
 A graph that does not use all of them would be another model than the file's.
 """
@@ -17,12 +17,12 @@ from embedd.gguf.types import TENSOR_TYPES
 
 Array: TypeAlias = npt.NDArray[np.floating[Any]]  # float16 or float32
 
-PIECE_NUMBERS = 1 << 20  # made at a time: some 20 MB while they are numbers of 32 bits
-BEYOND_HALF = 65520.0  # what float16 rounds to infinity
-NUMBERS = {name: number for number, (name, _, _) in TENSOR_TYPES.items()}
+CHUNK = 1 << 20  # weights dequantised at a time: some 20 MB while they are float32
+FLOAT16_OVERFLOW = 65520.0  # from here on float16 rounds to infinity
+TYPE_NUMBERS = {name: number for number, (name, _, _) in TENSOR_TYPES.items()}
 
-# Keys of the architecture that say nothing about how tokens become vectors.
-INDIFFERENT = {
+# Keys of the architecture that have no effect on how tokens become vectors.
+IRRELEVANT_KEYS = {
     "classifier.output_labels",
     "context_length",
     "normalize_embeddings",
@@ -32,10 +32,10 @@ INDIFFERENT = {
 
 
 class Gguf:
-    """A GGUF whose parts are the files at *paths*, in order.
+    """A GGUF, of one file or of several parts in order.
 
     Raises:
-        ModelLoadError: A file cannot be used.
+        ModelLoadError: The header of a file cannot be read.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -52,20 +52,20 @@ class Gguf:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
-    def rows(self, name: str) -> int:
-        """Rows of the matrix *name*.
+    def count_rows(self, name: str) -> int:
+        """Return the number of rows of the matrix *name*; a vector has one.
 
         Raises:
-            UnsuitableError: There is none.
+            UnsuitableError: The tensor is missing.
         """
         shape = self._find(name)[2].shape
         return shape[1] if len(shape) > 1 else 1
 
-    def take(self, name: str, *shape: int) -> Array:
-        """The tensor *name*, whose shape must be *shape*; vectors always in float32.
+    def read(self, name: str, *shape: int) -> Array:
+        """Return the tensor *name* as float16 or float32, one-dimensional ones as float32.
 
         Raises:
-            UnsuitableError: It is missing, has another shape, or a type that nobody can read.
+            UnsuitableError: The tensor is missing, has another shape, or an unsupported type.
         """
         path, start, tensor = self._find(name)
         # In the file's own order the length of a row comes first, and a last 1 may be left out.
@@ -75,15 +75,15 @@ class Gguf:
         array = _read(path, start + tensor.offset, tensor).reshape(shape)
         return array.astype(np.float32) if array.ndim == 1 else array
 
-    def take_if_any(self, name: str, *shape: int) -> Array | None:
-        """As `take`, or None where the file has no such tensor."""
-        return self.take(name, *shape) if name in self else None
+    def read_if_present(self, name: str, *shape: int) -> Array | None:
+        """Return the tensor as `read` does, or None if the file does not have it."""
+        return self.read(name, *shape) if name in self else None
 
-    def count(self, key: str, default: int | None = None) -> int:
-        """The whole number ``<architecture>.<key>``.
+    def integer(self, key: str, default: int | None = None) -> int:
+        """Return the value of ``<architecture>.<key>``, an integer of 0 or more.
 
         Raises:
-            UnsuitableError: It is missing and has no default, or is no such number.
+            UnsuitableError: The key is missing and has no default, or has another value.
         """
         value = self._value(key, default)
         if type(value) is not int or value < 0:
@@ -91,10 +91,10 @@ class Gguf:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """The finite number ``<architecture>.<key>``.
+        """Return the value of ``<architecture>.<key>``, a finite number.
 
         Raises:
-            UnsuitableError: It is missing and has no default, or is no such number.
+            UnsuitableError: The key is missing and has no default, or has another value.
         """
         value = self._value(key, default)
         if not isinstance(value, int | float) or not math.isfinite(value):
@@ -102,27 +102,27 @@ class Gguf:
         return float(value)
 
     def expect(self, key: str, *values: object) -> None:
-        """The value of ``<architecture>.<key>``, if there is one, is one of these.
+        """Check that ``<architecture>.<key>`` is missing or has one of *values*.
 
         Raises:
-            UnsuitableError: It is not.
+            UnsuitableError: It has another value.
         """
         value = self._value(key, values[0])
         if value not in values:
             raise UnsuitableError(f"{self._prefix}{key} is {value!r}")
 
     def check_all_used(self) -> None:
-        """Nothing of the file was passed over.
+        """Check that every tensor and every key of the architecture was read.
 
         Raises:
-            UnsuitableError: A tensor or a key was.
+            UnsuitableError: Some were not: the graph would be another model than the file's.
         """
         metadata = [*self.facts.metadata, *self.facts.arrays]
         own = {key for key in metadata if key.startswith(self._prefix)}
-        known = self._used | {self._prefix + key for key in INDIFFERENT}
+        known = self._used | {self._prefix + key for key in IRRELEVANT_KEYS}
         left = sorted((own | self._tensors.keys()) - known)
         if left:
-            raise UnsuitableError(f"unknown to this engine: {', '.join(left[:3])}")
+            raise UnsuitableError(f"not supported by this engine: {', '.join(left[:3])}")
 
     def _find(self, name: str) -> tuple[Path, int, TensorFacts]:
         if name not in self._tensors:
@@ -135,7 +135,7 @@ class Gguf:
 
 
 def _read(path: Path, offset: int, tensor: TensorFacts) -> Array:
-    """The numbers of a tensor; a view of the mapped file where its type is numpy's."""
+    """Return the weights of a tensor; F32 and F16 as a view of the mapped file."""
     elements = math.prod(tensor.shape)
     if tensor.type == "F32":
         return _map(path, offset, "<f4", elements)
@@ -147,21 +147,21 @@ def _read(path: Path, offset: int, tensor: TensorFacts) -> Array:
 def _dequantize(path: Path, offset: int, tensor: TensorFacts, elements: int) -> Array:
     import gguf  # noqa: PLC0415 - takes a tenth of a second, which only these files need
 
-    if tensor.type not in NUMBERS:
+    if tensor.type not in TYPE_NUMBERS:
         raise UnsuitableError(f"tensor {tensor.name} has the {tensor.type}")
-    number = NUMBERS[tensor.type]
+    number = TYPE_NUMBERS[tensor.type]
     _, block, width = TENSOR_TYPES[number]
     kind = gguf.GGMLQuantizationType(number)
     raw = _map(path, offset, np.uint8, elements // block * width)
-    # Rounding to 11 bits is nothing beside what quantising has cost; brain floats have 8.
+    # Rounding to 11 bits is small beside the loss by quantising; bf16 has only 8.
     array: Array = np.empty(elements, np.float16)
     try:
-        # The package goes row by row, and slowly: here a row is as long as memory allows.
-        for start in range(0, elements, PIECE_NUMBERS):
-            blocks = raw[start // block * width : (start + PIECE_NUMBERS) // block * width]
+        # The package works row by row, and slowly: here a row is as long as memory allows.
+        for start in range(0, elements, CHUNK):
+            blocks = raw[start // block * width : (start + CHUNK) // block * width]
             exact = gguf.dequantize(blocks[np.newaxis], kind)[0]
-            if not np.abs(exact).max() < BEYOND_HALF:
-                raise UnsuitableError(f"tensor {tensor.name} has numbers beyond a float16")
+            if not np.abs(exact).max() < FLOAT16_OVERFLOW:
+                raise UnsuitableError(f"tensor {tensor.name} has weights that overflow float16")
             array[start : start + len(exact)] = exact
     except (NotImplementedError, ValueError) as error:
         raise UnsuitableError(f"tensor {tensor.name} has the type {tensor.type}") from error
@@ -169,5 +169,5 @@ def _dequantize(path: Path, offset: int, tensor: TensorFacts, elements: int) -> 
 
 
 def _map(path: Path, offset: int, kind: npt.DTypeLike, count: int) -> npt.NDArray[Any]:
-    """The file's own bytes. OpenVINO takes only what could be written to: a private mapping."""
+    """Map part of the file, copy-on-write: OpenVINO takes only writable memory."""
     return np.memmap(path, kind, "c", offset, (count,)).view(np.ndarray)

@@ -124,9 +124,9 @@ def test_what_it_cannot_do_it_says(spec: ModelSpec, pooling: Pooling | None, mes
 def shift_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     make_inputs = blocks.make_inputs
 
-    def shifted() -> blocks.Inputs:
+    def shifted() -> blocks.GraphInputs:
         inputs = make_inputs()
-        further = library.ops.add(inputs.positions, blocks.number(1))
+        further = library.ops.add(inputs.positions, blocks.scalar(1))
         return replace(inputs, positions=further)
 
     monkeypatch.setattr(blocks, "make_inputs", shifted)
@@ -233,10 +233,10 @@ def test_brain_floats_are_read_and_half_floats_that_overflow_are_refused(tmp_pat
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-    read = tensors.Gguf([tmp_path / "bf16.gguf"]).take("one", WIDTH, WIDTH)
+    read = tensors.Gguf([tmp_path / "bf16.gguf"]).read("one", WIDTH, WIDTH)
     assert np.allclose(read, matrix, rtol=2**-8)
-    with pytest.raises(UnsuitableError, match="beyond a float16"):
-        tensors.Gguf([tmp_path / "q8.gguf"]).take("one", WIDTH, WIDTH)
+    with pytest.raises(UnsuitableError, match="overflow float16"):
+        tensors.Gguf([tmp_path / "q8.gguf"]).read("one", WIDTH, WIDTH)
 
 
 SILENT = """
