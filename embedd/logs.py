@@ -5,6 +5,7 @@ import sys
 from typing import TextIO
 
 TRACE = 5
+MAX_REASON = 500  # characters of an error's text in a log line
 _STANDARD_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {
     "message",
     "asctime",

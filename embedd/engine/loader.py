@@ -98,7 +98,10 @@ class Loader:
             self._backends = [replace(backend, flash_attention=False) for backend in LLAMA_BACKENDS]
         self._vocabularies = asyncio.Semaphore(VOCABULARIES)
         self._background = BackgroundCalibration(
-            store=calibrations, calibrate=self.calibrate, cores=self._cores
+            store=calibrations,
+            calibrate=self.calibrate,
+            cores=cores,
+            is_busy=lambda: self._cores.busy,
         )
 
     async def load(self, spec: ModelSpec) -> ServedModel:

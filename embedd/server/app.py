@@ -39,6 +39,7 @@ from embedd.server.http.json_out import JSON, dump
 from embedd.server.http.request_id import add_request_id, request_id
 from embedd.server.openapi import pages
 from embedd.server.openapi.document import describe
+from embedd.server.ops import health
 from embedd.server.ops import metrics as ops
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ DIALECTS: Sequence[Dialect] = (
     rerank.DIALECT,
     tei.DIALECT,
     llamacpp.DIALECT,
+    *health.DIALECTS,
     pages.DIALECT,
     ops.DIALECT,
 )

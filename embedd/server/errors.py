@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from embedd import errors
+from embedd.logs import MAX_REASON
 from embedd.server.http.request_id import request_id
 
 log = logging.getLogger(__name__)
-
-MAX_REASON = 500  # characters of an error's text in the log
 
 STATUSES: Mapping[type[errors.EmbeddError], int] = {
     errors.RequestError: 400,

@@ -16,12 +16,12 @@ from typing import Final
 
 from llama_cpp import llama_cpp as lib
 
+from embedd.engine.child_process import prepare_process
 from embedd.engine.llama.library import (
     WARNING_LEVEL,
     fill_params,
     open_library,
 )
-from embedd.engine.worker.__main__ import prepare_process
 
 # llama.cpp logs each tensor: "[   3/  21]  blk.0.attn_k.weight - [ 32, 32 ...".
 _TENSOR: Final = re.compile(rb"\[ *(\d+)/ *(\d+)\]")

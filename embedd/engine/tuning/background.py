@@ -5,7 +5,6 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from embedd.engine.backends import Backend
-from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.calibrate import Calibration
 from embedd.engine.tuning.settings import Tuning, choose_start
@@ -27,7 +26,8 @@ class BackgroundCalibration:
 
     Args:
         calibrate: Runs the trials; ends its worker processes when cancelled.
-        cores: ``busy`` while any model is computing.
+        cores: How many the server uses.
+        is_busy: Whether any model is computing.
     """
 
     def __init__(
@@ -35,12 +35,14 @@ class BackgroundCalibration:
         *,
         store: TuningStore,
         calibrate: Callable[[ModelSpec, Sequence[Backend]], Awaitable[Calibration]],
-        cores: CoreBudget,
+        cores: int,
+        is_busy: Callable[[], bool],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._store = store
         self._calibrate = calibrate
         self._cores = cores
+        self._is_busy = is_busy
         self._sleep = sleep
         self._waiting: dict[str, tuple[ModelSpec, Sequence[Backend]]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -48,7 +50,7 @@ class BackgroundCalibration:
     def choose(self, spec: ModelSpec, *, gpu: bool = False) -> Tuning:
         """Return the settings measured for the model, or safe start values."""
         known = self._store.read(spec)
-        return known.best if known else choose_start(spec, self._cores.total, gpu=gpu)
+        return known.best if known else choose_start(spec, self._cores, gpu=gpu)
 
     def consider(self, spec: ModelSpec, backends: Sequence[Backend]) -> None:
         """Calibrate the model at the next idle time, unless it has been calibrated.
@@ -79,7 +81,7 @@ class BackgroundCalibration:
         quiet = 0.0
         while quiet < IDLE:
             await self._sleep(POLL)
-            quiet = 0.0 if self._cores.busy else quiet + POLL
+            quiet = 0.0 if self._is_busy() else quiet + POLL
 
     async def _try(self, spec: ModelSpec, backends: Sequence[Backend]) -> bool:
         """Calibrate once; return False if it was interrupted and must be tried again."""
@@ -98,7 +100,7 @@ class BackgroundCalibration:
         return True
 
     async def _wait_until_busy(self) -> None:
-        while not self._cores.busy:
+        while not self._is_busy():
             await self._sleep(POLL / 10)
 
     def _keep(self, spec: ModelSpec, trials: asyncio.Future[Calibration]) -> None:

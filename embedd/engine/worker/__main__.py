@@ -6,16 +6,12 @@ the others load and encode. The process ends when the socket does. Whatever a mo
 this process, all that the server sees is the end of the socket.
 """
 
-import contextlib
-import ctypes
 import os
-import resource
-import signal
 import socket
 import sys
 from dataclasses import replace
-from pathlib import Path
 
+from embedd.engine.child_process import prepare_process
 from embedd.engine.ipc import messages
 from embedd.engine.ipc.board import Board
 from embedd.engine.protocol import Engine
@@ -28,9 +24,6 @@ from embedd.engine.worker.selftest import run_self_test
 from embedd.engine.worker.threads import exit_on_error, start_thread
 from embedd.engine.worker.tokenize import TokenizerCalls
 from embedd.errors import EmbeddError
-
-OOM_SCORE = 500  # above the server's: the kernel ends a worker first
-PR_SET_PDEATHSIG = 1
 
 
 class Worker:
@@ -105,19 +98,6 @@ class Worker:
             answers = encode_together(engine, work.batches, work.stop)
             self._pending.give_back(work)
             self._connection.send(*answers)
-
-
-def prepare_process() -> None:
-    """Disable core dumps, ignore SIGINT and SIGTERM, be the OOM killer's first choice."""
-    # Ctrl-C and a service manager's SIGTERM reach the whole process group; the server
-    # decides when a worker ends, so that running requests can finish.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        with contextlib.suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
 
 
 def main() -> None:

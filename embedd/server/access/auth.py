@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from embedd.config import parse_keys
 from embedd.errors import ConfigError, UnauthorizedError
 from embedd.ollama_api import MANAGEMENT_PATHS
-from embedd.server.dialects.base import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Keys:
 KEYS = web.AppKey("keys", Keys)
 
 
-def require_key(endpoint: Endpoint, access: Access) -> Endpoint:
+def require_key(endpoint: Handler, access: Access) -> Handler:
     """Wrap *endpoint*: `UnauthorizedError` without a key for *access*, before a body is read."""
 
     async def answer(request: web.Request) -> web.StreamResponse:

@@ -12,8 +12,8 @@ from aiohttp import web
 
 from embedd.errors import EmbeddError, ServiceError
 from embedd.library import ReportProgress
+from embedd.logs import MAX_REASON
 from embedd.ollama_api import ProgressLine
-from embedd.server.errors import MAX_REASON
 from embedd.server.http.json_out import dump
 
 log = logging.getLogger(__name__)

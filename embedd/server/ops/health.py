@@ -1,9 +1,13 @@
 """The health check: one body that TEI's and llama.cpp's clients both understand."""
 
+from dataclasses import replace
+
 from aiohttp import web
 
-from embedd.server.dialects.base import EMBEDDER
+from embedd.server.dialects.base import EMBEDDER, Route
+from embedd.server.dialects.llamacpp.dialect import DIALECT as LLAMACPP
 from embedd.server.dialects.llamacpp.errors import ErrorReply, Fault
+from embedd.server.dialects.tei.dialect import DIALECT as TEI
 from embedd.server.http.json_out import json_response
 
 Health = dict[str, str]
@@ -17,3 +21,16 @@ async def health(request: web.Request) -> web.StreamResponse:
     fault = Fault(code=503, message=reason, type="unavailable_error")
     reply = ErrorReply(error=fault, error_type="Unhealthy")
     return json_response(reply, status=503, headers={"Retry-After": "1"})
+
+
+# The check belongs to both dialects, whose clients expect other errors in their shape.
+DIALECTS = (
+    replace(
+        LLAMACPP,
+        routes=(
+            Route(method="GET", path="/health", endpoint=health, reply=Health),
+            Route(method="GET", path="/v1/health", endpoint=health, reply=Health),
+        ),
+    ),
+    replace(TEI, routes=(Route(method="GET", path="/ping", endpoint=health, reply=Health),)),
+)

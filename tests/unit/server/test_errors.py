@@ -6,8 +6,9 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from embedd import errors
+from embedd.logs import MAX_REASON
 from embedd.server.dialects.ollama.dialect import DIALECT
-from embedd.server.errors import MAX_REASON, choose_status, log_error, retry_headers
+from embedd.server.errors import choose_status, log_error, retry_headers
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from embedd.server.dialects.llamacpp.embed import EmbedBody, Items, embedding
 from embedd.server.dialects.llamacpp.errors import STATUSES, to_error
 from embedd.server.dialects.llamacpp.props import props
 from embedd.server.dialects.llamacpp.tokens import TokenizeBody, detokenize, tokenize
-from embedd.server.ops.health import Health, health
 
 Object = dict[str, Any]
 DIALECT = Dialect(
@@ -32,8 +31,6 @@ DIALECT = Dialect(
             body=DetokenizeBody,
             reply=Object,
         ),
-        Route(method="GET", path="/health", endpoint=health, reply=Health),
-        Route(method="GET", path="/v1/health", endpoint=health, reply=Health),
         Route(method="GET", path="/props", endpoint=props, reply=Object, query=("model",)),
     ),
     to_error=to_error,

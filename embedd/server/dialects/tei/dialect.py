@@ -10,7 +10,6 @@ from embedd.server.dialects.tei.info import info
 from embedd.server.dialects.tei.rerank import Ranked, RerankBody, rerank
 from embedd.server.dialects.tei.similarity import SimilarityBody, similarity
 from embedd.server.dialects.tei.tokens import DecodeBody, TokenizeBody, decode, tokenize
-from embedd.server.ops.health import Health, health
 
 Object = dict[str, Any]
 DIALECT = Dialect(
@@ -73,7 +72,6 @@ DIALECT = Dialect(
             for path in RERANK_PATHS
         ),
         Route(method="GET", path="/info", endpoint=info, reply=Object, query=("model",)),
-        Route(method="GET", path="/ping", endpoint=health, reply=Health),
     ),
     to_error=to_error,
     statuses=STATUSES,

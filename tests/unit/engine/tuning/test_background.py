@@ -45,7 +45,11 @@ class Bench:
         self.may_finish = asyncio.Event()
         self.error: EngineError | None = None
         self.background = BackgroundCalibration(
-            store=self.store, calibrate=self.calibrate, cores=self.cores, sleep=self.sleep
+            store=self.store,
+            calibrate=self.calibrate,
+            cores=self.cores.total,
+            is_busy=lambda: self.cores.busy,
+            sleep=self.sleep,
         )
 
     @property
