@@ -19,8 +19,8 @@ from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
 from embedd.engine.ipc.messages import Load
 from embedd.engine.protocol import Engine
 from embedd.engine.serving.lanes import Lanes, Waiting
+from embedd.engine.settings import Tuning
 from embedd.engine.spec import ModelSpec
-from embedd.engine.tuning.settings import Tuning
 from embedd.engine.worker.load import open_engine
 from embedd.resolve import Resolver
 from embedd.runtime import open_store

@@ -28,8 +28,8 @@ from benchmarks.report import MIB, describe_machine
 from benchmarks.texts import make_ingest, make_workloads
 from embedd.config import read_settings
 from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
+from embedd.engine.settings import Tuning
 from embedd.engine.tuning.calibrate import choose_replicas, choose_sizes
-from embedd.engine.tuning.settings import Tuning
 from embedd.types import TokenIds
 
 ROUNDS = 3

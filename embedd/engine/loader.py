@@ -18,6 +18,7 @@ from embedd.engine.ipc.messages import Load
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.model import ServedModel
 from embedd.engine.serving.quarantine import Quarantine
+from embedd.engine.settings import Tuning
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tuning.background import BackgroundCalibration
 from embedd.engine.tuning.calibrate import (
@@ -27,7 +28,6 @@ from embedd.engine.tuning.calibrate import (
     calibrate,
     start_at_fastest,
 )
-from embedd.engine.tuning.settings import Tuning
 from embedd.engine.tuning.store import TuningStore
 from embedd.errors import InsufficientMemoryError, ModelLoadError
 from embedd.gguf.header import read_header_file

@@ -11,8 +11,8 @@ from embedd.engine.backends import LLAMA_BACKENDS, Backend
 from embedd.engine.host.errors import SelfTestError, WorkerDiedError
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.ipc.messages import Load
+from embedd.engine.settings import ONE_REPLICA, Tuning
 from embedd.engine.spec import ModelInfo, ModelSpec
-from embedd.engine.tuning.settings import ONE_REPLICA, Tuning
 from embedd.errors import EmbeddError, InsufficientMemoryError, ModelLoadError, ShuttingDownError
 from embedd.metrics import ModelMetrics
 

@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 import msgspec
 
 from embedd.engine.backends import Backend
+from embedd.engine.settings import ONE_REPLICA, Tuning
 from embedd.engine.spec import ModelInfo, ModelSpec
-from embedd.engine.tuning.settings import ONE_REPLICA, Tuning
 from embedd.types import Pooling
 
 

@@ -16,8 +16,8 @@ from embedd.engine.llama.library import find_gpu, take_gpu_bytes
 from embedd.engine.llama.model import LlamaModel, Report
 from embedd.engine.llama.tokenizer import LlamaTokenizer
 from embedd.engine.protocol import Stop
+from embedd.engine.settings import choose_gpu_batch
 from embedd.engine.spec import ModelInfo, ModelSpec
-from embedd.engine.tuning.settings import choose_gpu_batch
 from embedd.errors import EngineError, ModelLoadError
 from embedd.types import Pooling, TokenIds, Vectors
 

@@ -13,8 +13,8 @@ from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.dedup import Deduplicator
 from embedd.engine.serving.quarantine import Quarantine
 from embedd.engine.serving.queue import BatchQueue
+from embedd.engine.settings import ONE_REPLICA, Tuning
 from embedd.engine.spec import ModelInfo, ModelSpec
-from embedd.engine.tuning.settings import ONE_REPLICA, Tuning
 from embedd.metrics import ModelMetrics
 from embedd.types import EmbedResult, Pooling, ServedBy, TokenIds, TokenPiece
 

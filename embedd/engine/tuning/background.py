@@ -5,9 +5,9 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from embedd.engine.backends import Backend
+from embedd.engine.settings import Tuning, choose_start
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.calibrate import Calibration
-from embedd.engine.tuning.settings import Tuning, choose_start
 from embedd.engine.tuning.store import TuningStore
 from embedd.errors import EmbeddError
 

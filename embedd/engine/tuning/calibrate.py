@@ -17,8 +17,8 @@ import numpy as np
 
 from embedd.engine.backends import Backend
 from embedd.engine.host.process import WorkerProcess
+from embedd.engine.settings import Tuning, choose_gpu_batch
 from embedd.engine.spec import ModelInfo, ModelSpec
-from embedd.engine.tuning.settings import Tuning, choose_gpu_batch
 from embedd.errors import InsufficientMemoryError, ModelLoadError
 
 log = logging.getLogger(__name__)

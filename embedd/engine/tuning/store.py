@@ -6,9 +6,9 @@ from typing import TypeVar
 import msgspec
 
 from embedd.engine.backends import choose_precision
+from embedd.engine.settings import ONE_REPLICA
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.calibrate import Calibration, Verdict
-from embedd.engine.tuning.settings import ONE_REPLICA
 from embedd.state import StateFolder
 from embedd.types import EngineChoice, Precision
 

@@ -7,8 +7,8 @@ from aiohttp import web
 
 from embedd.cli import bench
 from embedd.cli.bench import Workload, cosine
+from embedd.engine.settings import Tuning
 from embedd.engine.tuning.calibrate import Calibration, Trial
-from embedd.engine.tuning.settings import Tuning
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_server import FakeServer, in_background
 

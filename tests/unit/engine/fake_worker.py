@@ -16,8 +16,8 @@ from embedd.engine.host.process import WorkerProcess
 from embedd.engine.host.supervisor import Supervisor
 from embedd.engine.ipc.messages import Load
 from embedd.engine.protocol import check_ids
+from embedd.engine.settings import ONE_REPLICA
 from embedd.engine.spec import ModelInfo, ModelSpec
-from embedd.engine.tuning.settings import ONE_REPLICA
 from embedd.errors import EngineError
 from embedd.metrics import DeathReason, Metrics
 from embedd.tokenizers.truncation import SpecialTokens

@@ -15,9 +15,9 @@ from embedd.engine.llama import engine as llama
 from embedd.engine.llama import library
 from embedd.engine.llama.engine import LlamaEngine
 from embedd.engine.loader import Loader
+from embedd.engine.settings import ONE_REPLICA, Tuning, choose_gpu_batch, choose_start
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.calibrate import GPU_BATCH_TOKENS, choose_sizes
-from embedd.engine.tuning.settings import ONE_REPLICA, Tuning, choose_gpu_batch, choose_start
 from embedd.engine.tuning.store import SingleUse
 from embedd.engine.worker import load as opening
 from embedd.errors import EngineError, ModelLoadError

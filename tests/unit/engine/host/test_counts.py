@@ -10,7 +10,7 @@ from embedd.engine.host.errors import SelfTestError, WorkerDiedError
 from embedd.engine.host.supervisor import Supervisor
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.queue import BatchQueue
-from embedd.engine.tuning.settings import Tuning
+from embedd.engine.settings import Tuning
 from embedd.errors import ModelLoadError, OverloadedError
 from embedd.metrics import DeathReason
 from tests.exposition import Samples, moved, read

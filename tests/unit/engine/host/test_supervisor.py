@@ -7,7 +7,7 @@ import pytest
 from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
 from embedd.engine.host.errors import SelfTestError, WorkerDiedError
 from embedd.engine.host.supervisor import Supervisor
-from embedd.engine.tuning.settings import Tuning
+from embedd.engine.settings import Tuning
 from embedd.errors import (
     EmbeddError,
     InsufficientMemoryError,

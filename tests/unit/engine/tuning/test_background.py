@@ -9,10 +9,10 @@ import pytest
 
 from embedd.engine.backends import LLAMA_BACKENDS, Backend
 from embedd.engine.serving.cores import CoreBudget
+from embedd.engine.settings import Tuning
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.background import IDLE, POLL, BackgroundCalibration
 from embedd.engine.tuning.calibrate import Calibration
-from embedd.engine.tuning.settings import Tuning
 from embedd.engine.tuning.store import TuningStore
 from embedd.errors import EngineError
 from embedd.state import StateFolder

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from embedd.engine.backends import LLAMA_BACKENDS, Backend
 from embedd.engine.host.errors import WorkerDiedError
 from embedd.engine.host.process import WorkerProcess
+from embedd.engine.settings import Tuning, choose_start
 from embedd.engine.spec import ModelInfo
 from embedd.engine.tuning.calibrate import (
     BATCH_TOKENS,
@@ -25,7 +26,6 @@ from embedd.engine.tuning.calibrate import (
     choose_sizes,
     start_at_fastest,
 )
-from embedd.engine.tuning.settings import Tuning, choose_start
 from embedd.types import Pooling, TokenIds, Vectors
 from tests.fakes import Clock, settle
 from tests.unit.engine.fake_worker import INFO, SPEC

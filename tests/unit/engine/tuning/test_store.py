@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from embedd.engine.settings import Tuning
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.calibrate import Calibration, Trial, Verdict
-from embedd.engine.tuning.settings import Tuning
 from embedd.engine.tuning.store import SingleUse, TuningStore
 from embedd.state import StateFolder
 from embedd.types import EngineChoice, Pooling, Precision
