@@ -1,1 +1,1 @@
-"""Ways of speaking: each a table of routes with pure translations."""
+"""The APIs of services and programs: each is a table of routes with pure translations."""
