@@ -27,8 +27,8 @@ class Repo:
 
     Args:
         small: Names of files that are kept in git itself, without a sha256.
-        token: What a reader must send; None lets everybody.
-        gated: Whether its terms must be accepted: info for all, files for nobody.
+        token: Token that a reader must send; None means public.
+        gated: Whether its terms must be accepted: its info is public, its files are refused.
     """
 
     files: dict[str, bytes]

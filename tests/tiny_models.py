@@ -42,7 +42,7 @@ def write_tiny_bert(
     head: Sequence[str] | None = None,
     split: int = 0,
 ) -> Path:
-    """A BERT encoder; *vocabulary* is in WordPiece's own spelling (``##ing``).
+    """A BERT encoder; *vocabulary* is written as WordPiece does (``##ing``).
 
     *split* writes so many tensors to a file, and returns the first: see `find_parts`.
 
@@ -364,7 +364,7 @@ def _decoder_tensors(
 
 
 def _byte_pairs() -> tuple[list[str], list[str]]:
-    """Tokens and merges: all bytes in GPT-2's spelling, pairs of common letters, one special."""
+    """Tokens and merges: all bytes as GPT-2 writes them, pairs of common letters, one special."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = {byte: chr(byte) for byte in printable}

@@ -1,1 +1,1 @@
-"""Reads the recipes: a name → where the model comes from and how it is used."""
+"""The catalogue of recipes: where a model comes from and how it is used, by name."""

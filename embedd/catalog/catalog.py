@@ -1,4 +1,4 @@
-"""All recipes by name: those that embedd ships, and the user's own, which win."""
+"""All recipes by name: those that embedd ships, and the user's own, which override them."""
 
 import tomllib
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ SHIPPED: Final = "embedd.models"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What the catalogue has for a name: a recipe, one of its tags, that tag's source."""
+    """The entry of a name in the catalogue: a recipe, one of its tags, the tag's source."""
 
     recipe: Recipe
     tag: str
@@ -27,7 +27,7 @@ class Offer:
 
 
 class Catalog:
-    """Finds offers by name. Of two recipes or aliases of the same name the later wins."""
+    """Finds offers by name. Of two recipes or aliases with the same name the later is used."""
 
     def __init__(self, recipes: Iterable[Recipe]) -> None:
         by_name: dict[tuple[str, ...], Recipe] = {}
@@ -35,7 +35,7 @@ class Catalog:
             by_name[recipe.parsed_name.key] = recipe
         self._recipes = sorted(by_name.values(), key=lambda recipe: recipe.name)
         self._offers: dict[tuple[str, ...], Offer] = {}
-        # Names after aliases: no alias hides a recipe.
+        # Names are added after aliases, so that an alias never hides a recipe.
         for recipe in by_name.values():
             for alias, tag in recipe.aliases.items():
                 self._add(parse_model_name(alias), recipe, tag)
@@ -51,7 +51,7 @@ class Catalog:
         return tuple(self._recipes)
 
     def find(self, name: ModelName) -> Offer | None:
-        """What the catalogue has for *name*, in any letter case."""
+        """The offer for *name*, in any letter case."""
         return self._offers.get(name.key)
 
     def search(self, word: str) -> list[Recipe]:

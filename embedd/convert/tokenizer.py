@@ -1,4 +1,4 @@
-"""WordPiece vocabularies, in the spelling that llama.cpp expects."""
+"""WordPiece vocabularies, with tokens written as llama.cpp expects them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ _ROLES: Final[Mapping[str, str]] = {
 
 
 class TokenType(IntEnum):
-    """``llama_token_type``, as far as WordPiece has them."""
+    """The values of ``llama_token_type`` that WordPiece has."""
 
     NORMAL = 1
     CONTROL = 3
@@ -48,8 +48,8 @@ class Vocabulary:
     """Tokens by id, and the ids with a role.
 
     Args:
-        tokens: As llama.cpp spells them: word starts are marked, continuations bare.
-        strip_accents: None to follow *lowercase*.
+        tokens: As llama.cpp writes them: word starts are marked, continuations are not.
+        strip_accents: None means the same as *lowercase*.
     """
 
     tokens: tuple[str, ...]
@@ -64,12 +64,12 @@ class Vocabulary:
 
 
 def read_vocabulary(folder: Path, *, size: int) -> Vocabulary:
-    """The vocabulary of the checkpoint in *folder*, filled up to *size* ids.
+    """The vocabulary of the checkpoint in *folder*, padded to *size* ids.
 
-    It is ``vocab.txt``, or that of ``tokenizer.json`` where the former is missing.
+    Read from ``vocab.txt``, or from ``tokenizer.json`` if that is missing.
 
     Raises:
-        ConversionError: Files are missing, contradict each other or ask for what
+        ConversionError: Files are missing, contradict each other or need something that
             llama.cpp's WordPiece does not do, or a token occurs twice.
     """
     config = read_optional_object(folder / CONFIG)
@@ -87,7 +87,7 @@ def read_vocabulary(folder: Path, *, size: int) -> Vocabulary:
     for name in roles.values():
         if name not in ids:
             raise ConversionError(f"the vocabulary lacks the special token {name!r}")
-    tokens, types = _token_piece(pieces, control=control, size=size)
+    tokens, types = _to_llama(pieces, control=control, size=size)
     return Vocabulary(
         tokens=tokens,
         types=types,
@@ -100,7 +100,7 @@ def read_vocabulary(folder: Path, *, size: int) -> Vocabulary:
 def _check_pipeline(
     config: Mapping[str, object], tokenizer: Mapping[str, object]
 ) -> Mapping[str, object]:
-    """The normalizer's options; refuses all that is not BERT's own way from text to pieces."""
+    """The normalizer's options; raises if any step of the tokenizer is not BERT's."""
     kind = config.get("tokenizer_class")
     if kind is not None and kind not in TOKENIZER_CLASSES:
         raise ConversionError(f"{CONFIG} has tokenizer_class {kind!r}: only BERT's is converted")
@@ -122,13 +122,13 @@ def _check_pipeline(
 
 
 def _read_decompressed(folder: Path, tokenizer: Mapping[str, object]) -> dict[int, str]:
-    """Id → token as the checkpoint spells it."""
+    """Id → token as the checkpoint writes it."""
     model = tokenizer.get("model")
     mapped = _parse_model(model) if isinstance(model, dict) else None
     if (folder / VOCABULARY).is_file():
         listed = _read_lines(folder / VOCABULARY)
         if mapped is not None and mapped != listed:
-            raise ConversionError(f"{VOCABULARY} and {TOKENIZER} of {folder} list other tokens")
+            raise ConversionError(f"{VOCABULARY} and {TOKENIZER} of {folder} list different tokens")
         return listed
     if not mapped:
         raise ConversionError(f"{folder} has neither {VOCABULARY} nor a vocabulary in {TOKENIZER}")
@@ -162,7 +162,7 @@ def _parse_model(model: Mapping[str, object]) -> dict[int, str]:
 def _merge_added(
     pieces: dict[int, str], config: Mapping[str, object], tokenizer: Mapping[str, object]
 ) -> set[str]:
-    """Put added tokens into *pieces*; gives the texts of those that are special."""
+    """Add the added tokens to *pieces*; return the texts of the special ones."""
     special: set[str] = set()
     for id_, text, is_special in _added(config, tokenizer):
         if type(id_) is not int or not isinstance(text, str) or id_ < 0:
@@ -182,7 +182,7 @@ def _merge_added(
 def _added(
     config: Mapping[str, object], tokenizer: Mapping[str, object]
 ) -> Iterator[tuple[object, object, object]]:
-    """Id, text and ``special`` of each token beside the vocabulary, as the files say."""
+    """Id, text and ``special`` of each added token, unchecked."""
     listed = tokenizer.get("added_tokens")
     for entry in listed if isinstance(listed, list) else []:
         if isinstance(entry, dict):
@@ -194,10 +194,10 @@ def _added(
             yield id_, entry.get("content"), entry.get("special")
 
 
-def _token_piece(
+def _to_llama(
     pieces: Mapping[int, str], *, control: set[str], size: int
 ) -> tuple[tuple[str, ...], tuple[TokenType, ...]]:
-    """Tokens and types of ids 0 … *size* - 1."""
+    """Tokens and types of ids 0 … *size* - 1, written as llama.cpp expects them."""
     tokens: list[str] = []
     types: list[TokenType] = []
     for id_ in range(size):
@@ -233,7 +233,7 @@ def _inverted(pieces: Mapping[int, str]) -> dict[str, int]:
 
 
 def _text(token: object) -> str | None:
-    """A token that a file gives as a text or as an object with ``content``."""
+    """The text of a token, which is a string or an object with ``content``."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
 
@@ -241,7 +241,7 @@ def _text(token: object) -> str | None:
 def _flag(
     key: str, config: Mapping[str, object], option: str, normalizer: Mapping[str, object]
 ) -> bool | None:
-    """What ``tokenizer_config.json`` says, else the normalizer; None if neither does."""
+    """A flag of ``tokenizer_config.json``, else of the normalizer; None if neither has it."""
     for value in (config.get(key), normalizer.get(option)):
         if isinstance(value, bool):
             return value

@@ -1,4 +1,4 @@
-"""Writes a checked BERT checkpoint as GGUF, one tensor at a time."""
+"""Writes a BERT checkpoint as GGUF, one tensor at a time."""
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -20,7 +20,7 @@ Kind = gguf.GGMLQuantizationType
 
 
 class WeightType(StrEnum):
-    """How the large matrices are stored; vectors and embeddings of positions stay f32."""
+    """Type of the large matrices; biases, norms and position embeddings stay f32."""
 
     F32 = "f32"
     F16 = "f16"
@@ -28,10 +28,10 @@ class WeightType(StrEnum):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The weight type that *text* names, in any case.
+        """The weight type *text*, in any letter case.
 
         Raises:
-            InvalidInputError: It names none.
+            InvalidInputError: There is no such type.
         """
         try:
             return cls(text.lower())
@@ -74,7 +74,7 @@ def write_gguf(
     licence: str | None,
     report: Callable[[int, int], None],
 ) -> None:
-    """Write *target*; *report* gets bytes done and bytes in all after each tensor.
+    """Write *target*; call *report* with bytes done and bytes in total after each tensor.
 
     The same checkpoint and arguments give the same bytes.
 
@@ -110,7 +110,7 @@ def write_gguf(
 
 
 def choose_kind(tensor: TargetTensor, weights: WeightType) -> Kind:
-    """The type a tensor is stored as: f32 if exact, f16 where its rows do not fit q8_0."""
+    """The type to store a tensor in: f32 if exact, f16 if its rows do not fit q8_0."""
     if tensor.exact:
         return Kind.F32
     kind = _KINDS[weights]

@@ -1,4 +1,4 @@
-"""Which file of a repository a tag means."""
+"""Choice of the GGUF in a repository that a tag stands for."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -20,10 +20,10 @@ _PART: Final = re.compile(r"-\d{5}(-of-(\d{5})\.gguf)$", re.IGNORECASE)
 
 
 def choose_file(files: Iterable[RemoteFile], tag: str) -> RemoteFile | None:
-    """The GGUF that *tag* means: a file name, or a quantisation named in it; in any letter case.
+    """The GGUF that *tag* stands for: a file name, or a quantisation in it, in any letter case.
 
-    ``latest`` is the only one, else Q8_0, F16, BF16 or F32, else the smallest that is not
-    below Q4_K_M, else the largest.
+    ``latest`` is the only GGUF, else Q8_0, F16, BF16 or F32, else the smallest with at
+    least Q4_K_M, else the largest.
     """
     models = [file for file in files if _is_model(file.path)]
     wanted = tag.lower()
@@ -36,7 +36,7 @@ def choose_file(files: Iterable[RemoteFile], tag: str) -> RemoteFile | None:
 
 
 def name_parts(path: str) -> list[str]:
-    """All files of the model that *path* belongs to, in order: itself, unless it is split."""
+    """All files of the model that *path* belongs to, in order; only *path* if it is not split."""
     match = _PART.search(path)
     if match is None:
         return [path]
@@ -60,7 +60,7 @@ def _choose_latest(models: Sequence[RemoteFile]) -> RemoteFile | None:
 
 
 def _first(files: Sequence[RemoteFile]) -> RemoteFile | None:
-    """Of several that fit, the plainest: the least deep, the shortest, then by name."""
+    """The best of several files: least deep, then shortest, then first by name."""
     return min(
         files, key=lambda file: (file.path.count("/"), len(file.path), file.path), default=None
     )
@@ -78,7 +78,7 @@ def _is_named(base: str, wanted: str) -> bool:
 
 
 def _quantization(base: str) -> str:
-    """The last quantisation that a file name names; empty if none."""
+    """The last quantisation in a file name; empty if there is none."""
     found = _QUANTIZATION.findall(base)
     return _OTHER_NAMES.get(found[-1], found[-1]) if found else ""
 

@@ -1,4 +1,4 @@
-"""What the uploaded files of a new model are, and how a converter gets to see them."""
+"""Uploaded files of a new model: their checks, and a folder of them for the converter."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,10 +17,10 @@ LONGEST_NAME: Final = 1024
 
 
 def parse_uploads(files: Mapping[str, str], store: Store) -> dict[str, Path]:
-    """Names in *files* → where the blobs of their digests lie.
+    """Names of *files* → paths of the blobs with their digests.
 
     Raises:
-        InvalidInputError: A name is not relative, a digest is none or is not stored.
+        InvalidInputError: A name is not relative, or a digest is invalid or not stored.
     """
     paths: dict[str, Path] = {}
     for name, text in files.items():
@@ -33,7 +33,7 @@ def parse_uploads(files: Mapping[str, str], store: Store) -> dict[str, Path]:
 
 
 def choose_ggufs(paths: Mapping[str, Path]) -> list[Path]:
-    """The GGUFs among the files; none if they are a checkpoint.
+    """The GGUFs among the files; empty if they are a checkpoint.
 
     Raises:
         InvalidInputError: They are neither.
@@ -54,10 +54,10 @@ def choose_ggufs(paths: Mapping[str, Path]) -> list[Path]:
 
 @contextmanager
 def open_folder(paths: Mapping[str, Path]) -> Iterator[Path]:
-    """A folder of links that has the files under their names, until the end of the block.
+    """A temporary folder with links to the files under their names.
 
     Raises:
-        InvalidInputError: One name is a folder of another.
+        InvalidInputError: A name is both a file and a folder.
     """
     with tempfile.TemporaryDirectory(prefix="embedd-") as root:
         for name, path in paths.items():

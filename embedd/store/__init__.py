@@ -1,1 +1,1 @@
-"""The model store: Ollama's layout on disk, changed only in whole steps."""
+"""The model store: Ollama's layout on disk, changed in atomic steps."""

@@ -1,4 +1,4 @@
-"""Content-addressed files: a blob has its name only when its bytes were hashed."""
+"""Content-addressed files: a blob gets its name only after its bytes were hashed."""
 
 import hashlib
 import time
@@ -13,11 +13,11 @@ from embedd.store.disk import TEMPORARY_PREFIX, Disk, place, temporary_in, trans
 from embedd.store.layout import Layout, parse_digest
 
 CHUNK: Final = 4 << 20
-# Younger leftovers may belong to somebody who is still at work (contract 6.2).
+# Seconds; younger unused files may belong to a process that is still working (contract 6.2).
 BLOB_GRACE: Final = 3600.0
 PARTIAL_GRACE: Final = 24 * 3600.0
 
-# (bytes done, bytes in all)
+# (bytes done, bytes in total)
 Report = Callable[[int, int], None]
 
 
@@ -30,7 +30,7 @@ class Blob:
 
 
 class Incoming:
-    """A file on its way into the store: write to `path` (or `write`), `seal`, `keep`."""
+    """A new file of the store: fill `path` (or `write` to it), then `seal`, then `keep` it."""
 
     def __init__(self, path: Path, layout: Layout, disk: Disk) -> None:
         self.path = path
@@ -55,10 +55,10 @@ class Incoming:
                         report(done, total)
 
     def seal(self, expected: str | None = None) -> Blob:
-        """Hash what was written. Nothing may be written after.
+        """Hash the bytes. Nothing may be written afterwards.
 
         Raises:
-            CorruptBlobError: The bytes do not have the digest *expected*.
+            CorruptBlobError: Their digest is not *expected*.
             StoreError: They cannot be read.
         """
         digest = hash_file(self.path)
@@ -69,10 +69,10 @@ class Incoming:
         return self._sealed
 
     def keep(self) -> Blob:
-        """Let the sealed file appear under its digest; a blob of that digest stays.
+        """Move the sealed file to its digest, unless there is such a blob already.
 
         Raises:
-            StoreError: It cannot be moved; nothing has appeared.
+            StoreError: It cannot be moved; the store is unchanged.
         """
         if self._sealed is None:
             raise StoreError("a blob must be sealed before it is kept")
@@ -91,15 +91,15 @@ class BlobStore:
         self._disk = disk
 
     def path(self, digest: str) -> Path:
-        """Where the blob *digest* lies, or would.
+        """Path of the blob *digest*, whether it exists or not.
 
         Raises:
-            InvalidInputError: *digest* is no digest.
+            InvalidInputError: *digest* is not a digest.
         """
         return self._layout.blob(digest)
 
     def has(self, digest: str, size: int | None = None) -> bool:
-        """Whether the blob is there, and of *size* bytes if that is given."""
+        """Whether the blob exists, and has *size* bytes if that is given."""
         return _is_whole(self.path(digest), size)
 
     def read(self, digest: str, limit: int) -> bytes:
@@ -117,7 +117,7 @@ class BlobStore:
 
     @contextmanager
     def open_incoming(self) -> Iterator[Incoming]:
-        """A new file in the folder of the blobs; gone at the end unless it was kept."""
+        """A new file in the folder of the blobs; removed at the end unless it was kept."""
         temporary = temporary_in(self._layout.blobs)
         try:
             yield Incoming(temporary, self._layout, self._disk)
@@ -138,7 +138,7 @@ class BlobStore:
         """Store a copy of the file *source*.
 
         Raises:
-            CorruptBlobError: It does not have the digest *expected*.
+            CorruptBlobError: Its digest is not *expected*.
             StoreError: It cannot be read or stored.
         """
         with self.open_incoming() as incoming:
@@ -150,7 +150,7 @@ class BlobStore:
         """Hash the blob again.
 
         Raises:
-            CorruptBlobError: Its bytes are not what its name says.
+            CorruptBlobError: The digest of its bytes is not its name.
             StoreError: It is missing or cannot be read.
         """
         path = self.path(digest)
@@ -159,28 +159,28 @@ class BlobStore:
             raise CorruptBlobError(f"blob {path} is corrupt: its bytes have the digest {actual}")
 
     def remove(self, digest: str) -> None:
-        """Remove the blob; it may be gone already."""
+        """Remove the blob, if it exists."""
         path = self.path(digest)
         with translated(f"cannot remove blob {path}"):
             self._disk.remove(path)
 
     def digests(self) -> Iterator[str]:
-        """Digests of all blobs, in no order."""
+        """Digests of all blobs, in any order."""
         for path in self._files():
             with suppress(InvalidInputError):
                 yield parse_digest(path.name)
 
     def sweep(self, used: set[str], now: float | None = None) -> list[str]:
-        """Remove blobs that are not in *used*, and leftovers of broken writes.
+        """Remove blobs that are not in *used*, and temporary and partial files.
 
-        Only those older than their grace: someone may be about to use them.
+        Younger ones than their grace period stay: another process may be about to use them.
 
         Returns:
             Names of the removed files.
         """
         now = time.time() if now is None else now
         removed = []
-        # The root too: there the making of the store may have been cut short.
+        # Also in the root, where an interrupted `prepare` leaves a temporary file.
         leftovers = self._layout.root.glob(f"{TEMPORARY_PREFIX}*")
         for path in [*self._files(), *leftovers]:
             with translated(f"cannot remove {path}"):
@@ -230,7 +230,7 @@ def _is_whole(path: Path, size: int | None) -> bool:
 
 
 def _grace(name: str, used: set[str]) -> float | None:
-    """Seconds that a file of *name* may be unused; None for what is none of our business."""
+    """Grace period of an unused file in seconds; None if the file must stay."""
     if name.startswith(TEMPORARY_PREFIX) or "-partial" in name:
         return PARTIAL_GRACE
     try:

@@ -1,4 +1,4 @@
-"""The steps that make a file appear whole or not at all, and the lock between processes."""
+"""Atomic writes of files, and the lock between processes."""
 
 import fcntl
 import os
@@ -15,9 +15,9 @@ TEMPORARY_PREFIX: Final = ".embedd-"
 
 
 class Disk:
-    """The three steps whose order decides what is left after a crash.
+    """The three operations whose order decides what is left after a crash.
 
-    A seam: tests put a disk here that fails at any step.
+    Tests replace it by a disk that fails at any of them.
     """
 
     def sync(self, path: Path) -> None:
@@ -29,31 +29,31 @@ class Disk:
             os.close(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Let *source* appear as *target*, in one step, in place of what was there."""
+        """Rename *source* to *target* atomically, replacing an existing file."""
         source.replace(target)
 
     def remove(self, path: Path) -> None:
-        """Remove the file at *path*; it may be gone already."""
+        """Remove the file at *path*, if it exists."""
         path.unlink(missing_ok=True)
 
 
 def temporary_in(folder: Path) -> Path:
-    """A path in *folder* that nobody else has."""
+    """A path in *folder* that no other caller gets."""
     return folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
 
 
 def place(disk: Disk, source: Path, target: Path) -> None:
-    """Let the finished file *source* appear as *target*, for good."""
+    """Move the finished file *source* to *target*, so that it survives a crash."""
     disk.sync(source)
     disk.rename(source, target)
     disk.sync(target.parent)
 
 
 def write_whole(disk: Disk, target: Path, data: bytes, *, through: Path) -> None:
-    """Write *data* to *target* by way of a temporary file in the folder *through*.
+    """Write *data* to *target* atomically, through a temporary file in the folder *through*.
 
     Raises:
-        StoreError: Writing failed; *target* is as it was.
+        StoreError: Writing failed; *target* is unchanged.
     """
     temporary = temporary_in(through)
     with translated(f"cannot write {target}"):
@@ -67,7 +67,7 @@ def write_whole(disk: Disk, target: Path, data: bytes, *, through: Path) -> None
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Let an `OSError` inside leave as a `StoreError` that begins with *what*."""
+    """Turn an `OSError` inside into a `StoreError` whose message begins with *what*."""
     try:
         yield
     except OSError as error:
@@ -76,12 +76,13 @@ def translated(what: str) -> Iterator[None]:
 
 @contextmanager
 def open_lock(path: Path) -> Iterator[None]:
-    """Hold the lock file at *path*: one thread of one process at a time; waits for it.
+    """Wait for the lock file at *path* and hold it: one thread of one process at a time.
 
-    The lock ends with the process, however that ends; the file stays. Not reentrant.
+    The lock is released when the process ends, even by a signal; the file stays. Not
+    reentrant.
 
     Raises:
-        StoreError: The lock file cannot be made.
+        StoreError: The lock file cannot be created.
     """
     with translated(f"cannot lock the model store with {path}"):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -1,4 +1,4 @@
-"""Downloads under way: all who want a blob at the same time share one transfer."""
+"""Running downloads: pulls of the same blob at the same time share one transfer."""
 
 import logging
 import threading
@@ -12,24 +12,25 @@ from embedd.store.remote import Stop
 
 _log = logging.getLogger(__name__)
 
-# How often a waiter looks; also the least time between two of its reports (contract 7.2).
-TICK: Final = 0.06
+# Seconds between two looks of a waiting pull, and at least between two of its reports
+# (contract 7.2).
+INTERVAL: Final = 0.06
 
 Transfer: TypeAlias = Callable[[Stop, Report], Blob]
 
 
 class _Download:
-    """One transfer in a thread of its own, and how many wait for it.
+    """A transfer in its own thread, and the number of pulls that wait for it.
 
-    Guarded by the condition of `Downloads`. The transfer belongs to all who wait: it goes
-    on when one leaves and stops when the last one does.
+    Guarded by the condition of `Downloads`. The transfer continues when a waiting pull is
+    cancelled, and stops when the last one is.
     """
 
     def __init__(self) -> None:
         self.waiters = 0
         self.abandoned = False
         self.done, self.total = 0, 0
-        # None until it ended.
+        # None until the transfer has ended.
         self.outcome: Blob | EmbeddError | None = None
 
 
@@ -41,11 +42,11 @@ class Downloads:
         self._under_way: dict[str, _Download] = {}
 
     def fetch(self, digest: str, transfer: Transfer, *, stop: Stop, report: Report) -> Blob:
-        """What *transfer* returns, or the transfer of *digest* that is under way already.
+        """Run *transfer*, or join the running transfer of *digest*; return its blob.
 
         Raises:
-            PullError: *stop* asked for it, or the transfer failed.
-            StoreError: As the transfer.
+            PullError: *stop* returned True, or the transfer failed.
+            StoreError: The transfer cannot write.
         """
         download = self._join(digest, transfer)
         try:
@@ -63,8 +64,8 @@ class Downloads:
 
     def _start(self, digest: str, transfer: Transfer) -> _Download:
         download = self._under_way[digest] = _Download()
-        # A daemon: nobody who ends the process waits for a slow connection. What it wrote
-        # is taken up by the next pull.
+        # A daemon, so that the process can exit during a slow connection. The next pull
+        # resumes the partial file.
         thread = threading.Thread(
             target=self._run, args=(digest, download, transfer), daemon=True, name="download"
         )
@@ -72,16 +73,16 @@ class Downloads:
         return download
 
     def _wait(self, download: _Download, stop: Stop, report: Report) -> Blob:
-        told = -1
+        reported = -1
         while True:
             with self._changed:
                 if download.outcome is None:
-                    self._changed.wait(TICK)
+                    self._changed.wait(INTERVAL)
                 outcome, done, total = download.outcome, download.done, download.total
-            # Never less than before, though a source that cannot resume starts again.
-            if done > told and total:
+            # Never decreasing, even if a source that cannot resume starts again.
+            if done > reported and total:
                 report(done, total)
-                told = done
+                reported = done
             if isinstance(outcome, EmbeddError):
                 raise outcome
             if outcome is not None:
@@ -92,19 +93,19 @@ class Downloads:
     def _leave(self, digest: str, download: _Download) -> None:
         with self._changed:
             download.waiters -= 1
-            # Who comes now must not join a transfer that is about to stop.
+            # A later pull must not join a transfer that is about to stop.
             download.abandoned = download.waiters == 0
             if download.abandoned and self._under_way.get(digest) is download:
                 del self._under_way[digest]
 
     def _run(self, digest: str, download: _Download, transfer: Transfer) -> None:
-        def tell(done: int, total: int) -> None:
+        def report(done: int, total: int) -> None:
             with self._changed:
                 download.done, download.total = done, total
 
         outcome: Blob | EmbeddError
         try:
-            outcome = transfer(lambda: download.abandoned, tell)
+            outcome = transfer(lambda: download.abandoned, report)
         except EmbeddError as error:
             outcome = error
         except Exception:

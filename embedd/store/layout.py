@@ -1,4 +1,4 @@
-"""Where things lie in a store: Ollama's layout, plus a marker and a lock file."""
+"""Paths in a store: Ollama's layout, plus a marker and a lock file."""
 
 import re
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ _DIGEST: Final = re.compile(r"sha256[:-]([0-9a-fA-F]{64})")
 
 
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
-    """Content of ``embedd-store.json``: embedd made this store and may tidy it up."""
+    """Content of ``embedd-store.json``: embedd created this store and may prune it."""
 
     format: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Paths of the store at *root*. Looking at them writes nothing."""
+    """Paths of the store at *root*. Only `prepare` writes."""
 
     root: Path
 
@@ -39,7 +39,7 @@ class Layout:
 
     @property
     def marker(self) -> Path:
-        """The file that says that embedd made the store."""
+        """The file that marks a store that embedd created."""
         return self.root / "embedd-store.json"
 
     @property
@@ -51,19 +51,19 @@ class Layout:
         """Path of the blob *digest*.
 
         Raises:
-            InvalidInputError: *digest* is no digest.
+            InvalidInputError: *digest* is not a digest.
         """
         return self.blobs / parse_digest(digest).replace(":", "-")
 
     def manifest(self, name: ModelName) -> Path:
-        """Path of the manifest of *name* in exactly its letter case."""
+        """Path of the manifest of *name*, in exactly this letter case."""
         return self.manifests.joinpath(*name.path)
 
     def is_own(self) -> bool:
-        """Whether embedd made this store.
+        """Whether embedd created this store.
 
         Raises:
-            StoreError: The marker cannot be read, or is of a newer embedd.
+            StoreError: The marker cannot be read, or was written by a newer embedd.
         """
         with translated(f"cannot read {self.marker}"):
             if not self.marker.exists():
@@ -81,14 +81,14 @@ class Layout:
         return True
 
     def prepare(self, disk: Disk) -> None:
-        """Make the folders. The marker is set only where there was no store before.
+        """Create the folders, and the marker if there was no store before.
 
         Raises:
-            StoreError: The folders cannot be made, or are of a newer embedd.
+            StoreError: The folders cannot be created, or belong to a newer embedd.
         """
         with translated(f"cannot make the model store {self.root}"):
             self.root.mkdir(parents=True, exist_ok=True)
-        # The marker comes first: after a crash in between, the store is still known as ours.
+        # The marker comes first, so that a crash in between leaves a store marked as ours.
         if not (self.is_own() or self.blobs.exists() or self.manifests.exists()):
             content = msgspec.json.encode(Marker(format=FORMAT))
             write_whole(disk, self.marker, content, through=self.root)
@@ -101,7 +101,7 @@ def parse_digest(text: str) -> str:
     """``sha256:<64 lower-case hex digits>``; accepts ``-`` for ``:`` and capitals.
 
     Raises:
-        InvalidInputError: *text* is no digest.
+        InvalidInputError: *text* is not a digest.
     """
     match = _DIGEST.fullmatch(text)
     if match is None:

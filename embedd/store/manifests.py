@@ -1,4 +1,4 @@
-"""Names → layers: Ollama's manifests, written whole, found in any letter case."""
+"""Manifests, from name to layers: in Ollama's format, found in any letter case."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,7 +24,7 @@ LICENSE: Final = f"{LAYER_TYPE}license"
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """One blob of a model and what it is; kinds that embedd has no use for are kept."""
+    """A blob of a model and its media type; types that embedd does not use are kept."""
 
     media_type: str = ""
     digest: str
@@ -34,7 +34,7 @@ class Layer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, renam
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The layers of a model; the config describes it in Ollama's words."""
+    """The layers of a model, and its config blob."""
 
     schema_version: int = 2
     media_type: str = MANIFEST_TYPE
@@ -57,12 +57,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class ConfigBlob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the config of a model says, in Ollama's words.
+    """Content of the config blob, in Ollama's format.
 
     Args:
-        model_type: Number of parameters, as ``22.57M``.
-        file_type: Quantisation, as ``F16``.
-        made_from: What embedd converted the model from; Ollama looks past it.
+        model_type: Number of parameters, such as ``22.57M``.
+        file_type: Quantisation, such as ``F16``.
+        made_from: Source that embedd pulled the model from; Ollama ignores it.
     """
 
     model_format: str = ""
@@ -78,7 +78,7 @@ class ConfigBlob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredManifest:
-    """A manifest as it lies on disk.
+    """A manifest on disk.
 
     Args:
         digest: sha256 of the file's bytes, 64 hex digits without prefix.
@@ -100,25 +100,22 @@ class ManifestStore:
         self._disk = disk
 
     def find(self, name: ModelName) -> ModelName | None:
-        """The existing spelling of *name*, matched without letter case; None if there is none."""
-        spelling = self._token_piece(name.path)
-        if (
-            len(spelling) < len(name.path)
-            or not self._layout.manifests.joinpath(*spelling).is_file()
-        ):
+        """The stored name that equals *name* without letter case; None if there is none."""
+        parts = self._existing_parts(name.path)
+        if len(parts) < len(name.path) or not self._layout.manifests.joinpath(*parts).is_file():
             return None
-        return _name_of(spelling)
+        return _name_of(parts)
 
     def canonical(self, name: ModelName) -> ModelName:
-        """*name* in the spelling of what exists, as far as it exists."""
-        spelling = self._token_piece(name.path)
-        return _name_of((*spelling, *name.path[len(spelling) :])) or name
+        """*name* in the letter case of the folders that exist, as far as they exist."""
+        parts = self._existing_parts(name.path)
+        return _name_of((*parts, *name.path[len(parts) :])) or name
 
     def read(self, name: ModelName) -> StoredManifest | None:
         """The manifest of *name* in any letter case; None if there is none.
 
         Raises:
-            StoreError: The file cannot be read or is no manifest; names the file.
+            StoreError: The file cannot be read or is not a manifest; names the file.
         """
         found = self.find(name)
         if found is None:
@@ -138,21 +135,21 @@ class ManifestStore:
         )
 
     def write(self, name: ModelName, manifest: Manifest) -> ModelName:
-        """Write the manifest whole, under the existing spelling of *name*, which it returns.
+        """Write the manifest atomically; return the canonical name, which it is written to.
 
         Raises:
-            StoreError: Writing failed; an older manifest is still there.
+            StoreError: Writing failed; an older manifest is unchanged.
         """
-        spelled = self.canonical(name)
-        path = self._layout.manifest(spelled)
+        canonical = self.canonical(name)
+        path = self._layout.manifest(canonical)
         with translated(f"cannot write manifest {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
         data = msgspec.json.encode(manifest)
         write_whole(self._disk, path, data, through=self._layout.blobs)
-        return spelled
+        return canonical
 
     def delete(self, name: ModelName) -> None:
-        """Remove the manifest of *name* in exactly this spelling, and folders left empty.
+        """Remove the manifest of *name* in exactly this letter case, and empty folders.
 
         Raises:
             StoreError: It cannot be removed.
@@ -167,7 +164,7 @@ class ManifestStore:
                 folder.rmdir()
 
     def names(self) -> Iterator[ModelName]:
-        """Names of all manifests, readable or not, in the order of their paths."""
+        """Names of all manifests, readable or not, in path order."""
         with translated(f"cannot list {self._layout.manifests}"):
             paths = sorted(self._layout.manifests.glob("*/*/*/*"))
         for path in paths:
@@ -176,10 +173,10 @@ class ManifestStore:
                 yield name
 
     def used_digests(self) -> set[str]:
-        """Digests of all blobs that some manifest names.
+        """Digests of all blobs that are named by a manifest.
 
         Raises:
-            StoreError: A manifest cannot be read, so that nobody knows what it names.
+            StoreError: A manifest cannot be read, so its blobs are unknown.
         """
         used: set[str] = set()
         for name in self.names():
@@ -187,17 +184,20 @@ class ManifestStore:
             used |= stored.manifest.digests if stored else set()
         return used
 
-    def _token_piece(self, parts: tuple[str, ...]) -> tuple[str, ...]:
-        """The longest existing beginning of *parts*, in its own spelling; exact letters win."""
-        return max(_spellings(self._layout.manifests, parts), key=len)
+    def _existing_parts(self, parts: tuple[str, ...]) -> tuple[str, ...]:
+        """The longest existing path that equals a beginning of *parts* but for letter case.
+
+        A path in exactly the given case is preferred.
+        """
+        return max(_matching_paths(self._layout.manifests, parts), key=len)
 
 
 def make_layer(media_type: str, blob: Blob) -> Layer:
-    """The layer that *blob* is."""
+    """The layer of *blob*."""
     return Layer(media_type=media_type, digest=blob.digest, size=blob.size)
 
 
-def _spellings(folder: Path, parts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def _matching_paths(folder: Path, parts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     """Existing paths below *folder* that equal a beginning of *parts* but for letter case."""
     yield ()
     if not parts:
@@ -206,7 +206,7 @@ def _spellings(folder: Path, parts: tuple[str, ...]) -> Iterator[tuple[str, ...]
         entries = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     alike = [entry for entry in entries if entry.lower() == parts[0].lower()]
     for entry in sorted(alike, key=lambda entry: (entry != parts[0], entry)):
-        for rest in _spellings(folder / entry, parts[1:]):
+        for rest in _matching_paths(folder / entry, parts[1:]):
             yield (entry, *rest)
 
 

@@ -1,4 +1,4 @@
-"""A store as a whole: blobs and manifests that belong together, under one lock."""
+"""A store: its blobs and manifests, changed together under one lock."""
 
 import logging
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ _log = logging.getLogger(__name__)
 class Store:
     """The models below *root*. Opening it and reading from it write nothing.
 
-    Whoever changes it goes through `open_for_change`, `commit` or `delete`; two
-    processes may do so at the same time.
+    Changes go through `open_for_change`, `commit` and `delete`, from several processes at
+    the same time.
 
     Args:
-        prune: Whether blobs that nobody needs any more are removed.
+        prune: Whether unused blobs are removed.
     """
 
     def __init__(self, root: Path, *, prune: bool = True, disk: Disk | None = None) -> None:
@@ -34,36 +34,36 @@ class Store:
 
     @property
     def prunes(self) -> bool:
-        """Whether blobs may be removed that no client asked to delete.
+        """Whether blobs may be removed that no request asked to delete.
 
         Raises:
-            StoreError: The store was made by a newer embedd.
+            StoreError: The store was created by a newer embedd.
         """
         return self._prune and self.layout.is_own()
 
     def prepare(self) -> None:
-        """Make the folders, so that `blobs` may be added.
+        """Create the folders, so that `blobs` can be added.
 
         Raises:
-            StoreError: They cannot be made.
+            StoreError: They cannot be created.
         """
         self.layout.prepare(self._disk)
 
     @contextmanager
     def open_for_change(self) -> Iterator[None]:
-        """Keep all others, threads and processes, from changing what is named."""
+        """Hold the store's lock: no other thread or process changes manifests meanwhile."""
         self.prepare()
         with open_lock(self.layout.lock):
             yield
 
     def commit(self, name: ModelName, manifest: Manifest) -> int:
-        """Name the model, within `open_for_change`; its blobs are there already.
+        """Write the manifest of *name*, within `open_for_change`; its blobs must exist.
 
         Returns:
-            How many blobs of an older version of the name were removed.
+            Number of blobs of the previous version of *name* that were removed.
 
         Raises:
-            StoreError: A blob is missing, or writing failed; the name is as it was.
+            StoreError: A blob is missing, or writing failed; *name* is unchanged.
         """
         for layer in (*manifest.layers, manifest.config):
             if not self.blobs.has(layer.digest, layer.size):
@@ -73,12 +73,12 @@ class Store:
         return self._remove_unused(older) if older and self.prunes else 0
 
     def discard(self, digests: set[str]) -> None:
-        """Remove blobs that turned out useless, within `open_for_change`; named ones stay."""
+        """Remove those of *digests* that no manifest names, within `open_for_change`."""
         if self._prune:
             self._remove_unused(digests)
 
     def delete(self, name: ModelName) -> bool:
-        """Remove the model and the blobs that no other model names.
+        """Remove the model, and the blobs that no other model names.
 
         Returns:
             False if there is no such model.
@@ -99,10 +99,10 @@ class Store:
         return True
 
     def prune(self, now: float | None = None) -> list[str]:
-        """Remove old leftovers: blobs that no manifest names, unfinished files.
+        """Remove old unused files: blobs that no manifest names, and unfinished files.
 
-        Only in a store that embedd made, if pruning is wanted and every manifest can
-        be read; never creates a store.
+        Only in a store that embedd created, if pruning is enabled and every manifest can
+        be read. Does not create a store.
 
         Returns:
             Names of the removed files.
@@ -118,7 +118,7 @@ class Store:
             return self.blobs.sweep({parse_digest(digest) for digest in used}, now)
 
     def _digests_of(self, name: ModelName) -> set[str]:
-        """Digests that the manifest of *name* names; none if there is none or it is broken."""
+        """Digests in the manifest of *name*; empty if it does not exist or is broken."""
         try:
             stored = self.manifests.read(name)
         except StoreError as error:
@@ -127,7 +127,7 @@ class Store:
         return stored.manifest.digests if stored else set()
 
     def _remove_unused(self, digests: set[str]) -> int:
-        """Remove those of *digests* that no manifest names; none if one cannot be read."""
+        """Remove those of *digests* that no manifest names; none if a manifest is broken."""
         try:
             used = {parse_digest(digest) for digest in self.manifests.used_digests()}
         except StoreError as error:

@@ -138,7 +138,7 @@ def lay_out_by_hand(root: Path, gguf: Path) -> None:
     place.parent.mkdir(parents=True)
     place.write_text(json.dumps(manifest, indent=1))
     (root / f"blobs/sha256-{'a' * 64}-partial-0").write_bytes(b"half of it")
-    (root / f"blobs/sha256-{'b' * 64}").write_bytes(b"named by nobody")
+    (root / f"blobs/sha256-{'b' * 64}").write_bytes(b"unused")
     for path in root.rglob("*"):
         os.utime(path, (1_500_000_000, 1_500_000_000))
 
@@ -177,7 +177,7 @@ async def test_a_server_tidies_up_its_own_store_when_it_starts(
 ) -> None:
     store = Store(tmp_path / "models")
     store.prepare()
-    left = store.blobs.path(store.blobs.add_bytes(b"nobody's").digest)
+    left = store.blobs.path(store.blobs.add_bytes(b"unused").digest)
     os.utime(left, (1_500_000_000, 1_500_000_000))
     if spoilt:
         store.layout.marker.write_text('{"format": 99}')

@@ -144,7 +144,7 @@ def gate(world: World) -> None:
     world.repo.gated = True
 
 
-def spoil(world: World) -> None:
+def damage(world: World) -> None:
     data = world.data[:-1] + bytes([world.data[-1] ^ 1])
     world.hub.faults.append(Fault("/storage/", data=data, times=9))
 
@@ -163,7 +163,7 @@ def leave(_: World) -> None:
     [
         (gate, {}, "403: Access is restricted: accept its terms on its page, and set HF_TOKEN"),
         (leave, {"HF_HUB_OFFLINE": "1"}, "unset HF_HUB_OFFLINE"),
-        (spoil, {}, "digest mismatch, file must be downloaded again: want sha256:"),
+        (damage, {}, "digest mismatch, file must be downloaded again: want sha256:"),
         (chat, {}, "does not support embeddings"),
     ],
 )

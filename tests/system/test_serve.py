@@ -172,7 +172,7 @@ def test_load_makes_a_model_ready_before_the_first_request(start: Start) -> None
     assert len(server.workers) == 1
 
 
-def test_a_taken_port_is_told_in_one_line_by_whom(start: Start, server: Server) -> None:
+def test_a_port_in_use_is_an_error_that_names_the_process(start: Start, server: Server) -> None:
     port = server.url.rsplit(":", 1)[1]
     second = start("--port", port)
     assert second.process.wait(START) == 1
@@ -182,7 +182,7 @@ def test_a_taken_port_is_told_in_one_line_by_whom(start: Start, server: Server) 
     )
 
 
-def test_a_port_taken_by_ollama_is_told(start: Start) -> None:
+def test_a_port_in_use_by_ollama_is_an_error_that_says_so(start: Start) -> None:
     class Ollama(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)

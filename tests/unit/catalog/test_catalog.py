@@ -180,7 +180,7 @@ def test_a_wrong_recipe_is_refused_with_its_file(
 
 
 @pytest.mark.parametrize("data", [b"name = ", b"\xff"])
-def test_what_is_no_toml_is_refused_with_its_file(tmp_path: Path, data: bytes) -> None:
+def test_invalid_toml_is_refused_with_its_file(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "tiny.toml").write_bytes(data)
     with pytest.raises(ConfigError, match=r"tiny\.toml cannot be read"):
         read_recipes(tmp_path)

@@ -67,7 +67,7 @@ def test_run_sends_only_the_options_given(
     assert server.asked[-1][2] == {"model": "all-minilm", "input": ["x"]} | fields
 
 
-def test_a_duration_that_is_none_is_wrong_usage(embedd: Run) -> None:
+def test_an_invalid_duration_is_wrong_usage(embedd: Run) -> None:
     outcome = embedd("run", "all-minilm", "--keepalive", "abc", "x")
     assert outcome.status == 2
     assert 'time: invalid duration "abc"' in outcome.err
@@ -82,7 +82,7 @@ def test_run_pulls_a_missing_model_and_goes_on(embedd: Run, server: FakeServer) 
     assert paths == ["/api/show", "/api/pull", "/api/embed"]
 
 
-def test_run_tells_why_a_missing_model_cannot_be_pulled(embedd: Run, server: FakeServer) -> None:
+def test_run_says_why_a_missing_model_cannot_be_pulled(embedd: Run, server: FakeServer) -> None:
     server.pull_lines = ({"error": "pull model manifest: file does not exist"},)
     outcome = embedd("run", "nope", "x")
     assert outcome.status == 1
@@ -169,7 +169,7 @@ def test_chunks_are_handed_on_before_all_is_read() -> None:
 
 
 @pytest.mark.usefixtures("server")
-def test_a_reader_that_leaves_is_no_error() -> None:
+def test_a_reader_that_closes_its_pipe_is_not_an_error() -> None:
     command = f"{sys.executable} -m embedd embed all-minilm | head -n 1"
     done = subprocess.run(
         ["sh", "-c", command],
@@ -181,7 +181,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert (done.stdout, done.stderr) == (b"[1.0,0.0,0.1]\n", b"")
 
 
-def test_a_closed_stdin_is_no_text(embedd: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_stdin_is_an_empty_text(embedd: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.unit.cli.conftest.Terminal", lambda _: None)
     assert embedd("embed", "all-minilm").status == 2
     assert embedd("run", "all-minilm").err == EMPTY

@@ -180,7 +180,7 @@ REFUSALS: dict[str, tuple[dict[str, object], dict[str, object] | None, str]] = {
         tokenizer_json(model=model(vocab={"a": 0, "b": 0})),
         "gives two tokens the same id",
     ),
-    "other tokens": ({}, tokenizer_json(["a"]), "list other tokens"),
+    "other tokens": ({}, tokenizer_json(["a"]), "list different tokens"),
     "added id taken": (
         {},
         tokenizer_json(added_tokens=added(5, "[NEW]", special=True)),
@@ -254,7 +254,7 @@ def test_what_wordpiece_of_llama_cpp_does_not_do_is_refused(case: str, tmp_path:
         (("##[CLS]",), "'[CLS]' twice, as id 2 and as id 12"),
     ],
 )
-def test_tokens_that_llama_cpp_could_not_tell_apart_are_refused(
+def test_tokens_that_llama_cpp_could_not_distinguish_are_refused(
     tokens: tuple[str, ...], reason: str, tmp_path: Path
 ) -> None:
     write_vocabulary(tmp_path, (*TOKENS, *tokens))

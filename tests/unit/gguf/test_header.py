@@ -211,7 +211,7 @@ def test_a_file_that_says_nothing_of_itself_has_no_facts() -> None:
 @pytest.mark.parametrize(
     "value", ["512", 512.0, True, 0, -1], ids=["text", "float", "bool", "zero", "negative"]
 )
-def test_a_length_that_is_no_positive_integer_is_unknown(value: object) -> None:
+def test_a_length_that_is_not_a_positive_integer_is_unknown(value: object) -> None:
     assert facts_of(arch_context_length=value).context_length is None
     assert facts_of(arch_pooling_type=value).pooling is None or value is True
 
@@ -232,7 +232,7 @@ def test_quantization_is_the_name_of_the_file_type(kind: int, name: str) -> None
     assert facts_of(general__file_type=kind).quantization == name
 
 
-def test_a_file_type_that_is_no_number_is_unknown() -> None:
+def test_a_file_type_that_is_not_a_number_is_unknown() -> None:
     assert facts_of(general__file_type=True).quantization == "unknown"
 
 

@@ -1,4 +1,4 @@
-"""A store with a library over it, and what it was told to do with weights."""
+"""A store with a library over it that records which weights it verifies and quantises."""
 
 import random
 import shutil

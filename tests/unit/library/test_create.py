@@ -185,7 +185,7 @@ def test_names_of_uploads_are_relative(workshop: Workshop, name: str) -> None:
         parse_uploads({name: ZEROS}, workshop.store)
 
 
-def test_an_upload_that_is_no_model_is_forgotten_unless_a_model_needs_it(
+def test_an_upload_that_is_not_a_model_is_removed_unless_a_model_needs_it(
     workshop: Workshop,
 ) -> None:
     path = workshop.gguf()

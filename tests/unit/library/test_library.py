@@ -149,7 +149,7 @@ def test_pulling_converts_the_checkpoint_of_an_installed_package(place: Place) -
     assert place.leftovers() == []
 
 
-def test_pulling_tells_its_steps_in_the_words_and_order_of_ollama(place: Place) -> None:
+def test_pulling_reports_its_steps_in_the_words_and_order_of_ollama(place: Place) -> None:
     place.pull()
     source = place.recipe.tags["latest"]
     stored = place.store.manifests.read(place.resolver.resolve("tiny").name)
@@ -421,7 +421,7 @@ def write_foreign(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["bad name!", "", "../x"])
-def test_what_is_no_name_is_refused(place: Place, name: str) -> None:
+def test_an_invalid_name_is_refused(place: Place, name: str) -> None:
     with pytest.raises(InvalidModelNameError):
         place.pull(name)
     with pytest.raises(InvalidModelNameError):

@@ -134,7 +134,9 @@ def recipe(**changes: object) -> Recipe:
     return msgspec.convert(base, Recipe)
 
 
-def test_a_model_of_the_hub_is_pulled_and_told_in_the_order_of_the_contract(place: Place) -> None:
+def test_a_model_of_the_hub_is_pulled_and_reported_in_the_order_of_the_contract(
+    place: Place,
+) -> None:
     place.source.license = "mit"
     assert place.pull()
     model = place.model()
@@ -436,7 +438,7 @@ def test_parts_that_are_no_parts_of_one_model_are_refused(place: Place) -> None:
         place.pull(f"{NAME}:Q8_0")
 
 
-def test_a_pull_that_nobody_wants_ends(place: Place) -> None:
+def test_a_pull_whose_clients_left_ends(place: Place) -> None:
     answers = iter([False, True])
     library = place.library()
     with pytest.raises(PullError, match=STOPPED):
@@ -468,7 +470,7 @@ def test_two_pulls_of_one_model_share_its_bytes(place: Place) -> None:
     assert place.source.streamed == ["tiny-Q8_0.gguf"]
 
 
-def test_refreshing_pulls_again_what_was_pulled_and_one_failure_holds_up_nobody(
+def test_refreshing_pulls_again_what_was_pulled_and_one_failure_does_not_stop_it(
     place: Place,
 ) -> None:
     place.recipes = [recipe()]

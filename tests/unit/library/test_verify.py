@@ -56,7 +56,7 @@ def test_every_kind_of_damage_is_found(workshop: Workshop) -> None:
     broken = manifest.parent.parent / "broken/latest"
     broken.parent.mkdir()
     broken.write_text("{")
-    (workshop.store.layout.blobs / f"sha256-{'0' * 64}").write_bytes(b"nobody's, and wrong")
+    (workshop.store.layout.blobs / f"sha256-{'0' * 64}").write_bytes(b"unused, and wrong")
     found = workshop.library.verify()
     text = "\n".join(found.problems)
     assert 'of "flipped:latest" is corrupt' in text

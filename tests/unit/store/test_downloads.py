@@ -17,18 +17,18 @@ BLOB = Blob(digest=DIGEST, size=10)
 
 
 class Gated:
-    """A transfer that ends when it is let, or when nobody waits any more."""
+    """A transfer that ends when the test lets it, or when no pull waits for it."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
         self.started, self.go = threading.Event(), threading.Event()
         self.stopped = threading.Event()
-        self.tell: Report = lambda *_: None
+        self.report: Report = lambda *_: None
         self.calls = 0
 
-    def __call__(self, stop: Stop, tell: Report) -> Blob:
+    def __call__(self, stop: Stop, report: Report) -> Blob:
         self.calls += 1
-        self.tell = tell
+        self.report = report
         self.started.set()
         while not self.go.wait(0.01):
             if stop():
@@ -40,12 +40,12 @@ class Gated:
 
 
 class Waiter(threading.Thread):
-    """Someone who waits for the download, until told to leave."""
+    """A pull that waits for the download, until the test cancels it."""
 
     def __init__(self, downloads: Downloads, transfer: Callable[[Stop, Report], Blob]) -> None:
         super().__init__()
         self.leave = threading.Event()
-        self.told: list[tuple[int, int]] = []
+        self.reported: list[tuple[int, int]] = []
         self.seen = threading.Event()
         self.result: Blob | Exception | None = None
         self._downloads, self._transfer = downloads, transfer
@@ -60,7 +60,7 @@ class Waiter(threading.Thread):
             self.result = error
 
     def _tell(self, done: int, total: int) -> None:
-        self.told.append((done, total))
+        self.reported.append((done, total))
         self.seen.set()
 
     def end(self) -> Blob | Exception | None:
@@ -79,27 +79,27 @@ def wait_for_waiters(downloads: Downloads, count: int) -> None:
     raise AssertionError("they did not come")
 
 
-def test_two_who_want_one_blob_share_its_transfer_and_its_progress(
+def test_two_pulls_of_one_blob_share_its_transfer_and_its_progress(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(downloads_module, "TICK", 0.001)
+    monkeypatch.setattr(downloads_module, "INTERVAL", 0.001)
     downloads, transfer = Downloads(), Gated()
     waiters = [Waiter(downloads, transfer), Waiter(downloads, transfer)]
     wait_for_waiters(downloads, 2)
     assert transfer.started.wait(10)
-    transfer.tell(4, 10)
+    transfer.report(4, 10)
     for waiter in waiters:
         assert waiter.seen.wait(10)
-    transfer.tell(2, 10)  # a source that cannot resume: nobody is told of less
+    transfer.report(2, 10)  # a source that cannot resume: no pull reports less than before
     assert not transfer.stopped.wait(0.05)  # many looks of both
-    transfer.tell(10, 10)
+    transfer.report(10, 10)
     transfer.go.set()
     assert [waiter.end() for waiter in waiters] == [BLOB, BLOB]
     assert transfer.calls == 1
-    assert all(waiter.told == [(4, 10), (10, 10)] for waiter in waiters)
+    assert all(waiter.reported == [(4, 10), (10, 10)] for waiter in waiters)
 
 
-def test_one_who_leaves_does_not_end_what_another_waits_for() -> None:
+def test_a_cancelled_pull_does_not_end_a_transfer_that_another_waits_for() -> None:
     downloads, transfer = Downloads(), Gated()
     leaving, staying = Waiter(downloads, transfer), Waiter(downloads, transfer)
     wait_for_waiters(downloads, 2)
@@ -126,7 +126,7 @@ def test_when_the_last_one_leaves_the_transfer_stops_and_a_newcomer_starts_anoth
     assert downloads._under_way == {}
 
 
-def test_a_failure_is_told_to_all_and_the_next_pull_tries_again() -> None:
+def test_a_failure_reaches_all_pulls_and_the_next_pull_tries_again() -> None:
     downloads, failing = Downloads(), Gated(StoreError("disk full"))
     waiters = [Waiter(downloads, failing), Waiter(downloads, failing)]
     wait_for_waiters(downloads, 2)
@@ -137,7 +137,7 @@ def test_a_failure_is_told_to_all_and_the_next_pull_tries_again() -> None:
     assert downloads.fetch(DIGEST, good, stop=never, report=lambda *_: None) == BLOB
 
 
-def test_a_bug_in_a_transfer_leaves_nobody_waiting() -> None:
+def test_a_bug_in_a_transfer_ends_every_wait() -> None:
     downloads, broken = Downloads(), Gated(ZeroDivisionError())
     broken.go.set()
     with pytest.raises(StoreError, match="internal error"):

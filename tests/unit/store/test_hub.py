@@ -131,7 +131,7 @@ def test_a_source_that_knows_no_ranges_is_read_from_its_beginning(net: Net) -> N
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda net: net.client.look_up("nobody/nothing"), f"^{NOT_FOUND}$"),
+        (lambda net: net.client.look_up("acme/nothing"), f"^{NOT_FOUND}$"),
         (lambda net: net.client.look_up("no/such/name"), f"^{NOT_FOUND}$"),
         (lambda net: net.client.look_up(NAME, "v9"), f"^{NOT_FOUND}$"),
         (lambda net: net.client.locate(net.repository, "other.gguf"), f"^{NOT_FOUND}$"),
@@ -278,7 +278,7 @@ def test_a_source_that_cannot_resume_starts_again(net: Net) -> None:
     assert download.data == DATA
 
 
-def test_a_file_that_ends_early_is_no_success(net: Net) -> None:
+def test_a_file_that_ends_early_is_an_error(net: Net) -> None:
     net.hub.faults.append(Fault("/storage/", data=DATA[:1000], times=99))
     with pytest.raises(PullError, match="416"):
         net.client.stream(net.blob, net.download())

@@ -32,7 +32,7 @@ def test_a_digest_has_one_normal_form(text: str) -> None:
     ["", HEX, f"sha256:{HEX[1:]}", f"sha256:{HEX}0", f"sha512:{HEX}", f"sha256:{'g' * 64}",
      f"sha256:{HEX}\n", f"sha256-{HEX}-partial", f"../sha256-{HEX}", f"sha256:{'٣' * 64}"],
 )  # fmt: skip
-def test_what_is_no_digest_is_refused(text: str) -> None:
+def test_an_invalid_digest_is_refused(text: str) -> None:
     with pytest.raises(InvalidInputError, match=r"^invalid digest format$"):
         parse_digest(text)
 

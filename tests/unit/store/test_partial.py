@@ -31,7 +31,7 @@ class Place:
         self.target = self.layout.blob(WANTED.digest)
         self.partial = self.target.with_name(f"{self.target.name}-partial")
         self.asked: list[int] = []
-        self.told: list[tuple[int, int]] = []
+        self.reported: list[tuple[int, int]] = []
 
     def stream(self, partial: Partial) -> None:
         self.asked.append(partial.done)
@@ -45,11 +45,11 @@ class Place:
         disk: Disk | None = None,
         stop: Stop = never,
     ) -> Blob:
-        def tell(done: int, total: int) -> None:
-            self.told.append((done, total))
+        def report(done: int, total: int) -> None:
+            self.reported.append((done, total))
 
         stream = stream or self.stream
-        return fetch_blob(self.layout, disk or Disk(), WANTED, stream, stop=stop, report=tell)
+        return fetch_blob(self.layout, disk or Disk(), WANTED, stream, stop=stop, report=report)
 
     @property
     def files(self) -> list[str]:
@@ -65,7 +65,7 @@ def test_a_blob_appears_whole_under_its_digest(place: Place) -> None:
     assert place.fetch() == WANTED
     assert place.target.read_bytes() == DATA
     assert place.files == [place.target.name]
-    assert place.told[-1] == (len(DATA), len(DATA))
+    assert place.reported[-1] == (len(DATA), len(DATA))
 
 
 def test_what_an_earlier_download_left_is_hashed_and_not_asked_for(place: Place) -> None:
@@ -73,7 +73,7 @@ def test_what_an_earlier_download_left_is_hashed_and_not_asked_for(place: Place)
     place.fetch()
     assert place.asked == [500_000]
     assert place.target.read_bytes() == DATA
-    assert place.told[0] == (500_000, len(DATA))
+    assert place.reported[0] == (500_000, len(DATA))
 
 
 def test_a_finished_download_that_was_not_named_yet_is_not_streamed_again(place: Place) -> None:
@@ -185,7 +185,7 @@ def test_of_two_at_the_same_time_one_fetches_and_both_have_it(place: Place) -> N
     first = threading.Thread(target=place.fetch, args=(slow,))
     first.start()
     assert started.wait(10)
-    with pytest.raises(PullError, match=STOPPED):  # waits for the lock until nobody cares
+    with pytest.raises(PullError, match=STOPPED):  # it waits for the lock until it is stopped
         place.fetch(stop=lambda: True)
     second = threading.Thread(target=place.fetch)
     second.start()
@@ -194,7 +194,7 @@ def test_of_two_at_the_same_time_one_fetches_and_both_have_it(place: Place) -> N
     second.join(10)
     assert place.asked == [0]
     assert place.files == [place.target.name]
-    assert place.told[-1] == (len(DATA), len(DATA))
+    assert place.reported[-1] == (len(DATA), len(DATA))
 
 
 def test_a_blob_that_is_there_already_is_left_alone(place: Place) -> None:
