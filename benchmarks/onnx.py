@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 from benchmarks.libraries import NUM_CTX, find_checkpoint
 
 
-class MeanPooled(torch.nn.Module):  # type: ignore[misc]
+class MeanPooled(torch.nn.Module):  # type: ignore[misc]  # torch has no types here
     """A BERT whose output is the mean over its tokens: ``[batch, width]``."""
 
     def __init__(self, bert: Any) -> None:

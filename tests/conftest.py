@@ -37,7 +37,7 @@ def make_settings(tmp_path: Path) -> MakeSettings:
                 **INHERITED,
             }
         )
-        return replace(settings, **changes)  # type: ignore[arg-type]
+        return replace(settings, **changes)  # type: ignore[arg-type]  # keyword arguments of replace
 
     return make
 

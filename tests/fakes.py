@@ -66,7 +66,7 @@ async def settle() -> None:
     Exact: when this task runs again and nothing else is ready on the loop, every other task
     waits for a timer, a socket, a thread or an event. asyncio has no public way to ask that.
     """
-    ready: Sized = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
+    ready: Sized = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]  # a private part of the event loop
     for _ in range(MOST_TURNS):
         await asyncio.sleep(0)
         if not ready:

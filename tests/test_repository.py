@@ -1,8 +1,9 @@
-"""Documents and code agree; files and functions stay readable."""
+"""The documents agree with the code; files, functions and exceptions stay readable."""
 
 import ast
 import re
 import subprocess
+import tokenize
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.unit.engine.fake_worker import INFO, SPEC
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 MODULES = sorted((ROOT / "embedd").rglob("*.py"))
 CLOSED = {"reason", "source", "awaited"}  # labels of metrics
 MAX_FILE_LINES = 600
@@ -46,9 +48,9 @@ def expose_everything() -> str:
     return metrics.expose("")[0].decode()
 
 
-def tracked_files() -> list[Path]:
+def tracked_files(*patterns: str) -> list[Path]:
     listed = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "--", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
     )
     return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
 
@@ -101,7 +103,7 @@ def test_every_command_is_in_the_readme_and_the_other_way_round() -> None:
 
 def test_every_make_target_that_is_documented_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    documents = README + (ROOT / "CONTRIBUTING.md").read_text()
+    documents = README + CONTRIBUTING
     for target in set(re.findall(r"(?m)(?:^|`)make ([a-z]+)", documents)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
@@ -123,3 +125,43 @@ def test_no_file_names_where_packages_are_downloaded() -> None:
     for path in tracked_files():
         text = path.read_text("utf-8", "replace")
         assert not hosts.search(text), path
+
+
+def rows_of_places() -> list[tuple[str, str, str]]:
+    """Question, file and name of each row of the table "Where is what"."""
+    section = CONTRIBUTING.split("## Where is what")[1].split("\n## ")[0]
+    return re.findall(r"^\| ([^|]+\?) \| `([^`]+)`: `([^`]+)` \|$", section, re.MULTILINE)
+
+
+def defined_names(path: Path) -> set[str]:
+    """Functions, methods, classes and constants of a module."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                names.add(node.name)
+            case ast.Name(ctx=ast.Store()):
+                names.add(node.id)
+    return names
+
+
+def test_the_table_of_places_has_twenty_questions() -> None:
+    assert len(rows_of_places()) >= 20
+
+
+@pytest.mark.parametrize(("question", "file", "name"), rows_of_places())
+def test_what_the_table_of_places_names_exists(question: str, file: str, name: str) -> None:
+    assert name in defined_names(ROOT / file), question
+
+
+def test_every_lint_and_type_exception_has_a_reason_beside_it() -> None:
+    allowed = re.compile(r"# (noqa: [A-Z0-9, ]+ - \S.*|type: ignore\[[a-z, -]+\]  # \S.*)")
+    found = 0
+    for path in tracked_files("*.py"):
+        with path.open("rb") as file:
+            for token in tokenize.tokenize(file.readline):
+                exception = re.search(r"#\s*(noqa|type:\s*ignore).*", token.string)
+                if token.type == tokenize.COMMENT and exception:
+                    found += 1
+                    assert allowed.fullmatch(exception[0]), f"{path}:{token.start[0]}"
+    assert found

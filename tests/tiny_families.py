@@ -189,7 +189,7 @@ def write_tiny_family(
     writer.add_pooling_type(gguf.PoolingType[pooling.upper()])
     add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
     for key, value in {**own, **(keys or {})}.items():
-        add[type(value)](f"{architecture}.{key}", value)  # type: ignore[operator]
+        add[type(value)](f"{architecture}.{key}", value)  # type: ignore[operator]  # the method was chosen by the type of the value
     _add_wordpiece(writer, TINY_VOCABULARY)
     random = np.random.default_rng(1)
     tensors: dict[str, Array | None] = {**make_tensors(random)}

@@ -71,10 +71,10 @@ def fits(value: object, wanted: object) -> bool:
     """Whether *value* is *wanted*, or of the kind that it names; objects have no more fields."""
     if isinstance(wanted, dict):
         same_names = isinstance(value, dict) and value.keys() == wanted.keys()
-        return same_names and all(fits(value[name], wanted[name]) for name in wanted)  # type: ignore[index]
+        return same_names and all(fits(value[name], wanted[name]) for name in wanted)  # type: ignore[index]  # JSON: its type was compared before
     if isinstance(wanted, list):
         same_length = isinstance(value, list) and len(value) == len(wanted)
-        return same_length and all(map(fits, value, wanted))  # type: ignore[call-overload]
+        return same_length and all(map(fits, value, wanted))  # type: ignore[call-overload]  # JSON: its type was compared before
     if isinstance(wanted, str):
         return word_fits(value, wanted)
     return type(value) is type(wanted) and value == wanted

@@ -482,7 +482,7 @@ class FakeLibrary(Library):
         self.asked: list[object] = []
         self._loop = asyncio.get_running_loop()
 
-    def pull(self, text: str, report: ReportProgress, *, stop: Any, insecure: bool) -> bool:  # type: ignore[override]
+    def pull(self, text: str, report: ReportProgress, *, stop: Any, insecure: bool) -> bool:  # type: ignore[override]  # a fake with the arguments that the route passes
         self.asked.append((text, insecure))
         report(ProgressLine(status="pulling manifest"))
         if text == "nope":

@@ -42,7 +42,7 @@ class Connection:
         self.socket = socket.create_connection((host, int(port)))
 
     def post(self, path: str, body: object) -> None:
-        data = json.dumps({"model": "tiny", **body}).encode()  # type: ignore[dict-item]
+        data = json.dumps({"model": "tiny", **body}).encode()  # type: ignore[dict-item]  # JSON of any values
         head = f"POST {path} HTTP/1.1\r\nHost: {self._address}\r\nContent-Length: {len(data)}"
         self.socket.sendall(f"{head}\r\n\r\n".encode() + data)
 

@@ -158,7 +158,7 @@ async def test_openmetrics_says_the_same(tmp_path: Path, monkeypatch: pytest.Mon
         accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
         async with server.session.get(server.url + "/metrics", headers=accept) as reply:
             text = await reply.text()
-        families = list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
+        families = list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call]  # the library has no types
         names = {sample.name for family in families for sample in family.samples}
         plain = {name.partition("{")[0] for name in await server.samples()}
         assert {name for name in names if name.startswith("embedd_")} == plain

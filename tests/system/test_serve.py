@@ -134,7 +134,7 @@ def test_a_running_request_is_finished_before_the_server_stops(server: Server) -
     asking.join(START)
     assert server.process.wait(START) == 0
     [reply] = replies
-    assert len(reply["embeddings"]) == len(texts)  # type: ignore[arg-type]
+    assert len(reply["embeddings"]) == len(texts)  # type: ignore[arg-type]  # JSON: a list
 
 
 def test_a_second_signal_does_not_wait_and_leaves_no_worker(server: Server) -> None:

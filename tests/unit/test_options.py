@@ -51,7 +51,7 @@ def test_a_boolean_option_of_another_type_is_refused(value: object) -> None:
 def test_an_unknown_option_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "embedd.options"):
         parse_options({"num_cxt": 1, "seed": 5, "num_ctx": 2})
-    assert [record.option for record in caplog.records] == ["num_cxt"]  # type: ignore[attr-defined]
+    assert [record.option for record in caplog.records] == ["num_cxt"]  # type: ignore[attr-defined]  # set by extra
 
 
 def test_options_of_a_request_lie_over_those_of_the_model() -> None:

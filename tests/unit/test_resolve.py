@@ -43,7 +43,7 @@ class Models:
     resolver: Resolver
 
     def bert(self, **changes: object) -> Path:
-        return write_tiny_bert(self.root / "bert.gguf", **changes)  # type: ignore[arg-type]
+        return write_tiny_bert(self.root / "bert.gguf", **changes)  # type: ignore[arg-type]  # a method is replaced, arguments are passed on
 
     def add(
         self, name: str, path: Path, parameters: Mapping[str, object] | bytes | None = None
@@ -362,11 +362,11 @@ def test_a_manifest_that_vanishes_while_it_is_read_is_not_found(models: Models) 
     find = manifests.find
 
     def find_and_lose(name: object) -> object:
-        found = find(name)  # type: ignore[arg-type]
+        found = find(name)  # type: ignore[arg-type]  # a method is replaced, arguments are passed on
         models.store.layout.manifest(parse_model_name("m")).unlink(missing_ok=True)
         return found
 
-    manifests.find = find_and_lose  # type: ignore[method-assign, assignment]
+    manifests.find = find_and_lose  # type: ignore[method-assign, assignment]  # a method is replaced, arguments are passed on
     with pytest.raises(ModelNotFoundError):
         models.resolver.resolve("m")
 

@@ -88,7 +88,7 @@ REFUSALS: dict[str, tuple[object, int, str]] = {
     ),
     "unknown type": ({"w": entry([1], 0, 1, "F7")}, 1, "unknown variant `F7`"),
     "negative length": ({"w": entry([-1, -1], 0, 4)}, 4, "integer `-1`, expected usize"),
-    "fractional length": ({"w": entry([1.0], 0, 4)}, 4, "floating point `1.0`, expected usize"),  # type: ignore[list-item]
+    "fractional length": ({"w": entry([1.0], 0, 4)}, 4, "floating point `1.0`, expected usize"),  # type: ignore[list-item]  # wrong on purpose
     "too many elements": ({"w": entry([2**62, 2**62], 0, 4)}, 4, "overflow computing"),
     "too short": ({"w": entry([2], 0, 4)}, 4, "invalid shape, data type, or offset"),
     "backwards": ({"w": entry([1], 4, 0)}, 4, "invalid offset for tensor `w`"),

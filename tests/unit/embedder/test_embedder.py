@@ -67,7 +67,7 @@ async def embedder(tmp_path: Path, loads: Loads) -> AsyncIterator[Embedder]:
 
 def ask(*inputs: str | ClientIds, **changes: object) -> EmbedRequest:
     request = {"model": "tiny", "inputs": inputs, **changes}
-    return EmbedRequest(**request)  # type: ignore[arg-type]
+    return EmbedRequest(**request)  # type: ignore[arg-type]  # a dict of keyword arguments
 
 
 def ids(*numbers: int) -> ClientIds:

@@ -155,7 +155,7 @@ def test_the_tables_of_types_are_the_gguf_package_s() -> None:
 
 def test_a_stream_may_give_its_bytes_in_small_pieces_and_need_not_seek(bert: Path) -> None:
     stream = SmallReads(bert.read_bytes())
-    assert read_header(stream) == read_header_file(bert)  # type: ignore[arg-type]
+    assert read_header(stream) == read_header_file(bert)  # type: ignore[arg-type]  # a fake stream
 
 
 def test_facts_survive_json(bert: Path) -> None:
@@ -501,7 +501,7 @@ def test_no_more_is_read_than_the_longest_header(kind: int) -> None:
         beginning = header(*(pair(f"k{i}", STRING, long) for i in range(33)), pairs=65_536)
     stream = Endless(beginning)
     with pytest.raises(ModelLoadError, match="bytes of header, at most 134217728"):
-        read_header(stream)  # type: ignore[arg-type]
+        read_header(stream)  # type: ignore[arg-type]  # a fake stream
     assert stream.given < MAX_HEADER_BYTES + (8 << 20)
 
 

@@ -51,11 +51,11 @@ class Workshop:
         shutil.move(write_tiny_bert(self.root / "quantized.gguf", weights=weights), target)
 
     def gguf(self, name: str = "a.gguf", **arguments: object) -> Path:
-        return write_tiny_bert(self.root / name, **arguments)  # type: ignore[arg-type]
+        return write_tiny_bert(self.root / name, **arguments)  # type: ignore[arg-type]  # keyword arguments, passed on
 
     def create(self, name: str, source: Source, **arguments: object) -> bool:
         self.seen.clear()
-        return self.library.create(name, source, report=self.seen.append, **arguments)  # type: ignore[arg-type]
+        return self.library.create(name, source, report=self.seen.append, **arguments)  # type: ignore[arg-type]  # keyword arguments, passed on
 
     @property
     def statuses(self) -> list[str]:

@@ -68,7 +68,7 @@ def test_layers_that_are_not_understood_are_kept(workshop: Workshop) -> None:
 
 
 class PullingLibrary(Library):
-    def pull(self, text: str, report: ReportProgress, **_: object) -> bool:  # type: ignore[override]
+    def pull(self, text: str, report: ReportProgress, **_: object) -> bool:  # type: ignore[override]  # a fake with the arguments that create passes
         report(ProgressLine(status="pulling manifest"))
         if text == "gone":
             raise PullError("pull model manifest: file does not exist")

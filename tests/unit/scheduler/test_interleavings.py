@@ -104,7 +104,7 @@ class Interleavings(RuleBasedStateMachine):
     @invariant()
     def a_leased_model_stays(self) -> None:
         for client in self.open_clients:
-            assert client.model is None or not client.model.closed  # type: ignore[attr-defined]
+            assert client.model is None or not client.model.closed  # type: ignore[attr-defined]  # the model is a fake
 
     @invariant()
     def nobody_waits_for_nothing(self) -> None:

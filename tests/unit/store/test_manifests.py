@@ -154,7 +154,7 @@ def test_a_manifest_that_goes_while_it_is_read_is_not_there(
     path.parent.mkdir(parents=True)
 
     class Vanishing(ManifestStore):
-        def find(self, _: object) -> object:  # type: ignore[override]
+        def find(self, _: object) -> object:  # type: ignore[override]  # a fake with the one method that is called
             return name
 
     assert Vanishing(Layout(root=tmp_path), Disk()).read(name) is None

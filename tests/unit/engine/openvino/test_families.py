@@ -158,7 +158,7 @@ def test_what_it_does_not_know_it_refuses(case: str, tmp_path: Path) -> None:
     from embedd.engine.openvino.families import build_graph
     from embedd.engine.openvino.tensors import Gguf
 
-    path = write_tiny_family(tmp_path / "tiny.gguf", **UNKNOWN[case])  # type: ignore[arg-type]
+    path = write_tiny_family(tmp_path / "tiny.gguf", **UNKNOWN[case])  # type: ignore[arg-type]  # a dict of keyword arguments
     with pytest.raises(UnsuitableError):
         build_graph(Gguf([path]), Pooling.MEAN)
 

@@ -66,7 +66,7 @@ def test_nothing_is_known_when_what_was_measured_is_different(
 ) -> None:
     open_store(tmp_path).write(SPEC, FOUND)
     open_store(tmp_path).write_verdict(SPEC, VERDICT)
-    other = open_store(tmp_path, **store)  # type: ignore[arg-type]
+    other = open_store(tmp_path, **store)  # type: ignore[arg-type]  # a dict of keyword arguments
     assert (other.read(spec), other.read_verdict(spec)) == (None, None)
 
 
