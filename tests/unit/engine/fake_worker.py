@@ -162,7 +162,7 @@ class FakeWorker(WorkerProcess):
     async def close(self) -> None:
         self.closed = True
         if self.death is None:
-            self.die(computing=False)
+            self._end("exit status 0", DeathReason.EXITED)
 
     def compute(self) -> None:
         """Compute the batch whose turn it is."""
@@ -184,17 +184,21 @@ class FakeWorker(WorkerProcess):
         batch.answer.set_result((expected_vectors(batch.sequences, batch.pooling), 0.0))
 
     def die(self, *, computing: bool = True, of_memory: bool = False) -> None:
-        """The process ends; if it was *computing*, the first batch may be the cause."""
-        reason = DeathReason.MEMORY if of_memory else DeathReason.KILLED
-        why = " (out of memory)" if of_memory else ""
-        self.death = WorkerDiedError(f"the worker process ended with SIGKILL{why}", reason)
+        """The process is killed; if it was *computing*, the first batch may be the cause."""
         self.died_computing = computing and bool(self.batches)
+        if of_memory:
+            self._end("SIGKILL (out of memory)", DeathReason.MEMORY)
+        else:
+            self._end("SIGKILL", DeathReason.KILLED)
+
+    def _end(self, cause: str, reason: DeathReason) -> None:
+        message = f"the worker process ended with {cause}"
+        self.death = WorkerDiedError(message, reason)
         for index, batch in enumerate(self.batches):
             if not batch.answer.done():
-                started = computing and index == 0
-                batch.answer.set_exception(
-                    WorkerDiedError(str(self.death), reason, started=started, alone=started)
-                )
+                started = self.died_computing and index == 0
+                error = WorkerDiedError(message, reason, started=started, alone=started)
+                batch.answer.set_exception(error)
         self.batches.clear()
 
     def _refuse_if_dead(self) -> None:
