@@ -3,21 +3,26 @@
 import asyncio
 import heapq
 import itertools
+import os
 from collections.abc import Callable, Sequence, Sized
 
+import numpy as np
+
+from embedd.engine.backends import LLAMA_BACKENDS
+from embedd.engine.fake import HANG, MAX_BATCH_TOKENS, MAX_SEQUENCES, FakeEngine
+from embedd.engine.serving.model import ServedModel
 from embedd.engine.spec import ModelInfo, ModelSpec
-from embedd.tokenizers.truncation import SpecialTokens
-from embedd.types import EmbedResult, Pooling, TokenIds, TokenPiece
-
-
-class Timer:
-    """A timer of `Clock`."""
-
-    def __init__(self) -> None:
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
+from embedd.engine.worker.compute import encode_checked
+from embedd.errors import EngineError, ShuttingDownError
+from embedd.types import (
+    EmbedResult,
+    Pooling,
+    ServedBy,
+    Timings,
+    TokenIds,
+    TokenPiece,
+    Vectors,
+)
 
 
 class Clock:
@@ -26,24 +31,26 @@ class Clock:
     def __init__(self) -> None:
         self.now = 1000.0
         self._order = itertools.count()
-        self._timers: list[tuple[float, int, Timer, Callable[[], object]]] = []
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
 
     def time(self) -> float:
         return self.now
 
-    def call_later(self, delay: float, callback: Callable[..., object], *args: object) -> Timer:
-        timer = Timer()
-        entry = (self.now + delay, next(self._order), timer, lambda: callback(*args))
-        heapq.heappush(self._timers, entry)
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: object
+    ) -> asyncio.TimerHandle:
+        loop = asyncio.get_running_loop()
+        timer = asyncio.TimerHandle(self.now + delay, callback, args, loop)
+        heapq.heappush(self._timers, (timer.when(), next(self._order), timer))
         return timer
 
     def advance(self, seconds: float) -> None:
         """Move on and fire what is due, in order."""
         end = self.now + seconds
         while self._timers and self._timers[0][0] <= end:
-            self.now, _, timer, callback = heapq.heappop(self._timers)
-            if not timer.cancelled:
-                callback()
+            self.now, _, timer = heapq.heappop(self._timers)
+            if not timer.cancelled():
+                timer._run()
         self.now = end
 
     async def sleep(self, seconds: float) -> None:
@@ -74,48 +81,60 @@ async def settle() -> None:
     raise AssertionError("a task on the loop never waits")
 
 
-class FakeModel:
-    """A loaded model that computes nothing; keeps `embedd.scheduler.records.Loaded`.
+class FakeModel(ServedModel):
+    """A loaded model that computes in this process, with a `FakeEngine`.
 
-    ``may_close`` holds `close` back until it is set.
+    `tests.contract.test_served_model` runs on it and on a `ServedModel` with a worker.
+
+    Attributes:
+        gate: Where every batch waits; open at first.
+        waiting: Batches that wait there.
+        batches: How many were computed.
+        may_close: Where `close` waits; set at first.
     """
 
+    pid = os.getpid()
+    waiting_tokens = 0
+    cores = 1
+    is_calibrated = False
+    unhealthy_reason: str | None = None
+
     def __init__(self, spec: ModelSpec) -> None:
+        # Not that of `ServedModel`: there is no supervisor and no queue.
         self.spec = spec
-        self.pid = 1
-        self.waiting_tokens = 0
-        self.waiting_requests = 0
-        self.cores = 1
-        self.is_calibrated = False
-        self.unhealthy_reason: str | None = None
-        self.closed = False
+        self._engine = FakeEngine(spec, LLAMA_BACKENDS[0], batch_tokens=MAX_BATCH_TOKENS)
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.waiting = 0
+        self.batches = 0
+        self._closed = asyncio.Event()
         self.may_close = asyncio.Event()
         self.may_close.set()
 
     @property
     def info(self) -> ModelInfo:
-        return ModelInfo(
-            width=2,
-            limit=512,
-            pooling=self.spec.pooling,
-            frame=SpecialTokens(prefix=(), suffix=()),
-            vocabulary=1000,
-            max_batch_tokens=256,
-            max_sequences=32,
-            engine="fake",
-            backend="llama",
-        )
+        return self._engine.info
+
+    @property
+    def waiting_requests(self) -> int:
+        return self.waiting
+
+    @property
+    def closed(self) -> bool:
+        return self._closed.is_set()
 
     async def tokenize(
         self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
     ) -> list[TokenIds]:
-        raise NotImplementedError
+        return self._engine.tokenizer.tokenize(
+            texts, add_special=add_special, parse_special=parse_special
+        )
 
     async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
-        raise NotImplementedError
+        return self._engine.tokenizer.detokenize(sequences, special=special)
 
     async def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
-        raise NotImplementedError
+        return self._engine.tokenizer.token_pieces(ids)
 
     async def embed(
         self,
@@ -124,11 +143,53 @@ class FakeModel:
         *,
         store: bool = True,
     ) -> EmbedResult:
-        raise NotImplementedError
+        parts = [np.empty((0, self.info.width), np.float32)] if not sequences else []
+        for start in range(0, len(sequences), MAX_SEQUENCES):
+            await self._wait(sequences[start : start + MAX_SEQUENCES])
+            rows = range(start, min(start + MAX_SEQUENCES, len(sequences)))
+            parts.append(self._compute(sequences, rows, pooling))
+        return EmbedResult(
+            vectors=np.concatenate(parts),
+            tokens=list(map(len, sequences)),
+            timings=Timings(compute=0.001),
+            served_by=ServedBy(
+                digest=self.spec.digest, engine=self.info.engine, backend=self.info.backend
+            ),
+        )
 
     async def close(self) -> None:
         await self.may_close.wait()
-        self.closed = True
+        self._closed.set()
+        self.gate.set()
+
+    async def _wait(self, batch: Sequence[TokenIds]) -> None:
+        """Wait until the batch may be computed, for ever if it hangs.
+
+        Raises:
+            ShuttingDownError: The model was closed.
+        """
+        hangs = any(ord(HANG) in ids for ids in batch)
+        self.waiting += 1
+        try:
+            await asyncio.sleep(0)
+            await (self._closed if hangs else self.gate).wait()
+        finally:
+            self.waiting -= 1
+        if self.closed:
+            raise ShuttingDownError
+
+    def _compute(
+        self, sequences: Sequence[TokenIds], rows: Sequence[int], pooling: Pooling | None
+    ) -> Vectors:
+        """Compute the sequences *rows*; an error names the input that cannot be computed."""
+        self.batches += 1
+        try:
+            return encode_checked(self._engine, [sequences[row] for row in rows], pooling)
+        except EngineError as error:
+            if error.index is None and len(rows) > 1:
+                return np.concatenate([self._compute(sequences, [row], pooling) for row in rows])
+            row = rows[error.index or 0]
+            raise EngineError(f"{error} (input {row})", index=row) from error
 
 
 class FakeLoader:

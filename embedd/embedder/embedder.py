@@ -12,6 +12,7 @@ import numpy as np
 
 from embedd.embedder import inputs
 from embedd.embedder.ranking import rank, to_scores
+from embedd.engine.serving.model import ServedModel
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import (
     NotARerankerError,
@@ -22,7 +23,7 @@ from embedd.metrics import Metrics
 from embedd.options import Options, parse_options
 from embedd.resolve import ResolvedModel, Resolver
 from embedd.scheduler.memory import measure_bytes
-from embedd.scheduler.records import Loaded, ModelStatus, Vocabulary
+from embedd.scheduler.records import ModelStatus, Vocabulary
 from embedd.scheduler.scheduler import Scheduler
 from embedd.types import (
     ClientIds,
@@ -102,7 +103,7 @@ class Embedder:
         inputs.check_ids(request.inputs, model.spec.vocabulary)
         limit = self.limit(model, options)
 
-        async def tokenize(loaded: Loaded) -> inputs.Fitted:
+        async def tokenize(loaded: ServedModel) -> inputs.Fitted:
             return inputs.fit(
                 request.inputs,
                 await inputs.tokenize(loaded, request.inputs, prefix=prefix),
@@ -148,7 +149,7 @@ class Embedder:
         if not model.is_reranker:
             raise NotARerankerError
 
-        async def tokenize(loaded: Loaded) -> inputs.Fitted:
+        async def tokenize(loaded: ServedModel) -> inputs.Fitted:
             if loaded.info.pair is None:
                 raise UnsupportedError("the model's rerank template is not one that embedd knows")
             return await inputs.tokenize_pairs(
@@ -280,7 +281,7 @@ class Embedder:
         *,
         start: float,
         keep_alive: float | None = None,
-        tokenize: Callable[[Loaded], Awaitable[inputs.Fitted]],
+        tokenize: Callable[[ServedModel], Awaitable[inputs.Fitted]],
         pooling: Pooling | None = None,
         store: bool,
         finish: Callable[[EmbedResult, ModelInfo], Awaitable[AnyResult]],

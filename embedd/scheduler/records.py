@@ -1,4 +1,4 @@
-"""Records of the scheduler: a model in memory, and a model that requests wait for."""
+"""Records of the scheduler: a model in memory, its status, a model that requests wait for."""
 
 import asyncio
 import math
@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from embedd.engine.serving.model import ServedModel
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.metrics import Unload
-from embedd.types import EmbedResult, Pooling, TokenIds, TokenPiece
+from embedd.types import TokenIds, TokenPiece
 
 
 class Vocabulary(Protocol):
@@ -22,71 +23,15 @@ class Vocabulary(Protocol):
     async def tokenize(
         self, texts: Sequence[str], *, add_special: bool = ..., parse_special: bool = ...
     ) -> list[TokenIds]:
-        """Ids of each text; see `Tokenizer.tokenize`."""
+        """Return the ids of each text; see `Tokenizer.tokenize`."""
         ...
 
     async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
-        """The text of each sequence; see `Tokenizer.detokenize`."""
+        """Return the text of each sequence; see `Tokenizer.detokenize`."""
         ...
 
     async def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
-        """What each token stands for."""
-        ...
-
-
-class Loaded(Vocabulary, Protocol):
-    """A model that serves; `ServedModel` is one."""
-
-    @property
-    def pid(self) -> int:
-        """Process id of its worker."""
-        ...
-
-    @property
-    def waiting_tokens(self) -> int:
-        """Tokens that no batch has taken yet."""
-        ...
-
-    @property
-    def waiting_requests(self) -> int:
-        """Requests that have such tokens."""
-        ...
-
-    @property
-    def cores(self) -> int:
-        """How many it may use now."""
-        ...
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Whether it computes with what was measured on this machine."""
-        ...
-
-    @property
-    def unhealthy_reason(self) -> str | None:
-        """Why it can compute no more, or None."""
-        ...
-
-    async def embed(
-        self,
-        sequences: Sequence[TokenIds],
-        pooling: Pooling | None = None,
-        *,
-        store: bool = True,
-    ) -> EmbedResult:
-        """Vectors of each sequence."""
-        ...
-
-    async def close(self) -> None:
-        """Give the memory back."""
-        ...
-
-
-class Handle(Protocol):
-    """A timer that can be stopped."""
-
-    def cancel(self) -> None:
-        """Do not fire."""
+        """Return what each token stands for."""
         ...
 
 
@@ -94,11 +39,13 @@ class Clock(Protocol):
     """Time in seconds and timers; an event loop is one."""
 
     def time(self) -> float:
-        """Now."""
+        """Return the present time."""
         ...
 
-    def call_later(self, delay: float, callback: Callable[..., object], *args: object) -> Handle:
-        """Call after *delay* seconds."""
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: object
+    ) -> asyncio.TimerHandle:
+        """Call *callback* after *delay* seconds, unless the timer is cancelled before."""
         ...
 
 
@@ -139,13 +86,13 @@ class Resident:
     """
 
     spec: ModelSpec
-    model: Loaded
+    model: ServedModel
     size: int
     keep_alive: float
     users: int
     leaving: Unload | None = None
     unloading: asyncio.Task[None] | None = None
-    timer: Handle | None = None
+    timer: asyncio.TimerHandle | None = None
     idle_since: float = 0.0
 
     def stop_timer(self) -> None:

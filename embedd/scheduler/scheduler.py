@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 
+from embedd.engine.serving.model import ServedModel
 from embedd.engine.spec import ModelSpec
 from embedd.errors import (
     EmbeddError,
@@ -22,7 +23,7 @@ from embedd.errors import (
 )
 from embedd.metrics import LoadFailure, Metrics, Overload, Unload
 from embedd.scheduler.eviction import Candidate, Need, choose_victims
-from embedd.scheduler.records import Clock, Loaded, ModelStatus, Resident, Wanted
+from embedd.scheduler.records import Clock, ModelStatus, Resident, Wanted
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Scheduler:
     def __init__(
         self,
         *,
-        load: Callable[[ModelSpec], Awaitable[Loaded]],
+        load: Callable[[ModelSpec], Awaitable[ServedModel]],
         estimate: Callable[[ModelSpec], int],
         memory: int,
         max_models: int,
@@ -74,7 +75,7 @@ class Scheduler:
     @asynccontextmanager
     async def lease(
         self, spec: ModelSpec, keep_alive: float | None = None
-    ) -> AsyncIterator[Loaded]:
+    ) -> AsyncIterator[ServedModel]:
         """The model, loaded, and kept until the block ends.
 
         Whoever is cancelled here, waiting or in the block, is a client that left.
@@ -350,7 +351,7 @@ class Scheduler:
             await asyncio.wait([self._start_unloading(one) for one in idle])
         return bool(idle)
 
-    def _settle(self, wanted: Wanted, model: Loaded) -> None:
+    def _settle(self, wanted: Wanted, model: ServedModel) -> None:
         # Every waiter becomes a user here, before any of them runs: between the load
         # and the first of them nothing may evict the model.
         resident = Resident(

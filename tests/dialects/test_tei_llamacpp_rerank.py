@@ -187,8 +187,7 @@ async def test_the_server_is_unhealthy_with_a_model_that_cannot_be_restarted(
 ) -> None:
     assert (await served.send("GET", "/health")).json == {"status": "ok"}
     await served.embed(input="a")
-    model = type(served.loads.models[0])
-    monkeypatch.setattr(model, "unhealthy_reason", property(lambda _: "died too often"))
+    monkeypatch.setattr(served.loads.models[0], "unhealthy_reason", "died too often")
     for path in ("/health", "/v1/health", "/ping"):
         reply = await served.send("GET", path)
         assert (reply.status, reply.json) == (

@@ -1,27 +1,21 @@
 """A server without workers: real HTTP, scheduler, resolver and store; models in this process."""
 
 import asyncio
-import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import numpy as np
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from embedd.catalog.catalog import read_catalog
 from embedd.embedder.embedder import Embedder
-from embedd.engine.backends import LLAMA_BACKENDS
-from embedd.engine.fake import MAX_SEQUENCES, FakeEngine
-from embedd.engine.spec import ModelInfo, ModelSpec
-from embedd.engine.worker.compute import encode_checked
-from embedd.errors import EngineError
+from embedd.engine.spec import ModelSpec
 from embedd.library import Library
 from embedd.metrics import Metrics
 from embedd.resolve import Resolver
@@ -32,8 +26,7 @@ from embedd.server.app import make_app
 from embedd.server.dialects.base import Policy
 from embedd.server.http.bodies import BodyLimits
 from embedd.store.store import Store
-from embedd.types import EmbedResult, Pooling, ServedBy, Timings, TokenIds, TokenPiece
-from tests.fakes import Clock
+from tests.fakes import Clock, FakeModel
 from tests.tiny_models import write_tiny_bert, write_tiny_decoder
 from tests.unit.stored import store_model
 
@@ -41,103 +34,9 @@ CONTEXT = 64
 MIB = 1 << 20
 
 
-class LocalModel:
-    """A `Loaded` over a `FakeEngine` in this process.
-
-    Attributes:
-        gate: Where every batch waits; open at first.
-        waiting: Batches that wait there.
-        batches: How many were computed.
-    """
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self._engine = FakeEngine.load(spec, LLAMA_BACKENDS[0], threads=1)
-        self._digest = spec.digest
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.waiting = 0
-        self.batches = 0
-        self.closed = False
-
-    @property
-    def info(self) -> ModelInfo:
-        return self._engine.info
-
-    @property
-    def pid(self) -> int:
-        return os.getpid()
-
-    @property
-    def waiting_tokens(self) -> int:
-        return 0
-
-    @property
-    def waiting_requests(self) -> int:
-        return self.waiting
-
-    @property
-    def cores(self) -> int:
-        return 1
-
-    @property
-    def is_calibrated(self) -> bool:
-        return False
-
-    @property
-    def unhealthy_reason(self) -> str | None:
-        return None
-
-    async def tokenize(
-        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
-    ) -> list[TokenIds]:
-        return self._engine.tokenizer.tokenize(
-            texts, add_special=add_special, parse_special=parse_special
-        )
-
-    async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
-        return self._engine.tokenizer.detokenize(sequences, special=special)
-
-    async def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
-        return self._engine.tokenizer.token_pieces(ids)
-
-    async def embed(
-        self,
-        sequences: Sequence[TokenIds],
-        pooling: Pooling | None = None,
-        *,
-        store: bool = True,
-    ) -> EmbedResult:
-        rows = []
-        for start in range(0, len(sequences), MAX_SEQUENCES):
-            await asyncio.sleep(0)
-            self.waiting += 1
-            try:
-                await self.gate.wait()
-            finally:
-                self.waiting -= 1
-            self.batches += 1
-            batch = list(sequences[start : start + MAX_SEQUENCES])
-            try:
-                rows.append(encode_checked(self._engine, batch, pooling))
-            except EngineError as error:
-                index = start + (error.index or 0)
-                raise EngineError(f"{error} (input {index})", index=index) from error
-        return EmbedResult(
-            vectors=np.concatenate(rows),
-            tokens=list(map(len, sequences)),
-            timings=Timings(compute=0.001),
-            served_by=ServedBy(
-                digest=self._digest, engine=self.info.engine, backend=self.info.backend
-            ),
-        )
-
-    async def close(self) -> None:
-        self.closed = True
-
-
 @dataclass
 class Loads:
-    """Loads `LocalModel`s; counts and can hold them back.
+    """Loads `FakeModel`s; counts and can hold them back.
 
     Attributes:
         names: Of every model that was loaded, in order.
@@ -148,7 +47,7 @@ class Loads:
 
     names: list[str] = field(default_factory=list)
     vocabularies: list[str] = field(default_factory=list)
-    models: list[LocalModel] = field(default_factory=list)
+    models: list[FakeModel] = field(default_factory=list)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     error: Exception | None = None
 
@@ -156,16 +55,16 @@ class Loads:
         self.gate.set()
 
     @asynccontextmanager
-    async def open_vocabulary(self, spec: ModelSpec) -> AsyncIterator[LocalModel]:
+    async def open_vocabulary(self, spec: ModelSpec) -> AsyncIterator[FakeModel]:
         self.vocabularies.append(spec.name)
-        yield LocalModel(spec)
+        yield FakeModel(spec)
 
-    async def load(self, spec: ModelSpec) -> LocalModel:
+    async def load(self, spec: ModelSpec) -> FakeModel:
         self.names.append(spec.name)
         await self.gate.wait()
         if self.error is not None:
             raise self.error
-        self.models.append(LocalModel(spec))
+        self.models.append(FakeModel(spec))
         return self.models[-1]
 
 

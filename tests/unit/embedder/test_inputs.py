@@ -10,16 +10,14 @@ from embedd.errors import InputTooLongError, InvalidTokenIdError
 from embedd.tokenizers.truncation import PairTemplate
 from embedd.types import ClientIds, Input, Pooling, Truncate
 from tests.contract.conftest import make_spec
-from tests.server.serving import LocalModel
+from tests.fakes import FakeModel
 
 FIRST, LAST = 1, 2
 
 
 @pytest.fixture
-def vocabulary(tmp_path: Path) -> LocalModel:
-    path = tmp_path / "model"
-    path.touch()
-    return LocalModel(make_spec(path, Pooling.RANK))
+def vocabulary(tmp_path: Path) -> FakeModel:
+    return FakeModel(make_spec(tmp_path / "model", Pooling.RANK))
 
 
 def ids(*numbers: int) -> ClientIds:
@@ -27,7 +25,7 @@ def ids(*numbers: int) -> ClientIds:
 
 
 async def test_special_tokens_are_put_around_texts_and_a_text_that_begins_a_mixed_input(
-    vocabulary: LocalModel,
+    vocabulary: FakeModel,
 ) -> None:
     inputs: list[Input] = ["a", ids(7), ("b", ids(8), "c"), (ids(9), "d", ids(3, 4))]
     rows = await tokenize(vocabulary, inputs, prefix=">")
@@ -40,7 +38,7 @@ async def test_special_tokens_are_put_around_texts_and_a_text_that_begins_a_mixe
     assert all(row.dtype == np.int32 for row in rows)
 
 
-async def test_special_tokens_may_be_left_out(vocabulary: LocalModel) -> None:
+async def test_special_tokens_may_be_left_out(vocabulary: FakeModel) -> None:
     rows = await tokenize(vocabulary, ["a", ("b", ids(8))], add_special=False)
     assert [row.tolist() for row in rows] == [[ord("a")], [ord("b"), 8]]
 
@@ -65,7 +63,7 @@ TEMPLATE = PairTemplate(prefix=(FIRST,), middle=(LAST,), suffix=(LAST,), documen
     ],
 )
 async def test_the_document_is_cut_and_never_the_query(
-    vocabulary: LocalModel, cap: int | None, truncate: Truncate, document: str
+    vocabulary: FakeModel, cap: int | None, truncate: Truncate, document: str
 ) -> None:
     sequences, truncated = await tokenize_pairs(
         vocabulary,
@@ -83,7 +81,7 @@ async def test_the_document_is_cut_and_never_the_query(
 
 
 async def test_a_pair_that_fits_is_not_cut_and_its_text_cannot_contain_a_separator(
-    vocabulary: LocalModel,
+    vocabulary: FakeModel,
 ) -> None:
     sequences, truncated = await tokenize_pairs(
         vocabulary,
@@ -100,7 +98,7 @@ async def test_a_pair_that_fits_is_not_cut_and_its_text_cannot_contain_a_separat
 
 @pytest.mark.parametrize(("query", "truncate"), [("q", Truncate.ERROR), ("q" * 8, Truncate.END)])
 async def test_a_pair_that_cannot_be_cut_to_fit_is_refused(
-    vocabulary: LocalModel, query: str, truncate: Truncate
+    vocabulary: FakeModel, query: str, truncate: Truncate
 ) -> None:
     with pytest.raises(InputTooLongError) as caught:
         await tokenize_pairs(

@@ -4,9 +4,9 @@ import asyncio
 import math
 from pathlib import Path
 
+from embedd.engine.serving.model import ServedModel
 from embedd.engine.spec import ModelSpec
 from embedd.metrics import Metrics
-from embedd.scheduler.records import Loaded
 from embedd.scheduler.scheduler import Scheduler
 from embedd.types import Pooling
 from tests.fakes import Clock, FakeLoader, FakeModel, settle
@@ -31,7 +31,7 @@ class Client:
     def __init__(
         self, scheduler: Scheduler, spec: ModelSpec, keep_alive: float | None = None
     ) -> None:
-        self.model: Loaded | None = None
+        self.model: ServedModel | None = None
         self._done = asyncio.Event()
         self.task = asyncio.create_task(self._hold(scheduler, spec, keep_alive))
         # An error that no test looks at is not to be told when the task is collected.
