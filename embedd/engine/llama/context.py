@@ -1,7 +1,7 @@
-"""A context: the memory in which llama.cpp computes one batch after the other.
+"""A llama.cpp context: memory in which one batch after the other is computed.
 
 llama.cpp ends the process when a number is out of range, and after an error it still
-hands out the vectors of the batch before. So every number is checked here before the
+returns the vectors of the previous batch. So every number is checked here before the
 call, and no result is read unless the call returned 0.
 """
 
@@ -30,9 +30,9 @@ FLASH_ATTENTION_OFF = 0
 FLASH_ATTENTION_AUTO = -1  # a GPU has no kernels for some models
 STOPPED = 2  # what llama.cpp returns when its abort callback said so
 
-# llama.cpp asks it between the nodes of its graph, with the address of a `Stop`: the length
-# of the string is what it takes for yes or no. A function of C, because one of Python would
-# wait for the interpreter's lock some 150 times for each batch.
+# Called between the nodes of a graph with the address of a `Stop`; a string that is not empty
+# stops the computation. A function of the C library, because one of Python would wait for the
+# interpreter's lock some 150 times in each batch.
 _is_set = lib.ggml_abort_callback(ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p).value or 0)
 
 
@@ -64,7 +64,12 @@ class Columns:
         sequences: Sequence[TokenIds],
         starts: Sequence[int] | None = None,
     ) -> lib.llama_batch:
-        """The batch with these sequences, under these ids, from position *starts* or 0 on."""
+        """Return the batch with these sequences.
+
+        Args:
+            rows: Sequence ids.
+            starts: Position of each sequence's first token; None is 0 for all.
+        """
         end = 0
         for at, (row, ids) in enumerate(zip(rows, sequences, strict=True)):
             start, end = end, end + len(ids)
@@ -79,10 +84,13 @@ class Columns:
 class Context:
     """Computes batches of at most *capacity* tokens in at most *sequences* sequences.
 
-    Belongs to the thread that made it. *flash_attention* is one of llama.cpp's three numbers.
+    Used only by the thread that made it.
+
+    Args:
+        flash_attention: `FLASH_ATTENTION_ON`, `FLASH_ATTENTION_OFF` or `FLASH_ATTENTION_AUTO`.
 
     Raises:
-        ModelLoadError: llama.cpp has no memory for it, or refuses the settings.
+        ModelLoadError: llama.cpp has not enough memory, or refuses the settings.
     """
 
     def __init__(
@@ -98,8 +106,8 @@ class Context:
         self._model = model
         self._pooling = pooling
         self.sequences = min(sequences, capacity)
-        # llama.cpp plans its graph for a multiple of the sequences, and aborts with mean
-        # pooling when that is more than the batch it was promised.
+        # llama.cpp plans its graph for a multiple of the sequences, and with mean pooling aborts
+        # if that is more than the capacity.
         self.capacity = -(-capacity // self.sequences) * self.sequences
         self._columns = Columns(self.capacity)
         self._handle: Any = self._open(threads=threads, flash_attention=flash_attention, outputs=0)
@@ -141,11 +149,11 @@ class Context:
         return handle
 
     def encode(self, sequences: Sequence[TokenIds], stop: Stop | None = None) -> Vectors:
-        """One row per sequence, or per token when the context does not pool.
+        """Return one row per sequence, or per token if the context does not pool.
 
         Raises:
             StoppedError: *stop* was set; the next batch is not affected.
-            EngineError: The batch is not one that llama.cpp survives, or computing failed.
+            EngineError: The batch would end the process, or llama.cpp failed.
         """
         self._check(sequences)
         # Kept as an attribute: llama.cpp has its address until it gets another.
@@ -162,7 +170,7 @@ class Context:
         return self._read_sequences(len(sequences))
 
     def set_threads(self, threads: int) -> None:
-        """Compute with so many threads from the next batch on."""
+        """Compute with *threads* threads from the next batch on."""
         lib.llama_set_n_threads(self._handle, threads, threads)
 
     def close(self) -> None:
@@ -171,7 +179,9 @@ class Context:
 
     def _check(self, sequences: Sequence[TokenIds]) -> None:
         if not 0 < len(sequences) <= self.sequences:
-            raise EngineError(f"a batch of {len(sequences)} sequences; 1 to {self.sequences} fit")
+            raise EngineError(
+                f"the batch has {len(sequences)} sequences, allowed are 1 to {self.sequences}"
+            )
         for index, ids in enumerate(sequences):
             if len(ids) == 0:
                 raise EngineError("input has no tokens", index=index)
@@ -181,7 +191,7 @@ class Context:
                 )
         total = sum(map(len, sequences))
         if total > self.capacity:
-            raise EngineError(f"a batch of {total} tokens; {self.capacity} fit")
+            raise EngineError(f"the batch has {total} tokens, the limit is {self.capacity}")
 
     def _compute(self, batch: lib.llama_batch) -> None:
         code = self._run(self._handle, batch)
@@ -193,7 +203,7 @@ class Context:
             raise EngineError(f"llama.cpp returned {code}" + (f": {reason}" if reason else ""))
 
     def _compute_last(self, sequences: Sequence[TokenIds]) -> None:
-        """All tokens but the last without outputs, then the last of each: same vectors."""
+        """Compute all tokens but the last without outputs, then the last: same vectors, faster."""
         rows = [row for row, ids in enumerate(sequences) if len(ids) > 1]
         if rows:
             lib.llama_set_embeddings(self._handle, False)
@@ -216,7 +226,7 @@ class Context:
         for row in range(rows):
             source = lib.llama_get_embeddings_seq(self._handle, row)
             if not source:
-                raise EngineError("llama.cpp gave no vector", index=row)
+                raise EngineError("llama.cpp returned no vector", index=row)
             ctypes.memmove(out[row].ctypes.data, source, out[row].nbytes)
         return out
 
@@ -224,6 +234,6 @@ class Context:
         out = np.empty((tokens, self._model.width), np.float32)
         source = lib.llama_get_embeddings(self._handle)
         if not source:
-            raise EngineError("llama.cpp gave no token vectors")
+            raise EngineError("llama.cpp returned no token vectors")
         ctypes.memmove(out.ctypes.data, source, out.nbytes)
         return out

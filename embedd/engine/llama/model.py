@@ -1,4 +1,4 @@
-"""Weights in memory."""
+"""A GGUF loaded by llama.cpp: weights, vocabulary, facts."""
 
 import ctypes
 from collections.abc import Callable, Sequence
@@ -20,20 +20,21 @@ Report = Callable[[float], None]
 
 
 class LlamaModel:
-    """A loaded GGUF; contexts compute with it.
+    """A loaded GGUF, for `Context` to compute with.
 
     Attributes:
-        handle: llama.cpp's pointer; of use only inside this package.
+        handle: llama.cpp's pointer to the model; used only inside this package.
         vocab: llama.cpp's pointer to the vocabulary.
 
     Args:
         parts: Further files of a split GGUF, in order.
-        vocabulary_only: No weights are loaded, and the model has no numbers.
-        with_weights: Without them the model has numbers, and no context may compute with it.
+        vocabulary_only: Load no weights; `width`, `context_length` and `scores` are not set.
+        with_weights: False leaves the weights out of memory: all facts are known, and no
+            context may compute with the model.
         report: Called with the share loaded so far, 0 … 1.
 
     Raises:
-        ModelLoadError: llama.cpp refused the file; the message holds its last lines.
+        ModelLoadError: llama.cpp refuses the file; the message has its last log lines.
     """
 
     def __init__(
@@ -80,18 +81,18 @@ class LlamaModel:
 
     @property
     def labels(self) -> Labels:
-        """Names of the scores of a model with a head, empty where they have none."""
+        """Names of the head's scores, "" for a score without a name."""
         names = (lib.llama_model_cls_label(self.handle, at) for at in range(self.scores))
         return tuple((name or b"").decode("utf-8", "replace") for name in names)
 
     @property
     def pair_template(self) -> str | None:
-        """The text around ``{query}`` and ``{document}``, if the file has one."""
+        """The file's template with ``{query}`` and ``{document}``, or None."""
         template: bytes | None = lib.llama_model_chat_template(self.handle, b"rerank")
         return None if template is None else template.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Free the weights; every context of the model must be closed before."""
+        """Free the weights. Every context of the model must be closed before."""
         lib.llama_model_free(self.handle)
 
 
@@ -99,7 +100,7 @@ def _load(paths: Sequence[Path], params: ctypes.Structure) -> Any:
     names = [str(path).encode() for path in paths]
     if len(names) == 1:
         return lib.llama_model_load_from_file(names[0], params)
-    # By name: in the store a part is called by its digest, not by its number.
+    # As a list: in the store a part is named after its digest, not its number.
     array = (ctypes.c_char_p * len(names))(*names)
     return lib.llama_model_load_from_splits(array, len(names), params)
 
@@ -109,7 +110,7 @@ def _careful(report: Report) -> Callable[[float, object], bool]:
         try:
             report(share)
         except OSError:
-            return False  # nobody listens any more: llama.cpp stops loading
+            return False  # the server is gone: llama.cpp stops loading
         return True
 
     return call
