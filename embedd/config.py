@@ -19,13 +19,13 @@ from embedd.types import EngineChoice, Precision
 MIB = 1 << 20
 DEFAULT_PORT = 11434
 DEFAULT_KEEP_ALIVE = 300.0  # seconds, as Ollama's
-MEMORY_SHARE = 0.8  # of what there is; the rest is for the server itself and its neighbours
+MEMORY_SHARE = 0.8  # of the limit; the rest is for the server itself and other programs
 
 _log = logging.getLogger(__name__)
 
 
 class Setting(NamedTuple):
-    """One environment variable, ``EMBEDD_<name>``; with a *twin*, ``OLLAMA_<name>`` counts too."""
+    """An environment variable ``EMBEDD_<name>``; with a *twin*, ``OLLAMA_<name>`` is read too."""
 
     name: str
     default: str
@@ -34,42 +34,42 @@ class Setting(NamedTuple):
 
 
 SETTINGS = (
-    Setting("HOST", "127.0.0.1:11434", "address to bind and to talk to, also `unix:<path>`"),
+    Setting("HOST", "127.0.0.1:11434", "address of the server; `unix:<path>` for a Unix socket"),
     Setting("MODELS", "~/.embedd/models", "folder of the model store"),
     Setting("KEEP_ALIVE", "5m", "how long an idle model stays in memory; negative = for ever"),
-    Setting("MAX_LOADED_MODELS", "0", "models in memory at once; 0 = 3 per GPU, 3 without one"),
-    Setting("MAX_QUEUE", "512", "requests that may wait for models that are not loaded"),
-    Setting("LOAD_TIMEOUT", "5m", "how long a load may stand still; 0 or negative = for ever"),
+    Setting("MAX_LOADED_MODELS", "0", "models in memory at a time; 0 = 3"),
+    Setting("MAX_QUEUE", "512", "requests that may wait for models to load"),
+    Setting("LOAD_TIMEOUT", "5m", "how long a load may make no progress; 0, negative = for ever"),
     Setting("CONTEXT_LENGTH", "0", "default `num_ctx`; 0 = what the model was trained for"),
-    Setting("ORIGINS", "", "more origins that browsers may call from, by comma"),
-    Setting("FLASH_ATTENTION", "auto", "true = on, false = off"),
+    Setting("ORIGINS", "", "more origins of web pages that may send requests, comma-separated"),
+    Setting("FLASH_ATTENTION", "auto", "of llama.cpp: true = on, false = off"),
     Setting("DEBUG", "0", "1 = debug messages, 2 = trace messages"),
-    Setting("NOPRUNE", "false", "keep blobs that no model names"),
+    Setting("NOPRUNE", "false", "keep files of the store that no model uses"),
     Setting("MAX_BODY", "67108864", "bytes of a request body, decompressed", twin=False),
-    Setting("MAX_BODY_IN_FLIGHT", "8 × MAX_BODY", "bytes of all bodies in work", twin=False),
-    Setting("MAX_INPUTS", "2048", "inputs of a request, Ollama's routes excepted", twin=False),
-    Setting("DEFAULT_MODEL", "the only one", "model of requests that name none", twin=False),
+    Setting("MAX_BODY_IN_FLIGHT", "8 × MAX_BODY", "bytes of all bodies at a time", twin=False),
+    Setting("MAX_INPUTS", "2048", "inputs of a request, except on Ollama's routes", twin=False),
+    Setting("DEFAULT_MODEL", "the only one", "model for requests without a name", twin=False),
     Setting("DEFAULT_RERANK_MODEL", "DEFAULT_MODEL", "the same for rerank requests", twin=False),
-    Setting("TOKEN_IDS", "own", "token arrays: `own` ids or `reject`", twin=False),
-    Setting("API_KEY", "", "keys that clients need, by comma", twin=False),
-    Setting("API_KEY_FILE", "", "file with more of them, read again when it changes", twin=False),
-    Setting("ADMIN_KEY", "API_KEY", "keys for managing models, by comma", twin=False),
-    Setting("ALLOWED_HOSTS", "", "more names that `Host` may hold, by comma", twin=False),
-    Setting("ENGINE", "auto", "`llama`, `openvino`, or the faster one that is right", twin=False),
+    Setting("TOKEN_IDS", "own", "token arrays: `own` = the model's ids, or `reject`", twin=False),
+    Setting("API_KEY", "", "keys that clients need, comma-separated", twin=False),
+    Setting("API_KEY_FILE", "", "file with more keys, read again when it changes", twin=False),
+    Setting("ADMIN_KEY", "API_KEY", "keys for managing models, comma-separated", twin=False),
     Setting(
-        "PRECISION", "auto", "OpenVINO computes in `f32` or `bf16`; auto = by the CPU", twin=False
+        "ALLOWED_HOSTS", "", "more names in `Host` of this server, comma-separated", twin=False
     ),
+    Setting("ENGINE", "auto", "`llama`, `openvino`, auto = the fastest verified one", twin=False),
+    Setting("PRECISION", "auto", "of OpenVINO: `f32`, `bf16`, auto = by the CPU", twin=False),
     Setting("THREADS", "affinity and cgroup quota", "cores that embedd may use", twin=False),
     Setting("GPU_LAYERS", "all", "layers of a model on the GPU; 0 = none", twin=False),
-    Setting("MEMORY", "80 % of cgroup or machine", "bytes for loaded models", twin=False),
-    Setting("CACHE_BYTES", "67108864", "bytes of vectors kept in memory; 0 = off", twin=False),
-    Setting("STATE", "~/.embedd/state", "folder of what embedd learns here", twin=False),
+    Setting("MEMORY", "80 % of cgroup or machine", "bytes for all loaded models", twin=False),
+    Setting("CACHE_BYTES", "67108864", "bytes of vectors kept in memory; 0 = no cache", twin=False),
+    Setting("STATE", "~/.embedd/state", "folder of measurements on this machine", twin=False),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where the server is: a TCP endpoint, or a Unix *socket* (the rest is then unused).
+    """Address of a server: a TCP endpoint, or a Unix *socket*; then the rest is unused.
 
     ``host`` is an IP address without brackets or a host name; ``path`` is empty or starts
     with a slash and does not end in one.
@@ -83,7 +83,7 @@ class Address:
 
     @property
     def url(self) -> str:
-        """URL without a trailing slash; a Unix socket is shown as ``unix:<path>``."""
+        """URL without a trailing slash, or ``unix:<path>``."""
         if self.socket is not None:
             return f"unix:{self.socket}"
         host = f"[{self.host.replace('%', '%25')}]" if ":" in self.host else self.host
@@ -91,14 +91,17 @@ class Address:
 
     @property
     def is_local(self) -> bool:
-        """Whether only this machine is meant: loopback, unspecified, or a Unix socket."""
+        """Whether the address is on this machine: loopback, unspecified, or a Unix socket."""
         if self.socket is not None or self.host == "localhost":
             return True
         ip = _parse_ip(self.host)
         return ip is not None and (ip.is_loopback or ip.is_unspecified)
 
     def to_client(self) -> Self:
-        """Where a client reaches a server that binds this: unspecified becomes loopback."""
+        """Return the address for clients of a server that binds this one.
+
+        An unspecified address (0.0.0.0, ::) becomes loopback.
+        """
         ip = _parse_ip(self.host)
         if ip is None or not ip.is_unspecified:
             return self
@@ -107,11 +110,11 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the operator decided, defaults filled in.
+    """The operator's settings, defaults filled in.
 
     Durations are seconds (``math.inf`` = for ever), sizes bytes. ``max_loaded_models`` and
     ``context_length`` are 0 where embedd decides; ``flash_attention`` is None for automatic;
-    ``gpu_layers`` is None for all of them; ``token_ids`` tells whether token arrays are accepted.
+    ``gpu_layers`` is None for all; ``token_ids`` is whether token arrays are accepted.
     """
 
     host: Address
@@ -147,7 +150,7 @@ class Settings:
 def read_settings(
     environ: Mapping[str, str] = os.environ, warn: Callable[[str], None] = _log.warning
 ) -> Settings:
-    """Settings of the environment; *warn* hears of each value that could not be read.
+    """Read the settings from the environment; call *warn* for each value that cannot be used.
 
     Raises:
         ConfigError: HOST is not an address.
@@ -188,7 +191,7 @@ def read_settings(
 
 
 class _Reader:
-    """Values of the settings in an environment, one method per kind of value."""
+    """Reads values of settings, one method per kind of value."""
 
     def __init__(self, environ: Mapping[str, str], warn: Callable[[str], None]) -> None:
         self._environ = environ
@@ -196,7 +199,7 @@ class _Reader:
         self._settings = {setting.name: setting for setting in SETTINGS}
 
     def text(self, name: str) -> str:
-        """The value without blanks and quotes around it, "" if nobody set it."""
+        """Return the value without spaces and quotes around it, "" if it is not set."""
         prefixes = ("EMBEDD_", "OLLAMA_") if self._settings[name].twin else ("EMBEDD_",)
         values = (_strip(self._environ.get(prefix + name, "")) for prefix in prefixes)
         return next(filter(None, values), "")
@@ -217,7 +220,7 @@ class _Reader:
         return default
 
     def layers(self, name: str) -> int | None:
-        """None if unset, "all" or negative, as `num_gpu` has it."""
+        """Return None if unset, "all" or negative, as `num_gpu` has it."""
         text = self.text(name).lower()
         if text in {"", "all", "auto"} or re.fullmatch(r"-[0-9]{1,9}", text):
             return None
@@ -237,12 +240,12 @@ class _Reader:
             return default
 
     def switch(self, name: str) -> bool | None:
-        """None if unset or "auto"; what is neither true nor false is true, as Ollama has it."""
+        """Return None if unset or "auto", else whether it is not 0, f or false, as Ollama does."""
         text = self.text(name).lower()
         return None if text in {"", "auto"} else text not in {"0", "f", "false"}
 
     def choice(self, name: str, words: tuple[str, ...]) -> str:
-        """One of *words*, in any letter case; the first is the default."""
+        """Return one of *words*, accepted in any letter case; the first is the default."""
         text = self.text(name).lower()
         if text in {"", *words}:
             return text or words[0]
@@ -261,15 +264,15 @@ class _Reader:
 
 
 def parse_keys(text: str) -> tuple[str, ...]:
-    """Keys in *text*, separated by commas or line breaks."""
+    """Return the keys in *text*, which commas or line breaks separate."""
     return tuple(filter(None, map(str.strip, re.split("[,\\r\\n]", text))))
 
 
 def parse_host(text: str, warn: Callable[[str], None] = _log.warning) -> Address:
-    """Address of a HOST value; "" is the default, a bad port the default port of its scheme.
+    """Parse a HOST value; "" gives the default, an invalid port the default port of the scheme.
 
     Raises:
-        ConfigError: Another scheme than http and https, or no host name or IP address.
+        ConfigError: The scheme is neither http nor https, or the host is invalid.
     """
     text = _strip(text)
     if text.startswith("unix:"):
@@ -282,7 +285,7 @@ def parse_host(text: str, warn: Callable[[str], None] = _log.warning) -> Address
     authority, _, path = rest.partition("/")
     host, port = _split_port(authority)
     if not re.fullmatch(r"[\w.-]*", host) and _parse_ip(host) is None:
-        raise ConfigError(f"cannot use the address {text!r}: {host!r} is no host name")
+        raise ConfigError(f"cannot use the address {text!r}: {host!r} is not a host name")
     return Address(
         scheme=scheme,
         host=host or "127.0.0.1",
@@ -298,7 +301,7 @@ def _parse_socket(text: str) -> Path:
 
 
 def _split_port(authority: str) -> tuple[str, str | None]:
-    """Host without brackets, and the text of the port if there is one."""
+    """Return the host without brackets, and the text of the port if there is one."""
     bracketed = re.fullmatch(r"\[([^\[\]]*)\](?::(.*))?", authority)
     if bracketed:
         return bracketed[1], bracketed[2]
@@ -342,10 +345,10 @@ _WORKER_VALUES = {
 
 
 def worker_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Environment that a worker process starts with.
+    """Return the environment that worker processes start with.
 
-    Everything else stays out: OpenMP's settings would pin all replicas to the same cores,
-    and llama.cpp reads settings of its own.
+    It has few variables on purpose: OpenMP's would pin all replicas to the same cores, and
+    llama.cpp reads some of its own.
     """
     kept = {
         name: value

@@ -1,7 +1,7 @@
 """Modelfiles: Ollama's text form of a model, read and written.
 
-The grammar: https://github.com/ollama/ollama/blob/main/docs/modelfile.mdx. What only
-makes sense for language models is read and told about, and has no effect.
+The grammar is that of https://github.com/ollama/ollama/blob/main/docs/modelfile.mdx.
+Instructions for language models have no effect and give a warning.
 """
 
 import codecs
@@ -42,7 +42,7 @@ FLOATS: Final = frozenset(
 )
 BOOLEANS: Final = frozenset({"use_mmap"})
 TEXTS: Final = frozenset({"document_prefix", "engine", "pooling", "precision", "query_prefix"})
-LISTS: Final = frozenset({"stop"})  # may repeat: all count
+LISTS: Final = frozenset({"stop"})  # may be given more than once; all values are kept
 PARAMETERS: Final = INTEGERS | FLOATS | BOOLEANS | TEXTS | LISTS
 DROPPED: Final = frozenset(
     {
@@ -88,13 +88,13 @@ _BOMS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Modelfile:
-    """What a Modelfile says.
+    """A parsed Modelfile.
 
     Args:
         source: Path of a GGUF or a checkpoint folder, or name of a model.
         parameters: Name → number, boolean, text, or list of texts.
-        template: Without effect here; None where there is none.
-        warnings: One sentence for each instruction that was read in vain.
+        template: No effect here; None if the file has none.
+        warnings: One sentence for each instruction without effect.
     """
 
     source: str
@@ -104,19 +104,11 @@ class Modelfile:
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Instruction:
-    line: int
-    command: str
-    parameter: str
-    value: str
-
-
 def decode_modelfile(data: bytes) -> str:
-    """The text of a Modelfile: UTF-8, with or without byte order mark, or UTF-16.
+    """Decode a Modelfile: UTF-8 with or without byte order mark, or UTF-16 with one.
 
     Raises:
-        InvalidInputError: It is neither.
+        InvalidInputError: It is not valid in that encoding.
     """
     encoding = next((name for bom, name in _BOMS if data.startswith(bom)), "utf-8")
     try:
@@ -126,32 +118,34 @@ def decode_modelfile(data: bytes) -> str:
 
 
 def parse_modelfile(text: str) -> Modelfile:
-    """Read a Modelfile.
+    """Parse a Modelfile.
 
     Raises:
-        InvalidInputError: It breaks the grammar; names the line where one is at fault.
+        InvalidInputError: It breaks the grammar; the message names the line if there is one.
     """
     source: str | None = None
     template: str | None = None
     parameters: dict[str, object] = {}
     licenses: list[str] = []
     warnings: list[str] = []
-    for one in _read_instructions(text):
-        match one.command:
+    for line, command, parameter, value in _read_instructions(text):
+        match command:
             case "from" if source is not None:
-                raise _at(one.line, "there is a second FROM")
+                raise _at(line, "there is a second FROM")
             case "from":
-                source = one.value
+                source = value
             case "license":
-                licenses.append(one.value)
+                licenses.append(value)
+            case "parameter" if parameter in DROPPED:
+                warnings.append(f"line {line}: parameter {parameter} is no longer used")
             case "parameter":
-                _add_parameter(one, parameters, warnings)
-            case command if command in _REFUSED:
-                raise _at(one.line, f'"{command}" is not supported')
-            case command:
-                template = one.value if command == "template" else template
-                if one.value != DEFAULT_TEMPLATE:
-                    warnings.append(f"line {one.line}: {command.upper()} has no effect")
+                _add_parameter(parameters, parameter, value, line)
+            case _ if command in _REFUSED:
+                raise _at(line, f'"{command}" is not supported')
+            case _:
+                template = value if command == "template" else template
+                if value != DEFAULT_TEMPLATE:
+                    warnings.append(f"line {line}: {command.upper()} has no effect")
     if source is None:
         raise InvalidInputError("no FROM line")
     return Modelfile(
@@ -164,10 +158,9 @@ def parse_modelfile(text: str) -> Modelfile:
 
 
 def format_modelfile(modelfile: Modelfile) -> str:
-    """The text that `parse_modelfile` reads as *modelfile*.
+    """Return the text that `parse_modelfile` parses to *modelfile*.
 
-    Only a value that has a line ending in three quotes before its last is beyond the
-    grammar.
+    The grammar cannot express a value in which a line but the last ends in three quotes.
     """
     lines = [f"FROM {_quote(modelfile.source)}"]
     if modelfile.template is not None:
@@ -180,10 +173,10 @@ def format_modelfile(modelfile: Modelfile) -> str:
 
 
 def parse_parameter(name: str, text: str) -> object:
-    """The value of the parameter *name* that *text* stands for.
+    """Return the value of the parameter *name* that *text* stands for.
 
     Raises:
-        InvalidInputError: There is no such parameter, or it has other values.
+        InvalidInputError: The parameter does not exist, or cannot have this value.
     """
     if name in INTEGERS:
         if _INTEGER.fullmatch(text) is None:
@@ -203,25 +196,23 @@ def parse_parameter(name: str, text: str) -> object:
 
 
 def format_value(value: object) -> str:
-    """A parameter's value as a Modelfile writes it, not yet quoted."""
+    """Return a parameter's value as text, not yet quoted."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _add_parameter(one: _Instruction, parameters: dict[str, object], warnings: list[str]) -> None:
-    if one.parameter in DROPPED:
-        warnings.append(f"line {one.line}: parameter {one.parameter} is no longer used")
-        return
+def _add_parameter(parameters: dict[str, object], name: str, text: str, line: int) -> None:
     try:
-        value = parse_parameter(one.parameter, one.value)
+        value = parse_parameter(name, text)
     except InvalidInputError as error:
-        raise _at(one.line, str(error)) from None
-    older = parameters.get(one.parameter)
+        raise _at(line, str(error)) from None
+    older = parameters.get(name)
     if isinstance(older, list) and isinstance(value, list):
         value = [*older, *value]
-    parameters[one.parameter] = value
+    parameters[name] = value
 
 
-def _read_instructions(text: str) -> Iterator[_Instruction]:
+def _read_instructions(text: str) -> Iterator[tuple[int, str, str, str]]:
+    """Yield line, command, name of the parameter ("" for other commands) and value."""
     lines = iter(enumerate(text.replace("\r\n", "\n").split("\n"), start=1))
     for number, line in lines:
         if not line.strip() or line.lstrip().startswith("#"):
@@ -238,11 +229,11 @@ def _read_instructions(text: str) -> Iterator[_Instruction]:
         value = _read_value(rest, lines)
         if value is None:
             raise _at(number, "unexpected EOF: the quote that begins here does not end")
-        yield _Instruction(line=number, command=command, parameter=parameter, value=value)
+        yield number, command, parameter, value
 
 
 def _read_value(first: str, more: Iterator[tuple[int, str]]) -> str | None:
-    """The value that begins with *first*, and goes on until its quote ends; None if never."""
+    """Return the value that begins in *first* and may go on over lines; None if never closed."""
     whole = first.lstrip()
     while (value := _unquote(whole.rstrip())) is None:
         following = next(more, None)
@@ -253,7 +244,7 @@ def _read_value(first: str, more: Iterator[tuple[int, str]]) -> str | None:
 
 
 def _unquote(text: str) -> str | None:
-    """*text* without its quotes, if it has any; None if they are still open."""
+    """Return *text* without its quotes, if it has any; None if they are not closed."""
     for quote in (_LONG_QUOTE, _QUOTE):
         if text.startswith(quote):
             closed = len(text) >= 2 * len(quote) and text.endswith(quote)

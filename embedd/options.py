@@ -1,4 +1,4 @@
-"""Runner options: what a request or a stored model says about how a model runs."""
+"""Runner options of requests and stored models, such as ``num_ctx``."""
 
 import logging
 import math
@@ -37,13 +37,13 @@ IGNORED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Options that have an effect; None is absent.
+    """Options that have an effect; None is not set.
 
     Args:
-        num_ctx: Tokens that an input may have, taken literally: 0 and less refuse all.
-        num_gpu: Layers on the GPU; -1 leaves it to the server, 0 is the CPU.
-        main_gpu: Number of the GPU; -1 leaves it to the server.
-        num_thread: Cores for one encode, from the next load on.
+        num_ctx: Limit of tokens in an input; 0 and negative numbers refuse every input.
+        num_gpu: Layers on the GPU; 0 is the CPU, -1 leaves it to the server.
+        main_gpu: Index of the GPU; -1 leaves it to the server.
+        num_thread: Cores for one batch, from the next load on.
     """
 
     num_ctx: int | None = None
@@ -53,12 +53,13 @@ class Options:
     use_mmap: bool | None = None
 
     @property
-    def leave_loading_alone(self) -> bool:
-        """Whether they say nothing of how a model is loaded."""
-        return self.num_gpu is self.main_gpu is self.num_thread is self.use_mmap is None
+    def affect_loading(self) -> bool:
+        """Whether one of them changes how a model is loaded."""
+        loading = (self.num_gpu, self.main_gpu, self.num_thread, self.use_mmap)
+        return any(one is not None for one in loading)
 
     def over(self, base: "Options") -> "Options":
-        """These options, and those of *base* where these are absent."""
+        """Return these options, with those of *base* where these are not set."""
         merged = {
             field.name: getattr(base if getattr(self, field.name) is None else self, field.name)
             for field in fields(self)
@@ -69,11 +70,11 @@ class Options:
 def parse_options(raw: Mapping[str, object]) -> Options:
     """Check and translate the ``options`` of a request or the parameters of a model.
 
-    Null is absent; a fraction for an integer is cut; unknown names are logged, those
-    in `IGNORED` are not even looked at.
+    Null counts as not set; a fraction for an integer is truncated; unknown names are logged;
+    the values of those in `IGNORED` are not checked.
 
     Raises:
-        InvalidInputError: With the text that Ollama's clients know.
+        InvalidInputError: A value has the wrong type. The text is Ollama's.
     """
     values: dict[str, int] = {}
     for name, value in raw.items():
@@ -85,7 +86,7 @@ def parse_options(raw: Mapping[str, object]) -> Options:
             values[name] = _to_boolean(name, value)
         else:
             _log.debug("unknown option", extra={"option": name})
-    # No batch size ever limits an input here: it was only checked.
+    # Checked and not used: here the batch size does not limit an input.
     values.pop("num_batch", None)
     return Options(**values)  # type: ignore[arg-type]  # checked by name above
 
@@ -95,7 +96,7 @@ def _to_integer(name: str, value: object) -> int:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         raise InvalidInputError(f'option "{name}" must be of type integer')
-    # llama.cpp counts in 32 bits; no model is anywhere near.
+    # llama.cpp counts in 32 bits.
     return max(-_LARGEST, min(value, _LARGEST))
 
 

@@ -1,4 +1,4 @@
-"""Name of a model → what to load and how: manifest, parameters, GGUF header."""
+"""Resolution of a model's name to what to load: manifest, parameters, GGUF header."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,10 @@ from embedd.types import EngineChoice, Pooling, Precision
 _log = logging.getLogger(__name__)
 
 MAX_PARAMS_BYTES: Final = 1 << 20
-# Names come from clients, in any letter case: what is remembered of them is bounded.
+# Names come from clients, in any letter case: the memory of them is bounded.
 _MAX_REMEMBERED: Final = 1024
 
+# Types of weights that are not quantised.
 EXACT: Final = frozenset({"F32", "F16", "BF16"})
 
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1)]
@@ -34,18 +35,19 @@ Range: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
 _Value = TypeVar("_Value")
 _Word = TypeVar("_Word", bound=StrEnum)
 
-# A manifest that is replaced has another inode; one that is written in place another time.
+# Modification time, size and inode: a replaced manifest has another inode, one that was
+# written in place another time.
 _Stamp: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """What is stored with a model, by a Modelfile or at pull.
+    """Parameters stored with a model, by a Modelfile or by the recipe at pull.
 
     Args:
         prompts: Name → text put before an input, besides the two prefixes.
-        matryoshka: Lengths to which its vectors may be cut and stay good.
-        int8_range: What becomes 127 in int8; None leaves that to each vector.
+        matryoshka: Lengths to which the model was trained to have its vectors cut.
+        int8_range: The number that becomes 127 in int8; None uses each vector's largest.
         raw: All parameters as they are stored.
     """
 
@@ -63,13 +65,13 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedModel:
-    """A stored model: what to load, and what is known of it before loading.
+    """A stored model: what to load, and what is known before loading it.
 
     Args:
         manifest_digest: sha256 of the manifest, 64 hex digits.
         size: Bytes of all layers and the config.
         modified_at: Seconds since the epoch.
-        refusal: Why it cannot be loaded, if that is known beforehand.
+        refusal: Why the model cannot be loaded, if the header shows it.
     """
 
     name: ModelName
@@ -84,12 +86,12 @@ class ResolvedModel:
 
     @property
     def is_reranker(self) -> bool:
-        """Whether it scores pairs of texts instead of embedding them."""
+        """Whether the model scores pairs of texts instead of embedding them."""
         return self.spec.pooling is Pooling.RANK
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """What it can do, in Ollama's words and ``rerank``."""
+        """What the model can do: Ollama's words, and ``rerank``."""
         if self.supports_embedding:
             return ("embedding",)
         return ("rerank",) if self.is_reranker else ("completion",)
@@ -114,10 +116,10 @@ class ResolvedModel:
         return self.facts.normalizes_legacy
 
     def limit(self, options: Options, default_num_ctx: int = 0) -> int:
-        """Tokens that an input may have, special tokens included (contract §1.4).
+        """Return the limit of tokens in an input, special tokens included; may be 0 or less.
 
-        The first of: the request's *options*, the model's parameter, *default_num_ctx*
-        (0 is unset), the trained context; never more than the last. May be 0 or less.
+        It is the first that is set of: ``num_ctx`` of the request's *options*, of the model's
+        parameters, *default_num_ctx* (0 is unset); and never more than the trained context.
         """
         num_ctx = options.over(self.parameters.options).num_ctx
         if num_ctx is None:
@@ -125,16 +127,16 @@ class ResolvedModel:
         return min(num_ctx, self.spec.context_length)
 
     def spec_for(self, options: Options) -> ModelSpec:
-        """What to load for a request: its *options* over the model's parameters."""
-        if options.leave_loading_alone:
+        """Return what to load for a request whose *options* go before the model's parameters."""
+        if not options.affect_loading:
             return self.spec
         return _place(self.spec, options.over(self.parameters.options))
 
 
 class Resolver:
-    """Finds models by name. A name asked for again costs one look at its manifest's stamp.
+    """Finds models by name. A name that was resolved before costs one `stat` of its manifest.
 
-    May be called from several threads; what they both find is the same.
+    Safe to call from several threads: two that resolve a name find the same model.
     """
 
     def __init__(self, store: Store) -> None:
@@ -143,12 +145,12 @@ class Resolver:
         self._facts: dict[str, GgufFacts] = {}
 
     def resolve(self, text: str) -> ResolvedModel:
-        """The model that *text* names, ready to be loaded.
+        """Return the model with the name *text*, ready to be loaded.
 
         Raises:
-            InvalidModelNameError: *text* is no name.
-            ModelNotFoundError: There is no such model; with the name as sent.
-            ModelLoadError: The model cannot be loaded, as its metadata show.
+            InvalidModelNameError: *text* is not a valid name.
+            ModelNotFoundError: There is no such model; the error has the name as sent.
+            ModelLoadError: The metadata show that the model cannot be loaded.
             StoreError: The store cannot be read.
         """
         model = self._remembered(text) or self._find(text)
@@ -157,10 +159,10 @@ class Resolver:
         return model
 
     def describe(self, stored: StoredManifest) -> ResolvedModel:
-        """What is known of the model of a manifest, whether or not it can be loaded.
+        """Return what is known of a manifest's model, whether or not it can be loaded.
 
         Raises:
-            ModelLoadError: It has no GGUF, or its metadata cannot be read.
+            ModelLoadError: The model has no GGUF, or its metadata cannot be read.
             StoreError: The store cannot be read.
         """
         layers = stored.manifest.of_type(MODEL)
@@ -228,7 +230,7 @@ class Resolver:
         return facts
 
     def _read_parameters(self, stored: StoredManifest) -> Parameters:
-        """The parameters of all layers that hold some; later ones win."""
+        """Merge the parameters of all layers that have some; later layers win."""
         raw: dict[str, object] = {}
         for layer in stored.manifest.of_type(PARAMS):
             data = self._store.blobs.read(layer.digest, MAX_PARAMS_BYTES)
@@ -243,19 +245,21 @@ class Resolver:
 
 
 def read_model_facts(paths: Sequence[Path]) -> GgufFacts:
-    """Facts of a GGUF: of one file, or of all the parts of a split one, in order.
+    """Return the facts of a GGUF of one file, or of several parts in order.
 
-    The first part holds the metadata, each its own tensors.
+    The first part has the metadata, each part its own tensors.
 
     Raises:
-        ModelLoadError: A file cannot be used, a part is missing or out of place.
+        ModelLoadError: A file cannot be used, or a part is missing or out of order.
     """
     all_facts = [read_header_file(path) for path in paths]
     first = all_facts[0]
     count = max(int(first.metadata.get("split.count", 1)), 1)
     numbers = [facts.metadata.get("split.no", 0) for facts in all_facts]
     if count == 1 and len(paths) > 1:
-        raise ModelLoadError(f"{len(paths)} GGUFs were given that are no parts of one: give one")
+        raise ModelLoadError(
+            f"{len(paths)} GGUFs were given, but they are not parts of one model: give one"
+        )
     if numbers != list(range(count)):
         raise ModelLoadError(
             f"the GGUF is split into {count} parts, but those given are "
@@ -265,10 +269,10 @@ def read_model_facts(paths: Sequence[Path]) -> GgufFacts:
 
 
 def parse_parameters(raw: Mapping[str, object]) -> Parameters:
-    """Check the parameters of a model.
+    """Check and translate the parameters of a model.
 
     Raises:
-        InvalidInputError: One has the wrong type or a value that it cannot have.
+        InvalidInputError: A parameter has the wrong type or an invalid value.
     """
     own = {one.name for one in fields(Parameters)}
     return Parameters(
@@ -286,11 +290,11 @@ def parse_parameters(raw: Mapping[str, object]) -> Parameters:
 
 
 def choose_pooling(parameter: Pooling | None, facts: GgufFacts) -> Pooling | None:
-    """The pooling of a model, before it is loaded.
+    """Return the pooling of a model before it is loaded.
 
-    The *parameter* (an override, or what a recipe said at pull), else what the file
-    says, else what its architecture is used with. None is a language model: a decoder
-    that says nothing of pooling.
+    This is the *parameter* (from a Modelfile, or from the recipe at pull), else that of the
+    file, else the one that the architecture is used with. None is a language model: a decoder
+    whose file names no pooling.
     """
     if parameter is not None:
         return parameter

@@ -25,15 +25,15 @@ from embedd.types import Pooling, TokenIds, Vectors
 # slower, because attention is computed over the square of the whole batch.
 START_BATCH_TOKENS = 256
 START_BATCH_TOKENS_WITHOUT_FLASH = 64
-# What the standing context takes. Memory follows the largest batch that really came, so
-# room for an ordinary document costs little; a context for every document costs time.
-STANDING_TOKENS = 512
+# Tokens that the permanent context holds. Memory follows the largest batch so far, so room for
+# an ordinary document costs little; a new context for every document costs time.
+PERMANENT_TOKENS = 512
 MAX_SEQUENCES = 32
 MAX_SEQUENCES_ON_GPU = 128
 
 
 class LlamaEngine:
-    """A context on a GGUF in this process. Made by `load`, then by `replicate`.
+    """A llama.cpp context on a loaded GGUF. The first is made by `load`, others by `replicate`.
 
     Attributes:
         info: Facts that do not change while the model is loaded.
@@ -57,7 +57,7 @@ class LlamaEngine:
         self._threads = threads
         self._is_replica = is_replica
         self._context = self._open_context(
-            info.pooling, max(info.max_batch_tokens, min(info.limit, STANDING_TOKENS))
+            info.pooling, max(info.max_batch_tokens, min(info.limit, PERMANENT_TOKENS))
         )
 
     @classmethod
@@ -74,9 +74,8 @@ class LlamaEngine:
         """Load the weights.
 
         Args:
-            replicas: How many will compute side by side; of no effect here.
-            batch_tokens: Size of the batches that compute best here; None where nobody
-                measured it.
+            replicas: How many will compute side by side; no effect here.
+            batch_tokens: Measured best size of a batch; None if it was not measured.
 
         Raises:
             ModelLoadError: The file, its tokenizer or its pooling cannot be used.
@@ -142,7 +141,7 @@ class LlamaEngine:
         """See `Engine.encode`."""
         longest = max(map(len, sequences), default=0)
         if longest > self.info.limit:
-            raise EngineError(f"a sequence of {longest} tokens; the limit is {self.info.limit}")
+            raise EngineError(f"a sequence has {longest} tokens, the limit is {self.info.limit}")
         with self._context_for(pooling or self.info.pooling, sum(map(len, sequences))) as context:
             return context.encode(sequences, stop)
 
@@ -154,11 +153,10 @@ class LlamaEngine:
 
     @contextmanager
     def _context_for(self, pooling: Pooling, tokens: int) -> Iterator[Context]:
-        """The standing context, or a short-lived one for long batches and other poolings.
+        """Return the permanent context, or a temporary one for long batches and other poolings.
 
-        Every token of a context's capacity may cost memory for good, and opening one
-        takes a millisecond: so the rare long text pays for itself and the standing
-        context stays small.
+        Every token of a context's capacity may cost memory until it is closed, and opening one
+        takes a millisecond: so a rare long text gets its own, and the permanent one stays small.
         """
         if pooling is self.info.pooling and tokens <= self._context.capacity:
             yield self._context

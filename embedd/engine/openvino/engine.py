@@ -27,12 +27,12 @@ TOKENS, POOLED = 0, 1  # outputs of a graph
 
 
 class Compilations:
-    """A graph made ready for different numbers of threads, each when it is first wanted.
+    """A graph compiled for different numbers of threads, each when it is first needed.
 
-    Each has weights of its own. Any thread may ask.
+    Each compilation has its own copy of the weights. Safe to use from any thread.
 
     Args:
-        streams: Threads of one computation → how many compute side by side with so many.
+        streams: Threads of one computation → computations that run side by side with so many.
     """
 
     def __init__(self, graph: Any, streams: Mapping[int, int], precision: Precision) -> None:
@@ -43,15 +43,16 @@ class Compilations:
         self._lock = threading.Lock()
 
     def choose(self, threads: int) -> int:
-        """As many as *threads*, or as near as there is."""
+        """Return the largest number of threads up to *threads* that is offered, or the smallest."""
         fitting = [count for count in self._streams if count <= threads]
         return max(fitting, default=min(self._streams))
 
     def make_request(self, count: int) -> Any:
-        """A request that computes with *count* threads, as `choose` says.
+        """Return a request that computes with *count* threads, a number that `choose` returned.
 
         Raises:
             UnsuitableError: OpenVINO refuses the graph.
+            ModelLoadError: OpenVINO cannot compute in bf16 on this CPU.
         """
         with self._lock:
             if count not in self._compiled:
@@ -62,12 +63,12 @@ class Compilations:
                     precision=self._precision,
                 )
             if len(self._compiled) == len(self._streams):
-                self._graph = None  # nobody will ask for more
+                self._graph = None  # no more compilations will be needed
             return self._compiled[count].create_infer_request()
 
 
 class OpenVinoEngine:
-    """Requests to the compiled graph of a GGUF. Made by `load`, then by `replicate`.
+    """Requests to a GGUF's compiled graph. The first is made by `load`, others by `replicate`.
 
     Attributes:
         info: Facts that do not change while the model is loaded.
@@ -103,15 +104,16 @@ class OpenVinoEngine:
         batch_tokens: int | None = None,
         report: Callable[[float], None] = lambda _share: None,
     ) -> Self:
-        """Build the graph and compile it for a lone batch; for *replicas* that follows.
+        """Build the graph and compile it for a lone batch; for *replicas* when they first compute.
 
         Args:
-            batch_tokens: Size of the batches that compute best here, padding included;
-                None where nobody measured it.
+            batch_tokens: Measured best size of a batch, padding included; None if it was not
+                measured.
 
         Raises:
-            ModelLoadError: The file or its tokenizer cannot be used by any engine.
-            UnsuitableError: It cannot be used by this one.
+            ModelLoadError: The file or its tokenizer cannot be used by any engine, or the CPU
+                cannot compute in bf16.
+            UnsuitableError: This engine cannot compute the model.
         """
         model = LlamaModel(spec.path, parts=spec.parts, extra_buffers=False, with_weights=False)
         if spec.pooling is Pooling.RANK and not model.scores:
@@ -154,14 +156,15 @@ class OpenVinoEngine:
         )
 
     def set_threads(self, threads: int) -> None:
-        """See `Engine.set_threads`; as near to *threads* as the graph is compiled for."""
+        """See `Engine.set_threads`; the graph is compiled for few numbers, the nearest is used."""
         self._threads = threads
 
     def find_request(self) -> Any:
-        """OpenVINO's memory for one computation; the first time it may have to compile.
+        """Return the request for the present number of threads, compiling the graph if needed.
 
         Raises:
             UnsuitableError: OpenVINO refuses the graph.
+            ModelLoadError: OpenVINO cannot compute in bf16 on this CPU.
         """
         count = self._compilations.choose(self._threads)
         if count not in self._requests:
@@ -175,9 +178,10 @@ class OpenVinoEngine:
         *,
         stop: Stop | None = None,
     ) -> Vectors:
-        """See `Engine.encode`; sequences of unlike length are computed one group after another.
+        """See `Engine.encode`.
 
-        *stop* is looked at before each group.
+        Sequences of different length are computed in groups, one after another; *stop* is
+        checked before each.
         """
         self._check(sequences, pooling)
         lengths = np.fromiter(map(len, sequences), np.int32, len(sequences))
@@ -199,7 +203,7 @@ class OpenVinoEngine:
         return np.concatenate([tokens[row] for row in range(len(sequences))])
 
     def close(self) -> None:
-        """Let go of the requests and, with the first engine, of the rest."""
+        """Free the requests and, with the first engine, the model."""
         self._requests.clear()
         if not self._is_replica:
             self._model.close()
@@ -211,7 +215,7 @@ class OpenVinoEngine:
         rows: Sequence[int],
         pooling: Pooling,
     ) -> Vectors:
-        """Vectors of *rows*, or of their tokens, sequence after sequence."""
+        """Return the vectors of the sequences at *rows*, or of all their tokens."""
         of_rows = lengths[rows]
         longest = min(round_length(int(of_rows.max())), self.info.limit)
         is_token = np.arange(longest) < of_rows[:, np.newaxis]
@@ -228,7 +232,9 @@ class OpenVinoEngine:
 
     def _check(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> None:
         if not 0 < len(sequences) <= MAX_SEQUENCES:
-            raise EngineError(f"a batch of {len(sequences)} sequences; 1 to {MAX_SEQUENCES} fit")
+            raise EngineError(
+                f"the batch has {len(sequences)} sequences, allowed are 1 to {MAX_SEQUENCES}"
+            )
         if pooling is Pooling.RANK and self.info.pooling is not Pooling.RANK:
             raise EngineError("the model is not loaded as a reranker")
         info = self.info
@@ -237,7 +243,7 @@ class OpenVinoEngine:
                 raise EngineError("input has no tokens", index=index)
             if len(ids) > info.limit:
                 raise EngineError(
-                    f"a sequence of {len(ids)} tokens; the limit is {info.limit}", index=index
+                    f"a sequence has {len(ids)} tokens, the limit is {info.limit}", index=index
                 )
             if ids.min() < 0 or ids.max() >= info.vocabulary:
                 raise EngineError(f"a token id is outside 0 … {info.vocabulary - 1}", index=index)
@@ -246,7 +252,7 @@ class OpenVinoEngine:
 def pool(
     tokens: npt.NDArray[np.float32], is_token: npt.NDArray[np.bool_], pooling: Pooling
 ) -> Vectors:
-    """Token vectors (sequences, tokens, width) pooled in another way than the model's own."""
+    """Pool token vectors (sequences, tokens, width) in another way than the model's own."""
     lengths = is_token.sum(axis=1)
     match pooling:
         case Pooling.MEAN:
@@ -261,8 +267,8 @@ def pool(
 
 
 def choose_streams(threads: int, replicas: int) -> dict[int, int]:
-    """Threads of one computation → how many compute side by side with so many.
+    """Return the numbers of threads to compile for → computations side by side with so many.
 
-    A lone batch gets all; with *replicas* every one has its even share.
+    A lone batch gets all threads; *replicas* that compute side by side share them equally.
     """
     return {threads: 1, max(1, threads // replicas): replicas}
