@@ -107,7 +107,7 @@ class Embedder:
             return inputs.fit(
                 request.inputs,
                 await inputs.tokenize(loaded, request.inputs, prefix=prefix),
-                special=loaded.info.frame,
+                special=loaded.info.special_tokens,
                 limit=min(limit, request.max_tokens or limit),
                 truncate=request.truncate,
             )
@@ -150,13 +150,13 @@ class Embedder:
             raise NotARerankerError
 
         async def tokenize(loaded: ServedModel) -> inputs.Fitted:
-            if loaded.info.pair is None:
+            if loaded.info.pair_template is None:
                 raise UnsupportedError("the model's rerank template is not one that embedd knows")
             return await inputs.tokenize_pairs(
                 loaded,
                 request.query,
                 request.documents,
-                template=loaded.info.pair,
+                template=loaded.info.pair_template,
                 limit=self.limit(model),
                 max_tokens_per_doc=request.max_tokens_per_doc,
                 truncate=request.truncate,

@@ -45,7 +45,7 @@ WORK = bytes(1 << 20)
 class FakeTokenizer:
     """A tokenizer whose token ids are characters; see the module."""
 
-    frame = SpecialTokens(prefix=(FIRST,), suffix=(LAST,))
+    special_tokens = SpecialTokens(prefix=(FIRST,), suffix=(LAST,))
     vocabulary_size = VOCABULARY
 
     @classmethod
@@ -93,13 +93,13 @@ class FakeEngine:
             width=WIDTH,
             limit=spec.context_length,
             pooling=spec.pooling,
-            frame=FakeTokenizer.frame,
+            special_tokens=FakeTokenizer.special_tokens,
             vocabulary=VOCABULARY,
             max_batch_tokens=batch_tokens,
             max_sequences=MAX_SEQUENCES,
             engine="fake",
             backend=backend.name,
-            pair=PairTemplate(prefix=(FIRST,), middle=(LAST,), suffix=(LAST,)),
+            pair_template=PairTemplate(prefix=(FIRST,), middle=(LAST,), suffix=(LAST,)),
             labels=("",) if spec.pooling is Pooling.RANK else (),
         )
 

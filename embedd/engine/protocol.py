@@ -50,7 +50,7 @@ class Tokenizer(Protocol):
     """
 
     @property
-    def frame(self) -> SpecialTokens:
+    def special_tokens(self) -> SpecialTokens:
         """The special tokens before and after every text."""
         ...
 
@@ -65,7 +65,7 @@ class Tokenizer(Protocol):
         """Token ids of each text, never truncated.
 
         Args:
-            add_special: Add the special tokens of `frame`.
+            add_special: Add `special_tokens` to each text.
             parse_special: Turn the name of a special token in a text into that token.
         """
         ...

@@ -68,7 +68,7 @@ class ModelInfo:
         backend: Step of the backends of safe settings that the model runs on (``llama`` …).
         replicas: Contexts that compute side by side.
         gpu_bytes: Memory taken on a GPU.
-        pair: What stands around a query and a document; None if nothing can be told apart.
+        pair_template: The tokens around a query and a document; None if it is not known.
         labels: Names of a reranker's scores, one for each number that it computes.
         distance: The most that its vectors were from llama.cpp's; None: not compared.
         padded: Whether a batch costs its rows times its longest sequence, see `padding`.
@@ -77,7 +77,7 @@ class ModelInfo:
     width: int
     limit: int
     pooling: Pooling
-    frame: SpecialTokens
+    special_tokens: SpecialTokens
     vocabulary: int
     max_batch_tokens: int
     max_sequences: int
@@ -85,7 +85,7 @@ class ModelInfo:
     backend: str
     replicas: int = 1
     gpu_bytes: int = 0
-    pair: PairTemplate | None = None
+    pair_template: PairTemplate | None = None
     labels: Labels = ()
     distance: float | None = None
     padded: bool = False

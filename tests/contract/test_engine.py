@@ -41,7 +41,7 @@ def test_info_describes_the_loaded_model(engine: Engine) -> None:
 
 
 def test_a_text_is_tokenized_inside_the_frame(engine: Engine) -> None:
-    frame = engine.info.frame
+    frame = engine.info.special_tokens
     for ids in engine.tokenizer.tokenize(TEXTS):
         assert tuple(ids[: len(frame.prefix)]) == frame.prefix
         assert tuple(ids[len(ids) - len(frame.suffix) :]) == frame.suffix
@@ -50,13 +50,13 @@ def test_a_text_is_tokenized_inside_the_frame(engine: Engine) -> None:
 
 def test_an_empty_text_is_the_frame_alone(engine: Engine) -> None:
     [ids] = engine.tokenizer.tokenize([""])
-    assert tuple(ids) == engine.info.frame.prefix + engine.info.frame.suffix
+    assert tuple(ids) == engine.info.special_tokens.prefix + engine.info.special_tokens.suffix
 
 
 @pytest.mark.parametrize("text", ["a\x00b", "\ud800", "🙂" * 10, "ﷺ" * 100, " " * 500])
 def test_odd_texts_are_tokenized_all_the_same(engine: Engine, text: str) -> None:
     [ids] = engine.tokenizer.tokenize([text])
-    assert len(ids) >= len(engine.info.frame)
+    assert len(ids) >= len(engine.info.special_tokens)
 
 
 def test_one_row_per_sequence_in_order(engine: Engine) -> None:

@@ -17,7 +17,7 @@ def engine(open_engine: OpenEngine) -> Engine:
 
 
 def test_without_special_tokens_only_the_frame_is_missing(engine: Engine) -> None:
-    frame = engine.info.frame
+    frame = engine.info.special_tokens
     for bare, framed in zip(
         engine.tokenizer.tokenize(TEXTS, add_special=False),
         engine.tokenizer.tokenize(TEXTS),
@@ -34,7 +34,7 @@ def test_a_text_comes_back_from_its_ids(engine: Engine) -> None:
 
 
 def test_special_tokens_are_spelled_or_left_out(engine: Engine) -> None:
-    special = [*engine.info.frame.prefix, *engine.info.frame.suffix]
+    special = [*engine.info.special_tokens.prefix, *engine.info.special_tokens.suffix]
     pieces = engine.tokenizer.token_pieces(np.array(special, np.int32))
     assert all(piece.is_special for piece in pieces)
     [spelled] = engine.tokenizer.detokenize([np.array(special[:1], np.int32)], special=True)
@@ -51,7 +51,7 @@ def test_pieces_make_up_the_text(engine: Engine) -> None:
 
 
 def test_a_text_can_not_forge_a_special_token(engine: Engine) -> None:
-    special = engine.info.frame.suffix[0]
+    special = engine.info.special_tokens.suffix[0]
     [spelled] = engine.tokenizer.detokenize([np.array([special], np.int32)], special=True)
     text = chr(special) if spelled == b"[SEP]" and special == 2 else spelled.decode()
     [parsed] = engine.tokenizer.tokenize([text], add_special=False)
@@ -76,9 +76,9 @@ def test_long_texts_are_longer_than_any_buffer(engine: Engine) -> None:
 
 
 def test_a_pair_has_the_query_before_the_document(engine: Engine) -> None:
-    pair = engine.info.pair
+    pair = engine.info.pair_template
     assert pair is not None
-    frame = engine.info.frame
+    frame = engine.info.special_tokens
     assert (pair.prefix, pair.suffix) == (frame.prefix, frame.suffix)
     query, document = engine.tokenizer.tokenize(
         ["why", "the sky"], add_special=False, parse_special=False

@@ -195,7 +195,7 @@ async def test_texts_become_ids_in_order_and_come_back(worker: WorkerProcess) ->
     rows = await worker.tokenize(TEXTS, add_special=False)
     assert [row.dtype for row in rows] == [np.int32] * 3
     assert await worker.detokenize(rows, special=True) == [text.encode() for text in TEXTS]
-    frame = worker.info.frame
+    frame = worker.info.special_tokens
     framed = await worker.tokenize(TEXTS)
     assert [row.tolist() for row in framed] == [
         [*frame.prefix, *row.tolist(), *frame.suffix] for row in rows

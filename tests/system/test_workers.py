@@ -135,7 +135,12 @@ async def test_a_worker_loads_tokenizes_encodes_and_ends(yard: Yard) -> None:
     worker = await yard.start()
     shares: list[float] = []
     info = await worker.load(yard.make_load(), report=shares.append)
-    assert (info.engine, info.backend, info.limit, info.frame.suffix) == ("fake", "llama", 64, (2,))
+    assert (info.engine, info.backend, info.limit, info.special_tokens.suffix) == (
+        "fake",
+        "llama",
+        64,
+        (2,),
+    )
     assert shares == [1.0]
     [ids] = await worker.tokenize(["ab"])
     assert ids.tolist() == [1, ord("a"), ord("b"), 2]

@@ -100,13 +100,13 @@ class LlamaEngine:
             width=model.width,
             limit=model.context_length,
             pooling=spec.pooling,
-            frame=tokenizer.frame,
+            special_tokens=tokenizer.special_tokens,
             vocabulary=model.vocabulary,
             max_batch_tokens=batch_tokens or _choose_batch(model, backend),
             max_sequences=MAX_SEQUENCES_ON_GPU if backend.gpu else MAX_SEQUENCES,
             engine="llama",
             backend=backend.name,
-            pair=tokenizer.learn_pair(),
+            pair_template=tokenizer.learn_pair_template(),
             labels=model.labels if spec.pooling is Pooling.RANK else (),
         )
         engine = cls(model, tokenizer, backend, info, threads=threads)

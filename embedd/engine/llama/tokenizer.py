@@ -27,7 +27,7 @@ class LlamaTokenizer:
         ModelLoadError: The file has no tokenizer.
 
     Attributes:
-        frame: The special tokens before and after every text.
+        special_tokens: The special tokens before and after every text.
     """
 
     def __init__(self, model: LlamaModel) -> None:
@@ -37,7 +37,7 @@ class LlamaTokenizer:
         if self._kind == NO_TOKENIZER:
             raise ModelLoadError("the GGUF has no tokenizer: convert the model with its vocabulary")
         self._buffer = np.empty(1024, np.int32)
-        self.frame = self._learn_frame()
+        self.special_tokens = self._learn_special_tokens()
 
     @classmethod
     def load(cls, spec: ModelSpec) -> Self:
@@ -75,16 +75,18 @@ class LlamaTokenizer:
         known = {one: self._token_piece(one) for one in {*ids.tolist()}}
         return [known[one] for one in ids.tolist()]
 
-    def learn_pair(self) -> PairTemplate | None:
+    def learn_pair_template(self) -> PairTemplate | None:
         """The tokens around a query and a document; None if the template is not understood."""
         template = self._model.pair_template
         if template is not None:
             return self._parse_pair(template)
-        middle = self.frame.suffix
+        middle = self.special_tokens.suffix
         # WordPiece ends a text with its separator; others have one besides the end.
         if self._kind != WORDPIECE and lib.llama_vocab_get_add_sep(self._vocab):
             middle = (*middle, lib.llama_vocab_sep(self._vocab))
-        return PairTemplate(prefix=self.frame.prefix, middle=middle, suffix=self.frame.suffix)
+        return PairTemplate(
+            prefix=self.special_tokens.prefix, middle=middle, suffix=self.special_tokens.suffix
+        )
 
     def _parse_pair(self, template: str) -> PairTemplate | None:
         head, query, rest = template.partition(QUERY)
@@ -157,7 +159,7 @@ class LlamaTokenizer:
         )
         return TokenPiece(text, bool(lib.llama_vocab_is_control(self._vocab, id_)))
 
-    def _learn_frame(self) -> SpecialTokens:
+    def _learn_special_tokens(self) -> SpecialTokens:
         """Find the special tokens by adding them to a text: the file's flags are not reliable."""
         framed = self._tokenize(PROBE, add_special=True)
         bare = self._tokenize(PROBE, add_special=False)

@@ -41,7 +41,7 @@ def describe_tokenizer(tokenizer: Tokenizer) -> ModelInfo:
         width=0,
         limit=0,
         pooling=Pooling.NONE,
-        frame=tokenizer.frame,
+        special_tokens=tokenizer.special_tokens,
         vocabulary=tokenizer.vocabulary_size,
         max_batch_tokens=0,
         max_sequences=0,

@@ -41,7 +41,7 @@ INFO = ModelInfo(
     width=2,
     limit=64,
     pooling=Pooling.MEAN,
-    frame=SpecialTokens(prefix=(), suffix=()),
+    special_tokens=SpecialTokens(prefix=(), suffix=()),
     vocabulary=VOCABULARY,
     max_batch_tokens=MAX_BATCH_TOKENS,
     max_sequences=MAX_SEQUENCES,

@@ -27,7 +27,7 @@ def test_a_vocabulary_without_weights_has_no_numbers(tmp_path: Path) -> None:
     load = Load(spec=spec, backend=LLAMA_BACKENDS[-1], vocabulary_only=True)
     info = describe_tokenizer(open_tokenizer(load))
     assert (info.width, info.limit, info.vocabulary) == (0, 0, len(TINY_VOCABULARY))
-    assert info.frame.suffix == (TINY_VOCABULARY.index("[SEP]"),)
+    assert info.special_tokens.suffix == (TINY_VOCABULARY.index("[SEP]"),)
 
 
 @pytest.mark.parametrize(
