@@ -1,8 +1,8 @@
-"""What has happened: counters and histograms, and all metrics of one server.
+"""Counters and histograms of what has happened, and all metrics of one server.
 
 Names follow the conventions of Prometheus: seconds and bytes, ``_total`` for what only grows.
-Labels are bounded: routes are those that exist, reasons are enums, models are those that were
-loaded, of which the ones that are no more are forgotten before they become too many.
+The values of labels are bounded: routes are those that exist, reasons are enums, models are
+those that were loaded, of which removed ones are forgotten before there are too many.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -29,7 +29,7 @@ REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 BATCH_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 BATCH_TOKENS: Final = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 LOAD_SECONDS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-# Models with series of their own from which on those that are no more are looked for.
+# With so many models that have series, those of removed models are looked for and ended.
 MANY_MODELS: Final = 100
 
 
@@ -37,7 +37,7 @@ _Metric = TypeVar("_Metric", Counter, Histogram)
 
 
 class ModelMetrics:
-    """The counters of one model: found once, then only counted up."""
+    """The counters of one model, looked up once."""
 
     def __init__(self, metrics: "Metrics", model: str) -> None:
         self.inputs = metrics.inputs.labels(model)
@@ -61,11 +61,11 @@ class ModelMetrics:
         self._backend_failures = metrics.backend_failures
 
     def backend_failed(self, backend: str) -> None:
-        """The model goes on to the next backend."""
+        """Count a failure of *backend*: the model continues on the next one."""
         self._backend_failures.labels(self._model, backend).inc()
 
     def computed(self, *, tokens: int, sequences: int, seconds: float) -> None:
-        """The engine has computed a batch."""
+        """Count a batch that the engine computed in *seconds*."""
         self.engine_tokens.inc(tokens)
         self.engine_sequences.inc(sequences)
         self.batch_tokens.observe(tokens)
@@ -80,7 +80,7 @@ class ModelMetrics:
         reused: Mapping[VectorSource, int],
         queue: float,
     ) -> None:
-        """A request got its vectors or scores."""
+        """Count a request that got its vectors or scores; it waited *queue* seconds."""
         self.inputs.inc(inputs)
         self.tokens.inc(tokens)
         self.truncated.inc(truncated)
@@ -106,25 +106,31 @@ class Metrics:
             "embedd_requests_in_flight", "Requests being answered.", registry=self._registry
         )
         self.request_seconds = self._histogram(
-            "request_seconds", "From a request's head to its last byte.", REQUEST_SECONDS, "route"
+            "request_seconds",
+            "Time from a request's headers to the last byte of its answer.",
+            REQUEST_SECONDS,
+            "route",
         )
         self._count_requests()
         self._count_computing()
         self._count_models()
 
     def _count_requests(self) -> None:
-        """What became of requests."""
+        """Make the metrics of requests."""
         self.inputs = self._counter("inputs", "Inputs answered.", "model")
         self.tokens = self._counter("tokens", "Tokens of the inputs answered.", "model")
-        self.truncated = self._counter("truncated_inputs", "Inputs that were cut.", "model")
+        self.truncated = self._counter("truncated_inputs", "Inputs that were truncated.", "model")
         self.reused = self._counter(
-            "reused_inputs", "Inputs whose vector was not computed for them.", "model", "source"
+            "reused_inputs", "Inputs whose vector was not computed anew.", "model", "source"
         )
         self.queue_seconds = self._histogram(
-            "queue_seconds", "What requests waited for a batch.", BATCH_SECONDS, "model"
+            "queue_seconds",
+            "Time that requests waited for their first batch.",
+            BATCH_SECONDS,
+            "model",
         )
         self.overloads = self._counter(
-            "overloads", "Requests refused because too much waited.", "model", "reason"
+            "overloads", "Requests refused because the queue was full.", "model", "reason"
         )
         self.cancelled = self._counter(
             "cancelled_requests",
@@ -133,45 +139,48 @@ class Metrics:
         )
 
     def _count_computing(self) -> None:
-        """What engines did."""
+        """Make the metrics of the engines."""
         self.engine_tokens = self._counter("engine_tokens", "Tokens computed.", "model")
         self.engine_sequences = self._counter("engine_sequences", "Sequences computed.", "model")
         self.batch_tokens = self._histogram(
-            "batch_tokens", "Tokens of the batches computed.", BATCH_TOKENS, "model"
+            "batch_tokens", "Tokens of the computed batches.", BATCH_TOKENS, "model"
         )
         self.batch_seconds = self._histogram(
-            "batch_seconds", "What batches took to compute.", BATCH_SECONDS, "model"
+            "batch_seconds", "Time that batches took to compute.", BATCH_SECONDS, "model"
         )
         self.aborted_batches = self._counter(
-            "aborted_batches", "Batches stopped because nobody waited for them.", "model"
+            "aborted_batches", "Batches stopped because their clients left.", "model"
         )
         self.stuck_batches = self._counter(
             "stuck_batches", "Batches stopped because they took too long.", "model"
         )
 
     def _count_models(self) -> None:
-        """What became of models and their workers."""
+        """Make the metrics of models and their workers."""
         self.load_seconds = self._histogram(
-            "load_seconds", "What loading took.", LOAD_SECONDS, "model"
+            "load_seconds", "Time that loading took.", LOAD_SECONDS, "model"
         )
         self.load_failures = self._counter(
             "load_failures", "Loads that failed or were refused.", "model", "reason"
         )
         self.unloads = self._counter(
-            "unloads", "Times that a model left the memory.", "model", "reason"
+            "unloads", "Times that a model was unloaded.", "model", "reason"
         )
         self.worker_deaths = self._counter(
             "worker_deaths",
-            "Workers that died, seen at the next load or request.",
+            "Workers that died; counted at the next load or request.",
             "model",
             "reason",
         )
         self.backend_failures = self._counter(
-            "backend_failures", "Times that a model went on to a safer backend.", "model", "backend"
+            "backend_failures",
+            "Times that a model fell back to the next backend.",
+            "model",
+            "backend",
         )
 
     def of_model(self, name: str) -> ModelMetrics:
-        """The counters of a model of the store."""
+        """Return the counters of the stored model *name*."""
         found = self._models.get(name)
         if found is None:
             if len(self._models) >= self._many:
@@ -194,8 +203,8 @@ class Metrics:
         self._is_known = is_known
 
     def expose(self, accept: str) -> tuple[bytes, str]:
-        """All metrics, in the format that the ``Accept`` header asks for, and its type."""
-        # Only the choice is the client's: the library fails on versions that are no numbers.
+        """Return all metrics in the format that *accept* asks for, and its content type."""
+        # The header itself is not passed on: the library fails on versions that are not numbers.
         wanted = f"{OPEN_METRICS}; version=1.0.0" if OPEN_METRICS in accept else ""
         encode, content_type = choose_encoder(wanted)
         return encode(self._registry), content_type
@@ -205,7 +214,7 @@ class Metrics:
             del self._models[name]
             for metric in self._of_models:
                 metric.remove_by_labels({"model": name})
-        # Each look reads the store: not again before there are twice as many.
+        # Each look-up reads the store: not again before there are twice as many.
         self._many = max(MANY_MODELS, 2 * len(self._models))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

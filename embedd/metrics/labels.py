@@ -1,21 +1,21 @@
-"""Closed sets of reasons and their kin: what labels of metrics may be."""
+"""The values that the labels of metrics can have."""
 
 from enum import StrEnum
 
 
 class Unload(StrEnum):
-    """Why a model left the memory."""
+    """Why a model was unloaded."""
 
     EXPIRED = "expired"  # idle for its keep_alive
     ASKED = "asked"  # keep_alive 0, stopped or deleted
-    EVICTED = "evicted"  # another one needed the room
-    BROKEN = "broken"  # its worker could not be brought back
+    EVICTED = "evicted"  # another model needed its memory
+    BROKEN = "broken"  # its worker could not be restarted
 
 
 class LoadFailure(StrEnum):
-    """Why a model did not come into memory."""
+    """Why a model was not loaded."""
 
-    MEMORY = "memory"  # it needs more than there is, or than it may have
+    MEMORY = "memory"  # it needs more than there is, or than the budget
     TIMEOUT = "timeout"  # no progress
     MODEL = "model"  # its file cannot be used, or no backend computes it
     INTERNAL = "internal"  # anything else
@@ -24,17 +24,17 @@ class LoadFailure(StrEnum):
 class DeathReason(StrEnum):
     """How a worker ended."""
 
-    MEMORY = "memory"  # the kernel ended it, for there was none left
+    MEMORY = "memory"  # the kernel ended it: out of memory
     STUCK = "stuck"  # the watchdog ended it: it did not stop a batch that took too long
     KILLED = "killed"  # by a signal from outside
-    CRASHED = "crashed"  # by a signal of its own doing
-    EXITED = "exited"  # with a status
+    CRASHED = "crashed"  # by a signal that it caused
+    EXITED = "exited"  # with an exit status
 
 
 class Overload(StrEnum):
-    """What was full when a request was refused."""
+    """Which limit a refused request would have passed."""
 
-    TOKENS = "tokens"  # those that wait for a batch
+    TOKENS = "tokens"  # that wait for a batch
     LOADS = "loads"  # requests that wait for models to load
 
 

@@ -1,1 +1,1 @@
-"""Which models are in memory: leases, loading, expiry, eviction."""
+"""The scheduler: which models are in memory, with leases, loads, expiry and eviction."""

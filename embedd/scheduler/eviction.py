@@ -1,47 +1,27 @@
-"""Whom to unload: pure decisions over values."""
+"""Eviction: which models to unload so that another one fits, decided from values alone."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from embedd.scheduler.records import Resident
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A loaded model as eviction sees it; *order* breaks ties (the blob's path).
+def choose_victims(residents: Iterable[Resident], *, places: int, size: int) -> list[Resident]:
+    """Return the models to unload until *places* models and *size* bytes are freed.
 
-    ``keep_alive`` is in seconds, ``size`` in bytes.
+    Idle models go first, those with the shortest keep_alive before others, by path if equal.
+    A busy model is only ever the single victim: it is unloaded when its requests end, and
+    what else must go is decided then. If all idle models together are not enough, all of
+    them are returned.
     """
-
-    key: object
-    keep_alive: float
-    order: str
-    size: int
-    idle: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
-    """What must become free before the next load: places and bytes."""
-
-    places: int
-    size: int
-
-    @property
-    def met(self) -> bool:
-        """Nothing need be unloaded."""
-        return self.places <= 0 and self.size <= 0
-
-
-def choose_victims(candidates: Iterable[Candidate], need: Need) -> list[Candidate]:
-    """Models to unload until *need* is met, shortest keep_alive first, idle before busy.
-
-    A busy model is only ever the one victim, to be drained: which others go is decided
-    anew when it is gone. If unloading all would not be enough, all idle ones are chosen.
-    """
-    ordered = sorted(candidates, key=lambda one: (not one.idle, one.keep_alive, one.order))
-    victims: list[Candidate] = []
-    for candidate in ordered:
-        if need.met or (victims and not candidate.idle):
+    ordered = sorted(
+        residents, key=lambda one: (bool(one.users), one.keep_alive, str(one.spec.path))
+    )
+    victims: list[Resident] = []
+    for resident in ordered:
+        is_enough = places <= 0 and size <= 0
+        if is_enough or (victims and resident.users):
             break
-        victims.append(candidate)
-        need = Need(places=need.places - 1, size=need.size - candidate.size)
+        victims.append(resident)
+        places -= 1
+        size -= resident.size
     return victims

@@ -1,4 +1,4 @@
-"""What a model will cost in memory, before it is loaded."""
+"""Memory: an estimate for a model before it is loaded, a measurement of a process."""
 
 import psutil
 
@@ -8,27 +8,27 @@ from embedd.types import EngineChoice
 INTERPRETER = 41 << 20  # resident bytes of a worker without a model, numpy included
 COMPUTE = 32 << 20  # buffers of one encoder graph with flash attention at some hundred tokens
 BATCH_TOKENS = 512
-# Matrices that the engine repacks are copied beside the mapped file.
+# Matrices that llama.cpp repacks are copies beside the mapped file.
 REPACKED = 1.5
 
-OPENVINO = 64 << 20  # what that engine's libraries take
-WORD = 192  # bytes that a tokenizer takes for each token of its vocabulary
-# OpenVINO computes with matrices in float32, and packs them anew whenever it compiles: for a lone
-# batch, that all cores share, and for the replicas.
+OPENVINO = 64 << 20  # bytes of OpenVINO's libraries
+WORD = 192  # bytes of a tokenizer for each token of its vocabulary
+# OpenVINO computes with matrices in float32 and packs them again whenever it compiles a model:
+# once for a single batch on all cores, once for the replicas.
 COPIES = 1 + 2
-# Buffers of one computation, of the largest batch that it computes well: so many float32 vectors
-# for each of its tokens. One computes alone, two side by side.
+# Computations that have buffers of their own: the one that has all cores, and two at a time. Each
+# has so many float32 vectors for each token of the largest batch.
 COMPUTATIONS = 3
 PADDED_TOKENS = 1024
 VECTORS = 36
-CHECK_TOKENS = 128  # of the texts by which both engines are compared
+CHECK_TOKENS = 128  # of the texts by which OpenVINO is compared with llama.cpp
 
 
 def estimate_bytes(spec: ModelSpec, *, with_openvino: bool = False) -> int:
-    """Resident bytes of a worker with this model loaded, or while it loads if that is more.
+    """Return the resident bytes of a worker with this model, loading included.
 
     Args:
-        with_openvino: OpenVINO may compute it, if the model does not say otherwise.
+        with_openvino: Whether OpenVINO may compute it, if the model names no engine itself.
     """
     most = int(spec.weights * REPACKED) + _count_outputs(spec, BATCH_TOKENS)
     if spec.engine is not EngineChoice.LLAMA and (with_openvino or spec.engine):
@@ -37,9 +37,9 @@ def estimate_bytes(spec: ModelSpec, *, with_openvino: bool = False) -> int:
 
 
 def _estimate_openvino(spec: ModelSpec) -> int:
-    """What it takes with all that is computed at once, or in the first load beside llama.cpp.
+    """Return the larger of what computing takes, and the comparison with llama.cpp at the load.
 
-    The table of the tokens stays in the mapped file, or becomes float16 where it is quantised.
+    The token embeddings stay in the mapped file, or become float16 where they are quantised.
     """
     table = min(spec.vocabulary * spec.width, spec.elements)
     share = spec.weights * table // max(spec.elements, 1)
@@ -52,12 +52,12 @@ def _estimate_openvino(spec: ModelSpec) -> int:
 
 
 def _count_outputs(spec: ModelSpec, tokens: int) -> int:
-    """For every token of its largest batch llama.cpp holds a row of the vocabulary and a vector."""
+    """Return the bytes of llama.cpp's outputs: logits and a vector for each token of a batch."""
     return 4 * (spec.vocabulary + spec.width) * min(tokens, spec.context_length)
 
 
 def measure_bytes(pid: int) -> int:
-    """Resident bytes of a process, 0 when it is gone."""
+    """Return the resident bytes of a process, 0 if it has ended."""
     try:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:

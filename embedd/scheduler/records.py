@@ -82,7 +82,12 @@ class ModelStatus:
 class Resident:
     """A model in memory.
 
-    ``users`` leases are open; one that is ``leaving``, for this reason, takes no new ones.
+    Attributes:
+        users: Open leases.
+        leaving: Why it is being unloaded; None while it takes new leases.
+        unloading: The task that unloads it, once all leases have ended.
+        timer: Unloads it when it has been idle for ``keep_alive`` seconds.
+        idle_since: When its last lease ended, by the scheduler's clock.
     """
 
     spec: ModelSpec
@@ -96,7 +101,7 @@ class Resident:
     idle_since: float = 0.0
 
     def stop_timer(self) -> None:
-        """It is in use, or about to go."""
+        """Do not let it expire: it is in use, or being unloaded."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -126,7 +131,13 @@ class Resident:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Wanted:
-    """A model that requests wait for. ``task`` is its load, once that has begun."""
+    """A model that requests wait for.
+
+    Attributes:
+        ready: Gets the loaded model, or the error of the load.
+        waiters: Requests that wait.
+        task: The load, once it has begun.
+    """
 
     spec: ModelSpec
     size: int
@@ -137,5 +148,5 @@ class Wanted:
 
     @property
     def loading(self) -> bool:
-        """Its load has begun."""
+        """Whether its load has begun."""
         return self.task is not None

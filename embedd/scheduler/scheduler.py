@@ -1,8 +1,8 @@
-"""Leases on models: who may compute, what is loaded for it, and what must go.
+"""The scheduler: it leases models to requests, and loads and unloads them for that.
 
-Everything that decides is synchronous and runs between two awaits, so that nothing
-changes between a check and its effect. A load belongs to the scheduler, not to the
-request that asked first: that client may leave, the others still wait.
+Every decision is synchronous and runs between two awaits, so that nothing changes between a
+check and its effect. A load belongs to the scheduler, not to the request that asked first:
+that client may leave while others still wait.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from embedd.errors import (
     ShuttingDownError,
 )
 from embedd.metrics import LoadFailure, Metrics, Overload, Unload
-from embedd.scheduler.eviction import Candidate, Need, choose_victims
+from embedd.scheduler.eviction import choose_victims
 from embedd.scheduler.records import Clock, ModelStatus, Resident, Wanted
 
 log = logging.getLogger(__name__)
@@ -37,15 +37,16 @@ FAILURES = (
 
 
 class Scheduler:
-    """Decides which models are in memory.
+    """Decide which models are in memory.
 
     Args:
-        load: Starts a model; may take long, and fail.
-        estimate: Bytes that a model will take.
+        load: Loads a model; may take long, and raise.
+        estimate: Returns the bytes that a model will take.
         memory: Budget in bytes for all models together.
-        max_models: Models in memory at a time.
-        max_queue: Requests that may wait for models which are not loaded.
-        keep_alive: Seconds that an idle model stays, unless a request says otherwise.
+        max_models: Most models in memory at a time.
+        max_queue: Most requests that wait for models to be loaded.
+        keep_alive: Seconds that an idle model stays loaded, unless a request says otherwise.
+        clock: None for the event loop's.
     """
 
     def __init__(
@@ -76,13 +77,13 @@ class Scheduler:
     async def lease(
         self, spec: ModelSpec, keep_alive: float | None = None
     ) -> AsyncIterator[ServedModel]:
-        """The model, loaded, and kept until the block ends.
+        """Load the model if it is not, and keep it loaded until the block ends.
 
-        Whoever is cancelled here, waiting or in the block, is a client that left.
+        A task that is cancelled here, waiting or in the block, counts as a client that left.
 
         Args:
             keep_alive: Seconds to stay loaded afterwards, ``math.inf`` for ever; None
-                leaves what the model has.
+                keeps the model's present value.
 
         Raises:
             OverloadedError: Too many requests wait for models to load.
@@ -100,7 +101,7 @@ class Scheduler:
             raise
 
     async def unload(self, spec: ModelSpec) -> None:
-        """Let the model go once its requests end; returns when an idle one is gone."""
+        """Unload the model when its requests have ended; an idle one before this returns."""
         if (wanted := self._wanted.get(spec.key)) is not None:
             wanted.keep_alive = 0.0
         resident = self._residents.get(spec.key)
@@ -118,7 +119,7 @@ class Scheduler:
         return self._closed
 
     def is_ready(self, spec: ModelSpec) -> bool:
-        """Whether a lease taken at once would not wait for a load."""
+        """Return whether a lease taken now would not wait for a load."""
         one = self._residents.get(spec.key)
         return one is not None and one.leaving is None and one.model.unhealthy_reason is None
 
@@ -135,8 +136,8 @@ class Scheduler:
 
     @property
     def room(self) -> int:
-        """Bytes of the budget that no model has, nor is about to have."""
-        return -self._need(0).size
+        """Bytes of the budget that no model in memory or being loaded takes."""
+        return -self._shortage(0)[1]
 
     @property
     def load_waiters(self) -> Mapping[str, int]:
@@ -147,7 +148,7 @@ class Scheduler:
         return waiters
 
     async def close(self) -> None:
-        """Unload everything and refuse what comes."""
+        """Unload all models; requests that wait, and later ones, fail."""
         self._closed = True
         tasks = []
         for wanted in list(self._wanted.values()):
@@ -177,7 +178,7 @@ class Scheduler:
         return resident
 
     def _want(self, spec: ModelSpec, keep_alive: float | None) -> Wanted:
-        """Join those who wait for the model, or be the first."""
+        """Add a request to those that wait for the model."""
         size = self._estimate(spec)
         if size > self._memory:
             self._metrics.of_model(spec.name).load_failures[LoadFailure.MEMORY].inc()
@@ -203,9 +204,9 @@ class Scheduler:
         return wanted
 
     def _count_waiting_with(self, spec: ModelSpec, wanted: Wanted | None, size: int) -> int:
-        """Requests that wait if one more for *spec* does: one for every load is not counted.
+        """Return how many requests wait with one more for *spec*, without one for each load.
 
-        While no load runs, the first in line is not counted: room is being made for it.
+        While no model is loading, the first in line is not counted: it is about to load.
         """
         all_wanted = self._wanted.values()
         loads = sum(1 for one in all_wanted if one.loading and one.waiters)
@@ -223,7 +224,7 @@ class Scheduler:
             raise
 
     def _leave(self, wanted: Wanted) -> None:
-        """The client left. A load that has begun goes on: others may want the model."""
+        """Remove a client that left. A load that has begun goes on: others may want the model."""
         if wanted.ready.done() and wanted.ready.exception() is None:
             self._release(wanted.ready.result())
             return
@@ -254,51 +255,49 @@ class Scheduler:
             )
 
     def _advance(self) -> None:
-        """Start what can be started, make room for the first that cannot."""
+        """Start the loads that have room, and make room for the first that has none."""
         for wanted in filter(self._blocks, self._wanted.values()):
             if not self._has_room(wanted.spec, wanted.size):
                 self._make_room(wanted)
-                # First come, first served: nobody overtakes a model that waits for room.
+                # First come, first served: no later load overtakes one that waits for memory.
                 return
             wanted.task = asyncio.create_task(self._load(wanted))
 
     def _blocks(self, wanted: Wanted) -> bool:
-        """Nobody overtakes it: it waits for room, and not for its former self to leave."""
+        """Return whether later loads queue behind this one.
+
+        They do if it waits for memory, not for its own previous instance to unload.
+        """
         return not wanted.loading and wanted.spec.key not in self._residents
 
     def _has_room(self, spec: ModelSpec, size: int) -> bool:
-        return spec.key not in self._residents and self._need(size).met
+        return spec.key not in self._residents and max(self._shortage(size)) <= 0
 
     def _make_room(self, wanted: Wanted) -> None:
         staying = [one for one in self._residents.values() if one.leaving is None]
         leaving = [one for one in self._residents.values() if one.leaving is not None]
-        need = self._need(wanted.size)
-        need = Need(
-            places=need.places - len(leaving), size=need.size - sum(one.size for one in leaving)
+        places, size = self._shortage(wanted.size)
+        victims = choose_victims(
+            staying,
+            places=places - len(leaving),
+            size=size - sum(one.size for one in leaving),
         )
-        candidates = [
-            Candidate(
-                key=one.spec.key,
-                keep_alive=one.keep_alive,
-                order=str(one.spec.path),
-                size=one.size,
-                idle=not one.users,
-            )
-            for one in staying
-        ]
-        for victim in choose_victims(candidates, need):
-            log.info("model evicted", extra={"model": self._residents[victim.key].spec.name})
-            self._retire(self._residents[victim.key], Unload.EVICTED)
+        for victim in victims:
+            log.info("model evicted", extra={"model": victim.spec.name})
+            self._retire(victim, Unload.EVICTED)
 
-    def _need(self, size: int) -> Need:
-        """What must become free for one more model of *size* bytes."""
+    def _shortage(self, size: int) -> tuple[int, int]:
+        """Return how many models and bytes are too many for another model of *size* bytes.
+
+        Nothing need be unloaded if both are 0 or less.
+        """
         loading = [one for one in self._wanted.values() if one.loading]
         used = sum(one.size for one in self._residents.values()) + sum(one.size for one in loading)
         places = len(self._residents) + len(loading) + 1 - self._max_models
-        return Need(places=places, size=used + size - self._memory)
+        return places, used + size - self._memory
 
     def _retire(self, resident: Resident, reason: Unload) -> None:
-        """No new leases; unload now, or when the last lease ends."""
+        """Grant no new leases; unload now, or when the last lease ends."""
         if resident.leaving is not None:
             return
         resident.stop_timer()
@@ -315,7 +314,7 @@ class Scheduler:
         try:
             await resident.model.close()
         except Exception:
-            # Its place must not stay taken for ever.
+            # It must not take up memory in the books for ever.
             log.exception("model failed to close", extra={"model": resident.spec.name})
         del self._residents[resident.spec.key]
         self._count_unload(resident)
@@ -352,8 +351,8 @@ class Scheduler:
         return bool(idle)
 
     def _settle(self, wanted: Wanted, model: ServedModel) -> None:
-        # Every waiter becomes a user here, before any of them runs: between the load
-        # and the first of them nothing may evict the model.
+        # Every waiter becomes a user here, before any of them runs, so that nothing evicts the
+        # model between its load and its first request.
         resident = Resident(
             spec=wanted.spec,
             model=model,
@@ -370,12 +369,12 @@ class Scheduler:
         self._wanted.pop(wanted.spec.key, None)
         if not wanted.ready.done():
             wanted.ready.set_exception(error)
-            wanted.ready.exception()  # perhaps nobody waits any more
+            wanted.ready.exception()  # marked as seen: all clients may have left
 
     def _count_unload(self, resident: Resident) -> None:
         name = resident.spec.name
         reason = resident.leaving
-        # One that is broken is so whatever ends it: perhaps nobody asks for it any more.
+        # Whatever ended it: a model that could not be restarted counts as broken.
         if reason is None or resident.model.unhealthy_reason is not None:
             reason = Unload.BROKEN
         self._metrics.of_model(name).unloads[reason].inc()

@@ -173,7 +173,7 @@ async def test_who_leaves_during_a_batch_disturbs_no_other_answer(yard: Yard) ->
 
 
 async def test_what_a_client_that_left_waited_for_is_computed_no_longer(yard: Yard) -> None:
-    """It would compute for ever: whoever comes after it would wait in vain."""
+    """It would compute for ever: requests after it would wait in vain."""
     model = await yard.serve()
     expected = (await embed(model, "a", "b")).vectors
     for _ in range(2):
@@ -378,7 +378,7 @@ async def test_a_load_that_is_cancelled_leaves_no_process(yard: Yard) -> None:
 
 
 async def test_a_worker_says_its_last_line_without_folders(yard: Yard) -> None:
-    """A fault of one of its threads that nobody foresaw ends it."""
+    """An unforeseen fault of one of its threads ends it."""
     worker = await yard.start()
     with pytest.raises(WorkerDiedError) as caught:
         await worker.load(yard.make_load(replace(WARM, engine="/home/me/build/ggml.c:42")))

@@ -1,1 +1,1 @@
-"""For the operator: health and metrics."""
+"""Routes for operators: health and metrics."""

@@ -1,4 +1,4 @@
-"""For the operator: metrics, and the counting of requests."""
+"""The route of the metrics, and the middleware that counts requests."""
 
 import functools
 import time
@@ -17,13 +17,13 @@ NO_ROUTE = "none"
 
 
 async def metrics(request: web.Request) -> web.StreamResponse:
-    """``GET /metrics``: the text format of Prometheus, or OpenMetrics for who accepts it."""
+    """``GET /metrics``: Prometheus' text format, or OpenMetrics if the client accepts it."""
     body, content_type = request.app[METRICS].expose(request.headers.get("Accept", ""))
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
 def make_counter(counts: Metrics) -> Middleware:
-    """The outermost middleware: every request by its route and status, with its seconds."""
+    """Return the outermost middleware: it counts and times requests by route and status."""
 
     @functools.cache
     def find(route: str, status: int) -> tuple[Counter, Histogram]:

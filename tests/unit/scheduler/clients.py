@@ -34,7 +34,7 @@ class Client:
         self.model: ServedModel | None = None
         self._done = asyncio.Event()
         self.task = asyncio.create_task(self._hold(scheduler, spec, keep_alive))
-        # An error that no test looks at is not to be told when the task is collected.
+        # An error that no test looks at is not logged when the task is collected.
         self.task.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     @property

@@ -1,60 +1,66 @@
-"""Whom to unload: enough, not more, the idle before the busy."""
+"""Which models are unloaded: enough, not more, the idle before the busy."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedd.scheduler.eviction import Candidate, Need, choose_victims
+from embedd.scheduler.eviction import choose_victims
+from embedd.scheduler.records import Resident
+from tests.fakes import FakeModel
+from tests.unit.scheduler.clients import make_spec
 
-CANDIDATES = st.lists(
+MODEL = FakeModel(make_spec("any"))
+RESIDENTS = st.lists(
     st.builds(
-        Candidate,
-        key=st.integers(),
-        keep_alive=st.sampled_from([0.0, 60.0, 300.0, float("inf")]),
-        order=st.text("abc", max_size=2),
+        Resident,
+        spec=st.builds(make_spec, st.text("abc", min_size=1, max_size=2)),
+        model=st.just(MODEL),
         size=st.integers(1, 50),
-        idle=st.booleans(),
+        keep_alive=st.sampled_from([0.0, 60.0, 300.0, float("inf")]),
+        users=st.integers(0, 2),
     ),
     max_size=8,
 )
-NEEDS = st.builds(Need, places=st.integers(-2, 3), size=st.integers(-50, 200))
+PLACES, SIZES = st.integers(-2, 3), st.integers(-50, 200)
 
 
-def frees(victims: list[Candidate], need: Need) -> bool:
-    size = sum(one.size for one in victims)
-    return len(victims) >= need.places and size >= need.size
+def frees(victims: list[Resident], places: int, size: int) -> bool:
+    return len(victims) >= places and sum(one.size for one in victims) >= size
 
 
-@given(candidates=CANDIDATES, need=NEEDS)
-def test_idle_victims_are_enough_and_not_one_more(candidates: list[Candidate], need: Need) -> None:
-    victims = choose_victims(candidates, need)
-    idle = [one for one in candidates if one.idle]
-    if not frees(idle, need):
+@given(residents=RESIDENTS, places=PLACES, size=SIZES)
+def test_idle_victims_are_enough_and_not_one_more(
+    residents: list[Resident], places: int, size: int
+) -> None:
+    victims = choose_victims(residents, places=places, size=size)
+    idle = [one for one in residents if not one.users]
+    if not frees(idle, places, size):
         return
-    assert all(victim.idle for victim in victims)
-    assert frees(victims, need)
-    assert not victims or not frees(victims[:-1], need)
+    assert not any(victim.users for victim in victims)
+    assert frees(victims, places, size)
+    assert not victims or not frees(victims[:-1], places, size)
 
 
-@given(candidates=CANDIDATES, need=NEEDS)
-def test_who_goes_has_no_longer_keep_alive_than_who_stays(
-    candidates: list[Candidate], need: Need
+@given(residents=RESIDENTS, places=PLACES, size=SIZES)
+def test_a_victim_has_no_longer_keep_alive_than_a_model_that_stays(
+    residents: list[Resident], places: int, size: int
 ) -> None:
-    victims = choose_victims(candidates, need)
+    victims = choose_victims(residents, places=places, size=size)
     for victim in victims:
-        for other in candidates:
-            if other not in victims and other.idle == victim.idle:
-                assert (victim.keep_alive, victim.order) <= (other.keep_alive, other.order)
+        for other in residents:
+            if other not in victims and bool(other.users) == bool(victim.users):
+                of_other = (other.keep_alive, str(other.spec.path))
+                assert (victim.keep_alive, str(victim.spec.path)) <= of_other
 
 
-@given(candidates=CANDIDATES, need=NEEDS)
+@given(residents=RESIDENTS, places=PLACES, size=SIZES)
 def test_one_busy_model_is_drained_if_no_idle_one_helps(
-    candidates: list[Candidate], need: Need
+    residents: list[Resident], places: int, size: int
 ) -> None:
-    victims = choose_victims(candidates, need)
-    busy = [victim for victim in victims if not victim.idle]
+    victims = choose_victims(residents, places=places, size=size)
+    busy = [victim for victim in victims if victim.users]
     assert len(busy) <= 1
     if busy:
         assert victims == busy
-        assert not any(one.idle for one in candidates)
-    if candidates and not need.met:
+        assert all(one.users for one in residents)
+    if residents and (places > 0 or size > 0):
         assert victims

@@ -93,7 +93,7 @@ async def test_a_failed_load_makes_way_for_the_next() -> None:
     assert desk.loader.loading == ["b"]
 
 
-async def test_a_bug_in_loading_is_an_error_of_the_request_and_stops_nobody(
+async def test_a_bug_in_loading_fails_the_request_and_stops_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     desk = Desk(max_models=1)
@@ -106,7 +106,7 @@ async def test_a_bug_in_loading_is_an_error_of_the_request_and_stops_nobody(
     assert desk.loader.loading == ["b"]
 
 
-async def test_a_failed_load_that_nobody_waits_for_is_forgotten() -> None:
+async def test_a_failed_load_without_waiting_requests_is_forgotten() -> None:
     desk = Desk()
     await (await desk.ask(A)).vanish()
     await desk.loader.fail("a", ModelLoadError("bad file"))
@@ -158,7 +158,7 @@ async def test_a_broken_model_is_replaced_when_its_requests_have_ended() -> None
     fake(old).unhealthy_reason = "died too often"
     new = await desk.ask(A)
     other = await desk.ask(B)
-    assert desk.loader.loading == ["b"], "a model with room waits for nobody"
+    assert desk.loader.loading == ["b"], "a model with room does not wait"
     await old.leave()
     await desk.loader.finish("a")
     assert new.model is desk.loader.models[-1]

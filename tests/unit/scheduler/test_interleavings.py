@@ -107,7 +107,7 @@ class Interleavings(RuleBasedStateMachine):
             assert client.model is None or not client.model.closed  # type: ignore[attr-defined]  # the model is a fake
 
     @invariant()
-    def nobody_waits_for_nothing(self) -> None:
+    def no_request_waits_for_nothing(self) -> None:
         """Whoever waits has a load under way, or a model that is used or about to go."""
         if any(client.model is None for client in self.open_clients):
             in_use = any(client.model is not None for client in self.open_clients)
@@ -129,7 +129,7 @@ class Interleavings(RuleBasedStateMachine):
             for client in served:
                 await client.leave()
             await settle()
-        assert not self.open_clients, "somebody waits for ever"
+        assert not self.open_clients, "a client waits for ever"
         for client in self.clients:
             assert client.task.cancelled() or isinstance(client.error, EmbeddError | None)
         await self.desk.advance(1e6)

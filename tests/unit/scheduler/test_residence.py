@@ -125,7 +125,7 @@ async def test_a_busy_model_outlives_its_time() -> None:
     assert desk.expires_in(A) == 1
 
 
-async def test_a_model_that_nobody_waits_for_any_more_expires_like_others() -> None:
+async def test_a_model_whose_clients_left_expires_like_others() -> None:
     desk = Desk(keep_alive=300)
     client = await desk.ask(A)
     await client.vanish()

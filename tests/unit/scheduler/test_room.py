@@ -1,4 +1,4 @@
-"""Room for a model: who is evicted, who waits, who is refused."""
+"""Room for a model: what is evicted, what waits, what is refused."""
 
 import math
 
@@ -116,7 +116,7 @@ async def test_a_model_that_waits_for_room_is_not_overtaken() -> None:
     assert desk.loader.loading == ["big", "small"]
 
 
-async def test_models_that_load_are_evicted_for_nobody() -> None:
+async def test_models_that_load_are_not_evicted() -> None:
     desk = Desk(max_models=1)
     a = await desk.ask(A)
     b = await desk.ask(B)

@@ -130,8 +130,8 @@ async def test_the_fastest_setting_is_found_and_every_process_ended(fast_backend
     assert machine.opened[:2] == [("llama", 2), ("llama", 1)]
     settings = [(one.backend, one.replicas, one.batch_tokens) for one in found.trials]
     assert len(settings) == len(set(settings)), "each setting is in the table once"
-    told = {(one.backend, one.replicas, one.batch_tokens) for one in reported}
-    assert told == set(settings)
+    reports = {(one.backend, one.replicas, one.batch_tokens) for one in reported}
+    assert reports == set(settings)
 
 
 async def test_a_slow_moment_of_the_machine_slows_all_settings() -> None:
