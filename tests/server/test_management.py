@@ -391,7 +391,7 @@ async def test_several_ggufs_are_refused_with_advice(served: Served, tmp_path: P
         for seed in (8, 9)
     }
     lines = await lines_of(served, "/api/create", model="x", files=files)
-    assert "2 GGUFs were given that are no parts of one" in lines[-1]["error"]
+    assert "2 GGUFs were given, but they are not parts of one model" in lines[-1]["error"]
 
 
 async def test_a_name_that_is_a_folder_of_another_is_refused(
