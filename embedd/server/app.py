@@ -100,7 +100,7 @@ def make_app(
 
 
 def _group_routes(dialects: Sequence[Dialect]) -> Mapping[tuple[str, str], Candidates]:
-    """The routes of every method and path; the last of each answers what the others do not."""
+    """Group the routes by method and path, the unconditional one of each group last."""
     groups: dict[tuple[str, str], list[tuple[Dialect, Route]]] = {}
     for dialect in dialects:
         for route in dialect.routes:
@@ -120,23 +120,23 @@ def _add_route(app: web.Application, method: str, path: str, endpoint: Endpoint)
 
 
 def _choose_by_body(candidates: Candidates) -> Endpoint:
-    """The endpoint of a method and path: the first route that accepts the body answers.
+    """Make the endpoint of a method and path: the first route that accepts the body answers.
 
     The key is checked, and the body read, in the dialect of the last route.
     """
-    *choosy, (dialect, route) = candidates
+    *conditional, (dialect, route) = candidates
     endpoint = route.endpoint
 
     async def choose(request: web.Request) -> web.StreamResponse:
         async with request.app[BODIES].read(request) as data:
             request[ALREADY_READ] = data
             fields = raw_fields(data)
-            for other, shared in choosy:
+            for other, shared in conditional:
                 if shared.accepts is not None and shared.accepts(fields):
                     return await _answer_errors(other, shared.endpoint)(request)
             return await route.endpoint(request)
 
-    if choosy:
+    if conditional:
         endpoint = choose
     return _answer_errors(dialect, require_key(endpoint, choose_access(route.method, route.path)))
 
@@ -192,7 +192,7 @@ async def _answer_unknown_paths(request: web.Request, handler: Handler) -> web.S
         if dialect is not None:
             message = f"{request.path} does not take {request.method}, use {', '.join(allowed)}"
             return _error_response(dialect, request, WrongMethodError(message, allowed=allowed))
-        log_refusal(request, 405, "no such verb")
+        log_refusal(request, 405, "no such method")
         headers = {"Allow": ",".join(allowed)}
         return web.Response(text="405 method not allowed", status=405, headers=headers)
 
