@@ -23,6 +23,12 @@ README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 MODULES = sorted((ROOT / "embedd").rglob("*.py"))
 CLOSED = {"reason", "source", "awaited"}  # labels of metrics
+# Words of a private dialect, and metaphors that a stranger does not know.
+BANNED = re.compile(
+    r"\b(rung|ladder|whoever|nobody|somebody|anybody|everybody|bitten|deaf|lent|told|spoil\w*"
+    r"|doors?|troubles?|blame\w*)\b",
+    re.IGNORECASE,
+)
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 60
 
@@ -165,3 +171,15 @@ def test_every_lint_and_type_exception_has_a_reason_beside_it() -> None:
                     found += 1
                     assert allowed.fullmatch(exception[0]), f"{path}:{token.start[0]}"
     assert found
+
+
+def test_code_and_documents_use_the_words_of_the_field() -> None:
+    paths = tracked_files("embedd", "README.md", "CONTRIBUTING.md", "DECISIONS.md")
+    assert len(paths) > 100
+    lines = [
+        f"{path}:{number}: {line}"
+        for path in paths
+        for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1)
+        if BANNED.search(line)
+    ]
+    assert lines == []
