@@ -1,6 +1,7 @@
 """What many tests share: the default model, pulled once."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,21 @@ from embedd.config import Settings, read_settings
 from embedd.runtime import open_library
 from tests.needs import INHERITED
 
-# Laws are looked at afresh on every run: few examples each time are many in a week. A busy
-# machine is no reason to fail.
-hypothesis_settings.register_profile("embedd", max_examples=40, deadline=None)
-hypothesis_settings.load_profile("embedd")
+# Without a deadline: a busy machine is no reason to fail. Locally every run has new examples, few
+# each time but many in a week. In CI a run depends on the commit only, and a failure prints how
+# to repeat it.
+hypothesis_settings.register_profile("local", max_examples=40, deadline=None, derandomize=False)
+hypothesis_settings.register_profile(
+    "ci", max_examples=40, deadline=None, derandomize=True, database=None, print_blob=True
+)
+
+
+def choose_profile(environment: Mapping[str, str]) -> str:
+    """Return the name of the profile for a run with these variables."""
+    return "ci" if environment.get("CI") else "local"
+
+
+hypothesis_settings.load_profile(choose_profile(os.environ))
 
 DEFAULT_TAGS = ("latest", "f32", "q8_0")
 

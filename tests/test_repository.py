@@ -58,7 +58,9 @@ def tracked_files(*patterns: str) -> list[Path]:
     listed = subprocess.run(
         ["git", "ls-files", "--", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+    found = [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+    assert found, patterns
+    return found
 
 
 @pytest.mark.parametrize("setting", [setting.name for setting in SETTINGS])
@@ -110,7 +112,9 @@ def test_every_command_is_in_the_readme_and_the_other_way_round() -> None:
 def test_every_make_target_that_is_documented_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     documents = README + CONTRIBUTING
-    for target in set(re.findall(r"(?m)(?:^|`)make ([a-z]+)", documents)):
+    targets = set(re.findall(r"(?m)(?:^|`)make ([a-z]+)", documents))
+    assert targets
+    for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 

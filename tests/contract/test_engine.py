@@ -42,7 +42,9 @@ def test_info_describes_the_loaded_model(engine: Engine) -> None:
 
 def test_a_text_is_tokenized_inside_the_frame(engine: Engine) -> None:
     frame = engine.info.special_tokens
-    for ids in engine.tokenizer.tokenize(TEXTS):
+    rows = engine.tokenizer.tokenize(TEXTS)
+    assert len(rows) == len(TEXTS)
+    for ids in rows:
         assert tuple(ids[: len(frame.prefix)]) == frame.prefix
         assert tuple(ids[len(ids) - len(frame.suffix) :]) == frame.suffix
         assert ids.dtype == np.int32

@@ -45,6 +45,7 @@ CASES = {
 async def test_a_conversation_goes_as_promised(name: str, served: Served, tiny_store: Path) -> None:
     for model, parameters in CASES[name].get("models", {}).items():
         store_model(served.store, model, tiny_store.parent / "tiny.gguf", parameters)
+    assert CASES[name]["exchanges"]
     for number, exchange in enumerate(CASES[name]["exchanges"]):
         request, answer = exchange["request"], exchange["answer"]
         reply = await send(served, request)

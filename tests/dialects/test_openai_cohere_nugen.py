@@ -211,6 +211,7 @@ async def test_models_are_listed_for_all_clients_at_once(served: Served) -> None
     assert reply.keys() == {"object", "data", "models"}
     assert reply["object"] == "list"
     tags = (await served.send("GET", "/api/tags")).json["models"]
+    assert tags
     assert [one["id"] for one in reply["data"]] == [one["name"] for one in tags]
     for one in reply["data"]:
         assert (one["object"], one["owned_by"]) == ("model", "library")

@@ -150,6 +150,7 @@ async def test_fields_of_a_document_become_lines_of_text(served: Served) -> None
     reply = (await served.post("/v1/rerank", body)).json
     assert [one["index"] for one in reply["data"]] == await order(served, documents=lines)
     assert {one["document"] for one in reply["data"]} == {*lines}
+    assert len(reply["results"]) == 3
     assert all(one["document"] in (*objects, {"text": "y"}) for one in reply["results"])
 
 

@@ -69,7 +69,9 @@ WITHOUT_ANSWER = {"/api/copy", "/api/delete", "/api/push", "/api/blobs/{digest}"
 
 
 def test_every_route_names_its_body_and_its_answer() -> None:
-    for route in (route for one in DIALECTS for route in one.routes):
+    routes = [route for one in DIALECTS for route in one.routes]
+    assert routes
+    for route in routes:
         assert (route.body is None) == (route.method in {"GET", "HEAD"} or "push" in route.path)
         assert (route.reply is None) == (route.path in WITHOUT_ANSWER), route.path
 

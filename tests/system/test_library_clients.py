@@ -96,6 +96,7 @@ async def test_the_default_model_is_pulled_streamed_and_again(
     assert len((await client.embed("all-minilm", "hello")).embeddings[0]) == 384
     again = [step async for step in await client.pull("all-minilm", stream=True)]
     cached = [line for line in again if line.digest]
+    assert cached
     assert all(line.completed == line.total for line in cached)
 
 

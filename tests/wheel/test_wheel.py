@@ -45,6 +45,7 @@ def test_the_wheel_holds_every_file_of_the_package(source: Path, files: set[str]
 def test_every_module_can_be_imported(files: set[str], installation: Installation) -> None:
     modules = [PurePosixPath(name) for name in sorted(files) if name.endswith(".py")]
     names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in modules]
+    assert "embedd.metrics" in names
     found = json.loads(installation.run(installation.python, "-c", IMPORT, *names))
     installed = installation.python.parents[1] / "lib"
     for path, name in zip(modules, names, strict=True):

@@ -50,7 +50,9 @@ def test_every_shipped_recipe_can_be_read_and_its_names_be_found() -> None:
     assert {recipe.name for recipe in catalog.recipes} == {
         path.stem for path in SHIPPED.glob("*.toml")
     }
+    assert catalog.recipes
     for recipe in catalog.recipes:
+        assert recipe.tags
         for tag, source in recipe.tags.items():
             offer = catalog.find(parse_model_name(f"{recipe.name}:{tag}"))
             assert offer is not None

@@ -494,7 +494,7 @@ def test_models_that_cannot_be_read_are_listed_without_capabilities(place: Place
 
 @pytest.mark.parametrize("done_first", [True, False])
 def test_a_pull_that_dies_anywhere_leaves_nothing_half_done(place: Place, done_first: bool) -> None:
-    steps = 0
+    steps = listed = 0
     died = True
     while died:
         shutil.rmtree(place.models, ignore_errors=True)
@@ -503,6 +503,7 @@ def test_a_pull_that_dies_anywhere_leaves_nothing_half_done(place: Place, done_f
             place.library(disk).pull("tiny")
         died = disk.died
         for entry in place.library().list():
+            listed += 1
             assert entry.capabilities == ["embedding"]
             assert place.resolver.resolve(entry.name).limit(Options()) == 32
         for digest in place.store.blobs.digests():
@@ -513,6 +514,7 @@ def test_a_pull_that_dies_anywhere_leaves_nothing_half_done(place: Place, done_f
         assert place.leftovers() == []
         steps += 1
     assert steps > 10
+    assert listed
 
 
 def test_a_full_disk_is_an_error_that_leaves_a_whole_model(place: Place) -> None:

@@ -171,6 +171,7 @@ def test_pulling_again_fetches_nothing_and_a_new_commit_of_the_same_file_changes
     assert place.files == before
     assert place.config().made_from.startswith("hf.co/acme/tiny-GGUF@c1/")
     whole = [step for step in place.seen if step.total is not None]
+    assert whole
     assert all(step.completed == step.total for step in whole)
 
 
@@ -483,7 +484,7 @@ def test_refreshing_pulls_again_what_was_pulled_and_one_failure_does_not_stop_it
     assert set(outcomes) == {"tiny:latest", f"{NAME}:f16"}
     assert outcomes["tiny:latest"].changed
     assert "file does not exist" in outcomes[f"{NAME}:f16"].error
-    assert not any(model.changed for model in library.refresh())
+    assert [model.changed for model in library.refresh()] == [False, False]
     with pytest.raises(PullError, match=STOPPED):
         library.refresh(stop=lambda: True)
 

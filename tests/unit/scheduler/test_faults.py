@@ -187,7 +187,7 @@ async def test_close_unloads_everything_and_refuses_what_comes() -> None:
     await desk.keep(A)
     busy = await desk.serve(B)
     await desk.scheduler.close()
-    assert all(model.closed for model in desk.loader.models)
+    assert [model.closed for model in desk.loader.models] == [True, True]
     assert desk.scheduler.statuses() == []
     assert isinstance((await desk.ask(A)).error, ShuttingDownError)
     await busy.leave()

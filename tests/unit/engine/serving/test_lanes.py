@@ -58,7 +58,9 @@ def test_every_batch_keeps_its_limits(
     requests: list[Request], max_tokens: int, max_sequences: int
 ) -> None:
     """At most so many sequences and tokens; a longer sequence runs alone; poolings do not mix."""
-    for batch in drain(fill(*requests), max_tokens, max_sequences):
+    batches = drain(fill(*requests), max_tokens, max_sequences)
+    assert batches
+    for batch in batches:
         assert 1 <= len(batch) <= max_sequences
         assert len(batch) == 1 or sum(one.lengths[row] for one, row in batch) <= max_tokens
         assert len({one.pooling for one, _ in batch}) == 1
@@ -162,7 +164,9 @@ def padded_cost(batch: Sequence[tuple[Request, int]]) -> int:
 def test_a_padded_batch_keeps_its_limits_padding_included(
     requests: list[Request], max_tokens: int, max_sequences: int
 ) -> None:
-    for batch in drain_padded(fill(*requests), max_tokens, max_sequences):
+    batches = drain_padded(fill(*requests), max_tokens, max_sequences)
+    assert batches
+    for batch in batches:
         lengths = [request.lengths[row] for request, row in batch]
         assert 1 <= len(batch) <= max_sequences
         assert len(batch) == 1 or padded_cost(batch) <= max_tokens

@@ -33,7 +33,7 @@ async def test_a_model_that_does_not_load_leaves_no_worker() -> None:
     workers.faults = {"llama": ModelLoadError("bad file")}
     with pytest.raises(ModelLoadError):
         await load(workers)
-    assert all(worker.closed for worker in workers.started)
+    assert [worker.closed for worker in workers.started] == [True]
 
 
 async def test_many_texts_travel_in_chunks_and_come_back_in_order() -> None:
