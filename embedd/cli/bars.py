@@ -13,6 +13,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -20,6 +21,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Column
+from rich.text import Text
 
 from embedd.cli.progress import Report
 from embedd.ollama_api import ProgressLine
@@ -81,6 +83,13 @@ class Bars:
         return row
 
 
+class _RateColumn(TransferSpeedColumn):
+    """Bytes per second; empty while they are unknown, and for a step without any time."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.finished_speed or task.speed else Text()
+
+
 def _spinner_columns() -> tuple[ProgressColumn, ...]:
     return _label(), SpinnerColumn(table_column=Column(ratio=1))
 
@@ -101,7 +110,7 @@ def _bar_columns(width: int) -> tuple[ProgressColumn, ...]:
         return columns
     return (
         *columns,
-        TransferSpeedColumn(table_column=column()),
+        _RateColumn(table_column=column()),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=column()),
     )
 

@@ -47,7 +47,7 @@ def test_steps_spin_fill_and_stop() -> None:
     assert screen.lines == ["pulling manifest ⠸"]
     screen.report("pulling 797b", total=45_000_000)
     assert screen.lines[0] == "pulling manifest"
-    assert screen.lines[1].split() == ["pulling", "797b:", "0%", "0.0/45.0", "MB", "?", "--:--"]
+    assert screen.lines[1].split() == ["pulling", "797b:", "0%", "0.0/45.0", "MB", "--:--"]
     screen.now = 1.25
     screen.report("pulling 797b", total=45_000_000, completed=15_000_000)
     screen.now = 2.25
