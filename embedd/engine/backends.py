@@ -34,12 +34,12 @@ class Backend:
 
     @property
     def is_reference(self) -> bool:
-        """Whether nothing else can help where it fails: llama.cpp stands behind the others."""
+        """Whether its vectors count as correct, so that those of others are compared with them."""
         return self.engine != OPENVINO
 
     @property
     def has_fallback(self) -> bool:
-        """Whether a model that it refuses may do on the backends below it."""
+        """Whether the next backend may load a model that this one refuses."""
         return self.gpu or not self.is_reference
 
 

@@ -48,15 +48,15 @@ class Loader:
         environment: Environment variables of worker processes.
         cores: Cores that all models together may use.
         engine: The engine for models that do not name one themselves.
-        precision: Of OpenVINO's arithmetic, for models that do not name one themselves.
-        cpu_features: Names as in ``/proc/cpuinfo``.
+        precision: Precision of OpenVINO's arithmetic, for models that do not name one themselves.
+        cpu_features: Features of the CPU, named as in ``/proc/cpuinfo``.
         has_openvino: Whether that engine is installed.
         has_gpu: Whether llama.cpp was built for a GPU.
         gpu_layers: Layers to place on the GPU for models that do not say it; None is all.
         flash_attention: False turns it off; None and True leave it to the backend.
         load_timeout: Seconds that a load may make no progress, ``math.inf`` for ever.
-        estimate: Bytes that a worker with a model takes.
-        find_room: Bytes that workers for trials may take now.
+        estimate: Returns the bytes that a worker with a model takes.
+        find_room: Returns the bytes that workers for trials may take now.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Loader:
         """Start a worker for *spec*, log it, and have better settings measured in the background.
 
         Raises:
-            ModelLoadError: It cannot be loaded.
+            ModelLoadError: The model cannot be loaded.
             LoadTimeoutError: The load makes no progress.
         """
         spec = self._place(spec)
@@ -197,7 +197,7 @@ class Loader:
 
         Raises:
             EngineError: A worker failed.
-            ModelLoadError: It cannot be loaded.
+            ModelLoadError: The model cannot be loaded.
             InsufficientMemoryError: The memory budget has no room for another worker.
         """
         size, room = self._estimate(spec), self._find_room()
@@ -216,7 +216,7 @@ class Loader:
         )
 
     async def verify(self, path: Path) -> None:
-        """Load the GGUF *path*, which no store has, let it pass the self-test and unload it.
+        """Load the GGUF *path*, which is not in a store, run its self-test and unload it.
 
         Raises:
             ModelLoadError: It cannot be loaded, or its vectors are not usable.

@@ -1,4 +1,4 @@
-"""What to load, and what a loaded model reports of itself."""
+"""What to load and how, and the facts of a loaded model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +9,10 @@ from embedd.types import EngineChoice, Labels, Pooling, Precision
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """What to load and how: everything that makes two loaded models different.
+    """A model to load and how: everything that makes two loaded models different.
 
     Args:
-        name: Shortest display name, for messages only.
+        name: Shortest name of the model, for messages only.
         digest: ``sha256:<64 hex>`` of the GGUF.
         context_length: Tokens of the longest sequence that the model was trained for.
         vocabulary: Number of token ids.
@@ -20,10 +20,10 @@ class ModelSpec:
         weights: Bytes of the GGUF.
         gpu_layers: Layers placed on the GPU; None leaves it to the engine, 0 is the CPU.
         parts: Further files of a split GGUF, in order; ``path`` is the first.
-        threads: Cores that one encode may use; None leaves it to the server.
-        engine: Which one is to compute it; None leaves it to the operator.
-        precision: Of OpenVINO's arithmetic; None leaves it to the operator.
-        elements: Numbers in all its weights.
+        threads: Cores that it may compute with; None leaves it to the server.
+        engine: The engine to compute it with; None leaves it to the operator.
+        precision: Precision of OpenVINO's arithmetic; None leaves it to the operator.
+        elements: Numbers in all its tensors.
         exact: Whether its weights are floating-point numbers, not quantised.
     """
 
@@ -47,30 +47,30 @@ class ModelSpec:
 
     @property
     def key(self) -> tuple[str, Pooling, EngineChoice | None, Precision | None]:
-        """Identity in memory: names that agree in these share one loaded model.
+        """Identity in memory: names with equal keys share one loaded model.
 
-        Where it is placed takes effect at the next load.
+        Changes of the other fields take effect at the next load.
         """
         return (self.digest, self.pooling, self.engine, self.precision)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """What a loaded model says of itself.
+    """Facts of a loaded model that do not change.
 
     Args:
         width: Numbers in one vector.
         limit: Tokens of the longest sequence that `Engine.encode` accepts.
+        special_tokens: The special tokens before and after every text.
         vocabulary: Number of token ids; valid ids are ``0 … vocabulary - 1``.
-        max_batch_tokens: Tokens in a batch that this engine computes best; a longer
-            sequence is encoded alone.
+        max_batch_tokens: Tokens of a batch; a longer sequence is a batch of its own.
         max_sequences: Sequences that one batch may hold.
-        backend: Step of the backends of safe settings that the model runs on (``llama`` …).
-        replicas: Contexts that compute side by side.
+        backend: Name of the backend that computes it (``llama`` …).
+        replicas: Batches that are computed at the same time.
         gpu_bytes: Memory taken on a GPU.
         pair_template: The tokens around a query and a document; None if it is not known.
         labels: Names of a reranker's scores, one for each number that it computes.
-        distance: The most that its vectors were from llama.cpp's; None: not compared.
+        distance: Largest distance of its vectors from llama.cpp's; None if not compared.
         padded: Whether a batch costs its rows times its longest sequence, see `padding`.
     """
 

@@ -33,12 +33,12 @@ def test_a_text_comes_back_from_its_ids(engine: Engine) -> None:
     assert [text.decode() for text in engine.tokenizer.detokenize(framed, special=False)] == TEXTS
 
 
-def test_special_tokens_are_spelled_or_left_out(engine: Engine) -> None:
+def test_special_tokens_are_named_or_left_out(engine: Engine) -> None:
     special = [*engine.info.special_tokens.prefix, *engine.info.special_tokens.suffix]
     pieces = engine.tokenizer.token_pieces(np.array(special, np.int32))
     assert all(piece.is_special for piece in pieces)
-    [spelled] = engine.tokenizer.detokenize([np.array(special[:1], np.int32)], special=True)
-    assert spelled == pieces[0].text != b""
+    [named] = engine.tokenizer.detokenize([np.array(special[:1], np.int32)], special=True)
+    assert named == pieces[0].text != b""
     assert engine.tokenizer.detokenize([np.array(special, np.int32)], special=False) == [b""]
 
 
@@ -50,10 +50,10 @@ def test_pieces_make_up_the_text(engine: Engine) -> None:
     assert engine.tokenizer.token_pieces(np.empty(0, np.int32)) == []
 
 
-def test_a_text_can_not_forge_a_special_token(engine: Engine) -> None:
+def test_a_text_cannot_forge_a_special_token(engine: Engine) -> None:
     special = engine.info.special_tokens.suffix[0]
-    [spelled] = engine.tokenizer.detokenize([np.array([special], np.int32)], special=True)
-    text = chr(special) if spelled == b"[SEP]" and special == 2 else spelled.decode()
+    [named] = engine.tokenizer.detokenize([np.array([special], np.int32)], special=True)
+    text = chr(special) if named == b"[SEP]" and special == 2 else named.decode()
     [parsed] = engine.tokenizer.tokenize([text], add_special=False)
     [literal] = engine.tokenizer.tokenize([text], add_special=False, parse_special=False)
     assert parsed.tolist() == [special]

@@ -36,7 +36,7 @@ WARM = FAKE_BACKENDS[0]
 
 
 class Yard:
-    """Starts workers and knows them all."""
+    """Starts workers and ends them all at the end."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -161,7 +161,7 @@ async def test_a_text_that_no_utf8_can_hold_is_tokenized(yard: Yard) -> None:
     assert ids.tolist() == [1, ord("a"), ord("?"), ord("b"), 2]
 
 
-async def test_who_leaves_during_a_batch_disturbs_no_other_answer(yard: Yard) -> None:
+async def test_a_caller_that_leaves_during_a_batch_disturbs_no_other_answer(yard: Yard) -> None:
     worker = await yard.start_loaded()
     slow, a, b = await worker.tokenize([fake.SLOW, "a", "b"])
     leaving = asyncio.create_task(worker.encode([slow], None))
@@ -172,8 +172,8 @@ async def test_who_leaves_during_a_batch_disturbs_no_other_answer(yard: Yard) ->
     assert np.array_equal(there, back[::-1])
 
 
-async def test_what_a_client_that_left_waited_for_is_computed_no_longer(yard: Yard) -> None:
-    """It would compute for ever: requests after it would wait in vain."""
+async def test_a_batch_whose_client_left_is_no_longer_computed(yard: Yard) -> None:
+    """Otherwise it would compute for ever, and later requests would wait for ever."""
     model = await yard.serve()
     expected = (await embed(model, "a", "b")).vectors
     for _ in range(2):
@@ -218,7 +218,7 @@ async def test_signals_to_the_whole_group_end_no_worker(yard: Yard) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-async def test_threads_are_obeyed(yard: Yard, threads: int) -> None:
+async def test_a_worker_has_as_many_threads_as_it_may_use_cores(yard: Yard, threads: int) -> None:
     write_tiny_bert(yard.file)
     worker = await yard.start_loaded("llama", threads=threads)
     # Beside those that compute: one reads the socket, one tokenizes.
@@ -247,17 +247,17 @@ async def test_an_idle_worker_that_was_killed_is_replaced(yard: Yard) -> None:
     assert len((await embed(model, "a")).vectors) == 1
 
 
-async def test_a_poisoned_input_fails_its_own_request_alone(yard: Yard) -> None:
+async def test_an_input_that_kills_workers_fails_its_own_request_alone(yard: Yard) -> None:
     model = await yard.serve()
-    await embed(model, "a batch that proves the backend")
+    await embed(model, "a batch that shows that the backend works")
     good = [[f"text {number}"] for number in range(20)]
     expected = [(await embed(model, *texts)).vectors for texts in good]
     requests = [*good[:10], ["fine", fake.KILL, "fine"], *good[10:]]
     results = await embed_all(model, requests)
-    poisoned = results.pop(10)
-    assert isinstance(poisoned, EngineError)
-    assert poisoned.index == 1
-    assert str(poisoned) == "the worker process ended with SIGKILL (input 1)"
+    killing = results.pop(10)
+    assert isinstance(killing, EngineError)
+    assert killing.index == 1
+    assert str(killing) == "the worker process ended with SIGKILL (input 1)"
     for result, vectors in zip(results, expected, strict=True):
         assert isinstance(result, EmbedResult)
         assert np.allclose(result.vectors, vectors)
@@ -265,9 +265,9 @@ async def test_a_poisoned_input_fails_its_own_request_alone(yard: Yard) -> None:
     assert model.unhealthy_reason is None
 
 
-async def test_a_poisoned_input_kills_no_second_time(yard: Yard) -> None:
+async def test_an_input_that_killed_workers_is_not_computed_again(yard: Yard) -> None:
     model = await yard.serve()
-    await embed(model, "a batch that proves the backend")
+    await embed(model, "a batch that shows that the backend works")
     with pytest.raises(EngineError, match="SIGKILL"):
         await embed(model, fake.KILL)
     started = len(yard.workers)
@@ -326,7 +326,7 @@ async def test_a_model_whose_first_batch_kills_goes_to_the_next_backend(yard: Ya
     assert len(yard.workers) == 2
 
 
-async def test_a_model_that_only_dies_is_given_up(yard: Yard) -> None:
+async def test_a_model_whose_workers_only_die_is_given_up(yard: Yard) -> None:
     model = await yard.serve()
     for number in range(2):
         with pytest.raises(EngineError, match="SIGKILL"):
@@ -378,7 +378,7 @@ async def test_a_load_that_is_cancelled_leaves_no_process(yard: Yard) -> None:
 
 
 async def test_a_worker_says_its_last_line_without_folders(yard: Yard) -> None:
-    """An unforeseen fault of one of its threads ends it."""
+    """An unexpected error in one of its threads ends it."""
     worker = await yard.start()
     with pytest.raises(WorkerDiedError) as caught:
         await worker.load(yard.make_load(replace(WARM, engine="/home/me/build/ggml.c:42")))

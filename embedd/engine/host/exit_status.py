@@ -1,4 +1,4 @@
-"""How a worker process ended, in words and by who ended it."""
+"""How a worker process ended: a sentence for people and a reason for metrics."""
 
 import contextlib
 import re

@@ -143,22 +143,22 @@ ToWorker: TypeAlias = Load | Cores | Tokenize | Detokenize | Encode | Abort
 FromWorker: TypeAlias = Progress | Ready | Tokens | Texts | Computed | Failed
 
 
-def _to_builtin(value: Any) -> str:
+def _to_text(value: Any) -> str:
+    """The text of a path, the only type of a message that msgspec does not know."""
     if isinstance(value, Path):
         return str(value)
     raise NotImplementedError(f"a message cannot hold {type(value).__name__}")
 
 
-def _from_builtin(kind: type, value: Any) -> Path:
-    if kind is Path and isinstance(value, str):
+def _to_path(_kind: type, value: Any) -> Path:
+    """The path of a text; msgspec turns the error into its own."""
+    if isinstance(value, str):
         return Path(value)
-    raise NotImplementedError(f"a message cannot hold {kind.__name__}")
+    raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
 
 
-_encoder = msgspec.msgpack.Encoder(enc_hook=_to_builtin)
-_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(
-    ToWorker, dec_hook=_from_builtin
-)
+_encoder = msgspec.msgpack.Encoder(enc_hook=_to_text)
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker, dec_hook=_to_path)
 _from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
 

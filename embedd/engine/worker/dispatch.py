@@ -1,4 +1,4 @@
-"""In a worker: what waits to be computed, which replica takes it, with how many cores."""
+"""Chooses in a worker which waiting batches a replica computes together, with how many cores."""
 
 import threading
 from collections import deque
@@ -15,7 +15,7 @@ Batch: TypeAlias = tuple[messages.Encode, bytes]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """Batches to compute as one, with so many threads, until *stop*."""
+    """Batches to compute as one, with so many threads, until *stop* is set."""
 
     batches: list[Batch]
     threads: int
@@ -23,16 +23,16 @@ class Work:
 
 
 class Pending:
-    """Batches that no replica has begun, and the cores that replicas compute with.
+    """Batches that no replica has begun, and the cores that are free to compute them.
 
-    A batch is what the server had when a place was free, and may be small: so a replica
-    that becomes free takes all that fit together. Urgent ones come first, else they go as
-    they came. A lone batch gets all cores, but not one that asks to be alone; otherwise the
-    replicas share them, and share what waits. Of idle replicas the last busy one is taken: its
+    A batch holds what the server had when the worker had room for one, and may be small: so an
+    idle replica takes all that fit together, urgent ones first, otherwise in order of arrival. A
+    single batch gets all cores unless it asks to run alone; several replicas share the cores and
+    the waiting tokens evenly. Of the idle replicas the one that computed last is taken: its
     threads are awake and its memory is in the caches.
 
     Args:
-        max_tokens, max_sequences: Of what is computed as one.
+        max_tokens, max_sequences: Limits of batches that are computed as one.
         padded: Whether a batch costs its rows times its longest sequence.
     """
 
@@ -52,25 +52,25 @@ class Pending:
         self._cores = cores
         self._used = 0
         self._running: list[Work] = []
-        self._unwanted: set[int] = set()  # of the batches that run
+        self._aborted: set[int] = set()  # ids of running batches whose callers left
         self._max_tokens = max_tokens
         self._max_sequences = max_sequences
         self._padded = padded
 
     def put(self, batch: Batch) -> None:
-        """Let a batch wait."""
+        """Add a batch to those that wait."""
         with self._lock:
             self._lanes[0 if batch[0].urgent else 1].append(batch)
             self._wake()
 
     def set_cores(self, count: int) -> None:
-        """Compute with so many, all replicas together, from the next batch on."""
+        """Compute with *count* cores, all replicas together, from the next batch on."""
         with self._lock:
             self._cores = count
             self._wake()
 
     def take(self) -> Work:
-        """What to compute next, waited for if need be; `give_back` the cores after it."""
+        """Wait for something to compute and return it; `give_back` the cores after it."""
         with self._lock:
             while not self._may_start():
                 turn = threading.Condition(self._lock)
@@ -83,17 +83,17 @@ class Pending:
             return work
 
     def give_back(self, work: Work) -> None:
-        """*work* is done."""
+        """Free the cores of *work*, which is computed."""
         with self._lock:
             self._used -= work.threads
             self._running.remove(work)
-            self._unwanted.difference_update(message.id for message, _ in work.batches)
+            self._aborted.difference_update(message.id for message, _ in work.batches)
             self._wake()
 
     def abort(self, id_: int, *, stuck: bool = False) -> None:
-        """Forget the batch *id_* if it has not begun; stop it if nothing else is in its work.
+        """Drop the batch *id_* if it waits; stop it once all batches of its work are aborted.
 
-        If it is *stuck*, whatever is in its work stops.
+        If it is *stuck*, stop its work at once.
         """
         with self._lock:
             for lane in self._lanes:
@@ -102,8 +102,8 @@ class Pending:
             for work in self._running:
                 ids = {message.id for message, _ in work.batches}
                 if id_ in ids:
-                    self._unwanted.add(id_)
-                    if stuck or ids <= self._unwanted:
+                    self._aborted.add(id_)
+                    if stuck or ids <= self._aborted:
                         work.stop.set()
 
     def _may_start(self) -> bool:
@@ -137,11 +137,10 @@ class Pending:
 def choose_mergeable(
     waiting: Iterable[Batch], *, max_tokens: int, max_sequences: int, padded: bool = False
 ) -> list[Batch]:
-    """The first batch and those after it that can be computed with it, in order.
+    """The first batch and those after it that can be computed together with it, in order.
 
-    Only batches of one pooling and one urgency go together, and none that asks to be
-    alone; if they are *padded*, only those of like length. The first is taken whatever
-    its size.
+    They must have the same pooling and urgency, must not ask to run alone and, if they are
+    *padded*, must be of similar length. The first is taken whatever its size.
     """
     taken: list[Batch] = []
     lengths: list[int] = []

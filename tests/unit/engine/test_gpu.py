@@ -49,7 +49,7 @@ def backends(
     return [backend.name for backend in loader.choose_backends(spec)]
 
 
-def test_the_gpu_comes_before_the_cpu_unless_somebody_wants_no_layers_there() -> None:
+def test_the_gpu_comes_before_the_cpu_unless_no_layers_are_to_go_there() -> None:
     assert backends() == ["llama-gpu", "openvino-f32", "llama", "llama-no-repack", "llama-safe"]
     assert backends(engine=EngineChoice.LLAMA) == [
         "llama-gpu",

@@ -1,17 +1,22 @@
 """Which engines may compute a model, by wish, by what is installed, by what was found."""
 
+import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from embedd.cache import VectorCache
+from embedd.config import worker_environment
 from embedd.engine.loader import Loader
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.calibrate import Calibration, Verdict
 from embedd.engine.tuning.store import SingleUse
 from embedd.errors import InsufficientMemoryError, ModelLoadError
 from embedd.metrics import Metrics
-from embedd.types import EngineChoice, Precision
+from embedd.types import EngineChoice, Pooling, Precision
+from tests.contract.conftest import make_spec
+from tests.tiny_models import TINY_VOCABULARY, write_tiny_bert
 from tests.unit.engine.fake_worker import SPEC
 
 AUTO, LLAMA, OPENVINO = EngineChoice
@@ -146,3 +151,25 @@ async def test_a_model_is_not_measured_where_there_is_no_room_for_another_worker
     )
     with pytest.raises(InsufficientMemoryError, match=r"1000 bytes, 999 are left.*EMBEDD_MEMORY"):
         await loader.calibrate(SPEC)
+
+
+async def test_a_loader_opens_vocabularies_in_processes_that_end(tmp_path: Path) -> None:
+    loader = Loader(
+        environment=worker_environment(),
+        cores=1,
+        cache=VectorCache(0),
+        calibrations=SingleUse(),
+        metrics=Metrics(),
+    )
+    spec = make_spec(write_tiny_bert(tmp_path / "tiny.gguf"), Pooling.MEAN)
+    async with loader.open_vocabulary(spec) as vocabulary:
+        [ids] = await vocabulary.tokenize(["the sky"], add_special=False)
+        assert await vocabulary.detokenize([ids], special=True) == [b"the sky"]
+        assert len(await vocabulary.token_pieces(ids)) == len(ids)
+        assert vocabulary.info.vocabulary == len(TINY_VOCABULARY)
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF")
+    with pytest.raises(ModelLoadError):
+        async with loader.open_vocabulary(make_spec(broken, Pooling.MEAN)):
+            pass
+    await asyncio.wait_for(loader.close(), 5)

@@ -1,4 +1,4 @@
-"""The law of engines that pad: what goes together, and what it costs."""
+"""Engines that pad: which sequences are computed together, and what a batch costs."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -48,7 +48,7 @@ async def test_requests_wait_until_a_batch_has_taken_all_of_them() -> None:
     await asyncio.wait(tasks)
 
 
-async def test_batches_that_nobody_waits_for_are_aborted_once_each() -> None:
+async def test_batches_whose_clients_left_are_aborted_once_each() -> None:
     workers = FakeWorkers(automatic=False)
     queue = await open_queue(workers)
     first = await ask(queue, FULL, FULL, FULL)
@@ -61,7 +61,7 @@ async def test_batches_that_nobody_waits_for_are_aborted_once_each() -> None:
     assert counts(workers) == {"embedd_aborted_batches_total{model=a}": 2}
 
 
-async def test_two_that_leave_a_common_batch_abort_it_once() -> None:
+async def test_two_clients_that_leave_a_common_batch_abort_it_once() -> None:
     workers = FakeWorkers(automatic=False)
     queue = await open_queue(workers)
     tasks = [asyncio.create_task(queue.embed([to_ids(1)], None)) for _ in range(2)]
@@ -74,7 +74,7 @@ async def test_two_that_leave_a_common_batch_abort_it_once() -> None:
     assert counts(workers) == {"embedd_aborted_batches_total{model=a}": 1}
 
 
-async def test_who_leaves_before_a_batch_took_anything_aborts_none() -> None:
+async def test_a_client_that_leaves_before_its_batch_aborts_none() -> None:
     workers = FakeWorkers(automatic=False)
     queue = await open_queue(workers)
     running = [await ask(queue, FULL) for _ in range(2)]
@@ -151,7 +151,7 @@ async def test_a_death_in_the_first_batch_fails_its_backend() -> None:
 # What a model computes with
 
 
-async def test_what_was_measured_is_told_apart_from_a_start() -> None:
+async def test_measured_settings_are_distinguished_from_start_values() -> None:
     workers = FakeWorkers()
     assert not (await workers.open()).is_calibrated
     workers.tuning = Tuning(replicas=2, batch_tokens=512, measured=True)
@@ -161,7 +161,7 @@ async def test_what_was_measured_is_told_apart_from_a_start() -> None:
     assert not supervisor.is_calibrated, "it was measured on another engine"
 
 
-async def test_cores_are_those_of_the_model_until_it_is_told_others() -> None:
+async def test_cores_are_those_of_the_model_until_they_are_set() -> None:
     workers = FakeWorkers()
     supervisor = Supervisor(
         replace(SPEC, threads=3),

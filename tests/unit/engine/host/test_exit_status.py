@@ -24,7 +24,7 @@ from embedd.metrics import DeathReason
         (-99, b"", "exit status -99"),
     ],
 )
-def test_a_death_has_words(code: int, stderr: bytes, text: str) -> None:
+def test_an_exit_status_is_described_in_words(code: int, stderr: bytes, text: str) -> None:
     assert describe_exit(code, stderr)[0] == f"the worker process ended with {text}"
 
 
@@ -53,7 +53,7 @@ def test_only_a_kill_with_a_counter_that_rose_is_out_of_memory(
         (-signal.SIGKILL, 1, DeathReason.MEMORY),
     ],
 )
-def test_a_death_has_a_reason(code: int, kills: int, reason: DeathReason) -> None:
+def test_an_exit_status_has_a_reason(code: int, kills: int, reason: DeathReason) -> None:
     assert describe_exit(code, b"", oom_kills=kills)[1] is reason
 
 
@@ -76,12 +76,12 @@ def test_the_counter_of_the_cgroup_is_found(membership: str, file: str, tmp_path
     assert count_oom_kills(*arguments) == 3
 
 
-def test_without_a_cgroup_the_machine_is_asked(tmp_path: Path) -> None:
+def test_without_a_cgroup_the_counter_of_the_machine_is_read(tmp_path: Path) -> None:
     (tmp_path / "vmstat").write_text("nr_free_pages 1\noom_kill 5\n")
     assert count_oom_kills(tmp_path / "no", tmp_path / "none", tmp_path / "vmstat") == 5
 
 
-def test_a_system_that_does_not_tell_counts_nothing(tmp_path: Path) -> None:
+def test_a_system_without_counters_counts_nothing(tmp_path: Path) -> None:
     (tmp_path / "vmstat").write_text("oom_kill many\n")
     assert count_oom_kills(tmp_path / "no", tmp_path / "none", tmp_path / "vmstat") == 0
     assert count_oom_kills(tmp_path / "no", tmp_path / "none", tmp_path / "nothing") == 0

@@ -1,4 +1,4 @@
-"""The server's end of the socket, against a process whose every word the test writes."""
+"""The server's end of the socket, against a process whose every frame the test writes."""
 
 import asyncio
 import socket
@@ -37,14 +37,14 @@ class Peer:
         self.board = board
         self.worker: WorkerProcess
 
-    def say(self, message: messages.FromWorker, array: TokenIds | Vectors | None = None) -> None:
-        self.shout(b"".join(framing.make_frame(message, array)))
+    def send(self, message: messages.FromWorker, array: TokenIds | Vectors | None = None) -> None:
+        self.write(b"".join(framing.make_frame(message, array)))
 
-    def shout(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         self.sock.sendall(data)
 
-    async def hear(self) -> messages.ToWorker:
-        """What the server says next."""
+    async def receive(self) -> messages.ToWorker:
+        """The next message of the server."""
         loop = asyncio.get_running_loop()
         prefix = await loop.sock_recv(self.sock, framing.PREFIX.size)
         header, array = framing.parse_prefix(prefix)
@@ -76,13 +76,13 @@ LOAD = messages.Load(spec=SPEC, backend=LLAMA_BACKENDS[0])
 
 async def load(peer: Peer, **options: Any) -> "asyncio.Task[ModelInfo]":
     task = asyncio.create_task(peer.worker.load(LOAD, **options))
-    assert isinstance(await peer.hear(), messages.Load)
+    assert isinstance(await peer.receive(), messages.Load)
     return task
 
 
 async def tokenize(peer: Peer) -> tuple["asyncio.Task[list[TokenIds]]", int]:
     task = asyncio.create_task(peer.worker.tokenize(["a"]))
-    message = await peer.hear()
+    message = await peer.receive()
     assert isinstance(message, messages.Tokenize)
     return task, message.id
 
@@ -95,11 +95,11 @@ async def tokenize(peer: Peer) -> tuple["asyncio.Task[list[TokenIds]]", int]:
         (messages.Fault.SELF_TEST, SelfTestError),
     ],
 )
-async def test_why_a_load_failed_decides_the_error(
+async def test_the_fault_of_a_failed_load_decides_the_error(
     peer: Peer, fault: messages.Fault, error: type[Exception]
 ) -> None:
     task = await load(peer)
-    peer.say(messages.Failed(1, "the reason", fault))
+    peer.send(messages.Failed(1, "the reason", fault))
     with pytest.raises(error, match=r"^the reason$") as caught:
         await task
     assert type(caught.value) is error
@@ -114,7 +114,7 @@ async def test_progress_is_reported_and_postpones_the_timeout(
         patch.setattr(asyncio, "timeout", lambda _delay: deadline)
         task = await load(peer, timeout=60.0, report=shares.put_nowait)
     before = deadline.when()
-    peer.say(messages.Progress(0.5))
+    peer.send(messages.Progress(0.5))
     assert await shares.get() == 0.5
     after = deadline.when()
     assert before is not None
@@ -124,35 +124,35 @@ async def test_progress_is_reported_and_postpones_the_timeout(
     await asyncio.wait([task])
 
 
-async def test_a_load_that_ends_too_late_disturbs_nobody(peer: Peer) -> None:
+async def test_a_load_that_fails_after_its_timeout_disturbs_no_later_call(peer: Peer) -> None:
     task = await load(peer, timeout=0.01)
     with pytest.raises(LoadTimeoutError):
         await task
-    peer.say(messages.Failed(1, "late", messages.Fault.MODEL))
+    peer.send(messages.Failed(1, "late", messages.Fault.MODEL))
     answered, id_ = await tokenize(peer)
-    peer.say(messages.Tokens(id_, [1]), to_ids(7))
+    peer.send(messages.Tokens(id_, [1]), to_ids(7))
     assert (await answered)[0].tolist() == [7]
 
 
 async def test_answers_find_their_calls_in_any_order(peer: Peer) -> None:
     first, id_of_first = await tokenize(peer)
     second, id_of_second = await tokenize(peer)
-    peer.say(messages.Tokens(id_of_second, [1]), to_ids(2))
-    peer.say(messages.Tokens(id_of_first, [1, 2]), to_ids(1, 3, 4))
+    peer.send(messages.Tokens(id_of_second, [1]), to_ids(2))
+    peer.send(messages.Tokens(id_of_first, [1, 2]), to_ids(1, 3, 4))
     assert [ids.tolist() for ids in await first] == [[1], [3, 4]]
     assert [ids.tolist() for ids in await second] == [[2]]
 
 
-async def test_an_answer_that_nobody_asked_for_is_ignored(peer: Peer) -> None:
-    peer.say(messages.Computed(99, 1, 0.0), np.ones((1, 2), np.float32))
+async def test_an_answer_without_a_call_is_ignored(peer: Peer) -> None:
+    peer.send(messages.Computed(99, 1, 0.0), np.ones((1, 2), np.float32))
     task, id_ = await tokenize(peer)
-    peer.say(messages.Tokens(id_, [1]), to_ids(7))
+    peer.send(messages.Tokens(id_, [1]), to_ids(7))
     await task
 
 
 async def test_a_refusal_is_an_error_with_its_index(peer: Peer) -> None:
     task, id_ = await tokenize(peer)
-    peer.say(messages.Failed(id_, "no such token", index=3))
+    peer.send(messages.Failed(id_, "no such token", index=3))
     with pytest.raises(EngineError, match=r"^no such token$") as caught:
         await task
     assert caught.value.index == 3
@@ -160,34 +160,34 @@ async def test_a_refusal_is_an_error_with_its_index(peer: Peer) -> None:
 
 async def test_the_wrong_kind_of_answer_is_an_error(peer: Peer) -> None:
     task, id_ = await tokenize(peer)
-    peer.say(messages.Computed(id_, 1, 0.0), np.ones((1, 2), np.float32))
+    peer.send(messages.Computed(id_, 1, 0.0), np.ones((1, 2), np.float32))
     with pytest.raises(EngineError, match="answered with Computed"):
         await task
 
 
 @pytest.mark.parametrize(
-    "nonsense",
+    "data",
     [b"\xff" * 8, framing.PREFIX.pack(8, 4) + b"junk", framing.PREFIX.pack(4, 0)],
     ids=["absurd lengths", "no message", "nothing"],
 )
-async def test_nonsense_ends_the_process_and_every_wait(
-    peer: Peer, nonsense: bytes, caplog: pytest.LogCaptureFixture
+async def test_an_invalid_frame_ends_the_process_and_every_call(
+    peer: Peer, data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     loading, (tokenizing, _) = await load(peer), await tokenize(peer)
-    peer.shout(nonsense)
+    peer.write(data)
     for task in (loading, tokenizing):
         with pytest.raises(WorkerDiedError, match="the worker process ended"):
             await task
     assert "invalid frame from worker" in caplog.text
 
 
-async def test_half_a_frame_and_an_end_fail_every_wait(peer: Peer) -> None:
+async def test_half_a_frame_before_the_end_fails_every_call(peer: Peer) -> None:
     tokenizing, _ = await tokenize(peer)
     encoding = asyncio.create_task(peer.worker.encode([to_ids(1)], None))
-    encode = await peer.hear()
+    encode = await peer.receive()
     assert isinstance(encode, messages.Encode)
     peer.board.mark(encode.id)
-    peer.shout(framing.PREFIX.pack(100, 50) + b"only so much")
+    peer.write(framing.PREFIX.pack(100, 50) + b"only so much")
     peer.sock.close()
     with pytest.raises(WorkerDiedError) as caught:
         await tokenizing
@@ -198,7 +198,7 @@ async def test_half_a_frame_and_an_end_fail_every_wait(peer: Peer) -> None:
     assert peer.worker.died_computing
 
 
-async def test_what_comes_after_the_end_fails_at_once(peer: Peer) -> None:
+async def test_calls_after_the_end_fail_at_once(peer: Peer) -> None:
     peer.sleeper.kill()
     peer.sock.close()
     await peer.worker._reading
@@ -242,23 +242,23 @@ def test_descriptors_do_not_leak_from_a_worker_that_cannot_start(
 
 async def test_texts_and_pieces_come_back(peer: Peer) -> None:
     detokenizing = asyncio.create_task(peer.worker.detokenize([to_ids(5)], special=True))
-    message = await peer.hear()
+    message = await peer.receive()
     assert message == messages.Detokenize(1, [1], special=True)
-    peer.say(messages.Texts(1, [b"a"]))
+    peer.send(messages.Texts(1, [b"a"]))
     assert await detokenizing == [b"a"]
     pieces = asyncio.create_task(peer.worker.token_pieces(to_ids(5)))
-    assert await peer.hear() == messages.Detokenize(2, None)
-    peer.say(messages.Texts(2, [b"a"], [True]))
+    assert await peer.receive() == messages.Detokenize(2, None)
+    peer.send(messages.Texts(2, [b"a"], [True]))
     assert await pieces == [(b"a", True)]
 
 
-async def test_the_wrong_kind_of_text_is_an_error(peer: Peer) -> None:
+async def test_a_failed_detokenization_is_an_error(peer: Peer) -> None:
     for task in (
         asyncio.create_task(peer.worker.detokenize([to_ids(5)], special=True)),
         asyncio.create_task(peer.worker.token_pieces(to_ids(5))),
     ):
-        message = await peer.hear()
+        message = await peer.receive()
         assert isinstance(message, messages.Detokenize)
-        peer.say(messages.Failed(message.id, "no such id"))
+        peer.send(messages.Failed(message.id, "no such id"))
         with pytest.raises(EngineError, match="no such id"):
             await task

@@ -46,7 +46,7 @@ async def test_the_first_backend_that_computes_is_taken() -> None:
     assert [worker.closed for worker in workers.started] == [True, True, False]
 
 
-async def test_if_no_backend_computes_the_reasons_of_all_are_told() -> None:
+async def test_if_no_backend_computes_the_error_has_the_reasons_of_all() -> None:
     workers = FakeWorkers()
     workers.faults = {
         name: WorkerDiedError(f"ended on {name}")
@@ -65,7 +65,7 @@ async def test_if_no_backend_computes_the_reasons_of_all_are_told() -> None:
     [ModelLoadError("bad file"), InsufficientMemoryError("full"), LoadTimeoutError("slow")],
     ids=lambda error: type(error).__name__,
 )
-async def test_what_no_backend_can_help_does_not_walk_the_backends(error: EmbeddError) -> None:
+async def test_an_error_that_no_backend_avoids_is_raised_at_once(error: EmbeddError) -> None:
     workers = FakeWorkers()
     workers.faults = {"llama": error}
     with pytest.raises(type(error)):
@@ -74,13 +74,13 @@ async def test_what_no_backend_can_help_does_not_walk_the_backends(error: Embedd
     assert workers.current.closed
 
 
-async def test_all_who_wait_share_one_restart() -> None:
+async def test_all_callers_share_one_restart() -> None:
     workers = FakeWorkers()
     supervisor = await workers.open()
     dead = workers.current
     dead.die(computing=False)
     await asyncio.gather(*(supervisor.revive(dead) for _ in range(10)))
-    await supervisor.revive(dead)  # late: somebody did
+    await supervisor.revive(dead)  # late: it was replaced already
     assert len(workers.started) == 2
     assert workers.current.backend == "llama"
 
@@ -95,8 +95,8 @@ async def test_death_in_the_first_batch_costs_one_backend_and_no_delay() -> None
     assert workers.delays == [0.1]
 
 
-async def test_who_reports_the_death_first_does_not_decide_the_backend() -> None:
-    """A tokenization beside the first batch notices the death as well."""
+async def test_the_call_that_reports_a_death_first_does_not_decide_the_backend() -> None:
+    """A tokenizer call beside the first batch notices the death as well."""
     workers = FakeWorkers(automatic=False)
     supervisor = await workers.open()
     dead = workers.current
@@ -165,7 +165,7 @@ async def test_deaths_of_a_search_do_not_count_and_are_not_waited_for() -> None:
     assert workers.delays == []
 
 
-async def test_a_model_that_does_not_load_again_is_broken_for_all_who_wait() -> None:
+async def test_a_model_that_does_not_load_again_fails_all_callers() -> None:
     workers = FakeWorkers()
     supervisor = await workers.open()
     dead = workers.current
@@ -178,7 +178,7 @@ async def test_a_model_that_does_not_load_again_is_broken_for_all_who_wait() -> 
     assert supervisor.unhealthy_reason == "file is gone"
 
 
-async def test_who_leaves_does_not_stop_the_restart_for_others() -> None:
+async def test_a_caller_that_leaves_does_not_stop_the_restart_for_others() -> None:
     workers = FakeWorkers()
     supervisor = await workers.open()
     dead = workers.current
@@ -194,7 +194,7 @@ async def test_who_leaves_does_not_stop_the_restart_for_others() -> None:
     assert supervisor.worker is not dead
 
 
-async def test_close_during_a_restart_ends_it_and_tells_who_waits() -> None:
+async def test_close_during_a_restart_ends_it_and_fails_the_callers() -> None:
     workers = FakeWorkers()
     supervisor = await workers.open()
     dead = workers.current

@@ -1,6 +1,6 @@
 """Frames: what one end sends the other reads, and broken frames are refused."""
 
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
+from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.ipc import framing, messages
+from embedd.engine.spec import ModelInfo
 from embedd.errors import EngineError
 from embedd.types import TokenIds
+from tests.unit.engine.fake_worker import INFO, SPEC
 
 SIMPLE: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
@@ -35,8 +38,8 @@ def values_of(kind: Any) -> st.SearchStrategy[Any]:
     if get_origin(kind) is list:
         return st.lists(values_of(arguments[0]), max_size=5)
     if isinstance(kind, type) and is_dataclass(kind):
-        fields = {name: values_of(one) for name, one in get_type_hints(kind).items()}
-        return st.builds(kind, **fields)
+        hints = get_type_hints(kind)
+        return st.builds(kind, **{name: values_of(one) for name, one in hints.items()})
     if get_origin(kind) is tuple:
         return st.lists(values_of(arguments[0]), max_size=5).map(tuple)
     if get_origin(kind) is UnionType:
@@ -133,3 +136,35 @@ def test_the_largest_frame_is_accepted() -> None:
     header, array = framing.parse_prefix(framing.PREFIX.pack(framing.MAX_FRAME, 100))
     assert header == 100
     assert header + array + 4 == framing.MAX_FRAME
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(ModelInfo)])
+def test_facts_of_the_wrong_type_are_refused(field: str) -> None:
+    """A worker that sends them may have overwritten its own memory."""
+    header = msgspec.msgpack.decode(messages.to_header(messages.Ready(1, INFO)))
+    assert messages.parse_from_worker(msgspec.msgpack.encode(header)) == messages.Ready(1, INFO)
+    header["info"][field] = [[]]
+    with pytest.raises(msgspec.ValidationError, match=field):
+        messages.parse_from_worker(msgspec.msgpack.encode(header))
+
+
+@pytest.mark.parametrize("field", ["width", "special_tokens", "engine"])
+def test_facts_that_are_missing_are_refused(field: str) -> None:
+    header = msgspec.msgpack.decode(messages.to_header(messages.Ready(1, INFO)))
+    del header["info"][field]
+    with pytest.raises(msgspec.ValidationError, match=field):
+        messages.parse_from_worker(msgspec.msgpack.encode(header))
+
+
+def test_a_path_that_is_not_text_is_refused() -> None:
+    load = messages.Load(spec=SPEC, backend=LLAMA_BACKENDS[0])
+    header = msgspec.msgpack.decode(messages.to_header(load))
+    assert messages.parse_to_worker(msgspec.msgpack.encode(header)) == load
+    header["spec"]["path"] = 7
+    with pytest.raises(msgspec.ValidationError, match="path"):
+        messages.parse_to_worker(msgspec.msgpack.encode(header))
+
+
+def test_what_a_message_cannot_hold_is_not_sent() -> None:
+    with pytest.raises(NotImplementedError, match="cannot hold object"):
+        messages.to_header(messages.Failed(1, object()))  # type: ignore[arg-type]  # wrong on purpose

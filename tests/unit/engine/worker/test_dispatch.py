@@ -221,7 +221,7 @@ def test_a_batch_that_waits_is_forgotten() -> None:
     assert taken == batches[2:]
 
 
-def test_what_is_computed_together_goes_on_while_one_of_it_is_wanted() -> None:
+def test_batches_computed_together_go_on_while_one_is_not_aborted() -> None:
     pending = make_pending(replicas=1, cores=1)
     first, second, other = make_batch(10), make_batch(10), make_batch(90)
     for batch in (first, second, other):
@@ -253,4 +253,4 @@ def test_an_abort_that_comes_too_late_stops_nothing() -> None:
     pending.give_back(work)
     pending.abort(ids_of(work)[0])
     assert not work.stop
-    assert not pending._unwanted
+    assert not pending._aborted

@@ -14,7 +14,7 @@ from tests.unit.engine.worker.test_compute import NAN, ScriptedEngine, make_spec
 
 
 def test_the_self_test_computes_a_sentence_and_a_packed_batch() -> None:
-    """A build that is wrong for this CPU survives small batches."""
+    """A llama.cpp that is wrong for this CPU survives small batches."""
     sizes: list[int] = []
 
     class Recording(FakeEngine):
@@ -33,6 +33,6 @@ def test_the_self_test_computes_a_sentence_and_a_packed_batch() -> None:
     assert sizes == [1, 8]
 
 
-def test_the_self_test_fails_on_rubbish() -> None:
+def test_the_self_test_fails_on_bad_vectors() -> None:
     with pytest.raises(EngineError, match="NaN"):
         run_self_test(ScriptedEngine([NAN], [NAN]))
