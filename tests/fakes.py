@@ -26,7 +26,7 @@ from embedd.types import (
 
 
 class Clock:
-    """Time that a test moves by hand; keeps `embedd.scheduler.records.Clock`."""
+    """Time that a test moves by hand; stands for an event loop."""
 
     def __init__(self) -> None:
         self.now = 1000.0

@@ -39,11 +39,13 @@ class Watched:
 
 
 @pytest.fixture
-def watched() -> Watched:
+async def watched() -> Watched:
     return Watched()
 
 
-def test_a_batch_that_takes_too_long_is_stopped_and_then_the_worker_ended(watched: Watched) -> None:
+async def test_a_batch_that_takes_too_long_is_stopped_and_then_the_worker_ended(
+    watched: Watched,
+) -> None:
     watched.dog.watch(1, 100)
     watched.begun.add(1)
     watched.wait(MIN_TIMEOUT)
@@ -57,7 +59,7 @@ def test_a_batch_that_takes_too_long_is_stopped_and_then_the_worker_ended(watche
     assert watched.kills == 1
 
 
-def test_a_worker_that_stops_the_batch_is_not_killed(watched: Watched) -> None:
+async def test_a_worker_that_stops_the_batch_is_not_killed(watched: Watched) -> None:
     watched.dog.watch(1, 100)
     watched.begun.add(1)
     watched.wait(MIN_TIMEOUT + INTERVAL)
@@ -67,13 +69,13 @@ def test_a_worker_that_stops_the_batch_is_not_killed(watched: Watched) -> None:
     assert not watched.dog.killed
 
 
-def test_waiting_for_a_place_is_not_computing(watched: Watched) -> None:
+async def test_waiting_for_a_place_is_not_computing(watched: Watched) -> None:
     watched.dog.watch(1, 100)
     watched.wait(100)
     assert watched.aborted == []
 
 
-def test_a_slow_model_has_more_time(watched: Watched) -> None:
+async def test_a_slow_model_has_more_time(watched: Watched) -> None:
     """By the self-test at first, then by what its batches really took."""
     watched.dog.learn(1.0, 0.05)
     assert watched.dog.timeout(1000) == pytest.approx(TIMEOUT_FACTOR * 50)
@@ -89,13 +91,13 @@ def test_a_slow_model_has_more_time(watched: Watched) -> None:
     assert watched.aborted == [1]
 
 
-def test_one_tiny_batch_that_stalled_says_little_of_large_ones(watched: Watched) -> None:
+async def test_one_tiny_batch_that_stalled_says_little_of_large_ones(watched: Watched) -> None:
     watched.dog.learn(1000, 1.0)
     watched.dog.learn(8, 0.5)
     assert watched.dog.timeout(1000) < TIMEOUT_FACTOR * 2
 
 
-def test_without_batches_no_timer_runs(watched: Watched) -> None:
+async def test_without_batches_no_timer_runs(watched: Watched) -> None:
     watched.dog.watch(1, 1)
     watched.dog.forget(1)
     watched.wait(2)
