@@ -27,7 +27,7 @@ BODIES: dict[str, dict[str, object]] = {
 
 @pytest.fixture
 async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
-    """One model in one worker with one replica: what hangs there holds up everybody."""
+    """One model in one worker with one replica: what hangs there holds up all requests."""
     async with open_fake_server(tmp_path, ["tiny"], monkeypatch) as server:
         await server.embed("loads the model", model="tiny")
         yield server
@@ -103,7 +103,7 @@ def waiting(samples: Samples) -> tuple[float, float]:
     ("path", "leave"),
     [*((path, close) for path in BODIES), ("/api/embed", reset), ("/api/embed", cancel)],
 )
-async def test_who_leaves_frees_the_processor_and_the_queue(
+async def test_a_client_that_leaves_frees_the_processor_and_the_queue(
     path: str, leave: Leave, server: Server
 ) -> None:
     [worker] = workers()
@@ -134,7 +134,7 @@ async def test_who_leaves_frees_the_processor_and_the_queue(
     assert [one.pid for one in workers()] == [worker.pid]
 
 
-async def test_others_are_answered_while_one_leaves(server: Server) -> None:
+async def test_other_clients_are_answered_while_one_leaves(server: Server) -> None:
     """They wait behind it, and share what it leaves."""
     [worker] = workers()
     others: list[asyncio.Task[object]] = []
@@ -154,7 +154,7 @@ async def test_others_are_answered_while_one_leaves(server: Server) -> None:
         await asyncio.gather(*others)
 
 
-async def test_who_leaves_during_a_large_answer_ends_it(server: Server) -> None:
+async def test_a_client_that_leaves_during_a_large_answer_ends_it(server: Server) -> None:
     connection = Connection(server)
     connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     texts = ["the same"] * 100_000  # computed once; some 10 MB of answer

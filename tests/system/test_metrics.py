@@ -39,7 +39,7 @@ async def fail(server: Server, text: str) -> None:
     assert status == 500
 
 
-async def test_deaths_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_deaths_have_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_fake_server(tmp_path, ["tiny"], monkeypatch) as server:
         await server.embed("loads the model", model="tiny")
         loaded = await server.samples()
@@ -54,10 +54,10 @@ async def test_deaths_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert unusual(killed, crashed) == {of_tiny("worker_deaths_total", reason="crashed"): 1}
         # Twice with all the others, of which there are none, and it is proved.
         await fail(server, fake.KILL)
-        poisoned = await server.samples()
-        assert unusual(crashed, poisoned) == {of_tiny("worker_deaths_total", reason="killed"): 2}
+        killed = await server.samples()
+        assert unusual(crashed, killed) == {of_tiny("worker_deaths_total", reason="killed"): 2}
         await fail(server, fake.KILL)
-        assert unusual(poisoned, await server.samples()) == {}, "it is known by now"
+        assert unusual(killed, await server.samples()) == {}, "it is known by now"
 
 
 async def test_a_first_batch_that_kills_costs_a_backend(
@@ -100,7 +100,7 @@ async def test_models_come_and_go_for_reasons(
         }
 
 
-async def test_equal_texts_are_told_from_kept_ones(
+async def test_equal_texts_and_cached_ones_are_counted_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_fake_server(tmp_path, ["tiny"], monkeypatch) as server:
@@ -151,7 +151,9 @@ async def test_a_model_in_memory_has_its_series_though_its_name_was_removed(
         assert samples[of_tiny("model_bytes")] > 0
 
 
-async def test_openmetrics_says_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_openmetrics_has_the_samples_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its parser is stricter: units, suffixes, no series twice."""
     async with open_fake_server(tmp_path, ["tiny"], monkeypatch) as server:
         await server.embed("a", model="tiny")

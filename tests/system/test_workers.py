@@ -377,7 +377,7 @@ async def test_a_load_that_is_cancelled_leaves_no_process(yard: Yard) -> None:
     assert not is_running(yard.workers[0].pid)
 
 
-async def test_a_worker_says_its_last_line_without_folders(yard: Yard) -> None:
+async def test_the_error_of_a_dead_worker_names_no_folders(yard: Yard) -> None:
     """An unexpected error in one of its threads ends it."""
     worker = await yard.start()
     with pytest.raises(WorkerDiedError) as caught:
@@ -416,7 +416,7 @@ async def test_a_program_that_does_not_exist_is_a_load_error(
 # The end
 
 
-async def test_closing_tells_the_requests_that_wait(yard: Yard) -> None:
+async def test_closing_fails_the_requests_that_wait(yard: Yard) -> None:
     model = await yard.serve()
     sequences = await model.tokenize([fake.SLOW] * 100)
     requests = [asyncio.create_task(model.embed([ids])) for ids in sequences]

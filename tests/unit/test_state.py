@@ -27,7 +27,9 @@ def test_what_was_written_is_read_by_kind_and_key(tmp_path: Path) -> None:
      '{"format": 2, "key": "another", "value": {}}', '{"format": 2, "key": "sha256:0 cores=2"}'],
     ids=["empty", "cut", "list", "null", "older", "newer", "collision", "no value"],
 )  # fmt: skip
-def test_a_damaged_or_foreign_file_is_as_if_it_were_not_there(tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_damaged_or_of_another_format_is_ignored(
+    tmp_path: Path, content: str
+) -> None:
     state = StateFolder(tmp_path)
     state.write("tuning", KEY, VALUE)
     [file] = (tmp_path / "tuning").glob("*.json")

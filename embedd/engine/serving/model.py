@@ -1,4 +1,4 @@
-"""A model that is ready to serve: its worker, its queue, its tokenizer."""
+"""A loaded model: its worker, its queue and its deduplication behind one interface."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,8 +18,8 @@ from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.metrics import ModelMetrics
 from embedd.types import EmbedResult, Pooling, ServedBy, TokenIds, TokenPiece
 
-# Texts travel to the tokenizer in frames of at most so many characters, so that a short
-# request does not wait until ten thousand texts of another are tokenized.
+# Limits of the texts in one message to the tokenizer, so that a short request does not wait until
+# ten thousand texts of another one are tokenized.
 CHUNK_CHARACTERS = 256 * 1024
 CHUNK_TEXTS = 256
 
@@ -27,7 +27,7 @@ _Answer = TypeVar("_Answer")
 
 
 class ServedModel:
-    """Tokenizes and embeds for any number of requests at a time. Made by `load`."""
+    """Tokenize and embed for any number of requests at a time; made by `load`."""
 
     def __init__(
         self, spec: ModelSpec, supervisor: Supervisor, queue: BatchQueue, dedup: Deduplicator
@@ -95,7 +95,7 @@ class ServedModel:
 
     @property
     def unhealthy_reason(self) -> str | None:
-        """Why this model can compute no more, or None."""
+        """Why this model can no longer compute, or None."""
         return self._supervisor.unhealthy_reason
 
     @property
@@ -105,7 +105,7 @@ class ServedModel:
 
     @property
     def waiting_tokens(self) -> int:
-        """Tokens that no batch has taken yet."""
+        """Tokens that wait for a batch."""
         return self._queue.waiting_tokens
 
     @property
@@ -115,18 +115,18 @@ class ServedModel:
 
     @property
     def cores(self) -> int:
-        """How many it may use now."""
+        """Cores that it may use now."""
         return self._supervisor.cores
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether it computes with what was measured on this machine."""
+        """Whether its settings were measured on this machine."""
         return self._supervisor.is_calibrated
 
     async def tokenize(
         self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
     ) -> list[TokenIds]:
-        """Ids of each text, never cut; see `Tokenizer.tokenize`.
+        """Return the ids of each text, not truncated; see `Tokenizer.tokenize`.
 
         Raises:
             EngineError: The worker died on it twice.
@@ -137,7 +137,7 @@ class ServedModel:
         return ids
 
     async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
-        """The text of each sequence; see `Tokenizer.detokenize`.
+        """Return the text of each sequence; see `Tokenizer.detokenize`.
 
         Raises:
             EngineError: An id is outside the vocabulary, or the worker died on it twice.
@@ -145,7 +145,7 @@ class ServedModel:
         return await self._ask(lambda worker: worker.detokenize(sequences, special=special))
 
     async def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
-        """What each token stands for.
+        """Return what each token stands for.
 
         Raises:
             EngineError: An id is outside the vocabulary, or the worker died on it twice.
@@ -159,7 +159,7 @@ class ServedModel:
         *,
         store: bool = True,
     ) -> EmbedResult:
-        """Vectors of *sequences*; see `BatchQueue.embed`.
+        """Return the vectors of *sequences*; see `BatchQueue.embed`.
 
         Args:
             store: Whether vectors may come from and go to the cache.
@@ -170,7 +170,7 @@ class ServedModel:
         return replace(result, served_by=served_by)
 
     async def close(self) -> None:
-        """End the worker; what waits fails."""
+        """End the worker; requests that wait fail with `ShuttingDownError`."""
         await self._queue.close()
         await self._supervisor.close()
 
@@ -201,7 +201,7 @@ class ServedModel:
         try:
             return await ask(worker)
         except WorkerDiedError:
-            # It may have died of a batch that computed beside: once more on the next.
+            # It may have died of a batch computed at the same time: once more on the next one.
             await self._supervisor.revive(worker)
             return await ask(self._supervisor.worker)
 

@@ -78,7 +78,7 @@ async def test_a_model_that_is_unloaded_because_memory_ran_out_is_evicted() -> N
     assert moved({}, read(desk.metrics)) == unloads(evicted=1), "it was loaded after all"
 
 
-async def test_a_broken_model_is_unloaded_as_one_whatever_ends_it() -> None:
+async def test_an_unhealthy_model_is_unloaded_as_broken_whatever_ends_it() -> None:
     desk = Desk()
     await desk.keep(A)
     desk.loader.models[0].unhealthy_reason = "died too often"
@@ -125,7 +125,7 @@ async def test_a_request_too_many_for_a_load_is_an_overload() -> None:
     assert moved({}, read(desk.metrics)) == {name: 2}
 
 
-async def test_who_waits_for_a_load_is_seen() -> None:
+async def test_requests_that_wait_for_a_load_are_counted_by_model() -> None:
     desk = Desk(max_models=1)
     assert desk.scheduler.load_waiters == {}
     await desk.serve(A, math.inf)
@@ -147,7 +147,7 @@ async def test_a_client_that_leaves_is_counted_wherever_it_waits() -> None:
     assert moved({}, read(desk.metrics)) == {name: 2}
 
 
-async def test_the_end_of_the_server_is_no_failure() -> None:
+async def test_closing_the_server_counts_as_no_failure() -> None:
     desk = Desk(max_models=1)
     await desk.ask(A)
     await desk.ask(B)

@@ -75,7 +75,7 @@ async def test_a_lease_ends_with_the_error_of_its_block() -> None:
 # Failures
 
 
-async def test_a_failed_load_reaches_all_who_wait_and_leaves_nothing() -> None:
+async def test_a_failed_load_reaches_all_waiting_requests_and_leaves_nothing() -> None:
     desk = Desk()
     clients = [await desk.ask(A) for _ in range(5)]
     error = ModelLoadError("bad file")
@@ -143,7 +143,7 @@ async def test_out_of_memory_with_nothing_to_unload_is_an_error() -> None:
     assert desk.loader.started == ["a"]
 
 
-async def test_a_broken_model_is_replaced_at_the_next_lease() -> None:
+async def test_an_unhealthy_model_is_replaced_at_the_next_lease() -> None:
     desk = Desk()
     await desk.keep(A)
     desk.loader.models[0].unhealthy_reason = "died too often"
@@ -152,7 +152,7 @@ async def test_a_broken_model_is_replaced_at_the_next_lease() -> None:
     assert desk.loader.models[0].closed
 
 
-async def test_a_broken_model_is_replaced_when_its_requests_have_ended() -> None:
+async def test_an_unhealthy_model_is_replaced_when_its_requests_have_ended() -> None:
     desk = Desk()
     old = await desk.serve(A)
     fake(old).unhealthy_reason = "died too often"

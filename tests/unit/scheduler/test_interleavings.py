@@ -1,4 +1,4 @@
-"""The scheduler under any order of events: what must hold always, and at the end."""
+"""The scheduler under any order of events: what holds always, and at the end."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -108,7 +108,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @invariant()
     def no_request_waits_for_nothing(self) -> None:
-        """Whoever waits has a load under way, or a model that is used or about to go."""
+        """While requests wait, a model loads, or a model in memory is used or being unloaded."""
         if any(client.model is None for client in self.open_clients):
             in_use = any(client.model is not None for client in self.open_clients)
             leaving = any(one.expires_in < 0 for one in self.desk.scheduler.statuses())

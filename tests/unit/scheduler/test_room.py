@@ -200,7 +200,7 @@ async def test_a_load_whose_clients_left_serves_the_next_one_at_once() -> None:
     assert desk.loader.started == ["a"]
 
 
-async def test_room_is_what_no_model_has_nor_is_about_to_have() -> None:
+async def test_room_is_what_no_loaded_or_loading_model_takes() -> None:
     desk = Desk(memory=100)
     assert desk.scheduler.room == 100
     await desk.keep(A)

@@ -82,7 +82,7 @@ def test_every_sequence_is_taken_once_and_in_order(
 
 @settings(max_examples=40)
 @given(requests=REQUESTS, gone=st.data(), max_tokens=TOKENS, max_sequences=SEQUENCES)
-def test_what_leaves_is_forgotten_and_nothing_else(
+def test_a_request_that_leaves_is_forgotten_and_no_other(
     requests: list[Request], gone: st.DataObject, max_tokens: int, max_sequences: int
 ) -> None:
     lanes = fill(*requests)
@@ -176,10 +176,10 @@ def test_a_padded_batch_keeps_its_limits_padding_included(
 
 @settings(max_examples=60)
 @given(requests=REQUESTS, max_tokens=TOKENS, max_sequences=SEQUENCES, packed=st.data())
-def test_every_sequence_is_taken_once_also_when_the_law_changes(
+def test_every_sequence_is_taken_once_also_when_padding_begins_or_ends(
     requests: list[Request], max_tokens: int, max_sequences: int, packed: st.DataObject
 ) -> None:
-    """A worker that dies may be replaced by one that pads no longer."""
+    """A worker that dies may be replaced by one whose engine does not pad."""
     lanes = fill(*requests)
     taken: list[tuple[Request, int]] = []
     while lanes:
@@ -203,7 +203,7 @@ def test_sixty_four_passages_of_mixed_lengths_waste_little_on_padding() -> None:
     assert len(batches) <= 16
 
 
-def test_a_turn_comes_whatever_else_fits_together() -> None:
+def test_every_request_has_its_turn_whatever_fits_together() -> None:
     """A short text among long ones that fill every batch between them."""
     short = make("short", [8])
     lanes = fill(make("a", [200] * 40), short, make("b", [200] * 40))

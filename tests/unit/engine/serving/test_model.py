@@ -22,7 +22,7 @@ async def load(workers: FakeWorkers) -> ServedModel:
     )
 
 
-async def test_it_shows_its_workers_facts() -> None:
+async def test_it_has_the_info_and_the_process_id_of_its_worker() -> None:
     workers = FakeWorkers()
     model = await load(workers)
     assert (model.info, model.pid, model.unhealthy_reason) == (INFO, 1, None)
@@ -60,7 +60,7 @@ async def test_no_texts_need_no_worker() -> None:
     assert workers.tokenized == []
 
 
-async def test_a_worker_that_died_of_something_else_costs_a_tokenization_nothing() -> None:
+async def test_tokenizing_goes_on_after_a_worker_died_of_something_else() -> None:
     workers = FakeWorkers()
     model = await load(workers)
     workers.current.die()

@@ -159,7 +159,7 @@ async def test_small_requests_need_no_place_of_their_own() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_one_batch_computes_and_one_lies_ready() -> None:
+async def test_one_batch_is_computed_and_the_next_is_ready_in_the_worker() -> None:
     workers = FakeWorkers(automatic=False)
     queue = await open_queue(workers)
     task = await ask(queue, *[to_ids(*range(1, MAX_BATCH_TOKENS + 1))] * 5)
@@ -475,7 +475,7 @@ async def test_closing_an_idle_queue_is_fine_and_later_requests_fail() -> None:
         await queue.embed([to_ids(1)], None)
 
 
-async def test_what_comes_after_the_end_is_refused() -> None:
+async def test_requests_after_the_end_are_refused() -> None:
     queue = await open_queue(FakeWorkers())
     await queue.close()
     with pytest.raises(ShuttingDownError):
