@@ -7,8 +7,8 @@ Three places choose what is computed together. Each knows something that the oth
   replica will compute a batch, when, or beside which other batch.
 - *Dispatch* (`embedd.engine.worker.dispatch`, in the worker) knows which replicas are idle
   now. It joins batches that wait in the worker into one computation and chooses how many
-  cores that gets. It knows no requests, does not split a batch, and lets only urgent batches
-  pass others.
+  cores that gets. It does not know requests and never splits a batch; only urgent batches pass
+  others.
 - *Grouping by length* (`embedd.engine.padding.group_alike`, in an engine that pads) sees one
   computation. It splits that into runs of similar length, so that little is padding. It never
   adds a sequence and returns the vectors in the order that it was given.
