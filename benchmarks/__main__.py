@@ -1,6 +1,6 @@
 """``python -m benchmarks``: all contenders, all workloads, in one interleaved run.
 
-Ratios within a run count, figures do not: machines are noisy.
+Compare ratios within a run, not figures of different runs: machines are noisy.
 """
 
 import argparse
@@ -25,7 +25,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
-    """Run what the arguments ask for."""
+    """Parse the arguments and run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--model", default="all-minilm:q8_0", help="model of the catalogue")
     parser.add_argument("--rounds", type=int, default=5)
@@ -79,7 +79,7 @@ async def run(options: argparse.Namespace) -> None:
 def choose_contenders(
     options: argparse.Namespace, job: Job
 ) -> list[AbstractAsyncContextManager[Contender]]:
-    """Those that are installed; the first is the one that ratios are to."""
+    """Return the contenders that are installed; the first is the baseline of all ratios."""
     libraries = [open_in_process(name, job) for name in find_installed(LIBRARIES)]
     if options.in_process:
         return [*(open_in_process(name, job) for name in find_installed(ENGINES)), *libraries]
@@ -96,14 +96,14 @@ def choose_contenders(
 
 
 def prepare(name: str) -> Path:
-    """The GGUF of *name*, pulled into the store if need be."""
+    """Pull *name* into the store if it is not there, and return its GGUF."""
     settings = read_settings()
     open_library(settings).pull(name)
     return Resolver(open_store(settings)).resolve(name).spec.path
 
 
 def count_tokens(workloads: list[Workload], gguf: Path) -> dict[str, int]:
-    """Tokens of every workload, special tokens included, by llama.cpp's tokenizer."""
+    """Return the tokens of every workload, special tokens included, by llama.cpp's tokenizer."""
     from llama_cpp import Llama
 
     model = Llama(str(gguf), vocab_only=True, verbose=False)

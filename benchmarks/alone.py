@@ -1,4 +1,4 @@
-"""embedd's engine in this process: replicas in threads of their own, nothing between."""
+"""embedd's engine in this process, without server and socket: a thread for each replica."""
 
 import json
 import os
@@ -15,26 +15,27 @@ import numpy as np
 import numpy.typing as npt
 
 from embedd.config import read_settings
-from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
+from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO, Backend, choose_openvino
 from embedd.engine.ipc.messages import Load
 from embedd.engine.protocol import Engine
 from embedd.engine.serving.lanes import Lanes, Waiting
 from embedd.engine.settings import Tuning
 from embedd.engine.spec import ModelSpec
 from embedd.engine.worker.load import open_engine
+from embedd.machine import read_cpu_features
 from embedd.resolve import Resolver
 from embedd.runtime import open_store
 from embedd.types import TokenIds
 
 
 class EngineAlone:
-    """*model* of the store, loaded as a worker would load it.
+    """*model* of the store, loaded as a worker loads it.
 
-    Replicas share the cores; where one batch is all there is, it gets all of them.
+    Replicas share the cores; a lone batch gets all of them.
     """
 
     def __init__(self, model: str, engine: str, tuning: Tuning, cores: int) -> None:
-        backends = [OPENVINO_F32] if engine == "openvino" else LLAMA_BACKENDS
+        backends = list_backends(engine)
         backend = next(one for one in backends if tuning.backend in {None, one.name})
         self._threads = [ThreadPoolExecutor(1) for _ in range(tuning.replicas)]
         spec = find_spec(model)
@@ -44,7 +45,7 @@ class EngineAlone:
         self._cores = cores
 
     def encode(self, sequences: Sequence[TokenIds]) -> npt.NDArray[np.float32]:
-        """Vectors, as the engine gives them, from the batches that the server would make."""
+        """Return raw vectors, computed in the batches that the server would choose."""
         batches = self._make_batches(sequences)
         vectors = np.empty((len(sequences), self.engines[0].info.width), np.float32)
         busy = min(len(batches), len(self.engines))
@@ -68,7 +69,7 @@ class EngineAlone:
         return vectors
 
     def close(self) -> None:
-        """Give everything back, replicas first."""
+        """Close all engines, replicas first."""
         for thread, engine in reversed([*zip(self._threads, self.engines, strict=True)]):
             thread.submit(engine.close).result()
             thread.shutdown()
@@ -88,13 +89,20 @@ class EngineAlone:
         return batches
 
 
+def list_backends(engine: str) -> Sequence[Backend]:
+    """Return the backends of *engine* that embedd uses here, in order of preference."""
+    if engine == OPENVINO:
+        return [choose_openvino(read_settings().precision, read_cpu_features())]
+    return LLAMA_BACKENDS
+
+
 def find_spec(model: str) -> ModelSpec:
-    """What the store knows of *model*."""
+    """Return what to load for *model* of the store."""
     return Resolver(open_store(read_settings())).resolve(model).spec
 
 
 def calibrate(model: str, engine: str) -> Tuning:
-    """What ``embedd tune`` finds for *model* on *engine*, here and now."""
+    """Run ``embedd tune`` for *model* on *engine* and return its choice."""
     with tempfile.TemporaryDirectory() as state:
         environment = {**os.environ, "EMBEDD_STATE": state, "EMBEDD_ENGINE": engine}
         command = [sys.executable, "-m", "embedd", "tune", model]
@@ -103,7 +111,7 @@ def calibrate(model: str, engine: str) -> Tuning:
 
 
 def read_chosen(state: Path) -> Tuning:
-    """What ``embedd tune`` has kept in *state*."""
+    """Return the choice that ``embedd tune`` has kept in *state*."""
     [file] = (state / "calibration").iterdir()
     best = json.loads(file.read_text())["value"]["best"]
     return Tuning(

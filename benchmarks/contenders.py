@@ -1,4 +1,4 @@
-"""Those who are measured: each embeds a request's texts in processes of its own."""
+"""Contenders of the benchmark: servers and libraries, each in processes of its own."""
 
 import asyncio
 import contextlib
@@ -19,6 +19,7 @@ import numpy as np
 import orjson
 import psutil
 
+from benchmarks.alone import list_backends
 from benchmarks.libraries import HEADER, NUM_CTX, Job, Matrix
 
 START = 60.0  # seconds
@@ -28,7 +29,7 @@ Embed = Callable[[Sequence[str]], Awaitable[bytes | Matrix]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """``embed`` answers as fast as it can; ``parse`` reads an answer, outside the clock."""
+    """``embed`` is timed and returns a raw answer; ``parse`` reads it, outside the clock."""
 
     name: str
     embed: Embed
@@ -37,7 +38,7 @@ class Contender:
     url: str = ""
 
     def peak_bytes(self) -> int:
-        """Resident bytes now, children included."""
+        """Return the resident bytes now, children included."""
         process = psutil.Process(self.pid)
         family = [process, *process.children(recursive=True)]
         return sum(one.memory_info().rss for one in family)
@@ -47,11 +48,11 @@ class Contender:
 async def open_embedd(
     gguf: Path, cores: int, engine: str, *, state: Path | None = None, cache: int = 0
 ) -> AsyncIterator[Contender]:
-    """``embedd serve`` on a store of its own, calibrated for *engine*.
+    """Run ``embedd serve`` on a store of its own, calibrated for *engine*.
 
     Args:
-        state: Folder for what it learns; None is one that goes with it.
-        cache: Bytes of vectors that it keeps.
+        state: Folder for measurements; None is a temporary one.
+        cache: Bytes of vectors that it caches.
     """
     with tempfile.TemporaryDirectory() as folder:
         port = _free_port()
@@ -79,14 +80,15 @@ async def open_embedd(
                 body = {"model": "bench", "input": texts, "options": {"num_ctx": NUM_CTX}}
                 return await _post(session, f"{url}/api/embed", body)
 
+            backend = list_backends(engine)[0].name
             yield Contender(
-                name=f"embedd, {engine}", embed=embed, parse=_parse_ollama, pid=pid, url=url
+                name=f"embedd, {backend}", embed=embed, parse=_parse_ollama, pid=pid, url=url
             )
 
 
 @asynccontextmanager
 async def open_llama_server(binary: Path, gguf: Path, cores: int) -> AsyncIterator[Contender]:
-    """llama.cpp's own server with the settings that serve embeddings best."""
+    """Run llama.cpp's own server with the settings that are best for embeddings."""
     port = _free_port()
     command = [str(binary), "-m", str(gguf), "--embeddings", "--port", str(port)]
     command += ["-np", "8", "-ub", str(NUM_CTX), "-b", str(NUM_CTX * 8), "-c", str(NUM_CTX * 8)]
@@ -102,7 +104,7 @@ async def open_llama_server(binary: Path, gguf: Path, cores: int) -> AsyncIterat
 
 @asynccontextmanager
 async def open_in_process(name: str, job: Job) -> AsyncIterator[Contender]:
-    """A library that its caller's process runs: one request after the other, over a pipe."""
+    """Run a library in a process of its own: one request after the other, over a pipe."""
     arguments = [job.model, job.gguf, str(job.cores), str(job.folder)]
     process = await asyncio.create_subprocess_exec(
         *[sys.executable, "-m", "benchmarks.libraries", name, *arguments],
@@ -156,7 +158,7 @@ async def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
 
 def _session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
-        # Servers close what was idle for some seconds while others had their turn.
+        # Servers close connections that were idle while other contenders were measured.
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=1),
         timeout=aiohttp.ClientTimeout(total=600),
     )

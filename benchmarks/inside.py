@@ -1,8 +1,8 @@
-"""``python -m benchmarks.inside``: what the server adds, what a large request costs others.
+"""``python -m benchmarks.inside``: the server's overhead, and the latency beside a large request.
 
-Each question is answered within one run: how much of the engine's own throughput is left
-over HTTP; how long a short query takes while 20,000 texts are computed; what the cache gives;
-how near the calibrated setting is to the best that trying all of them finds.
+One run answers four questions: how much of the engine's own throughput is left over HTTP; how
+long a short query takes while 20,000 texts are computed; what the cache gains; how near the
+calibrated setting is to the best of all settings.
 """
 
 import argparse
@@ -22,32 +22,31 @@ import numpy as np
 import psutil
 
 from benchmarks.__main__ import RESULTS, prepare
-from benchmarks.alone import EngineAlone, find_spec, read_chosen
+from benchmarks.alone import EngineAlone, find_spec, list_backends, read_chosen
 from benchmarks.contenders import Contender, open_embedd
 from benchmarks.report import MIB, describe_machine
 from benchmarks.texts import make_ingest, make_workloads
 from embedd.config import read_settings
-from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
 from embedd.engine.settings import Tuning
 from embedd.engine.tuning.calibrate import choose_replicas, choose_sizes
 from embedd.types import TokenIds
 
 ROUNDS = 3
-TURNS = 5  # of each setting, of which the best counts: other programs only ever make one slower
+TURNS = 5  # of each setting, of which the best counts: other programs only make one slower
 IDLE_QUERIES = 100
 CACHE = 64 * MIB
 PAUSE = 0.05  # seconds between the queries of a user
 
 
 def time_alone(alone: EngineAlone, sequences: Sequence[TokenIds]) -> float:
-    """Seconds to encode *sequences*."""
+    """Return the seconds to encode *sequences*."""
     start = time.perf_counter()
     alone.encode(sequences)
     return time.perf_counter() - start
 
 
 async def measure_overhead(embedd: Contender, alone: EngineAlone, scale: float) -> str:
-    """Throughput over HTTP as a share of the engine's own, on 64 passages × 4."""
+    """Compare throughput over HTTP with the engine's own, on 64 passages × 4."""
     workload = make_workloads(scale=scale)[2]
     texts = [text for request in workload.requests for text in request]
     sequences = alone.engines[0].tokenizer.tokenize(texts)
@@ -63,7 +62,7 @@ async def measure_overhead(embedd: Contender, alone: EngineAlone, scale: float) 
 
 
 async def send_all(embedd: Contender, requests: Sequence[Sequence[str]], clients: int) -> float:
-    """Seconds for all *requests*."""
+    """Return the seconds for all *requests*."""
     waiting = deque(requests)
 
     async def client() -> None:
@@ -76,7 +75,7 @@ async def send_all(embedd: Contender, requests: Sequence[Sequence[str]], clients
 
 
 async def measure_latency(embedd: Contender, count: int) -> str:
-    """A short query beside *count* texts in one request, and memory at its highest."""
+    """Measure short queries beside *count* texts in one request, and the peak of memory."""
     idle = [await ask(embedd, number) for number in range(IDLE_QUERIES)]
     before = await read_batches(embedd)
     large = asyncio.ensure_future(embedd.embed(make_ingest(texts=count).requests[0]))
@@ -105,14 +104,14 @@ async def measure_latency(embedd: Contender, count: int) -> str:
 
 
 async def ask(embedd: Contender, number: int) -> float:
-    """Seconds for one short text."""
+    """Return the seconds for one short text."""
     start = time.perf_counter()
     await embedd.embed([f"How far is it to station number {number}?"])
     return time.perf_counter() - start
 
 
 async def read_batches(embedd: Contender) -> list[float]:
-    """Batches that the engine has computed until now, and their seconds."""
+    """Return the number of batches that the engine has computed so far, and their seconds."""
     names = ("batch_seconds_count", "batch_seconds_sum")
     async with aiohttp.ClientSession() as session, session.get(f"{embedd.url}/metrics") as reply:
         lines = (await reply.text()).splitlines()
@@ -123,7 +122,7 @@ async def read_batches(embedd: Contender) -> list[float]:
 
 
 async def measure_cache(embedd: Contender) -> str:
-    """The same 1,000 texts, computed once and then known."""
+    """Measure the same 1,000 texts, computed once and then cached."""
     texts = make_ingest(texts=1000).requests[0]
     seconds = []
     for _ in range(1 + ROUNDS):
@@ -138,13 +137,12 @@ async def measure_cache(embedd: Contender) -> str:
 
 
 def compare_settings(model: str, engine: str, chosen: Tuning, cores: int) -> str:
-    """The calibrated setting beside every other, in texts/s on passages."""
+    """Compare the calibrated setting with every other, in texts/s on passages."""
     spec = find_spec(model)
-    backend = OPENVINO_F32 if engine == "openvino" else LLAMA_BACKENDS[0]
     settings = [
         Tuning(replicas=replicas, batch_tokens=size, backend=chosen.backend)
         for replicas in choose_replicas(cores)
-        for size in choose_sizes(spec, backend)
+        for size in choose_sizes(spec, list_backends(engine)[0])
     ]
     texts = [text for request in make_workloads(scale=0.2)[2].requests for text in request]
     rates: dict[tuple[int, int | None], float] = {}
@@ -167,7 +165,7 @@ def compare_settings(model: str, engine: str, chosen: Tuning, cores: int) -> str
 
 
 async def run(options: argparse.Namespace) -> list[str]:
-    """All of it, for one engine."""
+    """Return a line for each question, for one engine."""
     cores = read_settings().threads
     gguf = await asyncio.to_thread(prepare, options.model)
     async with AsyncExitStack() as stack:
@@ -190,7 +188,7 @@ async def run(options: argparse.Namespace) -> list[str]:
 
 
 def main() -> None:
-    """Run what the arguments ask for."""
+    """Measure, print, and save if asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.inside", description=__doc__)
     parser.add_argument("--model", default="all-minilm:q8_0", help="model of the catalogue")
     parser.add_argument("--engine", default="llama", choices=["llama", "openvino"])
@@ -200,7 +198,8 @@ def main() -> None:
     options = parser.parse_args()
     lines = asyncio.run(run(options))
     command = "python -m benchmarks.inside " + " ".join(sys.argv[1:])
-    head = f"{describe_machine(read_settings().threads)}, {options.engine}. Made by `{command}`."
+    backend = list_backends(options.engine)[0].name
+    head = f"{describe_machine(read_settings().threads)}, {backend}. Made by `{command}`."
     text = "\n".join([head, "", *(f"- {line}" for line in lines)]) + "\n"
     print(text)
     if options.save:

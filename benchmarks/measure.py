@@ -1,4 +1,4 @@
-"""One measurement: a workload sent to a contender, and the interleaved run of all."""
+"""Measurement of contenders on workloads, interleaved."""
 
 import asyncio
 import statistics
@@ -15,7 +15,7 @@ from benchmarks.texts import Workload
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One round: seconds in all, seconds of each request, bytes resident at the end."""
+    """One round: total seconds, seconds of each request, resident bytes at the end."""
 
     seconds: float
     latencies: Sequence[float]
@@ -26,7 +26,7 @@ class Sample:
 class Result:
     """Medians over the rounds of one contender on one workload; latencies in seconds.
 
-    ``cosine`` is the least cosine to the reference over the first requests.
+    ``cosine`` is the smallest cosine to the reference over the first request.
     """
 
     workload: str
@@ -47,7 +47,7 @@ async def measure(
     tokens: dict[str, int],
     reference: Contender,
 ) -> list[Result]:
-    """Every contender on every workload, *rounds* times, taking turns within a round."""
+    """Measure every contender on every workload, *rounds* times, taking turns in a round."""
     results = []
     for workload in workloads:
         samples: dict[str, list[Sample]] = {one.name: [] for one in contenders}
@@ -66,7 +66,7 @@ async def measure(
 
 
 async def least_cosine(contender: Contender, reference: Contender, workload: Workload) -> float:
-    """The worst agreement with *reference* on the workload's first request."""
+    """Return the smallest cosine to *reference* on the workload's first request."""
     texts = workload.requests[0][:64]
     ours = contender.parse(await contender.embed(texts))
     theirs = reference.parse(await reference.embed(texts))

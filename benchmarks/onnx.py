@@ -19,14 +19,14 @@ class MeanPooled(torch.nn.Module):  # type: ignore[misc]  # torch has no types h
         self.bert = bert
 
     def forward(self, input_ids: Any, attention_mask: Any) -> Any:
-        """Both are ``[batch, tokens]``."""
+        """Pool; both arguments are ``[batch, tokens]``."""
         hidden = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         kept = attention_mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * kept).sum(1) / kept.sum(1)
 
 
 def main() -> None:
-    """Export, then quantise weights and, while it computes, activations."""
+    """Export; then quantise the weights, and activations at run time."""
     folder = Path(sys.argv[1])
     source = find_checkpoint()
     model = MeanPooled(AutoModel.from_pretrained(source)).eval()
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def has_vnni() -> bool:
-    """Whether this CPU adds products of bytes up in 32 bits."""
+    """Return whether this CPU sums products of bytes in 32 bits."""
     facts = Path("/proc/cpuinfo")
     return "vnni" in facts.read_text() if facts.exists() else True
 

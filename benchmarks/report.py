@@ -1,4 +1,4 @@
-"""The results as a Markdown table and a plot."""
+"""Results as a Markdown table and a plot."""
 
 import platform
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ MIB = 1 << 20
 
 
 def to_markdown(results: Sequence[Result], *, baseline: str, command: str, cores: int) -> str:
-    """A table with a row for each workload and contender; ratios are to *baseline*."""
+    """Return a table with a row for each workload and contender; ratios are to *baseline*."""
     base = {one.workload: one for one in results if one.contender == baseline}
     columns = f"texts/s | × {baseline} | tokens/s | p50 ms | p99 ms | resident MiB | cosine to f32"
     lines = [
@@ -32,14 +32,14 @@ def to_markdown(results: Sequence[Result], *, baseline: str, command: str, cores
 
 
 def draw(results: Sequence[Result], path: Path, *, baseline: str) -> None:
-    """Bars of texts/s as multiples of *baseline*, a group for each workload, into an SVG."""
+    """Write an SVG with bars of texts/s as multiples of *baseline*, grouped by workload."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     base = {one.workload: one.texts_per_second for one in results if one.contender == baseline}
     contenders = list(dict.fromkeys(one.contender for one in results))
     group = len(contenders) + 1
-    # Nothing of the day or the machine is in the file.
+    # Neither date nor random ids: equal results give equal files.
     with rc_context({"svg.hashsalt": "embedd", "svg.fonttype": "none"}):
         figure = Figure(figsize=(8, 0.19 * group * len(base) + 1), layout="constrained")
         axes = figure.subplots()
@@ -60,7 +60,7 @@ def draw(results: Sequence[Result], path: Path, *, baseline: str) -> None:
 
 
 def describe_machine(cores: int) -> str:
-    """Processor, cores, versions."""
+    """Return processor, cores and versions as one line."""
     packages = [
         f"{name} {version(name)}"
         for name in ("llama-cpp-python", "openvino")

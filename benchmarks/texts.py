@@ -18,7 +18,7 @@ WORDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Requests that *clients* clients send one after the other, each its own share."""
+    """Requests that *clients* clients share and send, each one after the other."""
 
     name: str
     requests: Sequence[Sequence[str]]
@@ -31,7 +31,7 @@ class Workload:
 
 
 def make_workloads(seed: int = 7, scale: float = 1.0) -> list[Workload]:
-    """The workloads of the results table; *scale* shortens them for a quick look."""
+    """Return the workloads of the results table; *scale* below 1 shortens them."""
     pick = random.Random(seed)
 
     def text(words: int) -> str:
@@ -53,7 +53,7 @@ def make_workloads(seed: int = 7, scale: float = 1.0) -> list[Workload]:
 
 
 def make_ingest(seed: int = 11, texts: int = 20_000) -> Workload:
-    """One request with very many short passages."""
+    """Return one request with *texts* short passages."""
     pick = random.Random(seed)
     passages = [
         " ".join(pick.choices(WORDS, k=pick.randint(8, 24))).capitalize() for _ in range(texts)
