@@ -333,7 +333,7 @@ _WORKER_NAMES = frozenset(
     {
         "PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "LLAMA_CPP_LIB_PATH",
         "CUDA_VISIBLE_DEVICES",
-        "CUDA_DEVICE_ORDER",  # says which device a number above means
+        "CUDA_DEVICE_ORDER",  # decides which device a number above means
     }
 )  # fmt: skip
 _WORKER_PREFIXES = ("LC_", "DYLD_", "PYTHON", "COVERAGE_", "COV_")

@@ -111,7 +111,9 @@ async def test_the_seeds_question_gives_the_seeds_numbers(tag: str, server: Serv
     assert np.abs(head[:7] - TEST_HEAD).max() <= most
 
 
-async def test_two_texts_give_two_vectors_in_order_and_case_is_no_matter(server: Server) -> None:
+async def test_two_texts_give_two_vectors_in_order_whatever_their_letter_case(
+    server: Server,
+) -> None:
     texts = ["why is the sky blue?", "why is the grass green?"]
     reply = await server.embed(texts)
     rows = np.array(reply["embeddings"])
@@ -128,7 +130,7 @@ async def test_the_old_route_gives_the_same_vector(server: Server) -> None:
     assert cosine(np.array(reply["embedding"]), (await server.vectors(SKY))[0]) > 1 - 1e-6
 
 
-async def test_cutting_works_on_tokens(server: Server) -> None:
+async def test_truncation_counts_tokens(server: Server) -> None:
     reply = await server.embed(SKY, options={"num_ctx": 3})
     assert reply["truncated"] == [{"index": 0, "tokens": 8, "kept": 3}]
     assert reply["prompt_eval_count"] == 3
@@ -148,7 +150,7 @@ NO_ROOM = "input after truncation exceeds maximum context length"
         ({"options": {"num_ctx": 0}}, NO_ROOM),
     ],
 )
-async def test_what_cannot_be_cut_is_refused(
+async def test_an_input_that_may_or_can_not_be_truncated_is_refused(
     fields: dict[str, object], error: str, server: Server
 ) -> None:
     status, reply = await server.send("/api/embed", {"model": "all-minilm", "input": SKY, **fields})
@@ -207,7 +209,7 @@ STRANGE = [
 
 
 @pytest.mark.parametrize("text", STRANGE, ids=lambda text: ascii(text[:8]))
-async def test_no_text_is_too_strange(text: str, server: Server) -> None:
+async def test_every_unicode_text_gets_a_vector(text: str, server: Server) -> None:
     rows = await server.vectors([text, "why"])
     assert np.linalg.norm(rows, axis=1) == pytest.approx([1, 1], abs=1e-5)
     same = 1 - (await server.tolerance()).batched
@@ -285,7 +287,9 @@ async def test_many_inputs_are_one_request(server: Server) -> None:
     "triple",
     [("cat", "kitten", "dog"), ("king", "queen", "baron"), ("paris", "london", "vancouver")],
 )
-async def test_what_means_the_like_lies_close(triple: Sequence[str], server: Server) -> None:
+async def test_texts_with_similar_meaning_have_close_vectors(
+    triple: Sequence[str], server: Server
+) -> None:
     a, b, c = await server.vectors(list(triple))
     assert cosine(a, b) > cosine(a, c)
     assert np.linalg.norm(a - b) < np.linalg.norm(a - c)
@@ -316,7 +320,7 @@ async def test_the_official_client_works(server: Server) -> None:
         assert "all-minilm:f32" not in {model.model for model in (await client.ps()).models}
 
 
-async def test_an_idle_model_goes_with_its_process(settings: Settings) -> None:
+async def test_the_worker_of_an_idle_model_ends(settings: Settings) -> None:
     before = {one.pid for one in workers()}
     async with open_server(settings) as server:
         await server.embed("x", keep_alive="2s")

@@ -23,7 +23,7 @@ async def computed_tokens(server: Server) -> float:
     )
 
 
-async def test_the_second_time_costs_no_engine_tokens_and_gives_equal_bytes(
+async def test_texts_that_were_embedded_before_cost_no_engine_tokens_and_give_equal_bytes(
     default_store: Path,
 ) -> None:
     environment = {

@@ -73,14 +73,14 @@ async def test_ids_and_texts_may_be_mixed(server: Server) -> None:
     assert np.shape(both[0]["embedding"]) == (1, 384)
 
 
-async def test_a_text_that_is_too_large_is_never_cut(server: Server) -> None:
+async def test_llama_cpps_route_refuses_a_text_that_is_too_long(server: Server) -> None:
     body = {"model": MODEL, "content": "This is a test " * 512}
     status, reply = await server.send("/embedding", body)
     assert (status, reply["error"]["type"]) == (400, "exceed_context_size_error")
     assert "too large" in reply["error"]["message"]
 
 
-async def test_places_of_tokens_are_bytes(server: Server) -> None:
+async def test_tokens_have_their_offsets_in_bytes(server: Server) -> None:
     [tokens] = await ask(server, "/tokenize", inputs="Zürich 日本")
     spans = [(one["text"], one["start"], one["stop"]) for one in tokens if not one["special"]]
     assert spans == [("Zürich", 0, 7), ("日", 8, 11), ("本", 11, 14)]

@@ -1,4 +1,4 @@
-"""A model that OpenVINO cannot compute is served by llama.cpp, and the log says why, once."""
+"""A model that OpenVINO cannot compute is served by llama.cpp, with one line in the log."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where the extra is not installed llama.cpp computes, nothing imports it, nobody misses it."""
+"""Without OpenVINO llama.cpp serves, nothing imports the package, and no warning appears."""
 
 import logging
 import sys
@@ -34,7 +34,7 @@ def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bo
 
 @pytest.fixture
 def settings(make_settings: MakeSettings, tmp_path: Path) -> Settings:
-    """Of a server with a model that says nothing of engines, and one that wants OpenVINO."""
+    """Of a server with one model that names no engine, and one that names OpenVINO."""
     settings = make_settings()
     library = open_library(settings)
     path = write_tiny_bert(tmp_path / "tiny.gguf")
@@ -51,7 +51,7 @@ async def read_engine(server: Server, model: str) -> tuple[int, str, str]:
         return response.status, response.headers.get("X-Embedd-Model", ""), error
 
 
-async def test_by_itself_llama_cpp_serves_without_a_word(
+async def test_llama_cpp_serves_and_logs_no_warning(
     settings: Settings, imported: Callable[[], bool], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert not has_openvino()
@@ -71,7 +71,7 @@ async def test_by_itself_llama_cpp_serves_without_a_word(
     assert not imported()
 
 
-async def test_a_server_that_is_to_use_it_says_what_to_install(
+async def test_a_server_set_to_openvino_answers_what_to_install(
     settings: Settings, imported: Callable[[], bool]
 ) -> None:
     async with open_server(replace(settings, engine=EngineChoice.OPENVINO)) as server:
@@ -81,7 +81,9 @@ async def test_a_server_that_is_to_use_it_says_what_to_install(
     assert not imported()
 
 
-async def test_a_model_that_wants_it_says_so_and_others_are_served(settings: Settings) -> None:
+async def test_a_model_set_to_openvino_answers_what_to_install_and_others_are_served(
+    settings: Settings,
+) -> None:
     async with open_server(settings) as server:
         status, _, error = await read_engine(server, "pinned")
         assert status == 500
@@ -91,7 +93,7 @@ async def test_a_model_that_wants_it_says_so_and_others_are_served(settings: Set
     assert "openvino" in shown["parameters"]
 
 
-async def test_calibration_measures_what_is_there(
+async def test_calibration_measures_the_installed_engines(
     settings: Settings, imported: Callable[[], bool], caplog: pytest.LogCaptureFixture
 ) -> None:
     found = await calibrate_model(settings, "plain", lambda _trial: None)

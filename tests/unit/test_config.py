@@ -72,7 +72,7 @@ def test_a_bad_port_becomes_the_default_port_of_its_scheme(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["ftp://x", "a b", "1:2:3", "x]", "[x", "[x y]:1", "unix:"])
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_an_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="cannot use the address"):
         parse_host(text)
 
@@ -98,7 +98,7 @@ def test_the_url_of_an_address_is_that_address(ip: object, port: int) -> None:
         ("https://localhost.example.com", False),
     ],
 )
-def test_local_is_what_only_this_machine_means(text: str, *, local: bool) -> None:
+def test_loopback_unspecified_and_unix_addresses_are_local(text: str, *, local: bool) -> None:
     assert parse_host(text).is_local is local
 
 
@@ -150,7 +150,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     )
 
 
-def test_settings_that_are_shown_keep_their_keys() -> None:
+def test_the_representation_of_settings_has_no_keys() -> None:
     settings = read({"EMBEDD_API_KEY": "secret", "EMBEDD_ADMIN_KEY": "secret"})
     assert "secret" not in repr(settings)
 
@@ -206,7 +206,7 @@ VALUES: list[tuple[str, str, object]] = [
 
 @pytest.mark.parametrize(("name", "text", "value"), VALUES)
 @pytest.mark.parametrize("around", ["{}", " {} ", '"{}"', " '{}' "])
-def test_a_value_is_read_without_blanks_and_quotes(
+def test_a_value_is_read_without_spaces_and_quotes_around_it(
     name: str, text: str, value: object, around: str
 ) -> None:
     settings = read({f"EMBEDD_{name}": around.format(text)})
@@ -252,7 +252,7 @@ def test_embedds_own_value_goes_before_ollamas() -> None:
         ("MEMORY", "9" * 30),
     ],
 )
-def test_what_cannot_be_read_is_the_default_with_a_warning(name: str, text: str) -> None:
+def test_an_invalid_value_gives_the_default_and_a_warning(name: str, text: str) -> None:
     warnings: list[str] = []
     settings = read_settings({f"EMBEDD_{name}": text}, warnings.append)
     assert getattr(settings, name.lower()) == getattr(read({}), name.lower())
@@ -328,7 +328,7 @@ def test_limits_are_the_smallest_of_cgroups_and_machine(
     assert limits.memory == (memory or MACHINE)
 
 
-def test_without_cgroups_the_limits_are_the_machines(tmp_path: Path) -> None:
+def test_without_cgroups_the_limits_are_those_of_the_machine(tmp_path: Path) -> None:
     limits = read_limits(tmp_path / "none", tmp_path / "none")
     assert 1 <= limits.cores <= (os.cpu_count() or 1)
     assert limits.memory == MACHINE
@@ -342,7 +342,7 @@ def test_without_an_affinity_mask_all_cores_count(
     assert read_limits(tmp_path, tmp_path / "none").cores == 5
 
 
-def test_a_worker_sees_only_what_it_needs() -> None:
+def test_a_workers_environment_has_only_what_it_needs() -> None:
     kept = {
         "PATH": "/bin",
         "HOME": "/h",
@@ -367,7 +367,7 @@ def test_a_worker_sees_only_what_it_needs() -> None:
     assert worker_environment(environ) == kept | fixed
 
 
-def test_a_choice_is_read_in_any_letter_case_and_nonsense_is_the_default() -> None:
+def test_a_choice_is_read_in_any_letter_case_and_other_words_give_the_default() -> None:
     warnings: list[str] = []
     assert read_settings({"EMBEDD_TOKEN_IDS": "Reject"}).token_ids is False
     assert read_settings({"EMBEDD_TOKEN_IDS": "mine"}, warnings.append).token_ids is True

@@ -81,7 +81,7 @@ Apache License
         ),
     ],
 )
-def test_what_breaks_the_grammar_is_named_with_its_line(text: str, message: str) -> None:
+def test_an_error_of_grammar_names_the_line(text: str, message: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         parse_modelfile(text)
     assert str(caught.value) == message
@@ -95,7 +95,7 @@ def test_lines_are_counted_over_quoted_values() -> None:
 @pytest.mark.parametrize(
     "instruction", ["TEMPLATE x", "SYSTEM x", "MESSAGE user x", "RENDERER x", "PARSER x"]
 )
-def test_what_is_for_language_models_is_read_and_warned_about(instruction: str) -> None:
+def test_instructions_for_language_models_give_a_warning(instruction: str) -> None:
     parsed = parse_modelfile(f"FROM m\n{instruction}\nREQUIRES 0.13\nPARAMETER mirostat 1")
     command = instruction.split(maxsplit=1)[0]
     assert parsed.parameters == {}
@@ -106,20 +106,20 @@ def test_what_is_for_language_models_is_read_and_warned_about(instruction: str) 
     )
 
 
-def test_the_template_that_show_prints_is_no_reason_to_warn() -> None:
+def test_the_template_that_show_prints_gives_no_warning() -> None:
     parsed = parse_modelfile("FROM m\nTEMPLATE {{ .Prompt }}\n")
     assert (parsed.template, parsed.warnings) == ("{{ .Prompt }}", ())
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
-def test_a_byte_order_mark_tells_the_encoding(encoding: str) -> None:
+def test_a_byte_order_mark_decides_the_encoding(encoding: str) -> None:
     text = "FROM m\nPARAMETER query_prefix für: \r\n"
     bom = "\ufeff" if encoding in {"utf-16-le", "utf-16-be"} else ""
     parsed = parse_modelfile(decode_modelfile((bom + text).encode(encoding)))
     assert parsed.parameters == {"query_prefix": "für:"}
 
 
-def test_what_is_no_text_is_refused() -> None:
+def test_bytes_that_are_not_text_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="the Modelfile is not UTF-8"):
         decode_modelfile(b"GGUF\x03\xff\xfe")
 
@@ -190,7 +190,7 @@ values = st.one_of(
 @given(
     texts, st.lists(values, max_size=3).map(dict), st.lists(texts, max_size=2), st.none() | texts
 )
-def test_reading_undoes_writing(
+def test_a_formatted_modelfile_parses_to_itself(
     source: str, parameters: dict[str, object], licenses: list[str], template: str | None
 ) -> None:
     given = Modelfile(

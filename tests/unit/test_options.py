@@ -54,7 +54,7 @@ def test_an_unknown_option_is_only_logged(caplog: pytest.LogCaptureFixture) -> N
     assert [record.option for record in caplog.records] == ["num_cxt"]  # type: ignore[attr-defined]  # set by extra
 
 
-def test_options_of_a_request_lie_over_those_of_the_model() -> None:
+def test_options_of_a_request_go_before_those_of_the_model() -> None:
     model = Options(num_ctx=256, num_thread=2, use_mmap=True)
     request = Options(num_ctx=0, use_mmap=False)
     assert request.over(model) == Options(num_ctx=0, num_thread=2, use_mmap=False)

@@ -142,7 +142,7 @@ def test_a_name_becomes_what_to_load(models: Models) -> None:
         ("bert", "mean", {"pooling": "rank"}, ("rerank",)),
     ],
 )
-def test_a_model_embeds_if_something_says_how_to_pool(
+def test_a_model_embeds_if_file_parameters_or_architecture_name_a_pooling(
     models: Models,
     kind: str,
     pooling: str | None,
@@ -165,7 +165,7 @@ def test_a_model_embeds_if_something_says_how_to_pool(
     ("pooling", "parameters", "warned"),
     [(None, None, True), ("cls", None, False), (None, {"pooling": "cls"}, False)],
 )
-def test_a_guessed_pooling_is_warned_of_once(
+def test_a_guessed_pooling_gives_one_warning(
     models: Models,
     caplog: pytest.LogCaptureFixture,
     pooling: str | None,
@@ -223,7 +223,7 @@ def test_a_missing_model_is_named_as_it_was_sent(models: Models, text: str) -> N
     assert str(caught.value) == f'model "{text}" not found, try pulling it first'
 
 
-def test_what_is_no_name_is_refused(models: Models) -> None:
+def test_an_invalid_name_is_refused(models: Models) -> None:
     with pytest.raises(InvalidModelNameError):
         models.resolver.resolve("bad name!")
 
@@ -251,7 +251,7 @@ def write_foreign(path: Path, kind: str) -> Path:
         ("no context", r"no bert\.context_length"),
     ],
 )
-def test_a_model_that_native_code_must_not_see_is_refused_but_described(
+def test_a_model_that_llama_cpp_must_not_load_is_refused_but_described(
     models: Models, kind: str, message: str
 ) -> None:
     models.add("m", write_foreign(models.root / "m.gguf", kind))
@@ -269,7 +269,7 @@ def test_a_model_without_a_gguf_cannot_be_loaded(models: Models) -> None:
         models.resolver.resolve("m")
 
 
-def test_a_file_that_is_no_gguf_cannot_be_loaded(models: Models) -> None:
+def test_a_file_that_is_not_a_gguf_cannot_be_loaded(models: Models) -> None:
     path = models.root / "zip.gguf"
     path.write_bytes(b"PK\x03\x04" * 10)
     models.add("m", path)
@@ -292,7 +292,7 @@ def test_wrong_parameters_are_the_operators_fault_not_the_clients(
         models.resolver.resolve("m")
 
 
-def test_parameters_tell_how_vectors_may_be_cut_and_what_else_a_text_may_begin_with() -> None:
+def test_parameters_name_lengths_prompts_and_the_range_for_int8() -> None:
     raw = {"prompts": {"clustering": "c: "}, "matryoshka": [64, 128], "int8_range": 0.25}
     parameters = parse_parameters(raw)
     assert parameters.prompts == {"clustering": "c: "}
@@ -346,7 +346,7 @@ def test_a_name_asked_for_again_is_remembered_until_its_manifest_changes(
         models.resolver.resolve("m")
 
 
-def test_what_clients_make_the_resolver_remember_is_bounded(
+def test_the_memory_of_names_that_clients_send_is_bounded(
     models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resolve, "_MAX_REMEMBERED", 3)

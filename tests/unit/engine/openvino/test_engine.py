@@ -1,4 +1,4 @@
-"""What is this engine's own: compiled when wanted, checked against llama.cpp, silent."""
+"""The OpenVINO engine's own rules: compilation, precision, agreement with llama.cpp."""
 
 import shutil
 import subprocess
@@ -55,7 +55,7 @@ def test_a_lone_batch_gets_all_threads_and_replicas_share_them(
     assert choose_streams(threads, replicas) == streams
 
 
-def test_the_graph_is_compiled_when_it_is_wanted(
+def test_the_graph_is_compiled_when_it_is_first_needed(
     spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[tuple[int, int]] = []
@@ -115,7 +115,9 @@ def test_a_batch_is_computed_in_few_shapes(
 @pytest.mark.parametrize(
     ("pooling", "message"), [(Pooling.RANK, "not loaded as a reranker"), (None, "sequences")]
 )
-def test_what_it_cannot_do_it_says(spec: ModelSpec, pooling: Pooling | None, message: str) -> None:
+def test_a_batch_that_cannot_be_computed_is_an_error_with_the_reason(
+    spec: ModelSpec, pooling: Pooling | None, message: str
+) -> None:
     count = 1 if pooling else engine.MAX_SEQUENCES + 1
     with pytest.raises(EngineError, match=message):
         load(spec).encode(make_sequences([3] * count), pooling)
@@ -200,10 +202,10 @@ def test_f32_gives_llama_cpps_vectors_and_bf16_others_that_are_close(
     assert rounded.max() <= tolerances.BF16.exact
 
 
-def test_a_cpu_that_ignores_the_hint_for_bf16_is_found_out(
+def test_a_graph_that_was_compiled_for_f32_instead_of_bf16_is_refused(
     spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """OpenVINO then compiles for f32 without an error."""
+    """OpenVINO ignores the hint for bf16 without an error where the CPU cannot follow it."""
     core = library.open_core()
 
     class WithoutBf16:
@@ -262,13 +264,13 @@ def run_silently(spec: ModelSpec, *before: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
 
 
-def test_it_speaks_to_nobody_and_imports_no_telemetry(spec: ModelSpec) -> None:
+def test_no_connection_is_made_and_no_telemetry_imported(spec: ModelSpec) -> None:
     done = run_silently(spec)
     assert done.stdout.strip() == "[] [] True", done.stderr
 
 
-def test_the_kernel_sees_no_connection_either(spec: ModelSpec) -> None:
-    """What a C library does, no hook of Python's sees."""
+def test_no_system_call_makes_a_connection(spec: ModelSpec) -> None:
+    """Hooks of Python do not notice what a C library does."""
     strace = shutil.which("strace")
     if not strace or subprocess.run([strace, "true"], capture_output=True, check=False).returncode:
         pytest.skip("needs strace and the right to use it")

@@ -1,4 +1,4 @@
-"""Every family agrees with llama.cpp on the same file, and what it does not know it refuses."""
+"""Every architecture agrees with llama.cpp on the same file; unsupported files are refused."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,7 +122,7 @@ def test_a_split_file_is_one_model(tmp_path: Path) -> None:
     )
 
 
-def test_the_epsilon_is_the_files(tmp_path: Path) -> None:
+def test_the_epsilon_is_that_of_the_file(tmp_path: Path) -> None:
     """A wrong one moves vectors by so little that no comparison would see it."""
     from embedd.engine.openvino.families import build_graph
     from embedd.engine.openvino.tensors import Gguf
@@ -154,7 +154,7 @@ UNKNOWN = {
 
 
 @pytest.mark.parametrize("case", UNKNOWN)
-def test_what_it_does_not_know_it_refuses(case: str, tmp_path: Path) -> None:
+def test_an_unsupported_key_tensor_or_shape_is_refused(case: str, tmp_path: Path) -> None:
     from embedd.engine.openvino.families import build_graph
     from embedd.engine.openvino.tensors import Gguf
 
@@ -163,7 +163,7 @@ def test_what_it_does_not_know_it_refuses(case: str, tmp_path: Path) -> None:
         build_graph(Gguf([path]), Pooling.MEAN)
 
 
-def test_a_decoder_is_refused_and_a_broken_file_is_nobodys(tmp_path: Path) -> None:
+def test_a_decoder_is_unsuitable_and_a_broken_file_cannot_be_loaded(tmp_path: Path) -> None:
     from tests.tiny_models import write_tiny_decoder
 
     path = write_tiny_decoder(tmp_path / "tiny.gguf", pooling="last")

@@ -100,7 +100,7 @@ def test_the_default_model_keeps_its_vectors_in_every_mixture(
     assert measure(*specs) <= TOLERANCE["f32"]
 
 
-def test_a_type_that_nobody_can_read_is_refused(tmp_path: Path) -> None:
+def test_a_type_that_only_llama_cpp_reads_is_refused(tmp_path: Path) -> None:
     plain = write_tiny_bert(tmp_path / "plain.gguf", width=ROW, context=CONTEXT)
     path = requantize(plain, tmp_path / "small.gguf", "Q1_0", pure=True)
     assert read_types(path) == {"Q1_0"}
@@ -115,7 +115,7 @@ def test_a_type_that_nobody_can_read_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file_type", "kept"), [("F16", "f16"), ("BF16", "f16"), ("Q8_0", "f16"), ("F32", "f32")]
 )
-def test_a_table_of_tokens_is_never_larger_than_it_must_be(
+def test_token_embeddings_stay_in_16_bits_unless_the_file_has_32(
     file_type: str, kept: str, tmp_path: Path
 ) -> None:
     """Of a large vocabulary it is most of the model."""
