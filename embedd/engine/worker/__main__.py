@@ -22,7 +22,7 @@ from embedd.engine.worker.dispatch import Pending
 from embedd.engine.worker.load import describe_tokenizer, open_engine, open_tokenizer, to_failure
 from embedd.engine.worker.selftest import run_self_test
 from embedd.engine.worker.threads import exit_on_error, start_thread
-from embedd.engine.worker.tokenize import TokenizerCalls
+from embedd.engine.worker.tokenizer_calls import TokenizerCalls
 from embedd.errors import EmbeddError
 
 

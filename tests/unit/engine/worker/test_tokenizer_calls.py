@@ -9,7 +9,7 @@ import pytest
 from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.ipc.messages import Detokenize, Failed, Fault, Load, Texts, Tokenize, Tokens
 from embedd.engine.worker.load import open_tokenizer
-from embedd.engine.worker.tokenize import answer_call
+from embedd.engine.worker.tokenizer_calls import answer_call
 from embedd.types import Pooling
 from tests.contract.conftest import make_spec
 from tests.tiny_models import write_tiny_bert
