@@ -63,7 +63,7 @@ class TagsReply(Struct, frozen=True, kw_only=True):
 class RunningModel(Struct, frozen=True, kw_only=True):
     """A row of ``/api/ps``: *size* is RAM and VRAM, *size_vram* the part on the GPU, in bytes.
 
-    *state* is ``loading`` until the model is loaded; *engine* is sent after that.
+    *state* is ``loading`` until the model is loaded; *engine* and *backend* are sent after that.
     """
 
     name: str
@@ -76,6 +76,7 @@ class RunningModel(Struct, frozen=True, kw_only=True):
     context_length: int = 0
     state: str | UnsetType = UNSET
     engine: str | UnsetType = UNSET
+    backend: str | UnsetType = UNSET
 
 
 class PsReply(Struct, frozen=True, kw_only=True):
@@ -95,7 +96,7 @@ class Tensor(Struct, frozen=True, kw_only=True):
 class ShowReply(Struct, frozen=True, kw_only=True):
     """``POST /api/show``: *model_info* is the GGUF's metadata, its arrays null unless *verbose*.
 
-    *engine* is sent of a model in memory.
+    *engine* and *backend* are sent of a model in memory.
     """
 
     license: str | UnsetType = UNSET
@@ -109,6 +110,7 @@ class ShowReply(Struct, frozen=True, kw_only=True):
     capabilities: list[str] = []
     modified_at: datetime | UnsetType = UNSET
     engine: str | UnsetType = UNSET
+    backend: str | UnsetType = UNSET
 
 
 class VersionReply(Struct, frozen=True, kw_only=True):

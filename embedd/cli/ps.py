@@ -15,7 +15,7 @@ from embedd.cli.tables import format_processor, format_size, format_table, forma
 from embedd.config import Address
 from embedd.errors import ModelNotFoundError, RequestError
 
-PS_COLUMNS = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL")
+PS_COLUMNS = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL", "BACKEND")
 
 
 @click.command
@@ -46,6 +46,7 @@ def format_ps(models: Iterable[api.RunningModel], now: datetime) -> str:
             format_processor(model.size, model.size_vram),
             str(model.context_length),
             format_until(model.expires_at, now),
+            model.backend or "",
         )
         for model in models
     )

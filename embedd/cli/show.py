@@ -84,7 +84,7 @@ def _model_rows(reply: "ShowReply") -> Iterator[Row]:
         "context length": info.get(f"{architecture}.context_length"),
         "embedding length": info.get(f"{architecture}.embedding_length"),
         "quantization": reply.details.quantization_level,
-        "engine": reply.engine or "",
+        "backend": reply.backend or "",
     }
     for title, value in values.items():
         if value:

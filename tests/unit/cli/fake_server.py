@@ -24,6 +24,8 @@ RUNNING: Json = {
     "expires_at": "2318-01-01T00:00:00Z",
     "size_vram": 0,
     "context_length": 256,
+    "engine": "openvino",
+    "backend": "openvino-bf16",
 }
 STORED: Json = {
     "name": "all-minilm:latest",

@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -16,33 +17,40 @@ NO_SERVER = "Error: could not connect to embedd server, run 'embedd serve' to st
 NOW = datetime(2026, 8, 21, 12, tzinfo=UTC)
 
 
-def make_running(
-    name: str, size: int, size_vram: int, context: int, ahead: timedelta
-) -> api.RunningModel:
+def make_running(name: str, expires_in: timedelta, **fields: Any) -> api.RunningModel:
     return api.RunningModel(
         name=name,
         model=name,
-        size=size,
         digest="1b226e2802db" + "0" * 52,
-        expires_at=NOW + ahead,
-        size_vram=size_vram,
-        context_length=context,
+        expires_at=NOW + expires_in,
+        **fields,
     )
+
+
+MINUTES, YEARS, PAST = timedelta(minutes=4.5), timedelta(days=292 * 365), timedelta(seconds=-1)
+TABLE = """\
+NAME    ID              SIZE      PROCESSOR          CONTEXT    UNTIL                 BACKEND
+a       1b226e2802db    58 MB     100% CPU           256        4 minutes from now    openvino-bf16
+b       1b226e2802db    1.2 GB    48%/52% CPU/GPU    8192       Forever               llama-gpu
+c       1b226e2802db    999 B     100% GPU           512        Stopping...
+"""
 
 
 def test_the_table_of_ps() -> None:
     models = [
-        make_running("all-minilm:latest", 58_195_968, 0, 256, timedelta(minutes=4.5)),
-        make_running("bge-m3:latest", 1_200_000_000, 624_000_000, 8192, timedelta(days=292 * 365)),
-        make_running("x:q8_0", 999, 999, 512, timedelta(seconds=-1)),
+        make_running("a", MINUTES, size=58_195_968, context_length=256, backend="openvino-bf16"),
+        make_running(
+            "b",
+            YEARS,
+            size=1_200_000_000,
+            size_vram=624_000_000,
+            context_length=8192,
+            backend="llama-gpu",
+        ),
+        make_running("c", PAST, size=999, size_vram=999, context_length=512),
     ]
-    lines = format_ps(models, NOW).replace("4 minutes from now", "in words").splitlines()
-    assert lines == [
-        "NAME                 ID              SIZE      PROCESSOR          CONTEXT    UNTIL",
-        "all-minilm:latest    1b226e2802db    58 MB     100% CPU           256        in words",
-        "bge-m3:latest        1b226e2802db    1.2 GB    48%/52% CPU/GPU    8192       Forever",
-        "x:q8_0               1b226e2802db    999 B     100% GPU           512        Stopping...",
-    ]
+    lines = format_ps(models, NOW).splitlines()
+    assert [line.rstrip() for line in lines] == TABLE.splitlines()
 
 
 def test_ps_asks_the_server_after_a_head(embedd: Run, server: FakeServer) -> None:
@@ -50,6 +58,7 @@ def test_ps_asks_the_server_after_a_head(embedd: Run, server: FakeServer) -> Non
     assert outcome.status == 0
     assert outcome.out.splitlines()[1].split() == [
         "all-minilm:latest", "1b226e2802db", "58", "MB", "100%", "CPU", "256", "Forever",
+        "openvino-bf16",
     ]  # fmt: skip
     assert [request[:2] for request in server.asked] == [("HEAD", "/"), ("GET", "/api/ps")]
 

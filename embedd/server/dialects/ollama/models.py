@@ -35,8 +35,9 @@ async def show(request: web.Request) -> web.StreamResponse:
     except ModelNotFoundError:
         raise ModelNotFoundError(name.display, f"model '{name.display}' not found") from None
     running = [one for one in request.app[EMBEDDER].running() if one.spec.name == name.display]
-    engines = [one.info.engine for one in running if one.info]
-    return json_response(msgspec.structs.replace(reply, engine=engines[0]) if engines else reply)
+    for info in (one.info for one in running if one.info):
+        reply = msgspec.structs.replace(reply, engine=info.engine, backend=info.backend)
+    return json_response(reply)
 
 
 async def copy(request: web.Request) -> web.StreamResponse:

@@ -55,4 +55,5 @@ def to_running_model(status: ModelStatus, embedder: Embedder, now: datetime) -> 
         context_length=limit,
         state=msgspec.UNSET if info else "loading",
         engine=info.engine if info else msgspec.UNSET,
+        backend=info.backend if info else msgspec.UNSET,
     )
