@@ -18,7 +18,7 @@ from embedd.config import read_settings
 from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO, Backend, choose_openvino
 from embedd.engine.ipc.messages import Load
 from embedd.engine.protocol import Engine
-from embedd.engine.serving.lanes import Lanes, Waiting
+from embedd.engine.serving.batcher import Batcher, Waiting
 from embedd.engine.settings import Tuning
 from embedd.engine.spec import ModelSpec
 from embedd.engine.worker.load import open_engine
@@ -76,11 +76,11 @@ class EngineAlone:
 
     def _make_batches(self, sequences: Sequence[TokenIds]) -> deque[list[int]]:
         info = self.engines[0].info
-        lanes: Lanes[Waiting] = Lanes()
-        lanes.add(Waiting(lengths=[len(ids) for ids in sequences], pooling=None))
+        batcher: Batcher[Waiting] = Batcher()
+        batcher.add(Waiting(lengths=[len(ids) for ids in sequences], pooling=None))
         batches: deque[list[int]] = deque()
-        while lanes:
-            batch = lanes.take_batch(
+        while batcher:
+            batch = batcher.take_batch(
                 max_tokens=info.max_batch_tokens,
                 max_sequences=info.max_sequences,
                 padded=info.padded,

@@ -14,7 +14,7 @@ def choose_victims(residents: Iterable[Resident], *, places: int, size: int) -> 
     them are returned.
     """
     ordered = sorted(
-        residents, key=lambda one: (bool(one.users), one.keep_alive, str(one.spec.path))
+        residents, key=lambda one: (bool(one.users), one.expiry.keep_alive, str(one.spec.path))
     )
     victims: list[Resident] = []
     for resident in ordered:

@@ -1,14 +1,14 @@
 """Records of the scheduler: a model in memory, its status, a model that requests wait for."""
 
 import asyncio
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from embedd.engine.serving.model import ServedModel
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.metrics import Unload
+from embedd.scheduler.expiry import Clock, Expiry
 from embedd.types import TokenIds, TokenPiece
 
 
@@ -32,20 +32,6 @@ class Vocabulary(Protocol):
 
     async def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
         """Return what each token stands for."""
-        ...
-
-
-class Clock(Protocol):
-    """Time in seconds and timers; an event loop is one."""
-
-    def time(self) -> float:
-        """Return the present time."""
-        ...
-
-    def call_later(
-        self, delay: float, callback: Callable[..., object], *args: object
-    ) -> asyncio.TimerHandle:
-        """Call *callback* after *delay* seconds, unless the timer is cancelled before."""
         ...
 
 
@@ -86,32 +72,22 @@ class Resident:
         users: Open leases.
         leaving: Why it is being unloaded; None while it takes new leases.
         unloading: The task that unloads it, once all leases have ended.
-        timer: Unloads it when it has been idle for ``keep_alive`` seconds.
-        idle_since: When its last lease ended, by the scheduler's clock.
     """
 
     spec: ModelSpec
     model: ServedModel
     size: int
-    keep_alive: float
+    expiry: Expiry
     users: int
     leaving: Unload | None = None
     unloading: asyncio.Task[None] | None = None
-    timer: asyncio.TimerHandle | None = None
-    idle_since: float = 0.0
 
-    def stop_timer(self) -> None:
-        """Do not let it expire: it is in use, or being unloaded."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
-    def status(self, now: float) -> ModelStatus:
-        """Return its status at the time *now* of the clock."""
+    def status(self, clock: Clock) -> ModelStatus:
+        """Return its present status."""
         return ModelStatus(
             spec=self.spec,
             size=self.size,
-            expires_in=self._expires_in(now),
+            expires_in=self.expiry.seconds_left(clock) if self.leaving is None else -1.0,
             info=self.model.info,
             pid=self.model.pid,
             waiting_tokens=self.model.waiting_tokens,
@@ -120,13 +96,6 @@ class Resident:
             is_calibrated=self.model.is_calibrated,
             unhealthy_reason=self.model.unhealthy_reason,
         )
-
-    def _expires_in(self, now: float) -> float:
-        if self.leaving is not None:
-            return -1.0
-        if self.users or math.isinf(self.keep_alive):
-            return self.keep_alive
-        return self.idle_since + self.keep_alive - now
 
 
 @dataclass(slots=True, eq=False, kw_only=True)

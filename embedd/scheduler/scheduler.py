@@ -6,6 +6,7 @@ that client may leave while others still wait.
 """
 
 import asyncio
+import functools
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
@@ -23,7 +24,8 @@ from embedd.errors import (
 )
 from embedd.metrics import LoadFailure, Metrics, Overload, Unload
 from embedd.scheduler.eviction import choose_victims
-from embedd.scheduler.records import Clock, ModelStatus, Resident, Wanted
+from embedd.scheduler.expiry import Clock, Expiry
+from embedd.scheduler.records import ModelStatus, Resident, Wanted
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +109,7 @@ class Scheduler:
         resident = self._residents.get(spec.key)
         if resident is None:
             return
-        resident.keep_alive = 0.0
+        resident.expiry.keep_alive = 0.0
         if not resident.users:
             self._retire(resident, Unload.ASKED)
         if resident.unloading is not None:
@@ -125,8 +127,8 @@ class Scheduler:
 
     def statuses(self) -> list[ModelStatus]:
         """Return the status of every model in memory, then of those being loaded."""
-        now = self._now().time()
-        loaded = [one.status(now) for one in self._residents.values()]
+        clock = self._now()
+        loaded = [one.status(clock) for one in self._residents.values()]
         loading = [
             ModelStatus(spec=one.spec, size=one.size, expires_in=one.keep_alive)
             for one in self._wanted.values()
@@ -157,7 +159,7 @@ class Scheduler:
                 tasks.append(wanted.task)
             self._fail(wanted, ShuttingDownError())
         for resident in list(self._residents.values()):
-            resident.stop_timer()
+            resident.expiry.stop()
             resident.leaving = resident.leaving or Unload.ASKED
             tasks.append(self._start_unloading(resident))
         if tasks:
@@ -171,10 +173,10 @@ class Scheduler:
             self._retire(resident, Unload.BROKEN)
         if resident is None or resident.leaving is not None:
             return await self._wait(self._want(spec, keep_alive))
-        resident.stop_timer()
+        resident.expiry.stop()
         resident.users += 1
         if keep_alive is not None:
-            resident.keep_alive = keep_alive
+            resident.expiry.keep_alive = keep_alive
         return resident
 
     def _want(self, spec: ModelSpec, keep_alive: float | None) -> Wanted:
@@ -237,22 +239,15 @@ class Scheduler:
         resident.users -= 1
         if resident.users:
             return
-        now = self._now()
-        resident.idle_since = now.time()
         if resident.leaving is not None:
             self._start_unloading(resident)
-        elif resident.keep_alive <= 0:
+        elif resident.expiry.keep_alive <= 0:
             self._retire(resident, Unload.ASKED)
         else:
-            self._start_timer(resident)
+            expire = functools.partial(self._retire, resident, Unload.EXPIRED)
+            resident.expiry.start(self._now(), expire)
             if self._wanted:
                 self._advance()
-
-    def _start_timer(self, resident: Resident) -> None:
-        if resident.keep_alive < float("inf"):
-            resident.timer = self._now().call_later(
-                resident.keep_alive, self._retire, resident, Unload.EXPIRED
-            )
 
     def _advance(self) -> None:
         """Start the loads that have room, and make room for the first that has none."""
@@ -300,7 +295,7 @@ class Scheduler:
         """Grant no new leases; unload now, or when the last lease ends."""
         if resident.leaving is not None:
             return
-        resident.stop_timer()
+        resident.expiry.stop()
         resident.leaving = reason
         if not resident.users:
             self._start_unloading(resident)
@@ -357,7 +352,7 @@ class Scheduler:
             spec=wanted.spec,
             model=model,
             size=wanted.size,
-            keep_alive=wanted.keep_alive,
+            expiry=Expiry(wanted.keep_alive),
             users=wanted.waiters + 1,
         )
         del self._wanted[wanted.spec.key]

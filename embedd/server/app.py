@@ -16,7 +16,7 @@ from embedd.library import Library
 from embedd.metrics import Metrics
 from embedd.server.access.auth import KEYS, Keys, choose_access, require_key
 from embedd.server.access.origins import OriginPolicy, add_cors_headers, make_origin_check
-from embedd.server.dialects import aigne, nugen, rerank
+from embedd.server.dialects import registry
 from embedd.server.dialects.base import (
     BODIES,
     EMBEDDER,
@@ -28,11 +28,6 @@ from embedd.server.dialects.base import (
     Policy,
     Route,
 )
-from embedd.server.dialects.cohere import dialect as cohere
-from embedd.server.dialects.llamacpp import dialect as llamacpp
-from embedd.server.dialects.ollama import dialect as ollama
-from embedd.server.dialects.openai import dialect as openai
-from embedd.server.dialects.tei import dialect as tei
 from embedd.server.errors import choose_status, error_headers, log_error, log_refusal
 from embedd.server.http.bodies import ALREADY_READ, BodyLimits, raw_fields
 from embedd.server.http.json_out import JSON, dump
@@ -44,25 +39,7 @@ from embedd.server.ops import metrics as ops
 
 log = logging.getLogger(__name__)
 
-DIALECTS: Sequence[Dialect] = (
-    ollama.DIALECT,
-    openai.DIALECT,
-    aigne.DIALECT,
-    nugen.DIALECT,
-    cohere.DIALECT,
-    rerank.DIALECT,
-    tei.DIALECT,
-    llamacpp.DIALECT,
-    *health.DIALECTS,
-    pages.DIALECT,
-    ops.DIALECT,
-)
-# Prefixes and paths that are not served but whose clients expect errors in their shape.
-NOT_SERVED: Mapping[str, Dialect] = {
-    "/v1/": openai.DIALECT,
-    "/v2/": openai.DIALECT,
-    **dict.fromkeys(("/embed_sparse", "/predict", "/vertex", "/invocations"), tei.DIALECT),
-}
+DIALECTS: Sequence[Dialect] = (*registry.DIALECTS, *health.DIALECTS, pages.DIALECT, ops.DIALECT)
 Candidates: TypeAlias = Sequence[tuple[Dialect, Route]]
 SERVER_NAME = f"embedd/{__version__}"
 
@@ -203,7 +180,7 @@ def find_error_dialect(path: str) -> Dialect | None:
     for dialect in DIALECTS:
         if any(route.path == path and route.accepts is None for route in dialect.routes):
             return dialect if dialect.formats_routing_errors else None
-    for prefix, dialect in NOT_SERVED.items():
+    for prefix, dialect in registry.NOT_SERVED.items():
         if path == prefix.rstrip("/") or (prefix.endswith("/") and path.startswith(prefix)):
             return dialect
     return None

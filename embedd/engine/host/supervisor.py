@@ -1,4 +1,4 @@
-"""Keeps a worker alive for one model: fallbacks to other backends, restarts, giving up."""
+"""Keeps a worker alive for one model: restarts it, on another backend where that may help."""
 
 import asyncio
 import logging
@@ -9,18 +9,17 @@ from dataclasses import replace
 
 from embedd.engine.backends import LLAMA_BACKENDS, Backend
 from embedd.engine.host.errors import SelfTestError, WorkerDiedError
+from embedd.engine.host.fallback import REFUSALS, Fallbacks
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.ipc.messages import Load
 from embedd.engine.settings import ONE_REPLICA, Tuning
 from embedd.engine.spec import ModelInfo, ModelSpec
-from embedd.errors import EmbeddError, InsufficientMemoryError, ModelLoadError, ShuttingDownError
+from embedd.errors import EmbeddError, ModelLoadError, ShuttingDownError
 from embedd.metrics import ModelMetrics
 
 log = logging.getLogger(__name__)
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds before a restart
-# What a worker answers when it cannot load the model: never, or not now.
-REFUSALS = (ModelLoadError, InsufficientMemoryError)
 MAX_DEATHS, DEATH_WINDOW = 5, 60.0  # without a computed batch between them; seconds
 
 
@@ -38,7 +37,7 @@ class Supervisor:
     Attributes:
         worker: The present process; it may be dead until `revive` returns.
         unhealthy_reason: Why the model can no longer be served, or None.
-        refusals: Engine → why it cannot compute this model.
+        fallbacks: The backends that may compute the model.
         cores: How many the worker may use now.
     """
 
@@ -60,23 +59,18 @@ class Supervisor:
     ) -> None:
         self._spec = spec
         self._metrics = metrics
+        self.fallbacks = Fallbacks(spec.name, backends, metrics)
         self._start = start
         self.cores = spec.threads or threads
         self._tuning = tuning
         self._crosscheck = crosscheck
         self._load_timeout = load_timeout
-        self._backends = list(backends)
-        self._first = self._backends[0]
         self._sleep = sleep
         self._now = now
-        # False until a batch of a request was computed, or one fallback was made without
-        # it: an input that kills workers must not cost more than one backend.
-        self._healthy = False
         self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
         self._reviving: asyncio.Task[None] | None = None
         self._closed = False
         self.unhealthy_reason: str | None = None
-        self.refusals: dict[str, str] = {}
 
     async def load(self) -> None:
         """Start a worker on the first backend that can compute the model.
@@ -86,21 +80,15 @@ class Supervisor:
             LoadTimeoutError: No progress for *load_timeout* seconds.
         """
         reasons = []
-        while self._backends:
-            backend = self._backends[0]
+        while self.fallbacks:
+            backend = self.fallbacks.current
             try:
                 await self._load_on(backend)
             except (WorkerDiedError, SelfTestError, *REFUSALS) as error:
                 if isinstance(error, WorkerDiedError):
                     self._metrics.worker_deaths[error.reason].inc()
-                if isinstance(error, REFUSALS) and not self._may_fall_back(backend, error):
-                    raise
-                log.warning(
-                    "backend cannot compute model",
-                    extra={"model": self._spec.name, "backend": backend.name, "reason": str(error)},
-                )
+                self.fallbacks.replace_after_failed_load(error)
                 reasons.append(f"{backend.name}: {error}")
-                self._drop_backend()
             else:
                 return
         raise ModelLoadError(f'cannot load model "{self._spec.name}": ' + "; ".join(reasons))
@@ -113,7 +101,7 @@ class Supervisor:
     @property
     def is_calibrated(self) -> bool:
         """Whether the model computes with settings that were measured on this machine."""
-        tuning = self._tuning_on(self._backends[0])
+        tuning = self._tuning_on(self.fallbacks.current)
         return tuning.measured and tuning.batch_tokens is not None
 
     async def set_cores(self, count: int) -> None:
@@ -123,15 +111,14 @@ class Supervisor:
 
     def mark_healthy(self) -> None:
         """A batch of a request was computed: deaths before it no longer count."""
-        self._healthy = True
+        self.fallbacks.mark_healthy()
         self._deaths.clear()
 
     async def revive(self, dead: WorkerProcess, *, counts: bool = True) -> None:
         """Replace the worker *dead*, unless it was replaced already.
 
         All callers share one restart. A worker that died while it computed its first batch is
-        replaced by one on the next backend; so is one that died while it computed any batch on
-        another engine than llama.cpp.
+        replaced by one on the next backend, see `Fallbacks`.
 
         Args:
             counts: Whether the death counts towards giving up; it does not during the search
@@ -169,17 +156,10 @@ class Supervisor:
 
     def _tuning_on(self, backend: Backend) -> Tuning:
         """Settings for *backend*: a measured batch size holds for one engine on one device."""
-        if (backend.engine, backend.gpu) == (self._first.engine, self._first.gpu):
+        preferred = self.fallbacks.preferred
+        if (backend.engine, backend.gpu) == (preferred.engine, preferred.gpu):
             return self._tuning
         return replace(self._tuning, batch_tokens=None)
-
-    def _may_fall_back(self, backend: Backend, error: EmbeddError) -> bool:
-        """Whether another engine may load a model that *backend* refuses."""
-        if not backend.has_fallback or len(self._backends) == 1:
-            return False
-        if not backend.is_reference and not isinstance(error, InsufficientMemoryError):
-            self.refusals[backend.engine] = str(error)
-        return True
 
     async def _load_on(self, backend: Backend) -> None:
         worker = await self._start()
@@ -207,15 +187,9 @@ class Supervisor:
             out_of_memory = death is not None and death.is_out_of_memory
             if out_of_memory:
                 self._halve_batches()
-            backend_at_fault = (
-                dead.died_computing
-                and not out_of_memory
-                and (not self._healthy or self._backends[0].has_fallback)
-            )
-            if backend_at_fault and len(self._backends) > 1:
-                self._drop_backend()
-                self._healthy = True
-            elif counts:
+            computing = dead.died_computing and not out_of_memory
+            # Another backend starts at once, the same one after a delay.
+            if not self.fallbacks.replace_after_death(computing=computing) and counts:
                 await self._back_off()
             await self.load()
         except EmbeddError as error:
@@ -227,9 +201,6 @@ class Supervisor:
             "worker restarted",
             extra={"model": self._spec.name, "backend": self.info.backend, "pid": self.worker.pid},
         )
-
-    def _drop_backend(self) -> None:
-        self._metrics.backend_failed(self._backends.pop(0).name)
 
     def _halve_batches(self) -> None:
         """Let the next worker compute batches of half as many tokens."""

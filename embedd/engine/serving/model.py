@@ -101,7 +101,7 @@ class ServedModel:
     @property
     def refusals(self) -> Mapping[str, str]:
         """Engine → why it cannot compute this model."""
-        return self._supervisor.refusals
+        return self._supervisor.fallbacks.refusals
 
     @property
     def waiting_tokens(self) -> int:

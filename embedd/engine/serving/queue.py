@@ -12,8 +12,8 @@ import numpy as np
 
 from embedd.engine.host.errors import StuckError, WorkerDiedError
 from embedd.engine.host.supervisor import Supervisor
+from embedd.engine.serving.batcher import Batch, Batcher, Waiting
 from embedd.engine.serving.cores import CoreBudget
-from embedd.engine.serving.lanes import Batch, Lanes, Waiting
 from embedd.engine.serving.quarantine import Quarantine
 from embedd.engine.spec import ModelInfo
 from embedd.errors import EmbeddError, EngineError, OverloadedError, ShuttingDownError
@@ -102,7 +102,7 @@ class BatchQueue:
         self._metrics = metrics
         self._cores = cores
         self._max_waiting_tokens = max_waiting_tokens
-        self._lanes: Lanes[Job] = Lanes()
+        self._batcher: Batcher[Job] = Batcher()
         self._batches: dict[asyncio.Task[None], Batch[Job]] = {}  # in the worker
         self._bulk_batches = 0  # of these, those that urgent ones may pass
         self._tokens = 0  # in these
@@ -114,12 +114,12 @@ class BatchQueue:
     @property
     def waiting_tokens(self) -> int:
         """Tokens that wait for a batch."""
-        return self._lanes.tokens
+        return self._batcher.tokens
 
     @property
     def waiting_requests(self) -> int:
         """Requests that have such tokens."""
-        return len(self._lanes)
+        return len(self._batcher)
 
     async def embed(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> EmbedResult:
         """Return the vectors of *sequences*, none of them empty; all are admitted or none.
@@ -143,7 +143,7 @@ class BatchQueue:
             self._abandon(job)
             raise
         finally:
-            self._lanes.remove(job)
+            self._batcher.remove(job)
         now = time.perf_counter()
         started = job.started or now
         timings = Timings(queue=started - job.admitted, compute=now - started)
@@ -152,9 +152,9 @@ class BatchQueue:
     async def close(self) -> None:
         """Stop computing; requests that wait fail with `ShuttingDownError`."""
         self._closed = True
-        for job in list(self._lanes):
+        for job in list(self._batcher):
             job.fail(ShuttingDownError())
-            self._lanes.remove(job)
+            self._batcher.remove(job)
         for task in self._batches:
             task.cancel()
         if self._batches:
@@ -171,10 +171,10 @@ class BatchQueue:
         self._refuse_quarantined(sequences, pooling)
         lengths = list(map(len, sequences))
         tokens = sum(lengths)
-        if self._lanes and self._lanes.tokens + tokens > self._max_waiting_tokens:
+        if self._batcher and self._batcher.tokens + tokens > self._max_waiting_tokens:
             self._metrics.overloads[Overload.TOKENS].inc()
             raise OverloadedError(
-                f"{self._lanes.tokens} tokens wait, {tokens} more would pass the limit "
+                f"{self._batcher.tokens} tokens wait, {tokens} more would pass the limit "
                 f"of {self._max_waiting_tokens}: try again later"
             )
         per_token = (pooling or self._info.pooling) is Pooling.NONE
@@ -186,7 +186,7 @@ class BatchQueue:
             done=asyncio.get_running_loop().create_future(),
             admitted=time.perf_counter(),
         )
-        self._lanes.add(job)
+        self._batcher.add(job)
         self._pump_soon()
         return job
 
@@ -199,8 +199,8 @@ class BatchQueue:
 
     def _pump(self) -> None:
         self._pumping = False
-        while self._lanes and self._has_room():
-            batch = self._lanes.take_batch(
+        while self._batcher and self._has_room():
+            batch = self._batcher.take_batch(
                 max_tokens=self._info.max_batch_tokens,
                 max_sequences=self._info.max_sequences,
                 padded=self._info.padded,
@@ -222,11 +222,11 @@ class BatchQueue:
         batches do not wait for places that bulk batches take.
         """
         places = IN_FLIGHT_PER_REPLICA * self._info.replicas
-        if self._lanes.is_urgent:
+        if self._batcher.is_urgent:
             places += min(self._bulk_batches, self._info.replicas)
         return (
             len(self._batches) < places
-            or self._tokens + self._lanes.tokens <= places * self._info.max_batch_tokens
+            or self._tokens + self._batcher.tokens <= places * self._info.max_batch_tokens
         )
 
     def _pump_soon(self) -> None:
@@ -241,7 +241,7 @@ class BatchQueue:
         self._tokens -= batch.tokens
         if not self._closed:
             self._pump_soon()
-        if not self._batches and not self._lanes:
+        if not self._batches and not self._batcher:
             self._cores.leave(self)
 
     def _abandon(self, job: Job) -> None:
@@ -327,8 +327,7 @@ class BatchQueue:
         """Halve the batch until the input at fault is alone; only that input fails."""
         if len(entries) == 1:
             [(job, row)] = entries
-            if _is_fault_of_input(error):
-                self._quarantine.add(job.sequences[row], job.pooling, str(error))
+            self._quarantine.isolate(job.sequences[row], job.pooling, error)
             job.fail_input(row, error)
             return
         middle = len(entries) // 2
@@ -342,16 +341,6 @@ class BatchQueue:
 
 def _error_of_input(error: EngineError | str, row: int) -> EngineError:
     return EngineError(f"{error} (input {row})", index=row)
-
-
-def _is_fault_of_input(error: EngineError) -> bool:
-    """Return whether *error*, of one input computed alone, can only be that input's fault.
-
-    It may not be if another batch was being computed when the worker died, or memory ran out.
-    """
-    if isinstance(error, WorkerDiedError):
-        return error.alone and not error.is_out_of_memory
-    return isinstance(error, StuckError)
 
 
 def _deliver(entries: list[Entry], vectors: Vectors) -> None:

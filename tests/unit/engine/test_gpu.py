@@ -96,7 +96,7 @@ async def test_a_gpu_that_cannot_load_a_model_leaves_it_to_the_cpu(error: Except
     supervisor = await workers.open([LLAMA_GPU, *LLAMA_BACKENDS])
     assert workers.current.backend == "llama"
     assert workers.current.tuning.batch_tokens is None
-    assert supervisor.refusals == {}
+    assert supervisor.fallbacks.refusals == {}
 
 
 def test_a_build_without_a_gpu_says_so(tmp_path: Path) -> None:

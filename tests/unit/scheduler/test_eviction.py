@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedd.scheduler.eviction import choose_victims
+from embedd.scheduler.expiry import Expiry
 from embedd.scheduler.records import Resident
 from tests.fakes import FakeModel
 from tests.unit.scheduler.clients import make_spec
@@ -15,7 +16,7 @@ RESIDENTS = st.lists(
         spec=st.builds(make_spec, st.text("abc", min_size=1, max_size=2)),
         model=st.just(MODEL),
         size=st.integers(1, 50),
-        keep_alive=st.sampled_from([0.0, 60.0, 300.0, float("inf")]),
+        expiry=st.builds(Expiry, st.sampled_from([0.0, 60.0, 300.0, float("inf")])),
         users=st.integers(0, 2),
     ),
     max_size=8,
@@ -48,8 +49,8 @@ def test_a_victim_has_no_longer_keep_alive_than_a_model_that_stays(
     for victim in victims:
         for other in residents:
             if other not in victims and bool(other.users) == bool(victim.users):
-                of_other = (other.keep_alive, str(other.spec.path))
-                assert (victim.keep_alive, str(victim.spec.path)) <= of_other
+                of_other = (other.expiry.keep_alive, str(other.spec.path))
+                assert (victim.expiry.keep_alive, str(victim.spec.path)) <= of_other
 
 
 @given(residents=RESIDENTS, places=PLACES, size=SIZES)

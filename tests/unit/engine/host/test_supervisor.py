@@ -236,7 +236,7 @@ async def test_what_another_engine_cannot_do_llama_does(
     workers.faults = {"openvino-f32": error}
     supervisor = await workers.open(WITH_OPENVINO)
     assert workers.current.backend == "llama"
-    assert supervisor.refusals == refused
+    assert supervisor.fallbacks.refusals == refused
 
 
 async def test_an_engine_that_was_asked_for_alone_is_not_replaced() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedd.engine.padding import is_alike, round_length
-from embedd.engine.serving.lanes import BULK_TURN, Lanes, Waiting
+from embedd.engine.serving.batcher import BULK_TURN, Batcher, Waiting
 from embedd.types import Pooling
 
 
@@ -36,19 +36,19 @@ REQUESTS = st.lists(
 TOKENS, SEQUENCES = st.integers(1, 512), st.integers(1, 32)
 
 
-def fill(*requests: Request) -> Lanes[Request]:
-    lanes: Lanes[Request] = Lanes()
+def fill(*requests: Request) -> Batcher[Request]:
+    batcher: Batcher[Request] = Batcher()
     for request in requests:
-        lanes.add(request)
-    return lanes
+        batcher.add(request)
+    return batcher
 
 
 def drain(
-    lanes: Lanes[Request], max_tokens: int, max_sequences: int
+    batcher: Batcher[Request], max_tokens: int, max_sequences: int
 ) -> list[list[tuple[Request, int]]]:
     batches = []
-    while lanes:
-        batches.append(lanes.take_batch(max_tokens=max_tokens, max_sequences=max_sequences).items)
+    while batcher:
+        batches.append(batcher.take_batch(max_tokens=max_tokens, max_sequences=max_sequences).items)
     return batches
 
 
@@ -71,13 +71,13 @@ def test_every_batch_keeps_its_limits(
 def test_every_sequence_is_taken_once_and_in_order(
     requests: list[Request], max_tokens: int, max_sequences: int
 ) -> None:
-    lanes = fill(*requests)
+    batcher = fill(*requests)
     taken: dict[Request, list[int]] = {request: [] for request in requests}
-    for batch in drain(lanes, max_tokens, max_sequences):
+    for batch in drain(batcher, max_tokens, max_sequences):
         for request, row in batch:
             taken[request].append(row)
     assert all(rows == list(range(len(request.lengths))) for request, rows in taken.items())
-    assert lanes.tokens == 0
+    assert batcher.tokens == 0
 
 
 @settings(max_examples=40)
@@ -85,72 +85,72 @@ def test_every_sequence_is_taken_once_and_in_order(
 def test_a_request_that_leaves_is_forgotten_and_no_other(
     requests: list[Request], gone: st.DataObject, max_tokens: int, max_sequences: int
 ) -> None:
-    lanes = fill(*requests)
-    lanes.take_batch(max_tokens=max_tokens, max_sequences=max_sequences)
+    batcher = fill(*requests)
+    batcher.take_batch(max_tokens=max_tokens, max_sequences=max_sequences)
     leaving = gone.draw(st.sampled_from(requests))
-    lanes.remove(leaving)
-    lanes.remove(leaving)
-    assert leaving not in list(lanes)
-    left = drain(lanes, max_tokens, max_sequences)
-    assert lanes.tokens == 0
+    batcher.remove(leaving)
+    batcher.remove(leaving)
+    assert leaving not in list(batcher)
+    left = drain(batcher, max_tokens, max_sequences)
+    assert batcher.tokens == 0
     assert leaving not in {request for batch in left for request, _ in batch}
 
 
 def test_a_short_query_passes_the_tail_of_a_large_request() -> None:
     large, query = make("large", [4] * 100), make("query", [4])
-    lanes = fill(large)
-    lanes.take_batch(max_tokens=8, max_sequences=8)
-    lanes.add(query)
-    batch = lanes.take_batch(max_tokens=8, max_sequences=8)
+    batcher = fill(large)
+    batcher.take_batch(max_tokens=8, max_sequences=8)
+    batcher.add(query)
+    batch = batcher.take_batch(max_tokens=8, max_sequences=8)
     assert batch.items[0] == (query, 0)
     assert batch.urgent
 
 
 def test_the_tail_of_a_large_request_is_not_urgent() -> None:
-    lanes = fill(make("large", [4] * 100))
-    urgent = [lanes.take_batch(max_tokens=8, max_sequences=8).urgent for _ in range(3)]
+    batcher = fill(make("large", [4] * 100))
+    urgent = [batcher.take_batch(max_tokens=8, max_sequences=8).urgent for _ in range(3)]
     assert urgent == [True, False, False]
 
 
 def test_bulk_goes_on_however_many_short_queries_come() -> None:
-    lanes = fill(make("large", [8] * 100))
-    lanes.take_batch(max_tokens=8, max_sequences=8)
+    batcher = fill(make("large", [8] * 100))
+    batcher.take_batch(max_tokens=8, max_sequences=8)
     bulk = 0
     for turn in range(5 * BULK_TURN):
-        lanes.add(make(f"query {turn}", [8]))
-        batch = lanes.take_batch(max_tokens=8, max_sequences=8)
+        batcher.add(make(f"query {turn}", [8]))
+        batch = batcher.take_batch(max_tokens=8, max_sequences=8)
         bulk += batch.items[0][0].name == "large"
     assert bulk == 5
 
 
 def test_large_requests_take_turns() -> None:
-    lanes = fill(make("a", [4] * 50), make("b", [4] * 50))
-    drained = [name for batch in drain(lanes, 8, 8)[4:20] for name in {r.name for r, _ in batch}]
+    batcher = fill(make("a", [4] * 50), make("b", [4] * 50))
+    drained = [name for batch in drain(batcher, 8, 8)[4:20] for name in {r.name for r, _ in batch}]
     assert drained.count("a") == drained.count("b")
 
 
 def test_a_short_query_is_not_made_to_wait_for_bulk_in_its_own_batch() -> None:
     large, query = make("large", [2] * 50), make("query", [2])
-    lanes = fill(large)
-    lanes.take_batch(max_tokens=8, max_sequences=8)
-    lanes.add(query)
-    batch = lanes.take_batch(max_tokens=8, max_sequences=8)
+    batcher = fill(large)
+    batcher.take_batch(max_tokens=8, max_sequences=8)
+    batcher.add(query)
+    batch = batcher.take_batch(max_tokens=8, max_sequences=8)
     assert [request.name for request, _ in batch.items] == ["query"]
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_tokens_are_counted_until_they_are_taken(count: int) -> None:
-    lanes = fill(*(make(str(n), [5, 6]) for n in range(count)))
-    assert lanes.tokens == 11 * count
-    assert lanes.is_urgent
+    batcher = fill(*(make(str(n), [5, 6]) for n in range(count)))
+    assert batcher.tokens == 11 * count
+    assert batcher.is_urgent
 
 
 def drain_padded(
-    lanes: Lanes[Request], max_tokens: int, max_sequences: int
+    batcher: Batcher[Request], max_tokens: int, max_sequences: int
 ) -> list[list[tuple[Request, int]]]:
     batches = []
-    while lanes:
-        batch = lanes.take_batch(max_tokens=max_tokens, max_sequences=max_sequences, padded=True)
+    while batcher:
+        batch = batcher.take_batch(max_tokens=max_tokens, max_sequences=max_sequences, padded=True)
         batches.append(batch.items)
     return batches
 
@@ -180,17 +180,19 @@ def test_every_sequence_is_taken_once_also_when_padding_begins_or_ends(
     requests: list[Request], max_tokens: int, max_sequences: int, packed: st.DataObject
 ) -> None:
     """A worker that dies may be replaced by one whose engine does not pad."""
-    lanes = fill(*requests)
+    batcher = fill(*requests)
     taken: list[tuple[Request, int]] = []
-    while lanes:
+    while batcher:
         padded = packed.draw(st.booleans())
-        batch = lanes.take_batch(max_tokens=max_tokens, max_sequences=max_sequences, padded=padded)
+        batch = batcher.take_batch(
+            max_tokens=max_tokens, max_sequences=max_sequences, padded=padded
+        )
         assert batch.tokens == sum(one.lengths[row] for one, row in batch.items)
         taken += batch.items
     everything = [(one, row) for one in requests for row in range(len(one.lengths))]
     assert len(taken) == len(everything)
     assert set(taken) == set(everything)
-    assert lanes.tokens == 0
+    assert batcher.tokens == 0
 
 
 def test_sixty_four_passages_of_mixed_lengths_waste_little_on_padding() -> None:
@@ -206,14 +208,14 @@ def test_sixty_four_passages_of_mixed_lengths_waste_little_on_padding() -> None:
 def test_every_request_has_its_turn_whatever_fits_together() -> None:
     """A short text among long ones that fill every batch between them."""
     short = make("short", [8])
-    lanes = fill(make("a", [200] * 40), short, make("b", [200] * 40))
-    first = lanes.take_batch(max_tokens=1024, max_sequences=128, padded=True)
+    batcher = fill(make("a", [200] * 40), short, make("b", [200] * 40))
+    first = batcher.take_batch(max_tokens=1024, max_sequences=128, padded=True)
     assert [request.name for request, _ in first.items] == ["a", "b", "a", "b"]
-    second = lanes.take_batch(max_tokens=1024, max_sequences=128, padded=True)
+    second = batcher.take_batch(max_tokens=1024, max_sequences=128, padded=True)
     assert second.items == [(short, 0)]
 
 
 def test_large_padded_requests_take_turns() -> None:
-    lanes = fill(make("a", [40] * 50), make("b", [40] * 50))
-    drained = [one.name for batch in drain_padded(lanes, 320, 8)[:10] for one, _ in batch]
+    batcher = fill(make("a", [40] * 50), make("b", [40] * 50))
+    drained = [one.name for batch in drain_padded(batcher, 320, 8)[:10] for one, _ in batch]
     assert abs(drained.count("a") - drained.count("b")) <= 2

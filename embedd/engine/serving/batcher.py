@@ -2,8 +2,8 @@
 
 Three places choose what is computed together. Each knows something that the others do not:
 
-- *Lanes* (here, in the server) know all requests: which came first, which are small, which
-  client left. They choose which sequences go to the worker next. They do not know which
+- The *batcher* (here, in the server) knows all requests: which came first, which are small, which
+  client left. It chooses which sequences go to the worker next. It does not know which
   replica will compute a batch, when, or beside which other batch.
 - *Dispatch* (`embedd.engine.worker.dispatch`, in the worker) knows which replicas are idle
   now. It joins batches that wait in the worker into one computation and chooses how many
@@ -40,7 +40,7 @@ BULK_TURN = 4
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Waiting:
-    """A request as the lanes see it.
+    """A request as the batcher sees it.
 
     Args:
         lengths: Tokens of each of its sequences, of which there is at least one.
@@ -140,7 +140,7 @@ class Batch(Generic[Request]):
         return self.tokens + length <= self.max_tokens
 
 
-class Lanes(Generic[Request]):
+class Batcher(Generic[Request]):
     """The requests that wait for one model."""
 
     def __init__(self) -> None:

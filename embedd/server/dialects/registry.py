@@ -1,0 +1,29 @@
+"""Every dialect that the server speaks: add an API here."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from embedd.server.dialects import aigne, nugen, rerank
+from embedd.server.dialects.base import Dialect
+from embedd.server.dialects.cohere import dialect as cohere
+from embedd.server.dialects.llamacpp import dialect as llamacpp
+from embedd.server.dialects.ollama import dialect as ollama
+from embedd.server.dialects.openai import dialect as openai
+from embedd.server.dialects.tei import dialect as tei
+
+DIALECTS: Final[Sequence[Dialect]] = (
+    ollama.DIALECT,
+    openai.DIALECT,
+    aigne.DIALECT,
+    nugen.DIALECT,
+    cohere.DIALECT,
+    rerank.DIALECT,
+    tei.DIALECT,
+    llamacpp.DIALECT,
+)
+# Prefixes and paths that are not served but whose clients expect errors in their shape.
+NOT_SERVED: Final[Mapping[str, Dialect]] = {
+    "/v1/": openai.DIALECT,
+    "/v2/": openai.DIALECT,
+    **dict.fromkeys(("/embed_sparse", "/predict", "/vertex", "/invocations"), tei.DIALECT),
+}
