@@ -1,6 +1,7 @@
 """Truncation of token sequences to a limit; on ids, so that no text is tokenized twice."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -108,3 +109,14 @@ def _check_can_be_cut(
     """Raise `InputTooLongError` if *ids* may not be cut, or *special* tokens leave no room."""
     if truncate is Truncate.ERROR or limit <= special:
         raise InputTooLongError(index=index, tokens=len(ids), limit=limit, special=special)
+
+
+def remove_tokens(ids: TokenIds, *, keep: int, part: Literal["start", "middle", "end"]) -> TokenIds:
+    """*ids* without so many of their *part* that *keep* are left; all if they are no more.
+
+    Of the middle, one token more is kept before it than after it if *keep* is odd.
+    """
+    if len(ids) <= keep:
+        return ids
+    head = {"start": 0, "middle": (keep + 1) // 2, "end": keep}[part]
+    return np.concatenate((ids[:head], ids[len(ids) - (keep - head) :]))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedd.errors import InputTooLongError
-from embedd.tokenizers.truncation import SpecialTokens, fit_ids, fit_text
+from embedd.tokenizers.truncation import SpecialTokens, fit_ids, fit_text, remove_tokens
 from embedd.types import TokenIds, Truncate
 
 Fit = Callable[..., TokenIds]
@@ -98,3 +98,20 @@ def test_without_special_tokens_a_limit_of_zero_leaves_nothing() -> None:
     bare = SpecialTokens(prefix=(), suffix=())
     with pytest.raises(InputTooLongError):
         fit_ids(to_ids([7]), special=bare, limit=0, truncate=Truncate.END, index=0)
+
+
+PARTS = st.sampled_from(["start", "middle", "end"])
+
+
+@given(content=CONTENT, keep=st.integers(0, 50), part=PARTS)
+def test_a_part_is_removed_and_the_rest_keeps_its_order(
+    content: list[int], keep: int, part: Any
+) -> None:
+    left = remove_tokens(to_ids(content), keep=keep, part=part).tolist()
+    assert len(left) == min(keep, len(content))
+    if len(content) <= keep:
+        assert left == content
+        return
+    head = {"start": 0, "middle": -(-keep // 2), "end": keep}[part]
+    assert left[:head] == content[:head]
+    assert left[head:] == content[len(content) - (keep - head) :]
