@@ -1,0 +1,332 @@
+"""A model's own tokenizer, made of the vocabulary in its GGUF."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+from tokenizers import AddedToken, Encoding, Tokenizer
+
+from embedd.errors import InvalidTokenIdError
+from embedd.tokenizers.builders import WORD_START, Assemble, has_separate_words, prepare
+from embedd.tokenizers.failures import TokenizerError, named_failures
+from embedd.tokenizers.pieces import TO_BYTES, clean_wordpieces, read_byte_token
+from embedd.tokenizers.pretokenizers import PRETOKENIZERS
+from embedd.tokenizers.slices import group_slices, has_word_end, replace_surrogates
+from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
+from embedd.tokenizers.vocabulary import TokenType, Vocabulary, read_vocabulary
+from embedd.types import TokenIds, TokenPiece
+
+Offsets: TypeAlias = npt.NDArray[np.int32]  # (tokens, 2): first character and the one after
+
+# A lone text up to this length is tokenized in one call that holds the interpreter's lock
+# (some 300 µs); more than that releases it.
+INLINE_CHARACTERS: Final = 4096
+# Control, unknown and user-defined tokens, which are looked for in every text; Gemma has 6,400.
+MAX_ADDED: Final = 50_000
+_QUERY, _DOCUMENT = "{query}", "{document}"
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Variables that limit the library to *threads*, to be set before it is imported."""
+    return {
+        "RAYON_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "true" if threads > 1 else "false",
+    }
+
+
+def load_tokenizer(path: Path) -> tuple["ModelTokenizer", int]:
+    """Build the tokenizer of the GGUF at *path*; also gives the bytes that it takes.
+
+    The bytes are measured: by how much this process grew. Some 30 ms for 30,000 tokens of
+    WordPiece, half a second for 150,000 byte pairs.
+
+    Raises:
+        TokenizerError: It cannot be built exactly: llama.cpp's is to be used.
+        ModelLoadError: The file is not a usable GGUF.
+    """
+    process = psutil.Process()
+    before = process.memory_info().rss
+    tokenizer = ModelTokenizer(read_vocabulary(path))
+    return tokenizer, max(0, process.memory_info().rss - before)
+
+
+class ModelTokenizer:
+    """Turns texts to the ids that the model was trained with, and back.
+
+    May be used by several threads at once. Lone surrogates of a text count as U+FFFD.
+
+    Args:
+        vocabulary: As the model's file has it; it is not kept.
+
+    Attributes:
+        vocabulary_size: How many ids there are.
+        special_tokens: What is put around a text.
+        pair_template: What is put around a query and a document that are scored together; None
+            if the file has a template that cannot be followed.
+
+    Raises:
+        TokenizerError: It cannot be built exactly: llama.cpp's is to be used.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        assemble = prepare(vocabulary)
+        self.vocabulary_size = len(vocabulary.tokens)
+        self._kind = vocabulary.model
+        self._types = vocabulary.types
+        unlike = np.flatnonzero(vocabulary.types != TokenType.NORMAL).tolist()
+        self._names = {id_: vocabulary.tokens[id_] for id_ in unlike}
+        self._drops_first_space = vocabulary.model == "t5" and vocabulary.add_space_prefix
+        added = _list_added(vocabulary)
+        self._literal = _assemble(assemble, [one for _, one in added if not one.special])
+        self._parsing = _assemble(assemble, [one for _, one in added])
+        self._ids = _map_ids(self._parsing, added, self.vocabulary_size)
+        self._can_slice = _can_slice(vocabulary, [one.content for _, one in added])
+        self.special_tokens = _find_special_tokens(vocabulary)
+        self._before = np.array(self.special_tokens.prefix, np.int32)
+        self._after = np.array(self.special_tokens.suffix, np.int32)
+        self.pair_template = self._find_pair_template(vocabulary)
+
+    def tokenize(
+        self,
+        texts: Sequence[str],
+        *,
+        add_special: bool = True,
+        parse_special: bool = True,
+        check: Callable[[], None] = lambda: None,
+    ) -> list[TokenIds]:
+        """The ids of each text.
+
+        Args:
+            texts: Any number, of any length.
+            add_special: Whether `special_tokens` is put around each.
+            parse_special: Whether the names of control tokens in a text become those tokens;
+                else no id of a control token comes from a text.
+            check: Called between slices of long work; what it raises ends the work.
+
+        Raises:
+            TokenizerError: The library failed.
+        """
+        parts: list[list[TokenIds]] = [[] for _ in texts]
+        for index, _, encoding in self._encode(
+            texts, parse_special=parse_special, located=False, check=check
+        ):
+            parts[index].append(self._read_ids(encoding))
+        rows = [_join(part) for part in parts]
+        if not add_special:
+            return rows
+        return [_join((self._before, row, self._after)) for row in rows]
+
+    def locate(
+        self,
+        texts: Sequence[str],
+        *,
+        parse_special: bool = True,
+        check: Callable[[], None] = lambda: None,
+    ) -> list[tuple[TokenIds, Offsets]]:
+        """The ids of each text without `special_tokens`, and where in the text each token stands.
+
+        Places are characters of *texts*: a character that is several tokens is the place of
+        each. The arguments and the error are those of `tokenize`.
+        """
+        ids: list[list[TokenIds]] = [[] for _ in texts]
+        offsets: list[list[Offsets]] = [[] for _ in texts]
+        for index, start, encoding in self._encode(
+            texts, parse_special=parse_special, located=True, check=check
+        ):
+            ids[index].append(self._read_ids(encoding))
+            offsets[index].append(np.array(encoding.offsets, np.int32).reshape(-1, 2) + start)
+        return [
+            (_join(row), _join(places).reshape(-1, 2))
+            for row, places in zip(ids, offsets, strict=True)
+        ]
+
+    def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
+        """The text of each sequence, which may end within a character.
+
+        Args:
+            sequences: Ids as `tokenize` gives them.
+            special: Whether control and unknown tokens are written as their names.
+
+        Raises:
+            InvalidTokenIdError: An id is not in the vocabulary.
+        """
+        texts: list[bytes] = []
+        for ids in sequences:
+            kept = ids if special else ids[~np.isin(self._types[self._check_ids(ids)], _SPECIAL)]
+            text = b"".join(piece.text for piece in self.token_pieces(kept))
+            if self._kind == "bert":
+                text = clean_wordpieces(text)
+            texts.append(text.removeprefix(b" ") if self._drops_first_space else text)
+        return texts
+
+    def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
+        """What each id stands for; a WordPiece that begins a word has a space before it.
+
+        Raises:
+            InvalidTokenIdError: An id is not in the vocabulary.
+        """
+        rows = self._check_ids(ids).tolist()
+        known = {one: self._find_piece(one) for one in {*rows}}
+        return [known[one] for one in rows]
+
+    def _encode(
+        self,
+        texts: Sequence[str],
+        *,
+        parse_special: bool,
+        located: bool,
+        check: Callable[[], None],
+    ) -> Iterator[tuple[int, int, Encoding]]:
+        """For each slice: the index of its text, where in that it begins, what became of it."""
+        tokenizer = self._parsing if parse_special else self._literal
+        if len(texts) == 1 and len(texts[0]) <= INLINE_CHARACTERS:
+            text = replace_surrogates(texts[0])
+            with named_failures("tokenizing"):
+                encoding = tokenizer.encode(text, add_special_tokens=False)
+            yield 0, 0, encoding
+            return
+        encode = tokenizer.encode_batch if located else tokenizer.encode_batch_fast
+        for call in group_slices(texts, cut=self._can_slice):
+            check()
+            with named_failures("tokenizing"):
+                rows = encode([part for _, _, part in call], add_special_tokens=False)
+            for (index, start, _), row in zip(call, rows, strict=True):
+                yield index, start, row
+
+    def _read_ids(self, encoding: Encoding) -> TokenIds:
+        return self._ids[np.array(encoding.ids, np.int32)]
+
+    def _check_ids(self, ids: TokenIds) -> TokenIds:
+        wrong = np.flatnonzero((ids < 0) | (ids >= self.vocabulary_size))
+        if len(wrong):
+            position = int(wrong[0])
+            raise InvalidTokenIdError(
+                f"{ids[position]} is not a token id: the model has 0 to {self.vocabulary_size - 1}",
+                position=position,
+                value=str(ids[position]),
+                vocabulary=self.vocabulary_size,
+            )
+        return ids
+
+    def _find_piece(self, id_: int) -> TokenPiece:
+        name = self._names.get(id_)
+        if name is None:
+            name = self._parsing.id_to_token(id_) or ""
+            return TokenPiece(text=TO_BYTES[self._kind](name), is_special=False)
+        kind = int(self._types[id_])
+        if kind == TokenType.BYTE:
+            return TokenPiece(text=read_byte_token(name), is_special=False)
+        text = name.encode() if kind in _NAMED else b""
+        return TokenPiece(text=text, is_special=kind == TokenType.CONTROL)
+
+    def _find_pair_template(self, vocabulary: Vocabulary) -> PairTemplate | None:
+        if vocabulary.pair_template is not None:
+            return self._parse_pair(vocabulary.pair_template)
+        special, rules = self.special_tokens, PRETOKENIZERS.get(vocabulary.pre)
+        middle, add_sep = special.suffix, vocabulary.add_sep
+        if add_sep is None and self._kind == "gpt2" and rules is not None:
+            add_sep = rules.add_sep
+        # WordPiece ends a text with its separator; others have one besides the end.
+        if self._kind != "bert" and add_sep and vocabulary.sep is not None:
+            middle = (*middle, vocabulary.sep)
+        return PairTemplate(prefix=special.prefix, middle=middle, suffix=special.suffix)
+
+    def _parse_pair(self, template: str) -> PairTemplate | None:
+        head, query, rest = template.partition(_QUERY)
+        middle, document, tail = rest.partition(_DOCUMENT)
+        if not query or not document or _DOCUMENT in head:
+            return None
+        texts = [head, middle, tail]
+        # A word and the space before it are one token: the space goes with the user's text.
+        leads = [" " if text.endswith(" ") else "" for text in texts[:2]]
+        texts[:2] = [text.removesuffix(" ") for text in texts[:2]]
+        ids = [tuple(row.tolist()) for row in self.tokenize(texts, add_special=False)]
+        return PairTemplate(
+            prefix=ids[0],
+            middle=ids[1],
+            suffix=ids[2],
+            query_lead=leads[0],
+            document_lead=leads[1],
+        )
+
+
+def _list_added(vocabulary: Vocabulary) -> list[tuple[int, AddedToken]]:
+    """The tokens that are found in a text before it is cut into words, with their ids."""
+    pairs = []
+    is_bert = vocabulary.model == "bert"
+    ids = vocabulary.ids_of(TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
+    if len(ids) > MAX_ADDED:
+        raise TokenizerError(f"{len(ids)} tokens with a role, at most {MAX_ADDED}", limit=MAX_ADDED)
+    for id_ in ids:
+        text = vocabulary.tokens[id_]
+        special = vocabulary.types[id_] != TokenType.USER_DEFINED
+        if is_bert and not special:
+            text = text.removeprefix(WORD_START)
+        if text:
+            # A mask stands for a word with the space before it, but for BERT's.
+            strip = id_ == vocabulary.mask and not is_bert
+            added = AddedToken(
+                text, special=special, normalized=is_bert and not special, lstrip=strip
+            )
+            pairs.append((id_, added))
+    return pairs
+
+
+def _assemble(assemble: Assemble, added: list[AddedToken]) -> Tokenizer:
+    with named_failures("building the tokenizer"):
+        tokenizer = assemble()
+        tokenizer.add_tokens(added)
+        return tokenizer
+
+
+def _map_ids(
+    tokenizer: Tokenizer, added: Iterable[tuple[int, AddedToken]], size: int
+) -> npt.NDArray[np.int32]:
+    """The library's id → the model's: tokens that its model lacks have ids beyond the end."""
+    ids = np.arange(tokenizer.get_vocab_size(with_added_tokens=True), dtype=np.int32)
+    seen: set[int] = set()
+    for id_, token in added:
+        found = tokenizer.token_to_id(token.content)
+        if found is None or found in seen or (found < size and found != id_):
+            raise TokenizerError(f"the token {token.content!r:.80} has a second meaning")
+        seen.add(found)
+        ids[found] = id_
+    return ids
+
+
+def _can_slice(vocabulary: Vocabulary, added: Iterable[str]) -> bool:
+    """Whether a text may be cut between two words without changing its tokens."""
+    if any(has_word_end(text) for text in added):
+        return False
+    return vocabulary.model != "t5" or has_separate_words(vocabulary)
+
+
+def _find_special_tokens(vocabulary: Vocabulary) -> SpecialTokens:
+    """What llama.cpp puts around a text, by the file's flags and its defaults."""
+    bos, eos, sep = vocabulary.bos, vocabulary.eos, vocabulary.sep
+    if vocabulary.model == "bert":
+        if bos is None or sep is None:
+            raise TokenizerError("the WordPiece vocabulary has no tokens around a text")
+        return SpecialTokens(prefix=(bos,), suffix=(sep,))
+    add_bos, add_eos = vocabulary.add_bos, vocabulary.add_eos
+    if add_bos is None:
+        add_bos = vocabulary.model == "gpt2" and PRETOKENIZERS[vocabulary.pre].add_bos
+    if add_eos is None:
+        add_eos = vocabulary.model == "t5"
+    return SpecialTokens(
+        prefix=(bos,) if add_bos and bos is not None else (),
+        suffix=(eos,) if add_eos and eos is not None else (),
+    )
+
+
+def _join(parts: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.empty(0, np.int32)
+
+
+_SPECIAL: Final = (TokenType.CONTROL, TokenType.UNKNOWN)
+_NAMED: Final = frozenset({TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED})
