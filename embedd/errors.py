@@ -1,4 +1,4 @@
-"""Every error that embedd raises on purpose, by who must act.
+"""Every error that embedd raises on purpose, grouped by who must act.
 
 EmbeddError
 ├── RequestError             the caller must change the request

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RECIPES = "recipes"  # folder in the state folder: the user's own recipes
-MODELS_WITHOUT_GPU = 3  # in memory at a time, where the operator does not say
+DEFAULT_MAX_MODELS = 3  # in memory at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         load=loader.load,
         estimate=_make_estimate(settings),
         memory=settings.memory,
-        max_models=settings.max_loaded_models or MODELS_WITHOUT_GPU,
+        max_models=settings.max_loaded_models or DEFAULT_MAX_MODELS,
         max_queue=settings.max_queue,
         keep_alive=settings.keep_alive,
         metrics=metrics,

@@ -75,7 +75,7 @@ def read_vocabulary(folder: Path, *, size: int) -> Vocabulary:
     config = read_optional_object(folder / CONFIG)
     tokenizer = read_optional_object(folder / TOKENIZER)
     normalizer = _check_pipeline(config, tokenizer)
-    pieces = _read_decompressed(folder, tokenizer)
+    pieces = _read_pieces(folder, tokenizer)
     names = {**read_optional_object(folder / SPECIAL), **config}
     roles = {role: _text(names.get(f"{role}_token")) or default for role, default in _ROLES.items()}
     control = set(roles.values()) | _merge_added(pieces, config, tokenizer)
@@ -121,7 +121,7 @@ def _check_pipeline(
     return options
 
 
-def _read_decompressed(folder: Path, tokenizer: Mapping[str, object]) -> dict[int, str]:
+def _read_pieces(folder: Path, tokenizer: Mapping[str, object]) -> dict[int, str]:
     """Id → token as the checkpoint writes it."""
     model = tokenizer.get("model")
     mapped = _parse_model(model) if isinstance(model, dict) else None

@@ -19,9 +19,10 @@ class Backend:
 
     Args:
         name: As in logs, metrics and headers.
-        extra_buffers: llama.cpp repacks weights for AMX and similar instructions.
-        flash_attention: llama.cpp uses it; with ``gpu`` only where the GPU has kernels for it.
-        gpu: llama.cpp puts layers on a GPU.
+        extra_buffers: Whether llama.cpp repacks weights for AMX and similar instructions.
+        flash_attention: Whether llama.cpp uses it; with ``gpu`` only where the GPU has kernels
+            for it.
+        gpu: Whether llama.cpp puts layers on a GPU.
         precision: Of OpenVINO's arithmetic, never `Precision.AUTO`; None for llama.cpp.
     """
 

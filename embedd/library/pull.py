@@ -13,7 +13,6 @@ from embedd.library.draft import draft_of_offer, read_config, read_manifest, sto
 from embedd.library.progress import Paced, ReportProgress, pulling, report_bytes
 from embedd.library.pull_hub import (
     HUB_HOSTS,
-    NOT_FOUND,
     HubPuller,
     OpenHub,
     Wanted,
@@ -24,7 +23,7 @@ from embedd.names import ModelName, parse_model_name
 from embedd.ollama_api import ProgressLine
 from embedd.store.blobs import Blob, hash_file
 from embedd.store.manifests import MODEL
-from embedd.store.remote import Stop
+from embedd.store.remote import NOT_FOUND, Stop
 from embedd.store.store import Store
 
 # Part of what a model was made from: when it is raised, the next pull converts again.

@@ -36,12 +36,11 @@ from embedd.store.disk import Disk
 from embedd.store.downloads import Downloads
 from embedd.store.manifests import MODEL, make_layer
 from embedd.store.partial import STOPPED, fetch_blob, partial_path
-from embedd.store.remote import RemoteBlob, Repository, Stop
+from embedd.store.remote import NOT_FOUND, RemoteBlob, Repository, Stop
 from embedd.store.store import Store
 
 HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
 MAX_DOWNLOADS = 4  # parts of one model that are downloaded at the same time
-NOT_FOUND = "pull model manifest: file does not exist"
 
 if TYPE_CHECKING:
     from embedd.store.hub import Hub

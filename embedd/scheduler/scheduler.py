@@ -206,9 +206,10 @@ class Scheduler:
         return wanted
 
     def _count_waiting_with(self, spec: ModelSpec, wanted: Wanted | None, size: int) -> int:
-        """Return how many requests wait with one more for *spec*, without one for each load.
+        """Return how many requests would be queued if one more came for *spec*.
 
-        While no model is loading, the first in line is not counted: it is about to load.
+        One request for each running load is not counted; while no load is running, nor is the
+        first in line, which is about to load.
         """
         all_wanted = self._wanted.values()
         loads = sum(1 for one in all_wanted if one.loading and one.waiters)

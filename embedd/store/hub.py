@@ -28,9 +28,8 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from embedd.errors import PullError
 from embedd.store.partial import Partial
-from embedd.store.remote import RemoteBlob, RemoteFile, Repository
+from embedd.store.remote import NOT_FOUND, RemoteBlob, RemoteFile, Repository
 
-NOT_FOUND: Final = "pull model manifest: file does not exist"
 MAX_FILES: Final = 20_000
 RETRIES: Final = 3
 TRANSFER_RETRIES: Final = 5  # in a row without progress: half a minute

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
+
+NOT_FOUND: Final = "pull model manifest: file does not exist"  # Ollama's words
 
 # Called again and again during a long operation: True ends it, because no caller waits for it.
 Stop: TypeAlias = Callable[[], bool]

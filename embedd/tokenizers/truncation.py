@@ -112,9 +112,10 @@ def _check_can_be_cut(
 
 
 def remove_tokens(ids: TokenIds, *, keep: int, part: Literal["start", "middle", "end"]) -> TokenIds:
-    """*ids* without so many of their *part* that *keep* are left; all if they are no more.
+    """*keep* of *ids*, or all if there are fewer; the others are removed from one *part*.
 
-    Of the middle, one token more is kept before it than after it if *keep* is odd.
+    Around a removed middle, the same number is kept on both sides, before it one more if
+    *keep* is odd.
     """
     if len(ids) <= keep:
         return ids

@@ -14,7 +14,6 @@ from llama_cpp import llama_cpp as lib
 
 from embedd.errors import EngineError
 
-ERROR_LEVEL = 4
 WARNING_LEVEL = 3
 CONTINUATION_LEVEL = 5
 KEPT_LINES = 50

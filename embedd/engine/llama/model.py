@@ -11,7 +11,6 @@ from embedd.engine.llama.library import fill_params, open_library, take_log_line
 from embedd.errors import ModelLoadError
 from embedd.types import Labels
 
-NO_LAYERS_ON_GPU = 0
 LOAD_WITHOUT_MMAP = 0
 LOAD_MODE_AUTO = -1
 ONE_GPU = 0

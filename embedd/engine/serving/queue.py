@@ -104,10 +104,10 @@ class BatchQueue:
         self._max_waiting_tokens = max_waiting_tokens
         self._batcher: Batcher[Job] = Batcher()
         self._batches: dict[asyncio.Task[None], Batch[Job]] = {}  # in the worker
-        self._bulk_batches = 0  # of these, those that urgent ones may pass
-        self._tokens = 0  # in these
+        self._bulk_batches = 0  # of `_batches`, those that urgent ones may pass
+        self._tokens = 0  # of `_batches`
         self._pumping = False  # `_pump` was scheduled
-        self._notes: set[asyncio.Task[None]] = set()  # to the worker, kept until sent
+        self._notes: set[asyncio.Task[None]] = set()  # that send the worker its share of cores
         self._closed = False
         self._searches = 0  # batches that are being split to find a killing input
 

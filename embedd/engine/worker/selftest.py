@@ -9,7 +9,7 @@ SENTENCE = "Every worker computes this ordinary sentence before it serves reques
 
 
 def run_self_test(engine: Engine) -> float:
-    """Compute a sentence and a packed batch of the largest size; seconds per token of the latter.
+    """Compute a sentence, then a full batch; return the batch's seconds per token.
 
     llama.cpp built wrongly for this CPU may compute one token and die with more: so the
     batch that kills the worker is this one, before the model is announced.

@@ -18,8 +18,6 @@ CORS = web.RequestKey("cors", dict[str, str])
 
 FOREIGN_HOST = "request rejected: host not allowed (see EMBEDD_ALLOWED_HOSTS)"
 FOREIGN_ORIGIN = "request rejected: origin not allowed (see EMBEDD_ORIGINS)"
-FOREIGN_HOST = "request rejected: host not allowed (see EMBEDD_ALLOWED_HOSTS)"
-FOREIGN_ORIGIN = "request rejected: origin not allowed (see EMBEDD_ORIGINS)"
 LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 LOCAL_ORIGIN_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104 - compared, not bound
 LOCAL_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
@@ -42,9 +40,9 @@ class OriginPolicy:
     """Hosts and origins whose requests are accepted.
 
     Args:
-        check_host: Accept only local names and *hosts* in the ``Host`` header. On a server
-            that listens on loopback, another name is a web page's whose DNS entry was
-            changed to point here.
+        check_host: Accept only local names and *hosts* in the ``Host`` header. To a server
+            that listens on loopback, another name comes from a web page that changed its DNS
+            entry to this machine's address.
         hosts: Further accepted names (``EMBEDD_ALLOWED_HOSTS``).
         origins: Further accepted origins, ``*`` stands for anything (``EMBEDD_ORIGINS``).
     """

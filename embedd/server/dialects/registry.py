@@ -21,7 +21,7 @@ DIALECTS: Final[Sequence[Dialect]] = (
     tei.DIALECT,
     llamacpp.DIALECT,
 )
-# Prefixes and paths that are not served but whose clients expect errors in their shape.
+# Paths without a route (with a slash at the end: all that begin so) → the dialect of the answer.
 NOT_SERVED: Final[Mapping[str, Dialect]] = {
     "/v1/": openai.DIALECT,
     "/v2/": openai.DIALECT,

@@ -23,7 +23,7 @@ async def health(request: web.Request) -> web.StreamResponse:
     return json_response(reply, status=503, headers={"Retry-After": "1"})
 
 
-# The check belongs to both dialects, whose clients expect other errors in their shape.
+# Each path answers errors, as of a wrong method, in the shape that its clients expect.
 DIALECTS = (
     replace(
         LLAMACPP,

@@ -10,9 +10,9 @@ import pytest
 from huggingface_hub import close_session, constants
 
 from embedd.errors import PullError, StoreError
-from embedd.store.hub import NOT_FOUND, RETRIES, TRANSFER_RETRIES, Hub
+from embedd.store.hub import RETRIES, TRANSFER_RETRIES, Hub
 from embedd.store.partial import Partial
-from embedd.store.remote import RemoteBlob, RemoteFile, Repository, never
+from embedd.store.remote import NOT_FOUND, RemoteBlob, RemoteFile, Repository, never
 from tests.loopback_hub import COMMIT, Fault, LoopbackHub, digest_of, open_hub
 
 DATA = bytes(range(256)) * 4096  # 1 MiB: four writes
