@@ -72,7 +72,7 @@ def make_app(
     app.on_response_prepare.append(_name_server)
     app.on_response_prepare.append(add_request_id)
     for (method, path), candidates in routes.items():
-        _add_route(app, method, path, _choose_by_body(candidates))
+        _add_route(app, method, path, _log_departures(_choose_by_body(candidates)))
     return app
 
 
@@ -118,6 +118,19 @@ def _choose_by_body(candidates: Candidates) -> Endpoint:
     return _answer_errors(dialect, require_key(endpoint, choose_access(route.method, route.path)))
 
 
+def _log_departures(endpoint: Endpoint) -> Endpoint:
+    """Wrap *endpoint*: log a request whose client leaves before its answer is complete."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await endpoint(request)
+        except (asyncio.CancelledError, ConnectionError):
+            log_refusal(request, 499, "the client went away")
+            raise
+
+    return answer
+
+
 def _answer_errors(
     dialect: Dialect, endpoint: Endpoint
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -128,10 +141,7 @@ def _answer_errors(
             return await endpoint(request)
         except EmbeddError as error:
             return _error_response(dialect, request, error)
-        except (asyncio.CancelledError, ConnectionError):
-            log_refusal(request, 499, "the client went away")
-            raise
-        except web.HTTPException:
+        except (web.HTTPException, ConnectionError):
             raise
         except Exception:
             extra = {"path": request.path, "request_id": request_id(request)}

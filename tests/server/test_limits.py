@@ -105,6 +105,22 @@ async def test_a_client_that_leaves_stops_its_request_and_no_other(
     assert [record.__dict__.get("status") for record in caplog.records].count(499) == 1
 
 
+async def test_a_client_that_leaves_is_logged_once_where_the_body_chooses_the_dialect(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "embedd")
+    await served.embed(input="x")
+    [model] = served.loads.models
+    model.gate.clear()
+    body = {"model": "tiny", "input": "a"}
+    leaving = asyncio.create_task(served.post("/api/embeddings", body))
+    await until(lambda: model.waiting == 1)
+    leaving.cancel()
+    await until(lambda: model.waiting == 0)
+    await until(lambda: bool(caplog.records))
+    assert [record.__dict__.get("status") for record in caplog.records].count(499) == 1
+
+
 async def test_a_client_that_leaves_in_the_middle_of_its_body_frees_its_bytes(
     served: Served,
 ) -> None:

@@ -35,7 +35,7 @@ async def show(request: web.Request) -> web.StreamResponse:
     except ModelNotFoundError:
         raise ModelNotFoundError(name.display, f"model '{name.display}' not found") from None
     running = [one for one in request.app[EMBEDDER].running() if one.spec.name == name.display]
-    for info in (one.info for one in running if one.info):
+    if info := next((one.info for one in running if one.info), None):
         reply = msgspec.structs.replace(reply, engine=info.engine, backend=info.backend)
     return json_response(reply)
 
