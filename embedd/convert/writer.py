@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import gguf
 import numpy as np
@@ -13,7 +13,7 @@ from embedd.convert.bert import BertConfig, TargetTensor
 from embedd.convert.checkpoint import Checkpoint
 from embedd.convert.tensors import Floats
 from embedd.convert.tokenizer import Vocabulary
-from embedd.errors import ConversionError, InvalidInputError
+from embedd.errors import ConversionError
 from embedd.types import Pooling
 
 Kind = gguf.GGMLQuantizationType
@@ -25,21 +25,6 @@ class WeightType(StrEnum):
     F32 = "f32"
     F16 = "f16"
     Q8_0 = "q8_0"
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """The weight type *text*, in any letter case.
-
-        Raises:
-            InvalidInputError: There is no such type.
-        """
-        try:
-            return cls(text.lower())
-        except ValueError:
-            choices = ", ".join(cls)
-            raise InvalidInputError(
-                f"weight type {text!r} cannot be converted to: use one of {choices}"
-            ) from None
 
 
 _KINDS: Final[Mapping[WeightType, Kind]] = {

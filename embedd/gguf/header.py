@@ -124,12 +124,6 @@ class GgufFacts:
         return self.architecture in ENCODERS
 
     @property
-    def is_causal(self) -> bool:
-        """Whether a token attends to earlier ones only."""
-        declared = self._own("attention.causal")
-        return declared if isinstance(declared, bool) else not self.is_encoder
-
-    @property
     def has_score_head(self) -> bool:
         """Whether the file has the tensors that compute a reranker's scores."""
         return not {"cls.weight", "cls.output.weight"}.isdisjoint(self._tensor_names())

@@ -132,20 +132,6 @@ class BlobStore:
             incoming.seal()
             return incoming.keep()
 
-    def add_file(
-        self, source: Path, *, expected: str | None = None, report: Report | None = None
-    ) -> Blob:
-        """Store a copy of the file *source*.
-
-        Raises:
-            CorruptBlobError: Its digest is not *expected*.
-            StoreError: It cannot be read or stored.
-        """
-        with self.open_incoming() as incoming:
-            incoming.copy_from(source, report)
-            incoming.seal(expected)
-            return incoming.keep()
-
     def verify(self, digest: str) -> None:
         """Hash the blob again.
 

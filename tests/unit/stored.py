@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from embedd.names import parse_model_name
+from embedd.store.blobs import Blob, BlobStore, Report
 from embedd.store.manifests import (
     CONFIG_TYPE,
     MODEL,
@@ -29,7 +30,7 @@ def store_model(
     with store.open_for_change():
         layers = []
         if gguf is not None:
-            layers.append(make_layer(MODEL, store.blobs.add_file(gguf)))
+            layers.append(make_layer(MODEL, add_file(store.blobs, gguf)))
         if parameters is not None:
             layers.append(make_layer(PARAMS, store.blobs.add_bytes(_encode(parameters))))
         blob = store.blobs.add_bytes(_encode(config))
@@ -38,6 +39,16 @@ def store_model(
     stored = store.manifests.read(parse_model_name(name))
     assert stored is not None
     return stored
+
+
+def add_file(
+    blobs: BlobStore, source: Path, *, expected: str | None = None, report: Report | None = None
+) -> Blob:
+    """Store a copy of the file *source*, as an upload or a create does."""
+    with blobs.open_incoming() as incoming:
+        incoming.copy_from(source, report)
+        incoming.seal(expected)
+        return incoming.keep()
 
 
 def _encode(value: object) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from embedd.convert import WeightType, convert_checkpoint
-from embedd.errors import ConversionError, InvalidInputError
+from embedd.errors import ConversionError
 from embedd.gguf.header import read_header_file
 from embedd.types import Pooling
 from tests.tiny_models import (
@@ -294,17 +294,6 @@ def test_a_refused_checkpoint_leaves_no_target(tmp_path: Path) -> None:
     with pytest.raises(ConversionError):
         convert_checkpoint(tmp_path / "source", tmp_path / "out.gguf", weights=WeightType.F32)
     assert not (tmp_path / "out.gguf").exists()
-
-
-@pytest.mark.parametrize(("text", "weights"), [("f32", "f32"), ("F16", "f16"), ("q8_0", "q8_0")])
-def test_weight_types_by_name(text: str, weights: str) -> None:
-    assert WeightType.parse(text) == weights
-
-
-@pytest.mark.parametrize("text", ["", "q4_K_M", "fp16"])
-def test_other_weight_types_are_refused_with_the_choices(text: str) -> None:
-    with pytest.raises(InvalidInputError, match=f"{text!r} .* use one of f32, f16, q8_0"):
-        WeightType.parse(text)
 
 
 def test_the_real_all_minilm_converts(tmp_path: Path) -> None:

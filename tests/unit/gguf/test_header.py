@@ -175,7 +175,6 @@ def test_an_encoder_s_facts(bert: Path) -> None:
     assert facts.pooling is Pooling.MEAN
     assert facts.quantization == "Q8_0"
     assert facts.is_encoder
-    assert not facts.is_causal
     assert not facts.is_reranker
     assert facts.foreign_package is None
 
@@ -184,7 +183,6 @@ def test_a_plain_decoder_s_facts(tmp_path: Path) -> None:
     facts = read_header_file(write_tiny_decoder(tmp_path / "decoder.gguf"))
     assert facts.architecture == "qwen2"
     assert facts.pooling is None
-    assert facts.is_causal
     assert not facts.is_encoder
     assert facts.arrays["tokenizer.ggml.merges"] == 6
 
@@ -257,22 +255,6 @@ def test_parameter_size_is_printed_as_ollama_does(count: int, printed: str) -> N
     one = TensorFacts(name="all", shape=(count,), type="F32")
     facts = GgufFacts(version=3, metadata={}, arrays={}, array_types={}, tensors=(one,))
     assert facts.parameter_size == printed
-
-
-@pytest.mark.parametrize(
-    ("facts", "causal"),
-    [
-        (facts_of("bert"), False),
-        (facts_of("gemma3"), True),
-        (facts_of("gemma3", arch_attention__causal=False), False),
-        (facts_of("bert", arch_attention__causal=True), True),
-        (facts_of("gemma3", arch_attention__causal=0), True),
-    ],
-)
-def test_causal_is_what_the_file_declares_else_what_the_architecture_is(
-    facts: GgufFacts, causal: bool
-) -> None:
-    assert facts.is_causal is causal
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from embedd.store.blobs import BLOB_GRACE, PARTIAL_GRACE, BlobStore, hash_bytes,
 from embedd.store.disk import Disk
 from embedd.store.layout import Layout
 from tests.unit.store.faults import FaultyDisk, ProcessDied
+from tests.unit.stored import add_file
 
 HEX = "0123456789abcdef" * 4
 
@@ -54,10 +55,10 @@ def test_a_file_is_copied_and_the_copying_reported(blobs: BlobStore, tmp_path: P
     source = tmp_path / "source"
     source.write_bytes(b"a" * (5 << 20))
     seen: list[tuple[int, int]] = []
-    blob = blobs.add_file(source, report=lambda done, total: seen.append((done, total)))
+    blob = add_file(blobs, source, report=lambda done, total: seen.append((done, total)))
     assert seen == [(4 << 20, 5 << 20), (5 << 20, 5 << 20)]
     assert blob.digest == hash_file(source) == hash_file(blobs.path(blob.digest))
-    assert blobs.add_file(source, expected=blob.digest.upper().replace("SHA", "sha")) == blob
+    assert add_file(blobs, source, expected=blob.digest.upper().replace("SHA", "sha")) == blob
 
 
 def test_hashing_a_file_is_reported(tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_a_file_with_another_digest_is_refused_and_leaves_nothing(
     source = tmp_path / "source"
     source.write_bytes(b"a")
     with pytest.raises(CorruptBlobError) as caught:
-        blobs.add_file(source, expected=f"sha256:{HEX}")
+        add_file(blobs, source, expected=f"sha256:{HEX}")
     got = hash_bytes(b"a")
     assert str(caught.value) == f'digest mismatch, expected "sha256:{HEX}", got "{got}"'
     assert files(tmp_path) == set()
@@ -81,7 +82,7 @@ def test_a_file_with_another_digest_is_refused_and_leaves_nothing(
 
 def test_a_missing_source_leaves_nothing(blobs: BlobStore, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"missing.*No such file"):
-        blobs.add_file(tmp_path / "missing")
+        add_file(blobs, tmp_path / "missing")
     assert files(tmp_path) == set()
 
 
