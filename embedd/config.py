@@ -25,7 +25,10 @@ _log = logging.getLogger(__name__)
 
 
 class Setting(NamedTuple):
-    """An environment variable ``EMBEDD_<name>``; with a *twin*, ``OLLAMA_<name>`` is read too."""
+    """An environment variable ``EMBEDD_<name>``; with a *twin*, ``OLLAMA_<name>`` is read too.
+
+    ``embedd serve --help`` shows *default* and *meaning*.
+    """
 
     name: str
     default: str
@@ -42,14 +45,16 @@ SETTINGS = (
     Setting("LOAD_TIMEOUT", "5m", "how long a load may make no progress; 0, negative = for ever"),
     Setting("CONTEXT_LENGTH", "0", "default `num_ctx`; 0 = what the model was trained for"),
     Setting("ORIGINS", "", "more origins of web pages that may send requests, comma-separated"),
-    Setting("FLASH_ATTENTION", "auto", "of llama.cpp: true = on, false = off"),
+    Setting("FLASH_ATTENTION", "auto", "flash attention of llama.cpp: true = on, false = off"),
     Setting("DEBUG", "0", "1 = debug messages, 2 = trace messages"),
     Setting("NOPRUNE", "false", "keep files of the store that no model uses"),
     Setting("MAX_BODY", "67108864", "bytes of a request body, decompressed", twin=False),
     Setting("MAX_BODY_IN_FLIGHT", "8 × MAX_BODY", "bytes of all bodies at a time", twin=False),
     Setting("MAX_INPUTS", "2048", "inputs of a request, except on Ollama's routes", twin=False),
     Setting("DEFAULT_MODEL", "the only one", "model for requests without a name", twin=False),
-    Setting("DEFAULT_RERANK_MODEL", "DEFAULT_MODEL", "the same for rerank requests", twin=False),
+    Setting(
+        "DEFAULT_RERANK_MODEL", "DEFAULT_MODEL", "as DEFAULT_MODEL, for rerank requests", twin=False
+    ),
     Setting("TOKEN_IDS", "own", "token arrays: `own` = the model's ids, or `reject`", twin=False),
     Setting("API_KEY", "", "keys that clients need, comma-separated", twin=False),
     Setting("API_KEY_FILE", "", "file with more keys, read again when it changes", twin=False),
@@ -58,7 +63,9 @@ SETTINGS = (
         "ALLOWED_HOSTS", "", "more names in `Host` of this server, comma-separated", twin=False
     ),
     Setting("ENGINE", "auto", "`llama`, `openvino`, auto = the fastest verified one", twin=False),
-    Setting("PRECISION", "auto", "of OpenVINO: `f32`, `bf16`, auto = by the CPU", twin=False),
+    Setting(
+        "PRECISION", "auto", "numbers of OpenVINO: `f32`, `bf16`, auto = by the CPU", twin=False
+    ),
     Setting("THREADS", "affinity and cgroup quota", "cores that embedd may use", twin=False),
     Setting("GPU_LAYERS", "all", "layers of a model on the GPU; 0 = none", twin=False),
     Setting("MEMORY", "80 % of cgroup or machine", "bytes for all loaded models", twin=False),

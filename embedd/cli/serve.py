@@ -8,12 +8,32 @@ import click
 
 from embedd.cli.arguments import duration
 from embedd.cli.settings import load_settings, warn
-from embedd.config import parse_host
+from embedd.config import SETTINGS, parse_host
 
 PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.command
+class _ServeCommand(click.Command):
+    """Its help ends with the settings."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each environment variable with its meaning and default."""
+        del ctx
+        with formatter.section("Environment variables"):
+            formatter.write_dl(
+                [
+                    (
+                        f"EMBEDD_{setting.name}",
+                        f"{setting.meaning}  [{setting.default}]"
+                        if setting.default
+                        else setting.meaning,
+                    )
+                    for setting in SETTINGS
+                ]
+            )
+
+
+@click.command(cls=_ServeCommand)
 @click.option("--host", help="Address to bind: host, host:port or unix:PATH  [EMBEDD_HOST]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to bind  [EMBEDD_HOST]")
 @click.option(

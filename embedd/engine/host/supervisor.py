@@ -15,6 +15,7 @@ from embedd.engine.ipc.messages import Load
 from embedd.engine.settings import ONE_REPLICA, Tuning
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import EmbeddError, ModelLoadError, ShuttingDownError
+from embedd.logs import TRACE
 from embedd.metrics import ModelMetrics
 
 log = logging.getLogger(__name__)
@@ -173,11 +174,15 @@ class Supervisor:
                     crosscheck=self._crosscheck,
                 ),
                 timeout=self._load_timeout,
+                report=self._log_progress,
             )
         except BaseException:
             await worker.close()
             raise
         self.worker = worker
+
+    def _log_progress(self, share: float) -> None:
+        log.log(TRACE, "model is loading", extra={"model": self._spec.name, "share": share})
 
     async def _replace(self, dead: WorkerProcess, *, counts: bool) -> None:
         death = dead.death

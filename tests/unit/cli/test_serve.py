@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from embedd.config import Settings
+from embedd.config import SETTINGS, Settings
 from embedd.errors import ConfigError
 from tests.unit.cli.conftest import Run
 
@@ -38,6 +38,13 @@ def test_serve_takes_the_environment(
     ((settings, preload, tls),) = calls
     assert (settings.host.url, settings.threads, preload) == ("http://127.0.0.1:11434", 3, ())
     assert tls is None
+
+
+def test_the_help_lists_every_setting_with_its_meaning_and_default(embedd: Run) -> None:
+    text = " ".join(embedd("serve", "--help").out.split())
+    for setting in SETTINGS:
+        assert f"EMBEDD_{setting.name} " in text
+    assert "requests that may wait for models to load [512]" in text
 
 
 def test_options_go_before_the_environment(

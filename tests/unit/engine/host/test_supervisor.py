@@ -15,6 +15,7 @@ from embedd.errors import (
     ModelLoadError,
     ShuttingDownError,
 )
+from embedd.logs import TRACE
 from tests.fakes import settle
 from tests.unit.engine.fake_worker import FakeWorkers, to_ids
 
@@ -258,6 +259,13 @@ async def test_a_crash_of_another_engine_falls_back_however_long_it_worked() -> 
     await compute_and_die(workers)
     await supervisor.revive(workers.current)
     assert workers.current.backend == "llama"
+
+
+async def test_the_progress_of_a_load_is_traced(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(TRACE, "embedd")
+    await FakeWorkers().open()
+    shares = [vars(record).get("share") for record in caplog.records]
+    assert shares == [1.0]
 
 
 async def test_every_load_asks_for_the_comparison_of_vectors() -> None:
