@@ -224,7 +224,7 @@ class LoadTimeoutError(UnavailableError):
 
 
 class InsufficientMemoryError(UnavailableError):
-    """A model needs more memory than is free now."""
+    """A model needs more memory than is free now, or than the budget."""
 
 
 class ShuttingDownError(UnavailableError):

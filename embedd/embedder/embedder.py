@@ -45,7 +45,7 @@ from embedd.vectors import finish, quantize, scale_to_p_norm
 
 OpenVocabulary = Callable[[ModelSpec], AbstractAsyncContextManager[Vocabulary]]
 
-QUICK_NUMBERS = 1 << 17  # that are normalised in about 1 ms: more go to a thread
+QUICK_NUMBERS = 1 << 17  # numbers that are normalised in about 1 ms: more go to a thread
 
 AnyResult = TypeVar("AnyResult", bound=Result)
 

@@ -78,16 +78,6 @@ class GgufFacts:
         return self._own_count("embedding_length")
 
     @property
-    def block_count(self) -> int | None:
-        """Number of layers."""
-        return self._own_count("block_count")
-
-    @property
-    def head_count(self) -> int | None:
-        """Number of attention heads; None also if it differs from layer to layer."""
-        return self._own_count("attention.head_count")
-
-    @property
     def vocabulary_size(self) -> int | None:
         """Number of token ids."""
         return self.arrays.get("tokenizer.ggml.tokens") or self._own_count("vocab_size")

@@ -58,7 +58,10 @@ def error_headers(error: errors.EmbeddError, status: int) -> dict[str, str]:
 
 def log_error(request: web.Request, error: errors.EmbeddError, status: int) -> None:
     """Log a rejected or failed request with its reason, never with the client's texts."""
-    is_expected = isinstance(error, errors.RequestError | errors.UnavailableError)
+    # More memory is the operator's to give, even if another try may succeed.
+    is_expected = isinstance(
+        error, errors.RequestError | errors.UnavailableError
+    ) and not isinstance(error, errors.InsufficientMemoryError)
     # Errors quote names and durations as sent, which may be long.
     reason = str(error)[:MAX_REASON]
     log_refusal(request, status, reason, level=logging.INFO if is_expected else logging.ERROR)

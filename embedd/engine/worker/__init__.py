@@ -1,0 +1,1 @@
+"""The worker process: loads one model and computes what the server sends."""

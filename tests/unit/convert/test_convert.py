@@ -308,7 +308,11 @@ def test_the_real_all_minilm_converts(tmp_path: Path) -> None:
     facts = read_header_file(target)
     assert facts.architecture == "bert"
     assert (facts.context_length, facts.embedding_length) == (512, 384)
-    assert (facts.block_count, facts.head_count, facts.vocabulary_size) == (6, 12, 30_522)
+    assert (
+        facts.metadata["bert.block_count"],
+        facts.metadata["bert.attention.head_count"],
+        facts.vocabulary_size,
+    ) == (6, 12, 30_522)
     assert (facts.parameter_size, facts.quantization) == ("22.57M", "F16")
     assert facts.pooling is Pooling.MEAN
     assert len(facts.tensors) == 101

@@ -169,8 +169,6 @@ def test_an_encoder_s_facts(bert: Path) -> None:
     assert facts.architecture == "bert"
     assert facts.context_length == 64
     assert facts.embedding_length == 32
-    assert facts.block_count == 1
-    assert facts.head_count == 2
     assert facts.vocabulary_size == len(TINY_VOCABULARY)
     assert facts.pooling is Pooling.MEAN
     assert facts.quantization == "Q8_0"
@@ -199,7 +197,6 @@ def test_a_reranker_s_facts(tmp_path: Path) -> None:
 def test_a_file_that_says_nothing_of_itself_has_no_facts() -> None:
     facts = facts_of("mystery")
     assert facts.context_length is None
-    assert facts.head_count is None
     assert facts.vocabulary_size is None
     assert facts.pooling is None
     assert facts.quantization == "unknown"

@@ -65,6 +65,7 @@ def test_only_429_and_503_have_retry_after(status: int) -> None:
         (errors.InvalidInputError("x" * 9999), logging.INFO),
         (errors.UnsupportedError("x"), logging.INFO),
         (errors.OverloadedError("x"), logging.INFO),
+        (errors.InsufficientMemoryError("x"), logging.ERROR),
         (errors.EngineError("x"), logging.ERROR),
         (errors.EmbeddError("x"), logging.ERROR),
     ],
