@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from itertools import islice
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,7 @@ from embedd.types import (
     Timings,
     Tokenized,
     TokenizeRequest,
+    Truncated,
     Vectors,
 )
 from embedd.vectors import finish, quantize, scale_to_p_norm
@@ -48,6 +49,8 @@ OpenVocabulary = Callable[[ModelSpec], AbstractAsyncContextManager[Vocabulary]]
 QUICK_NUMBERS = 1 << 17  # numbers that are normalised in about 1 ms: more go to a thread
 
 AnyResult = TypeVar("AnyResult", bound=Result)
+# Makes the result of what was computed: built once, when all of it is known.
+MakeResult: TypeAlias = Callable[[Sequence[Truncated], Timings], AnyResult]
 
 
 class Embedder:
@@ -112,14 +115,18 @@ class Embedder:
                 truncate=request.truncate,
             )
 
-        async def finish_result(result: EmbedResult, _: ModelInfo) -> EmbedResult:
-            vectors, quantized = await _finish(result.vectors, request, model)
-            return replace(
-                result,
+        async def finish_result(computed: EmbedResult, _: ModelInfo) -> MakeResult[EmbedResult]:
+            vectors, quantized = await _finish(computed.vectors, request, model)
+            return lambda truncated, timings: EmbedResult(
                 vectors=vectors,
                 quantized=quantized,
                 int8_range=model.parameters.int8_range,
                 warnings=warnings,
+                tokens=computed.tokens,
+                truncated=truncated,
+                timings=timings,
+                reused=computed.reused,
+                served_by=computed.served_by,
             )
 
         spec = model.spec_for(options)
@@ -162,20 +169,20 @@ class Embedder:
                 truncate=request.truncate,
             )
 
-        async def finish_result(result: EmbedResult, info: ModelInfo) -> RerankResult:
+        async def finish_result(computed: EmbedResult, info: ModelInfo) -> MakeResult[RerankResult]:
             scores = to_scores(
-                result.vectors,
+                computed.vectors,
                 info.labels,
                 architecture=model.facts.architecture,
                 raw=request.raw_scores,
             )
-            return RerankResult(
+            return lambda truncated, timings: RerankResult(
                 ranked=rank(scores, request.top_n),
-                tokens=result.tokens,
-                truncated=result.truncated,
-                timings=result.timings,
-                reused=result.reused,
-                served_by=result.served_by,
+                tokens=computed.tokens,
+                truncated=truncated,
+                timings=timings,
+                reused=computed.reused,
+                served_by=computed.served_by,
             )
 
         return await self._compute(
@@ -284,7 +291,7 @@ class Embedder:
         tokenize: Callable[[ServedModel], Awaitable[inputs.Fitted]],
         pooling: Pooling | None = None,
         store: bool,
-        finish: Callable[[EmbedResult, ModelInfo], Awaitable[AnyResult]],
+        finish: Callable[[EmbedResult, ModelInfo], Awaitable[MakeResult[AnyResult]]],
     ) -> AnyResult:
         """Lease the model, tokenize, compute, finish and count: the path of every request."""
         was_ready = self._scheduler.is_ready(spec)
@@ -293,21 +300,22 @@ class Embedder:
             sequences, truncated = await tokenize(loaded)
             tokenized_at = time.perf_counter()
             computed = await loaded.embed(sequences, pooling, store=store)
-            result = await finish(replace(computed, truncated=truncated), loaded.info)
+            make_result = await finish(computed, loaded.info)
             self._metrics.of_model(spec.name).answered(
                 inputs=len(sequences),
-                tokens=sum(result.tokens),
+                tokens=sum(computed.tokens),
                 truncated=len(truncated),
-                reused=result.reused,
-                queue=result.timings.queue,
+                reused=computed.reused,
+                queue=computed.timings.queue,
             )
-            timings = replace(
-                result.timings,
+            timings = Timings(
                 load=0.0 if was_ready else loaded_at - start,
                 tokenize=tokenized_at - loaded_at,
+                queue=computed.timings.queue,
+                compute=computed.timings.compute,
                 total=time.perf_counter() - start,
             )
-            return replace(result, timings=timings)
+            return make_result(truncated, timings)
 
     async def _load(self, spec: ModelSpec, keep_alive: float | None, start: float) -> EmbedResult:
         async with self._scheduler.lease(spec, keep_alive):
