@@ -345,14 +345,14 @@ def _text(raw: Mapping[str, object], name: str) -> str:
 
 
 def _choice(raw: Mapping[str, object], name: str, words: Sequence[_Word]) -> _Word | None:
-    """Return the word stored under *name*, or None.
+    """Return the word stored under *name*; None if it is missing or empty.
 
     Raises:
         InvalidInputError: Another value than one of *words* is stored.
     """
     value = raw.get(name)
     word = next((word for word in words if word == value), None)
-    if word is None and value is not None:
+    if word is None and value not in (None, ""):
         raise InvalidInputError(f'parameter "{name}" must be one of {", ".join(words)}')
     return word
 

@@ -280,7 +280,7 @@ def test_a_file_that_is_not_a_gguf_cannot_be_loaded(models: Models) -> None:
 @pytest.mark.parametrize(
     "parameters",
     [b"{", b"[]", {"num_ctx": "x"}, {"pooling": "max"}, {"pooling": 1}, {"pooling": "none"},
-     {"engine": "torch"}, {"engine": 1}, {"precision": "f16"}, {"precision": ""},
+     {"engine": "torch"}, {"engine": 1}, {"precision": "f16"},
      {"query_prefix": 5}, {"prompts": ["a"]}, {"prompts": {"a": 1}}, {"matryoshka": [0]},
      {"matryoshka": 64}, {"int8_range": 0}, {"int8_range": "wide"}],
 )  # fmt: skip
@@ -290,6 +290,12 @@ def test_wrong_parameters_are_the_operators_fault_not_the_clients(
     models.add("m", models.bert(), parameters)
     with pytest.raises(ModelLoadError, match='the parameters of model "m:latest" are wrong'):
         models.resolver.resolve("m")
+
+
+@pytest.mark.parametrize("name", ["pooling", "engine", "precision"])
+def test_an_empty_word_is_as_no_parameter(name: str) -> None:
+    """A model that an earlier version created with one is still served."""
+    assert parse_parameters({name: ""}) == replace(parse_parameters({}), raw={name: ""})
 
 
 def test_parameters_name_lengths_prompts_and_the_range_for_int8() -> None:
