@@ -107,15 +107,21 @@ def _choose_by_body(candidates: Candidates) -> Endpoint:
     async def choose(request: web.Request) -> web.StreamResponse:
         async with request.app[BODIES].read(request) as data:
             request[ALREADY_READ] = data
-            fields = raw_fields(data)
-            for other, shared in conditional:
-                if shared.accepts is not None and shared.accepts(fields):
-                    return await _answer_errors(other, shared.endpoint)(request)
-            return await route.endpoint(request)
+            if (chosen := _find_accepting(conditional, data)) is None:
+                return await route.endpoint(request)
+            other, shared = chosen
+            return await _answer_errors(other, shared.endpoint)(request)
 
     if conditional:
         endpoint = choose
     return _answer_errors(dialect, require_key(endpoint, choose_access(route.method, route.path)))
+
+
+def _find_accepting(conditional: Candidates, data: bytes) -> tuple[Dialect, Route] | None:
+    """Return the first that accepts the body *data*, or None."""
+    # The fields are copies as large as the body: they end here, not with the request.
+    fields = raw_fields(data)
+    return next((one for one in conditional if one[1].accepts and one[1].accepts(fields)), None)
 
 
 def _log_departures(endpoint: Endpoint) -> Endpoint:
