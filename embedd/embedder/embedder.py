@@ -49,8 +49,11 @@ OpenVocabulary = Callable[[ModelSpec], AbstractAsyncContextManager[Vocabulary]]
 QUICK_NUMBERS = 1 << 17  # numbers that are normalised in about 1 ms: more go to a thread
 
 AnyResult = TypeVar("AnyResult", bound=Result)
-# Makes the result of what was computed: built once, when all of it is known.
+# Makes the result of what was computed: built once, when all of it is known. The aliases have
+# names because annotations of nested functions are evaluated for every request.
 MakeResult: TypeAlias = Callable[[Sequence[Truncated], Timings], AnyResult]
+MakeEmbedResult: TypeAlias = MakeResult[EmbedResult]
+MakeRerankResult: TypeAlias = MakeResult[RerankResult]
 
 
 class Embedder:
@@ -115,7 +118,7 @@ class Embedder:
                 truncate=request.truncate,
             )
 
-        async def finish_result(computed: EmbedResult, _: ModelInfo) -> MakeResult[EmbedResult]:
+        async def finish_result(computed: EmbedResult, _: ModelInfo) -> MakeEmbedResult:
             vectors, quantized = await _finish(computed.vectors, request, model)
             return lambda truncated, timings: EmbedResult(
                 vectors=vectors,
@@ -169,7 +172,7 @@ class Embedder:
                 truncate=request.truncate,
             )
 
-        async def finish_result(computed: EmbedResult, info: ModelInfo) -> MakeResult[RerankResult]:
+        async def finish_result(computed: EmbedResult, info: ModelInfo) -> MakeRerankResult:
             scores = to_scores(
                 computed.vectors,
                 info.labels,
