@@ -256,7 +256,7 @@ class _Reader:
         text = self.text(name).lower()
         if text in {"", *words}:
             return text or words[0]
-        self._refuse(name, text, words[0])
+        self._refuse(name, text, f"{words[0]}; it must be one of {', '.join(words)}")
         return words[0]
 
     def level(self, name: str) -> int:

@@ -23,7 +23,7 @@ async def test_a_curl_of_the_readme_is_answered(
     path: str, body: str, served: Served, tiny_store: Path
 ) -> None:
     store_model(served.store, "all-minilm", tiny_store.parent / "tiny.gguf")
-    store_model(served.store, "bge-reranker", tiny_store.parent / "rank.gguf")
+    store_model(served.store, "bge-reranker-v2-m3", tiny_store.parent / "rank.gguf")
     asked = json.loads(body)
     # The model of these tests is a small one.
     asked |= {"dimensions": 4} if "dimensions" in asked else {}

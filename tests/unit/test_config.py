@@ -371,4 +371,6 @@ def test_a_choice_is_read_in_any_letter_case_and_other_words_give_the_default() 
     warnings: list[str] = []
     assert read_settings({"EMBEDD_TOKEN_IDS": "Reject"}).token_ids is False
     assert read_settings({"EMBEDD_TOKEN_IDS": "mine"}, warnings.append).token_ids is True
-    assert warnings == ["EMBEDD_TOKEN_IDS: cannot use 'mine', using own"]
+    assert warnings == [
+        "EMBEDD_TOKEN_IDS: cannot use 'mine', using own; it must be one of own, reject"
+    ]
