@@ -147,6 +147,7 @@ def _to_text(value: Any) -> str:
     """The text of a path, the only type of a message that msgspec does not know."""
     if isinstance(value, Path):
         return str(value)
+    # What msgspec asks of a hook that does not know a type.
     raise NotImplementedError(f"a message cannot hold {type(value).__name__}")
 
 

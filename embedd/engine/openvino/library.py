@@ -10,13 +10,13 @@ from typing import Any
 for _name in ("openvino.tools", "openvino_telemetry"):
     sys.modules.setdefault(_name, None)  # type: ignore[arg-type]  # typeshed knows no None here
 
-import openvino as ov  # noqa: E402 - only after its tools were shut out
-from openvino import opset13 as ops  # noqa: E402 - likewise
+import openvino as ov
+from openvino import opset13 as ops
 
-from embedd.engine.backends import NO_BF16  # noqa: E402 - likewise
-from embedd.engine.protocol import UnsuitableError  # noqa: E402 - likewise
-from embedd.errors import ModelLoadError  # noqa: E402 - likewise
-from embedd.types import Precision  # noqa: E402 - likewise
+from embedd.engine.backends import NO_BF16
+from embedd.engine.protocol import UnsuitableError
+from embedd.errors import ModelLoadError
+from embedd.types import Precision
 
 __all__ = ["compile_graph", "make_model", "open_core", "ops"]
 

@@ -163,7 +163,7 @@ def _dequantize(path: Path, offset: int, tensor: TensorFacts, elements: int) -> 
             if not np.abs(exact).max() < FLOAT16_OVERFLOW:
                 raise UnsuitableError(f"tensor {tensor.name} has weights that overflow float16")
             array[start : start + len(exact)] = exact
-    except (NotImplementedError, ValueError) as error:
+    except (NotImplementedError, ValueError) as error:  # the package cannot read this type
         raise UnsuitableError(f"tensor {tensor.name} has the type {tensor.type}") from error
     return array
 
