@@ -131,7 +131,7 @@ class EmbedBody(RunBody, frozen=True, kw_only=True):
     """Body of ``POST /api/embed``; *input* is parsed after the other fields."""
 
     input: Raw = field(default_factory=lambda: NULL)
-    truncate: bool | None = None
+    truncate: bool | str | None = None
     dimensions: int | None = None
     input_type: str | None = None
 

@@ -34,10 +34,11 @@ class Pooling(StrEnum):
 
 
 class Truncate(StrEnum):
-    """Which end of an input that is too long is removed; ``error`` refuses the input."""
+    """Which part of an input that is too long is removed; ``error`` refuses the input."""
 
     END = "end"
     START = "start"
+    MIDDLE = "middle"
     ERROR = "error"
 
 

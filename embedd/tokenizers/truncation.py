@@ -1,7 +1,6 @@
 """Truncation of token sequences to a limit; on ids, so that no text is tokenized twice."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -64,7 +63,7 @@ def fit_document(
     if truncate is Truncate.ERROR or room < 1:
         tokens = special + len(document)
         raise InputTooLongError(index=index, tokens=tokens, limit=limit, special=special)
-    return document[-room:] if truncate is Truncate.START else document[:room]
+    return remove_tokens(document, keep=room, part=truncate)
 
 
 def fit_text(
@@ -79,10 +78,9 @@ def fit_text(
     if len(ids) <= limit:
         return ids
     _check_can_be_cut(ids, special=len(special), limit=limit, truncate=truncate, index=index)
-    head, tail = len(special.prefix), len(special.suffix)
-    if truncate is Truncate.START:
-        return np.concatenate((ids[:head], ids[len(ids) - (limit - head) :]))
-    return np.concatenate((ids[: limit - tail], ids[len(ids) - tail :]))
+    head, tail = len(special.prefix), len(ids) - len(special.suffix)
+    kept = remove_tokens(ids[head:tail], keep=limit - len(special), part=truncate)
+    return np.concatenate((ids[:head], kept, ids[tail:]))
 
 
 def fit_ids(
@@ -96,11 +94,9 @@ def fit_ids(
     if len(ids) <= limit:
         return ids
     _check_can_be_cut(ids, special=len(special), limit=limit, truncate=truncate, index=index)
-    if truncate is Truncate.START:
-        return ids[len(ids) - limit :]
-    if int(ids[-1]) in special.suffix:
-        return np.concatenate((ids[: limit - 1], ids[-1:]))
-    return ids[:limit]
+    if truncate is Truncate.END and int(ids[-1]) in special.suffix:
+        return np.concatenate((remove_tokens(ids[:-1], keep=limit - 1, part=truncate), ids[-1:]))
+    return remove_tokens(ids, keep=limit, part=truncate)
 
 
 def _check_can_be_cut(
@@ -111,7 +107,7 @@ def _check_can_be_cut(
         raise InputTooLongError(index=index, tokens=len(ids), limit=limit, special=special)
 
 
-def remove_tokens(ids: TokenIds, *, keep: int, part: Literal["start", "middle", "end"]) -> TokenIds:
+def remove_tokens(ids: TokenIds, *, keep: int, part: Truncate) -> TokenIds:
     """*keep* of *ids*, or all if there are fewer; the others are removed from one *part*.
 
     Around a removed middle, the same number is kept on both sides, before it one more if
@@ -119,5 +115,5 @@ def remove_tokens(ids: TokenIds, *, keep: int, part: Literal["start", "middle", 
     """
     if len(ids) <= keep:
         return ids
-    head = {"start": 0, "middle": (keep + 1) // 2, "end": keep}[part]
+    head = {Truncate.START: 0, Truncate.MIDDLE: (keep + 1) // 2, Truncate.END: keep}[part]
     return np.concatenate((ids[:head], ids[len(ids) - (keep - head) :]))

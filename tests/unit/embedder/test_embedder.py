@@ -114,8 +114,11 @@ async def test_the_result_names_what_computed_it(embedder: Embedder) -> None:
     assert result.served_by.digest.startswith("sha256:")
 
 
-@pytest.mark.parametrize(("truncate", "text"), [(Truncate.END, "abc"), (Truncate.START, "efg")])
-async def test_either_end_of_a_text_may_be_cut(
+@pytest.mark.parametrize(
+    ("truncate", "text"),
+    [(Truncate.END, "abc"), (Truncate.START, "efg"), (Truncate.MIDDLE, "abg")],
+)
+async def test_the_end_the_start_or_the_middle_of_a_text_may_be_removed(
     truncate: Truncate, text: str, embedder: Embedder
 ) -> None:
     cut = await embedder.embed(ask("abcdefg", truncate=truncate, options={"num_ctx": 5}))

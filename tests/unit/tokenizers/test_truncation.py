@@ -15,7 +15,7 @@ from embedd.types import TokenIds, Truncate
 Fit = Callable[..., TokenIds]
 
 BERT = SpecialTokens(prefix=(101,), suffix=(102,))
-CUTS = st.sampled_from([Truncate.END, Truncate.START])
+PARTS = st.sampled_from([Truncate.END, Truncate.START, Truncate.MIDDLE])
 SPECIALS = st.builds(
     SpecialTokens,
     prefix=st.lists(st.integers(1, 9), max_size=2).map(tuple),
@@ -28,7 +28,7 @@ def to_ids(*parts: Any) -> TokenIds:
     return np.array([token for part in parts for token in part], np.int32)
 
 
-@given(special=SPECIALS, content=CONTENT, limit=st.integers(0, 60), truncate=CUTS)
+@given(special=SPECIALS, content=CONTENT, limit=st.integers(0, 60), truncate=PARTS)
 def test_a_text_that_is_too_long_is_cut_to_exactly_limit_tokens_with_its_special_tokens(
     special: SpecialTokens, content: list[int], limit: int, truncate: Truncate
 ) -> None:
@@ -41,7 +41,11 @@ def test_a_text_that_is_too_long_is_cut_to_exactly_limit_tokens_with_its_special
         return
     else:
         room = limit - len(special)
-        kept = content[:room] if truncate is Truncate.END else content[len(content) - room :]
+        kept = content[:room]
+        if truncate is Truncate.START:
+            kept = content[len(content) - room :]
+        if truncate is Truncate.MIDDLE:
+            kept = content[: -(-room // 2)] + content[len(content) - room // 2 :]
         expected = to_ids(special.prefix, kept, special.suffix)
     fitted = fit_text(ids, special=special, limit=limit, truncate=truncate, index=0)
     assert fitted.tolist() == expected.tolist()
@@ -64,10 +68,14 @@ def test_token_ids_keep_their_head_and_a_final_special_token(
         assert fitted[-1] == sent[-1]
 
 
-def test_token_ids_cut_at_the_start_keep_their_tail() -> None:
-    sent = to_ids(range(10, 20))
-    fitted = fit_ids(sent, special=BERT, limit=4, truncate=Truncate.START, index=0)
-    assert fitted.tolist() == [16, 17, 18, 19]
+@pytest.mark.parametrize(
+    ("truncate", "kept"),
+    [(Truncate.START, [16, 17, 18, 19, 102]), (Truncate.MIDDLE, [10, 11, 12, 19, 102])],
+)
+def test_token_ids_cut_elsewhere_keep_their_tail(truncate: Truncate, kept: list[int]) -> None:
+    sent = to_ids(range(10, 20), [102])
+    fitted = fit_ids(sent, special=BERT, limit=5, truncate=truncate, index=0)
+    assert fitted.tolist() == kept
 
 
 @pytest.mark.parametrize("fit", [fit_text, fit_ids])
@@ -100,18 +108,15 @@ def test_without_special_tokens_a_limit_of_zero_leaves_nothing() -> None:
         fit_ids(to_ids([7]), special=bare, limit=0, truncate=Truncate.END, index=0)
 
 
-PARTS = st.sampled_from(["start", "middle", "end"])
-
-
 @given(content=CONTENT, keep=st.integers(0, 50), part=PARTS)
 def test_a_part_is_removed_and_the_rest_keeps_its_order(
-    content: list[int], keep: int, part: Any
+    content: list[int], keep: int, part: Truncate
 ) -> None:
     left = remove_tokens(to_ids(content), keep=keep, part=part).tolist()
     assert len(left) == min(keep, len(content))
     if len(content) <= keep:
         assert left == content
         return
-    head = {"start": 0, "middle": -(-keep // 2), "end": keep}[part]
+    head = {Truncate.START: 0, Truncate.MIDDLE: -(-keep // 2), Truncate.END: keep}[part]
     assert left[:head] == content[:head]
     assert left[head:] == content[len(content) - (keep - head) :]

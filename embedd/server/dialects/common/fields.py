@@ -1,6 +1,6 @@
 """Fields that several dialects have: model, truncation, dimensions, keep_alive, formats."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from embedd.durations import parse_keep_alive
@@ -8,6 +8,7 @@ from embedd.errors import InvalidInputError
 from embedd.types import DType, Encoding, Truncate, VectorFormat
 
 CUTS: Final = {"end": Truncate.END, "start": Truncate.START, "none": Truncate.ERROR}
+PARTS: Final = {**CUTS, "middle": Truncate.MIDDLE}
 ENCODINGS: Final = {"float": Encoding.LIST, "base64": Encoding.BASE64}
 DTYPES: Final = {dtype.value: dtype for dtype in DType}
 BASE64: Final = "base64"
@@ -38,8 +39,16 @@ def require_model(model: str | None) -> str:
     return model or ""
 
 
-def parse_truncate(*, truncate: bool | str | None, truncation: bool | None = None) -> Truncate:
-    """Return the end that is cut; *truncation* is Voyage's name for a plain yes or no.
+def parse_truncate(
+    *,
+    truncate: bool | str | None,
+    truncation: bool | None = None,
+    words: Mapping[str, Truncate] = CUTS,
+) -> Truncate:
+    """Return the part that is removed; *truncation* is Voyage's name for a plain yes or no.
+
+    Args:
+        words: What *truncate* may say besides yes and no.
 
     Raises:
         InvalidInputError: The value is unknown, or the fields conflict.
@@ -48,7 +57,7 @@ def parse_truncate(*, truncate: bool | str | None, truncation: bool | None = Non
     if truncate is None:
         return cut or Truncate.END
     if isinstance(truncate, str):
-        chosen = CUTS[choose_word("truncate", truncate, CUTS)]
+        chosen = words[choose_word("truncate", truncate, words)]
     else:
         chosen = Truncate.END if truncate else Truncate.ERROR
     if cut is not None and (cut is Truncate.ERROR) is not (chosen is Truncate.ERROR):

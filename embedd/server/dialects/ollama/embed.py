@@ -8,7 +8,7 @@ from embedd.errors import InvalidInputError
 from embedd.names import parse_model_name
 from embedd.ollama_api import NULL, EmbedBody, EmbeddingBody, EmbeddingReply, EmbedReply
 from embedd.server.dialects.base import BODIES, EMBEDDER
-from embedd.server.dialects.common.fields import parse_optional_keep_alive
+from embedd.server.dialects.common.fields import PARTS, parse_optional_keep_alive, parse_truncate
 from embedd.server.dialects.common.vector_json import insert_rows
 from embedd.server.dialects.endpoints import computed_headers, may_store
 from embedd.server.dialects.ollama.fields import require_model
@@ -28,12 +28,13 @@ def to_request(body: EmbedBody, *, store: bool = True) -> EmbedRequest:
         InvalidInputError: A field is wrong.
         ModelNotFoundError: The model's name is missing.
     """
+    truncate = parse_truncate(truncate=body.truncate, words=PARTS)
     keep_alive = parse_optional_keep_alive(body.keep_alive)
     model = require_model(body.model)
     return EmbedRequest(
         model=model,
         inputs=parse_inputs(bytes(body.input)) if body.input != NULL else (),
-        truncate=Truncate.ERROR if body.truncate is False else Truncate.END,
+        truncate=truncate,
         dimensions=body.dimensions or None,
         prompt=_parse_prompt(body.input_type),
         keep_alive=keep_alive,

@@ -9,6 +9,7 @@ from embedd.errors import UnsupportedValueError
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common import openai_input
 from embedd.server.dialects.common.fields import (
+    PARTS,
     parse_dimensions,
     parse_formats,
     parse_optional_keep_alive,
@@ -75,7 +76,7 @@ def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
     return EmbedRequest(
         model=model,
         inputs=openai_input.parse_inputs(bytes(body.input), policy),
-        truncate=parse_truncate(truncate=body.truncate, truncation=body.truncation),
+        truncate=parse_truncate(truncate=body.truncate, truncation=body.truncation, words=PARTS),
         dimensions=parse_dimensions(body.dimensions, body.output_dimension),
         dimension_check=DimensionCheck.STRICT,
         normalize=Normalize.NONE if body.normalized is False else Normalize.L2,
