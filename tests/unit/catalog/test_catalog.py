@@ -1,7 +1,9 @@
 """The catalogue: what a recipe may say, and who wins a name."""
 
 import json
+import re
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -61,18 +63,69 @@ def test_every_shipped_recipe_can_be_read_and_its_names_be_found() -> None:
             assert catalog.find(parse_model_name(alias)) is not None
 
 
-# What the contract names, without paraphrase-multilingual: no GGUF of it could be verified.
-PROMISED = (
-    "all-minilm", "nomic-embed-text", "bge-large", "bge-m3", "granite-embedding",
-    "mxbai-embed-large", "snowflake-arctic-embed", "snowflake-arctic-embed2", "embeddinggemma",
-    "qwen3-embedding", "chroma/all-minilm-l6-v2-f32",
-)  # fmt: skip
+# Ollama's library of embedding models and their tags, but for snowflake-arctic-embed:110m-m-fp16,
+# of which no GGUF in F16 could be verified.
+OLLAMA_TAGS = {
+    "all-minilm": (
+        "latest", "22m", "33m", "l6", "l12", "l6-v2", "l12-v2", "v2", "22m-l6-v2-fp16",
+        "33m-l12-v2-fp16",
+    ),
+    "bge-large": ("latest", "335m", "335m-en-v1.5-fp16"),
+    "bge-m3": ("latest", "567m", "567m-fp16"),
+    "embeddinggemma": ("latest", "300m", "300m-bf16", "300m-qat-q4_0", "300m-qat-q8_0"),
+    "granite-embedding": ("latest", "30m", "278m", "30m-en", "30m-en-fp16", "278m-fp16"),
+    "mxbai-embed-large": ("latest", "335m", "v1", "335m-v1-fp16"),
+    "nomic-embed-text": ("latest", "v1.5", "137m-v1.5-fp16"),
+    "nomic-embed-text-v2-moe": ("latest",),
+    "paraphrase-multilingual": ("latest", "278m", "278m-mpnet-base-v2-fp16"),
+    "qwen3-embedding": (
+        "latest", "0.6b", "4b", "8b", "0.6b-q8_0", "0.6b-fp16", "4b-q4_K_M", "4b-q8_0", "4b-fp16",
+        "8b-q4_K_M", "8b-q8_0", "8b-fp16",
+    ),
+    "snowflake-arctic-embed": (
+        "latest", "22m", "33m", "110m", "137m", "335m", "xs", "s", "m", "m-long", "l",
+        "22m-xs-fp16", "33m-s-fp16", "137m-m-long-fp16", "335m-l-fp16",
+    ),
+    "snowflake-arctic-embed2": ("latest", "568m", "568m-l-fp16"),
+}  # fmt: skip
+OLLAMA_NAMES = [f"{model}:{tag}" for model, tags in OLLAMA_TAGS.items() for tag in tags]
 SHIPPED_RECIPES = read_recipes(SHIPPED)
 
 
-@pytest.mark.parametrize("name", PROMISED)
-def test_the_names_of_the_contract_are_offered(name: str) -> None:
+@pytest.mark.parametrize("name", [*OLLAMA_NAMES, "chroma/all-minilm-l6-v2-f32"])
+def test_the_names_of_ollamas_library_are_offered(name: str) -> None:
     assert Catalog(SHIPPED_RECIPES).find(parse_model_name(name))
+
+
+WEIGHT_TYPE = re.compile("[.-](b?f16|q[48]_0|q4_k_m)$")
+TYPED_NAMES = [
+    (name, match[1])
+    for name in OLLAMA_NAMES
+    if (match := WEIGHT_TYPE.search(name.lower().replace("fp16", "f16")))
+]
+
+
+@pytest.mark.parametrize(("name", "weights"), TYPED_NAMES)
+def test_a_name_that_says_a_type_of_weights_offers_that_type(name: str, weights: str) -> None:
+    offer = Catalog(SHIPPED_RECIPES).find(parse_model_name(name))
+    assert offer is not None
+    if isinstance(offer.source, PackageSource):
+        assert offer.source.weights == weights
+    else:
+        stem = offer.source.file.lower().removesuffix(".gguf").replace("fp16", "f16")
+        match = WEIGHT_TYPE.search(stem)
+        assert match
+        assert match[1] == weights
+
+
+def test_no_two_recipes_offer_the_same_name() -> None:
+    """In any letter case, tags and aliases together: of two the second would never be found."""
+    names = Counter(
+        parse_model_name(name).key
+        for recipe in SHIPPED_RECIPES
+        for name in (*(f"{recipe.name}:{tag}" for tag in recipe.tags), *recipe.aliases)
+    )
+    assert [key for key, count in names.items() if count > 1] == []
 
 
 def test_the_largest_of_qwen3_embedding_is_its_latest() -> None:
