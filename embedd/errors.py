@@ -16,12 +16,15 @@ EmbeddError
 │   ├── UnauthorizedError
 │   ├── TooLargeError
 │   └── UnsupportedError
+│       ├── ExtraMissingError
 │       └── WrongModelError
-│           └── NotARerankerError
+│           ├── NotARerankerError
+│           └── NotAnImageModelError
 ├── UnavailableError         the same request may succeed later
 │   ├── OverloadedError
 │   ├── LoadTimeoutError
 │   ├── InsufficientMemoryError
+│   ├── PictureCancelledError
 │   └── ShuttingDownError
 └── ServiceError             the operator must act
     ├── ConfigError
@@ -184,6 +187,21 @@ class UnsupportedError(RequestError):
     """The request asks for something that the model or the server cannot do."""
 
 
+class ExtraMissingError(UnsupportedError):
+    """An optional extra is not installed; what it would do is a fact of the server.
+
+    Args:
+        what: What needs it.
+        extra: Its name.
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs the optional extra embedd-server[{extra}], which is not installed: "
+            f"pip install 'embedd-server[{extra}]'"
+        )
+
+
 class WrongModelError(UnsupportedError):
     """The model is of the wrong kind for the request.
 
@@ -201,6 +219,13 @@ class NotARerankerError(WrongModelError):
 
     def __init__(self) -> None:
         super().__init__("this model does not support reranking", is_reranker=False)
+
+
+class NotAnImageModelError(WrongModelError):
+    """The model cannot paint."""
+
+    def __init__(self, name: str, *, is_reranker: bool = False) -> None:
+        super().__init__(f'"{name}" does not make images', is_reranker=is_reranker)
 
 
 class UnavailableError(EmbeddError):
@@ -225,6 +250,13 @@ class LoadTimeoutError(UnavailableError):
 
 class InsufficientMemoryError(UnavailableError):
     """A model needs more memory than is free now, or than the budget."""
+
+
+class PictureCancelledError(UnavailableError):
+    """The picture was cancelled by a request of its owner."""
+
+    def __init__(self) -> None:
+        super().__init__("the picture was cancelled")
 
 
 class ShuttingDownError(UnavailableError):
