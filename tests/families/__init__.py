@@ -1,0 +1,8 @@
+"""Families of models, each with a tiny GGUF and an independent computation of its vectors."""
+
+from tests.families import bert
+from tests.families.family import Family
+
+FAMILIES: dict[str, Family] = {
+    family.name: family for module in (bert,) for family in module.FAMILIES
+}
