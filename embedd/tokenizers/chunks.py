@@ -1,5 +1,6 @@
 """Windows of a long text's tokens, which end where the text has a natural break."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -10,11 +11,15 @@ import numpy.typing as npt
 Ranks: TypeAlias = npt.NDArray[np.int8]
 Offsets: TypeAlias = npt.NDArray[np.int32]  # (tokens, 2): first character and the one after
 
+# Characters that are looked at together: numpy needs some 40 bytes for each.
+SLICE_CHARACTERS: Final = 1 << 18
+
 # Kinds of places between two tokens, the better ones higher
 WITHIN_CHARACTER, WITHIN_WORD, WORD, SENTENCE, PARAGRAPH = -1, 0, 1, 2, 3
 
 _SPACES: Final = [ord(one) for one in "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000"]
 _SPACES.extend(range(0x2000, 0x200B))
+_NO_SPACE: Final = re.compile(f"[^{re.escape(''.join(map(chr, _SPACES)))}]")
 _LINE_ENDS: Final = [ord(one) for one in "\n\v\f\x85\u2028"]
 _PARAGRAPH_ENDS: Final = [0x2029]
 _SENTENCE_ENDS: Final = [ord(one) for one in ".!?…:;։؟۔।॥።။។៕‽⁇⁈⁉。！？．｡︒"]
@@ -45,7 +50,7 @@ class Chunk:
         return self.last - self.first
 
 
-def split_tokens(text: str, offsets: Offsets, *, size: int, overlap: int = 0) -> list[Chunk]:
+def split_tokens(text: str, offsets: Offsets, *, size: int, overlap: int = 0) -> Iterator[Chunk]:
     """Cut the tokens of *text* into windows of at most *size*.
 
     Windows follow each other without a gap and cover every character: what lies between two
@@ -63,20 +68,21 @@ def split_tokens(text: str, offsets: Offsets, *, size: int, overlap: int = 0) ->
             *size*.
 
     Returns:
-        At least one window; of a text without tokens one that has none.
+        At least one window; of a text without tokens one that has none. Each is cut when it is
+        asked for, so that a caller may stop at any number of them.
 
     Raises:
         ValueError: *size* and *overlap* do not fit.
     """
     if size < 1 or not 0 <= overlap < size:
         raise ValueError(f"windows of {size} tokens cannot overlap by {overlap}")
-    if not len(offsets):
-        return [Chunk(start=0, end=len(text), first=0, last=0)]
+    if len(offsets) <= size:
+        return iter((Chunk(start=0, end=len(text), first=0, last=len(offsets)),))
     places, ranks = _rank_places(text, offsets)
-    return [
+    return (
         Chunk(start=int(places[first]), end=int(places[last]), first=first, last=last)
         for first, last in _split(ranks, size=size, overlap=overlap)
-    ]
+    )
 
 
 def weigh_chunks(chunks: Sequence[Chunk]) -> npt.NDArray[np.float32]:
@@ -127,24 +133,42 @@ def _choose_start(ranks: Ranks, last: int, *, earliest: int) -> int:
     return last
 
 
-def _rank_places(text: str, offsets: Offsets) -> tuple[npt.NDArray[np.int64], Ranks]:
+def _rank_places(text: str, offsets: Offsets) -> tuple[npt.NDArray[np.int32], Ranks]:
     """For each place before, between and after the tokens: its character and its kind.
 
     A place within a character stands behind it.
     """
-    starts = np.maximum.accumulate(offsets[1:, 0].astype(np.int64))
-    ends = np.maximum.accumulate(offsets[:-1, 1].astype(np.int64))
+    starts = np.maximum.accumulate(offsets[1:, 0])
+    ends = np.maximum.accumulate(offsets[:-1, 1])
     between = np.minimum(np.maximum(starts, ends), len(text))
     ranks = np.where(starts < ends, WITHIN_CHARACTER, _rank_characters(text)[between])
     outer = np.array([PARAGRAPH], np.int8)
     return (
-        np.concatenate(([0], between, [len(text)])),
+        np.concatenate(([0], between, [len(text)]), dtype=np.int32),
         np.concatenate((outer, ranks.astype(np.int8), outer)),
     )
 
 
 def _rank_characters(text: str) -> Ranks:
     """For each place between characters what a window that ends there ends with."""
+    ranks = np.zeros(len(text) + 1, np.int8)
+    start = 0
+    while start < len(text):
+        end = _find_slice_end(text, start + SLICE_CHARACTERS)
+        # Two characters more: they say whether a sentence ends where the slice begins.
+        before, first = max(0, start - 2), start + 1 if start else 0
+        ranks[first : end + 1] = _rank_slice(text[before:end])[first - before :]
+        start = end
+    return ranks
+
+
+def _find_slice_end(text: str, at_least: int) -> int:
+    """Where a slice may end without dividing a run of spaces, unless that is a slice itself."""
+    match = _NO_SPACE.search(text, at_least, at_least + SLICE_CHARACTERS)
+    return match.start() if match else min(at_least + SLICE_CHARACTERS, len(text))
+
+
+def _rank_slice(text: str) -> Ranks:
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     # A change of a running total at each end of a run of spaces: no loop over characters.
     changes = np.zeros(len(codes) + 2, np.int8)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embedd.tokenizers import chunks as module
 from embedd.tokenizers.chunks import Chunk, split_tokens, weigh_chunks
 from embedd.tokenizers.model_tokenizer import ModelTokenizer, load_tokenizer
 from tests.unit.tokenizers.vocabularies import CORPUS, find_gguf
@@ -42,7 +43,7 @@ def test_windows_cover_the_text_in_order_and_are_never_too_long(
 ) -> None:
     size, overlap = sizes
     offsets = places(text)
-    chunks = split_tokens(text, offsets, size=size, overlap=overlap)
+    chunks = [*split_tokens(text, offsets, size=size, overlap=overlap)]
     assert (chunks[0].start, chunks[0].first) == (0, 0)
     assert (chunks[-1].end, chunks[-1].last) == (len(text), len(offsets))
     for chunk in chunks:
@@ -108,6 +109,19 @@ def test_windows_that_cannot_advance_are_refused(size: int, overlap: int) -> Non
         split_tokens("a b", places("a b"), size=size, overlap=overlap)
 
 
+@given(text=TEXTS, sizes=SIZES, slice_=st.integers(1, 7))
+def test_a_text_that_is_looked_at_in_slices_is_cut_at_the_same_places(
+    text: str, sizes: tuple[int, int], slice_: int
+) -> None:
+    whole = cut(text, *sizes)
+    with pytest.MonkeyPatch.context() as patch:
+        # Runs of spaces longer than a slice are cut; what they separate is then less certain.
+        patch.setattr(module, "SLICE_CHARACTERS", slice_)
+        if " " * slice_ not in re.sub(r"\s", " ", text):
+            assert cut(text, *sizes) == whole
+        assert "".join(cut(text, sizes[0])) == text
+
+
 def test_each_window_weighs_as_many_tokens_as_it_has() -> None:
     def chunk(first: int, last: int) -> Chunk:
         return Chunk(start=0, end=0, first=first, last=last)
@@ -126,7 +140,7 @@ def test_a_hundred_pages_are_cut_and_put_together_again(ours: ModelTokenizer) ->
     paragraph = " ".join(f"{line[0].upper()}{line[1:]}." for line in CORPUS)
     text = "\n\n".join(f"{page}. {paragraph}\r\n{paragraph}" for page in range(100))
     ids, offsets = ours.locate([text])[0]
-    chunks = split_tokens(text, offsets, size=254, overlap=0)
+    chunks = [*split_tokens(text, offsets, size=254, overlap=0)]
     assert "".join(text[chunk.start : chunk.end] for chunk in chunks) == text
     for chunk, following in pairwise(chunks):
         assert re.search(r"[.\n]\s*$", text[chunk.start : chunk.end])
@@ -144,7 +158,7 @@ def test_the_laws_hold_for_the_default_models_tokens(
 ) -> None:
     size, overlap = sizes
     offsets = ours.locate([text])[0][1]
-    chunks = split_tokens(text, offsets, size=size, overlap=overlap)
+    chunks = [*split_tokens(text, offsets, size=size, overlap=overlap)]
     assert (chunks[0].start, chunks[-1].end) == (0, len(text))
     assert all(chunk.tokens <= size for chunk in chunks)
     for one, other in pairwise(chunks):
