@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 TokenIds: TypeAlias = npt.NDArray[np.int32]  # (tokens,)
+Offsets: TypeAlias = npt.NDArray[np.int32]  # (tokens, 2): first character and the one after
+Located: TypeAlias = tuple[TokenIds, Offsets]  # tokens of a text, and where in it they stand
 ClientIds: TypeAlias = npt.NDArray[np.int64]  # (tokens,), as sent, not yet checked
 Vector: TypeAlias = npt.NDArray[np.float32]  # (dimensions,)
 Vectors: TypeAlias = npt.NDArray[np.float32]  # (inputs, dimensions)
@@ -81,6 +83,13 @@ class EngineChoice(StrEnum):
     AUTO = "auto"
     LLAMA = "llama"
     OPENVINO = "openvino"
+
+
+class TokenizerChoice(StrEnum):
+    """Which tokenizer turns texts to ids; ``auto``: the model's own, where it can be built."""
+
+    AUTO = "auto"
+    LLAMA = "llama"
 
 
 class Precision(StrEnum):
@@ -232,11 +241,16 @@ class VectorSource(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedBy:
-    """What computed the vectors; an index needs new ones when it changes."""
+    """What computed the vectors; an index needs new ones when it changes.
+
+    Args:
+        tokenizer: Whose ids they are of: ``model`` is its own tokenizer, ``llama`` llama.cpp's.
+    """
 
     digest: str
     engine: str
     backend: str
+    tokenizer: str = "llama"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from embedd.engine.worker.compute import encode_checked
 from embedd.errors import EngineError, ShuttingDownError
 from embedd.types import (
     EmbedResult,
+    Located,
     Pooling,
     ServedBy,
     Timings,
@@ -129,6 +130,9 @@ class FakeModel(ServedModel):
         return self._engine.tokenizer.tokenize(
             texts, add_special=add_special, parse_special=parse_special
         )
+
+    async def locate(self, texts: Sequence[str], *, parse_special: bool = True) -> list[Located]:
+        return self._engine.tokenizer.locate(texts, parse_special=parse_special)
 
     async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
         return self._engine.tokenizer.detokenize(sequences, special=special)

@@ -19,7 +19,7 @@ from embedd.engine.protocol import Stop, StoppedError, check_ids
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import EngineError, ModelLoadError
 from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
-from embedd.types import Pooling, TokenIds, TokenPiece, Vectors
+from embedd.types import Located, Pooling, TokenIds, TokenPiece, Vectors
 
 # Backends that are this engine's, otherwise as llama.cpp's.
 FAKE_BACKENDS = tuple(replace(backend, engine="fake") for backend in LLAMA_BACKENDS)
@@ -63,6 +63,20 @@ class FakeTokenizer:
         if not parse_special:
             ids = [[one for one in row if one not in (FIRST, LAST)] for row in ids]
         return [np.array([*first, *row, *last], np.int32) for row in ids]
+
+    def locate(self, texts: Sequence[str], *, parse_special: bool = True) -> list[Located]:
+        """See `Tokenizer.locate`."""
+        rows = self.tokenize(texts, add_special=False, parse_special=parse_special)
+        located: list[Located] = []
+        for text, row in zip(texts, rows, strict=True):
+            kept = [
+                place
+                for place, letter in enumerate(text)
+                if parse_special or ord(letter) not in (FIRST, LAST)
+            ]
+            starts = np.array(kept, np.int32)
+            located.append((row, np.stack((starts, starts + 1), axis=1)))
+        return located
 
     def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
         """See `Tokenizer.detokenize`."""

@@ -7,7 +7,7 @@ from typing import Protocol
 from embedd.engine.spec import ModelInfo
 from embedd.errors import EngineError
 from embedd.tokenizers.truncation import SpecialTokens
-from embedd.types import Pooling, TokenIds, TokenPiece, Vectors
+from embedd.types import Located, Pooling, TokenIds, TokenPiece, Vectors
 
 
 class UnsuitableError(EngineError):
@@ -67,6 +67,14 @@ class Tokenizer(Protocol):
         Args:
             add_special: Add `special_tokens` to each text.
             parse_special: Turn the name of a special token in a text into that token.
+        """
+        ...
+
+    def locate(self, texts: Sequence[str], *, parse_special: bool = True) -> list[Located]:
+        """Token ids of each text without `special_tokens`, and the characters of each token.
+
+        Args:
+            parse_special: As in `tokenize`.
         """
         ...
 

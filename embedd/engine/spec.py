@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
-from embedd.types import EngineChoice, Labels, Pooling, Precision
+from embedd.types import EngineChoice, Labels, Pooling, Precision, TokenizerChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +23,7 @@ class ModelSpec:
         threads: Cores that it may compute with; None leaves it to the server.
         engine: The engine to compute it with; None leaves it to the operator.
         precision: Precision of OpenVINO's arithmetic; None leaves it to the operator.
+        tokenizer: The tokenizer to use; None leaves it to the operator.
         elements: Numbers in all its tensors.
         exact: Whether its weights are floating-point numbers, not quantised.
     """
@@ -37,6 +38,7 @@ class ModelSpec:
     weights: int
     engine: EngineChoice | None = None
     precision: Precision | None = None
+    tokenizer: TokenizerChoice | None = None
     elements: int = 0
     exact: bool = False
     gpu_layers: int | None = None
@@ -46,12 +48,14 @@ class ModelSpec:
     parts: tuple[Path, ...] = ()
 
     @property
-    def key(self) -> tuple[str, Pooling, EngineChoice | None, Precision | None]:
+    def key(
+        self,
+    ) -> tuple[str, Pooling, EngineChoice | None, Precision | None, TokenizerChoice | None]:
         """Identity in memory: names with equal keys share one loaded model.
 
         Changes of the other fields take effect at the next load.
         """
-        return (self.digest, self.pooling, self.engine, self.precision)
+        return (self.digest, self.pooling, self.engine, self.precision, self.tokenizer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,7 @@ class ModelInfo:
         labels: Names of a reranker's scores, one for each number that it computes.
         distance: Largest distance of its vectors from llama.cpp's; None if not compared.
         padded: Whether a batch costs its rows times its longest sequence, see `padding`.
+        tokenizer: Whose ids it computes: ``model`` is its own tokenizer, ``llama`` llama.cpp's.
     """
 
     width: int
@@ -89,3 +94,4 @@ class ModelInfo:
     labels: Labels = ()
     distance: float | None = None
     padded: bool = False
+    tokenizer: str = "llama"

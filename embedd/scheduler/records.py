@@ -9,7 +9,7 @@ from embedd.engine.serving.model import ServedModel
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.metrics import Unload
 from embedd.scheduler.expiry import Clock, Expiry
-from embedd.types import TokenIds, TokenPiece
+from embedd.types import Located, TokenIds, TokenPiece
 
 
 class Vocabulary(Protocol):
@@ -24,6 +24,10 @@ class Vocabulary(Protocol):
         self, texts: Sequence[str], *, add_special: bool = ..., parse_special: bool = ...
     ) -> list[TokenIds]:
         """Return the ids of each text; see `Tokenizer.tokenize`."""
+        ...
+
+    async def locate(self, texts: Sequence[str], *, parse_special: bool = ...) -> list[Located]:
+        """Return the ids of each text and their places in it; see `Tokenizer.locate`."""
         ...
 
     async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:

@@ -8,8 +8,9 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from embedd.types import Offsets
+
 Ranks: TypeAlias = npt.NDArray[np.int8]
-Offsets: TypeAlias = npt.NDArray[np.int32]  # (tokens, 2): first character and the one after
 
 # Characters that are looked at together: numpy needs some 40 bytes for each.
 SLICE_CHARACTERS: Final = 1 << 18

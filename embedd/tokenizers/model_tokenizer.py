@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,7 @@ from embedd.tokenizers.pretokenizers import PRETOKENIZERS
 from embedd.tokenizers.slices import group_slices, has_word_end, replace_surrogates
 from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
 from embedd.tokenizers.vocabulary import TokenType, Vocabulary, read_vocabulary
-from embedd.types import TokenIds, TokenPiece
-
-Offsets: TypeAlias = npt.NDArray[np.int32]  # (tokens, 2): first character and the one after
+from embedd.types import Located, Offsets, TokenIds, TokenPiece
 
 # A lone text up to this length is tokenized in one call that holds the interpreter's lock
 # (some 300 µs); more than that releases it.
@@ -125,7 +123,7 @@ class ModelTokenizer:
         *,
         parse_special: bool = True,
         check: Callable[[], None] = lambda: None,
-    ) -> list[tuple[TokenIds, Offsets]]:
+    ) -> list[Located]:
         """The ids of each text without `special_tokens`, and where in the text each token stands.
 
         Places are characters of *texts*: a character that is several tokens is the place of

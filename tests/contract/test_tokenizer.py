@@ -33,6 +33,28 @@ def test_a_text_comes_back_from_its_ids(engine: Engine) -> None:
     assert [text.decode() for text in engine.tokenizer.detokenize(framed, special=False)] == TEXTS
 
 
+def test_a_token_stands_where_its_letters_do(engine: Engine) -> None:
+    located = engine.tokenizer.locate([*TEXTS, ""])
+    rows = engine.tokenizer.tokenize([*TEXTS, ""], add_special=False)
+    for text, ids, (found, places) in zip([*TEXTS, ""], rows, located, strict=True):
+        assert found.tolist() == ids.tolist()
+        assert places.dtype == np.int32
+        assert places.shape == (len(ids), 2)
+        pieces = engine.tokenizer.token_pieces(ids)
+        for piece, (start, stop) in zip(pieces, places.tolist(), strict=True):
+            assert text[start:stop].strip() == piece.text.decode().strip()
+
+
+def test_a_literal_text_is_located_without_its_special_tokens(engine: Engine) -> None:
+    special = engine.info.special_tokens.suffix[0]
+    [named] = engine.tokenizer.detokenize([np.array([special], np.int32)], special=True)
+    name = chr(special) if named == b"[SEP]" and special == 2 else named.decode()
+    [(parsed, places)] = engine.tokenizer.locate([f"the {name}"])
+    assert (parsed[-1], places[-1].tolist()) == (special, [4, 4 + len(name)])
+    [(literal, _)] = engine.tokenizer.locate([f"the {name}"], parse_special=False)
+    assert special not in literal
+
+
 def test_special_tokens_are_named_or_left_out(engine: Engine) -> None:
     special = [*engine.info.special_tokens.prefix, *engine.info.special_tokens.suffix]
     pieces = engine.tokenizer.token_pieces(np.array(special, np.int32))

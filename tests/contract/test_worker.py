@@ -204,6 +204,15 @@ async def test_texts_become_ids_in_order_and_come_back(worker: WorkerProcess) ->
     assert await worker.tokenize([]) == []
 
 
+async def test_tokens_are_located_in_each_text(worker: WorkerProcess) -> None:
+    located = await worker.locate([*TEXTS, ""])
+    rows = await worker.tokenize([*TEXTS, ""], add_special=False)
+    for text, ids, (found, places) in zip([*TEXTS, ""], rows, located, strict=True):
+        assert found.tolist() == ids.tolist()
+        assert places.tolist() == [[at, at + 1] for at in range(len(text))]
+    assert await worker.locate([]) == []
+
+
 async def test_pieces_make_up_the_text(worker: WorkerProcess) -> None:
     [ids] = await worker.tokenize(["ab"], add_special=False)
     assert await worker.token_pieces(ids) == [(b"a", False), (b"b", False)]
@@ -323,6 +332,7 @@ async def check_dead(worker: WorkerProcess) -> None:
     """Every call fails at once."""
     for call in (
         worker.tokenize(["a"]),
+        worker.locate(["a"]),
         worker.detokenize([to_ids(5)], special=True),
         worker.token_pieces(to_ids(5)),
         encode(worker, to_ids(5)),

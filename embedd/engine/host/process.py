@@ -19,7 +19,7 @@ from embedd.engine.host.exit_status import count_oom_kills, describe_exit
 from embedd.engine.host.watchdog import Watchdog
 from embedd.engine.ipc import messages
 from embedd.engine.ipc.board import Board
-from embedd.engine.ipc.framing import split_ids
+from embedd.engine.ipc.framing import split_ids, split_located
 from embedd.engine.spec import ModelInfo
 from embedd.errors import (
     EmbeddError,
@@ -29,7 +29,8 @@ from embedd.errors import (
     ModelLoadError,
 )
 from embedd.metrics import DeathReason
-from embedd.types import Pooling, TokenIds, TokenPiece, Vectors
+from embedd.tokenizers.slices import replace_surrogates
+from embedd.types import Located, Pooling, TokenIds, TokenPiece, Vectors
 
 log = logging.getLogger(__name__)
 
@@ -172,12 +173,24 @@ class WorkerProcess:
         Raises:
             WorkerDiedError: The process ended.
         """
-        sendable = [_to_unicode(text) for text in texts]
+        sendable = [replace_surrogates(text) for text in texts]
         tokens, array = await self._call(
             messages.Tokens,
             lambda id_: messages.Tokenize(id_, sendable, add_special, parse_special),
         )
         return split_ids(array, tokens.lengths)
+
+    async def locate(self, texts: Sequence[str], *, parse_special: bool = True) -> list[Located]:
+        """Token ids and places in each text; see `Tokenizer.locate`.
+
+        Raises:
+            WorkerDiedError: The process ended.
+        """
+        sendable = [replace_surrogates(text) for text in texts]
+        tokens, array = await self._call(
+            messages.Tokens, lambda id_: messages.Locate(id_, sendable, parse_special)
+        )
+        return split_located(array, tokens.lengths)
 
     async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
         """The text of each sequence; see `Tokenizer.detokenize`.
@@ -335,11 +348,6 @@ class WorkerProcess:
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-
-
-def _to_unicode(text: str) -> str:
-    """Replace lone surrogates, which UTF-8 cannot hold, by question marks."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _to_error(answer: messages.FromWorker) -> EmbeddError:

@@ -14,7 +14,7 @@ import numpy as np
 
 from embedd.engine.ipc.messages import FromWorker, ToWorker, to_header
 from embedd.errors import EngineError
-from embedd.types import TokenIds, Vectors
+from embedd.types import Located, TokenIds, Vectors
 
 MAX_FRAME = 1 << 30
 PREFIX = struct.Struct("=II")
@@ -53,3 +53,14 @@ def split_ids(array: bytes | memoryview, lengths: Sequence[int]) -> list[TokenId
     ids = np.frombuffer(array, np.int32)
     ends = accumulate(lengths)
     return [ids[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+
+
+def split_located(array: bytes | memoryview, lengths: Sequence[int]) -> list[Located]:
+    """Split *array*, which holds the ids of sequences of *lengths*, then the places of each id."""
+    numbers = np.frombuffer(array, np.int32)
+    places = numbers[sum(lengths) :].reshape(-1, 2)
+    ends = list(accumulate(lengths))
+    return [
+        (numbers[end - length : end], places[end - length : end])
+        for end, length in zip(ends, lengths, strict=True)
+    ]

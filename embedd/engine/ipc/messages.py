@@ -46,6 +46,18 @@ class Tokenize(msgspec.Struct, tag="tokenize", frozen=True):
     parse_special: bool = True
 
 
+class Locate(msgspec.Struct, tag="locate", frozen=True):
+    """Tokenize these texts without special tokens around them. The answer is `Tokens`.
+
+    After the ids its array holds two numbers for each token: the first character of its text
+    that it stands for, and the one after the last.
+    """
+
+    id: int
+    texts: list[str]
+    parse_special: bool = True
+
+
 class Detokenize(msgspec.Struct, tag="detokenize", frozen=True):
     """Turn the token ids in the array into text. The answer is `Texts`.
 
@@ -98,7 +110,7 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
 
 
 class Tokens(msgspec.Struct, tag="tokens", frozen=True):
-    """Answer to `Tokenize`: lengths of the sequences; the array holds their ids."""
+    """Answer to `Tokenize` and `Locate`: lengths of the sequences; the array holds their ids."""
 
     id: int
     lengths: list[int]
@@ -139,7 +151,7 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     index: int | None = None
 
 
-ToWorker: TypeAlias = Load | Cores | Tokenize | Detokenize | Encode | Abort
+ToWorker: TypeAlias = Load | Cores | Tokenize | Locate | Detokenize | Encode | Abort
 FromWorker: TypeAlias = Progress | Ready | Tokens | Texts | Computed | Failed
 
 

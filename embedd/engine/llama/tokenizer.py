@@ -8,11 +8,12 @@ import numpy as np
 from llama_cpp import llama_cpp as lib
 
 from embedd.engine.llama.model import LlamaModel
+from embedd.engine.llama.places import UNKNOWN, find_places
 from embedd.engine.protocol import check_ids
 from embedd.engine.spec import ModelSpec
 from embedd.errors import ModelLoadError
 from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
-from embedd.types import TokenIds, TokenPiece
+from embedd.types import Located, TokenIds, TokenPiece
 
 NO_TOKENIZER = 0
 WORDPIECE = 3
@@ -63,6 +64,15 @@ class LlamaTokenizer:
         return [
             self._tokenize(text, add_special=add_special, parse_special=parse_special)
             for text in texts
+        ]
+
+    def locate(self, texts: Sequence[str], *, parse_special: bool = True) -> list[Located]:
+        """See `Tokenizer.locate`."""
+        rows = self.tokenize(texts, add_special=False, parse_special=parse_special)
+        by_words = self._kind == WORDPIECE
+        return [
+            (ids, find_places(text, self.token_pieces(ids), by_words=by_words))
+            for text, ids in zip(texts, rows, strict=True)
         ]
 
     def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
@@ -157,7 +167,8 @@ class LlamaTokenizer:
                 True,  # special
             ),
         )
-        return TokenPiece(text, bool(lib.llama_vocab_is_control(self._vocab, id_)))
+        is_control = bool(lib.llama_vocab_is_control(self._vocab, id_))
+        return TokenPiece(text, is_control and text not in UNKNOWN)
 
     def _learn_special_tokens(self) -> SpecialTokens:
         """Find the special tokens by adding them to a text: the file's flags are not reliable."""

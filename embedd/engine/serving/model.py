@@ -16,7 +16,7 @@ from embedd.engine.serving.queue import BatchQueue
 from embedd.engine.settings import ONE_REPLICA, Tuning
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.metrics import ModelMetrics
-from embedd.types import EmbedResult, Pooling, ServedBy, TokenIds, TokenPiece
+from embedd.types import EmbedResult, Located, Pooling, ServedBy, TokenIds, TokenPiece
 
 # Limits of the texts in one message to the tokenizer, so that a short request does not wait until
 # ten thousand texts of another one are tokenized.
@@ -136,6 +136,17 @@ class ServedModel:
             ids += await self._tokenize(chunk, add_special=add_special, parse_special=parse_special)
         return ids
 
+    async def locate(self, texts: Sequence[str], *, parse_special: bool = True) -> list[Located]:
+        """Return the ids of each text and their places in it; see `Tokenizer.locate`.
+
+        Raises:
+            EngineError: The worker died on it twice.
+        """
+        located: list[Located] = []
+        for chunk in _chunks(texts):
+            located += await self._locate(chunk, parse_special=parse_special)
+        return located
+
     async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
         """Return the text of each sequence; see `Tokenizer.detokenize`.
 
@@ -166,7 +177,12 @@ class ServedModel:
         """
         result = await self._embed(sequences, pooling, store=store)
         info = self.info
-        served_by = ServedBy(digest=self._spec.digest, engine=info.engine, backend=info.backend)
+        served_by = ServedBy(
+            digest=self._spec.digest,
+            engine=info.engine,
+            backend=info.backend,
+            tokenizer=info.tokenizer,
+        )
         return replace(result, served_by=served_by)
 
     async def close(self) -> None:
@@ -195,6 +211,9 @@ class ServedModel:
                 texts, add_special=add_special, parse_special=parse_special
             )
         )
+
+    async def _locate(self, texts: Sequence[str], *, parse_special: bool) -> list[Located]:
+        return await self._ask(lambda worker: worker.locate(texts, parse_special=parse_special))
 
     async def _ask(self, ask: Callable[[WorkerProcess], Awaitable[_Answer]]) -> _Answer:
         worker = self._supervisor.worker

@@ -45,7 +45,7 @@ class Worker:
                     start_thread(load, message)
                 case messages.Cores():
                     self._pending.set_cores(message.count)
-                case messages.Tokenize() | messages.Detokenize():
+                case messages.Tokenize() | messages.Locate() | messages.Detokenize():
                     self._tokenizer_calls.put(message, array)
                 case messages.Encode():
                     self._pending.put((message, array))

@@ -2,23 +2,25 @@
 
 import queue
 import threading
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
 
 from embedd.engine.ipc.framing import split_ids
-from embedd.engine.ipc.messages import Detokenize, Failed, Texts, Tokenize, Tokens
+from embedd.engine.ipc.messages import Detokenize, Failed, Locate, Texts, Tokenize, Tokens
 from embedd.engine.protocol import Tokenizer
 from embedd.engine.worker.connection import Answer, Connection
 from embedd.engine.worker.threads import start_thread
 from embedd.errors import EmbeddError
+from embedd.types import TokenIds
 
 # llama.cpp's fall-back for regular expressions recurses once per letter of a word:
 # 80,000 letters overflow the default 8 MiB.
 STACK = 256 << 20
 SHORT = 1024  # characters that take a tenth of a millisecond: any thread may tokenize them
 
-Call: TypeAlias = Tokenize | Detokenize
+Call: TypeAlias = Tokenize | Locate | Detokenize
 
 
 class TokenizerCalls:
@@ -69,8 +71,12 @@ def answer_call(tokenizer: Tokenizer, call: Call, array: bytes) -> Answer:
             rows = tokenizer.tokenize(
                 call.texts, add_special=call.add_special, parse_special=call.parse_special
             )
-            ids = np.concatenate(rows) if rows else np.empty(0, np.int32)
-            return Tokens(call.id, [len(row) for row in rows]), ids
+            return Tokens(call.id, [len(row) for row in rows]), join_ids(rows)
+        if isinstance(call, Locate):
+            located = tokenizer.locate(call.texts, parse_special=call.parse_special)
+            places = [offsets.ravel() for _, offsets in located]
+            lengths = [len(ids) for ids, _ in located]
+            return Tokens(call.id, lengths), join_ids([*(ids for ids, _ in located), *places])
         if call.lengths is None:
             pieces = tokenizer.token_pieces(np.frombuffer(array, np.int32))
             texts = [piece.text for piece in pieces]
@@ -79,3 +85,8 @@ def answer_call(tokenizer: Tokenizer, call: Call, array: bytes) -> Answer:
         return Texts(call.id, tokenizer.detokenize(sequences, special=call.special)), None
     except EmbeddError as error:
         return Failed(call.id, str(error), index=error.index), None
+
+
+def join_ids(rows: Sequence[TokenIds]) -> TokenIds:
+    """All *rows* end to end."""
+    return np.concatenate(rows) if rows else np.empty(0, np.int32)

@@ -21,7 +21,7 @@ from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import EngineError
 from embedd.metrics import DeathReason, Metrics
 from embedd.tokenizers.truncation import SpecialTokens
-from embedd.types import Pooling, TokenIds, TokenPiece, Vectors
+from embedd.types import Located, Pooling, TokenIds, TokenPiece, Vectors
 
 KILLS, REFUSED, REFUSED_UNNAMED, STUCK = 66, 67, 68, 69  # token ids that do what they say
 MAX_BATCH_TOKENS, MAX_SEQUENCES = 8, 4
@@ -122,6 +122,12 @@ class FakeWorker(WorkerProcess):
             self.die()
             self._refuse_if_dead()
         return [to_ids(*(min(ord(one), VOCABULARY - 1) for one in text)) for text in texts]
+
+    async def locate(self, texts: Sequence[str], *, parse_special: bool = True) -> list[Located]:
+        rows = await self.tokenize(texts, add_special=False, parse_special=parse_special)
+        return [
+            (ids, np.stack((places := np.arange(len(ids)), places + 1), axis=1)) for ids in rows
+        ]
 
     async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
         self._refuse_if_dead()

@@ -7,7 +7,17 @@ import numpy as np
 import pytest
 
 from embedd.engine.backends import LLAMA_BACKENDS
-from embedd.engine.ipc.messages import Detokenize, Failed, Fault, Load, Texts, Tokenize, Tokens
+from embedd.engine.ipc.framing import split_located
+from embedd.engine.ipc.messages import (
+    Detokenize,
+    Failed,
+    Fault,
+    Load,
+    Locate,
+    Texts,
+    Tokenize,
+    Tokens,
+)
 from embedd.engine.worker.load import open_tokenizer
 from embedd.engine.worker.tokenizer_calls import answer_call
 from embedd.types import Pooling
@@ -24,6 +34,11 @@ def test_a_vocabulary_answers_every_kind_of_call(engine: str, tmp_path: Path) ->
     assert isinstance(said, Tokens)
     assert ids is not None
     assert len(ids) == sum(said.lengths)
+    located, numbers = answer_call(tokenizer, Locate(6, ["a", "the sky"]), b"")
+    assert isinstance(located, Tokens)
+    assert numbers is not None
+    [_, (_, places)] = split_located(numbers.tobytes(), located.lengths)
+    assert places[-1].tolist() == ([6, 7] if engine == "fake" else [4, 7])
     texts, _ = answer_call(tokenizer, Detokenize(2, said.lengths, special=False), ids.tobytes())
     assert texts == Texts(2, [b"a", b"the sky"])
     pieces, _ = answer_call(tokenizer, Detokenize(3, None), ids[:2].tobytes())
