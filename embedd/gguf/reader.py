@@ -88,14 +88,18 @@ class Reader:
     def elements(self, number: int, length: int, key: str) -> Array:
         """The next *length* elements of the type *number*."""
         if number == STRING:
-            return self._strings(length)
-        packing = struct.Struct(f"<{length}{value_type(number, key)[1]}")
-        check_limit(packing.size, MAX_HEADER_BYTES, f"bytes in {key!r}")
-        return list(packing.unpack(self.take(packing.size)))
+            return [one.decode(errors="replace") for one in self.strings(length)]
+        data = self.numbers(number, length, key)
+        return list(struct.unpack(f"<{length}{value_type(number, key)[1]}", data))
 
-    def _strings(self, count: int) -> Array:
-        """The next *count* strings."""
-        strings: Array = []
+    def numbers(self, number: int, length: int, key: str) -> bytes:
+        """The bytes of the next *length* numbers of the type *number*."""
+        size = length * struct.calcsize(f"<{value_type(number, key)[1]}")
+        return self.take(check_limit(size, MAX_HEADER_BYTES, f"bytes in {key!r}"))
+
+    def strings(self, count: int) -> list[bytes]:
+        """The next *count* strings, which need not be UTF-8."""
+        strings: list[bytes] = []
         while count:
             self._need(8)
             buffer, at, last = self._buffer, self._at, len(self._buffer) - 8
@@ -104,12 +108,13 @@ class Reader:
                 end = at + 8 + _U64.unpack_from(buffer, at)[0]
                 if end > len(buffer):
                     break
-                strings.append(buffer[at + 8 : end].decode(errors="replace"))
+                strings.append(buffer[at + 8 : end])
                 at = end
                 count -= 1
             self._at = at
             if count and at <= last:  # the next string does not end within the buffer
-                strings.append(self.text(MAX_HEADER_BYTES, "bytes in a string"))
+                size = check_limit(self.u64(), MAX_HEADER_BYTES, "bytes in a string")
+                strings.append(self.take(size))
                 count -= 1
         return strings
 

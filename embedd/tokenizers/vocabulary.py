@@ -4,7 +4,6 @@ The keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer. D
 a file leaves out are llama.cpp's (`llama_vocab::impl::load` in src/llama-vocab.cpp).
 """
 
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -14,6 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from embedd.gguf.arrays import read_raw_arrays
 from embedd.gguf.header import GgufFacts, read_header_file
 from embedd.gguf.reader import Scalar
 from embedd.tokenizers.failures import TokenizerError
@@ -46,10 +46,6 @@ _DEFAULT_IDS: Final[Mapping[str, tuple[int | None, int | None, int | None, int |
     "gpt2": (11, 11, None, None),
     "llama": (1, 2, 0, None),
 }
-_U32: Final = struct.Struct("<I")
-_U64: Final = struct.Struct("<Q")
-_STRING, _ARRAY = 8, 9
-_WIDTHS: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 
 
 class TokenType(IntEnum):
@@ -121,12 +117,9 @@ def read_vocabulary(path: Path) -> Vocabulary:
     """
     facts = read_header_file(path)
     _check_arrays(facts)
-    try:
-        with path.open("rb") as stream:
-            texts, numbers = _read_arrays(stream.read(facts.size))
-    except (OSError, struct.error, KeyError) as error:
-        raise TokenizerError(f"{path} cannot be read: {error}") from error
-    tokens = _decode(texts["tokens"], "token")
+    arrays = read_raw_arrays(path, [_PREFIX + name for name in _LIMITS])
+    numbers = {key.removeprefix(_PREFIX): data for key, data in arrays.numbers.items()}
+    tokens = _decode(arrays.strings, "tokens", "token")
     _check_different(tokens)
     values = facts.metadata
     model = str(values.get(f"{_PREFIX}model", ""))
@@ -145,7 +138,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
         tokens=tokens,
         types=_read_types(numbers.get("token_type"), len(tokens), roles.values()),
         scores=_read_scores(numbers.get("scores"), facts, len(tokens)),
-        merges=_decode(texts.get("merges", []), "merge"),
+        merges=_decode(arrays.strings, "merges", "merge"),
         charsmap=numbers.get("precompiled_charsmap", b""),
         **roles,
         add_bos=_flag(values, "add_bos_token"),
@@ -173,57 +166,13 @@ def _check_arrays(facts: GgufFacts) -> None:
             raise TokenizerError(f"{name} is an array of {kind}, not of {wanted}")
 
 
-def _read_arrays(header: bytes) -> tuple[dict[str, list[bytes]], dict[str, bytes]]:
-    """The tokenizer's arrays of strings, and the bytes of those of numbers.
-
-    *header* has passed `read_header_file`, so that its lengths lie within it.
-    """
-    texts: dict[str, list[bytes]] = {}
-    numbers: dict[str, bytes] = {}
-    pairs = _U64.unpack_from(header, 16)[0]
-    at = 24
-    for _ in range(pairs):
-        end = at + 8 + _U64.unpack_from(header, at)[0]
-        key = header[at + 8 : end].decode(errors="replace")
-        name = key.removeprefix(_PREFIX) if key.startswith(_PREFIX) else ""
-        kind, at = _U32.unpack_from(header, end)[0], end + 4
-        if kind == _STRING:
-            at += 8 + _U64.unpack_from(header, at)[0]
-        elif kind != _ARRAY:
-            at += _WIDTHS[kind]
-        else:
-            kind, count = _U32.unpack_from(header, at)[0], _U64.unpack_from(header, at + 4)[0]
-            at += 12
-            if kind == _STRING:
-                found, at = _read_strings(header, at, count, name)
-                if name in _LIMITS:
-                    texts[name] = found
-            else:
-                end = at + count * _WIDTHS[kind]
-                if name in _LIMITS:
-                    numbers[name] = header[at:end]
-                at = end
-    return texts, numbers
-
-
-def _read_strings(header: bytes, at: int, count: int, name: str) -> tuple[list[bytes], int]:
-    """So many strings from *at* on and where they end; none of an array that is not wanted."""
-    found: list[bytes] = []
-    wanted, first = name in _LIMITS, at
-    # Without calls but one: a vocabulary and its merges are up to 800,000 strings.
-    for _ in range(count):
-        start = at + 8
-        at = start + _U64.unpack_from(header, at)[0]
-        if wanted:
-            found.append(header[start:at])
-    if wanted and (size := at - first - 8 * count) > MAX_TEXT_BYTES:
+def _decode(strings: Mapping[str, list[bytes]], name: str, what: str) -> tuple[str, ...]:
+    """The array *name*, each of whose elements is *what*; nothing if the file has none."""
+    texts = strings.get(_PREFIX + name, [])
+    if (size := sum(map(len, texts))) > MAX_TEXT_BYTES:
         raise TokenizerError(
             f"{size} bytes in {name}, at most {MAX_TEXT_BYTES}", limit=MAX_TEXT_BYTES
         )
-    return found, at
-
-
-def _decode(texts: list[bytes], what: str) -> tuple[str, ...]:
     try:
         return tuple([text.decode() for text in texts])
     except UnicodeDecodeError:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedd.errors import ModelLoadError
-from embedd.gguf.arrays import read_arrays
+from embedd.gguf.arrays import read_arrays, read_raw_arrays
 from tests.tiny_models import TINY_VOCABULARY, write_tiny_bert, write_tiny_decoder
 
 TOKENS = b"tokenizer.ggml.tokens"
@@ -42,6 +42,26 @@ def test_a_vocabulary_longer_than_one_read_is_whole(tmp_path: Path) -> None:
     assert (tmp_path / "a.gguf").stat().st_size > 4 << 20
     arrays = read_arrays(tmp_path / "a.gguf")
     assert arrays == {"tokenizer.ggml.tokens": tokens, "scores": scores.tolist()}
+
+
+def test_raw_arrays_are_the_bytes_of_the_file_and_those_that_were_asked_for(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "bert")
+    writer.add_array("strings", ["ab", b"\xff\xfe", ""])
+    writer.add_array("numbers", [1, -2])
+    writer.add_array("others", ["ab"] * 5)
+    writer.add_array("last", [1.5])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    found = read_raw_arrays(tmp_path / "a.gguf", ["strings", "numbers", "last", "missing"])
+    assert found.strings == {"strings": [b"ab", b"\xff\xfe", b""]}
+    assert found.numbers == {
+        "numbers": struct.pack("<2i", 1, -2),
+        "last": struct.pack("<f", 1.5),
+    }
+    with pytest.raises(ModelLoadError, match="nope cannot be read"):
+        read_raw_arrays(tmp_path / "nope", ["strings"])
 
 
 def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
