@@ -31,7 +31,7 @@ class ImagePart(StrEnum):
 
 
 class ImageFamily(StrEnum):
-    """Families of image models, told apart by the names of their tensors."""
+    """Families of image models, which the names of their tensors tell."""
 
     SD1 = "sd1"
     SD2 = "sd2"

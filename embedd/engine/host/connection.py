@@ -3,40 +3,49 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import cast
+from typing import Any, Generic, TypeVar, cast
 
-from embedd.engine.ipc import framing, messages
-from embedd.types import TokenIds
+import msgspec
+import numpy.typing as npt
+
+from embedd.engine.ipc import framing
 
 log = logging.getLogger(__name__)
 
 
-class Frames(asyncio.Protocol):
+_Message = TypeVar("_Message")
+
+
+class Frames(asyncio.Protocol, Generic[_Message]):
     """Sends frames, and splits the received bytes into frames.
 
     Args:
         take: Called with the message and the array of each received frame.
+        parse: Returns the message in the header of a frame.
 
     Attributes:
         lost: Done when the connection has ended. It is cut when the worker sends an invalid
             frame: it may have overwritten its own memory.
     """
 
-    def __init__(self, take: Callable[[messages.FromWorker, bytes], None]) -> None:
+    def __init__(
+        self, take: Callable[[_Message, bytes], None], parse: Callable[[memoryview], _Message]
+    ) -> None:
         self._take = take
+        self._parse = parse
         self._received = bytearray()
         self._transport: asyncio.Transport
         self._writable = asyncio.Event()
         self._writable.set()
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def send(self, message: messages.ToWorker, array: TokenIds | None = None) -> None:
+    async def send(self, message: msgspec.Struct, array: npt.NDArray[Any] | None = None) -> None:
         """Write a frame, and wait while the socket is full; no effect after the end."""
         self.write(message, array)
         if not self._writable.is_set():
             await self._writable.wait()
 
-    def write(self, message: messages.ToWorker, array: TokenIds | None = None) -> None:
+    def write(self, message: msgspec.Struct, array: npt.NDArray[Any] | None = None) -> None:
         """Write a frame without waiting, for small frames."""
         self._transport.write(b"".join(framing.make_frame(message, array)))
 
@@ -81,7 +90,7 @@ class Frames(asyncio.Protocol):
                 end = body + header + array
                 if len(received) < end:
                     break
-                message = messages.parse_from_worker(received[body : body + header])
+                message = self._parse(received[body : body + header])
                 self._take(message, bytes(received[body + header : end]))
                 start = end
         del self._received[:start]

@@ -60,7 +60,7 @@ class WorkerProcess:
         self.died_computing = False
         self._board = board
         self._process: asyncio.subprocess.Process
-        self._frames: Frames
+        self._frames: Frames[messages.FromWorker]
         self._ids = itertools.count(1)
         self._calls: dict[int, _Waiting] = {}
         self._watchdog = Watchdog(
@@ -111,7 +111,7 @@ class WorkerProcess:
     async def connect(self, sock: socket.socket) -> None:
         """Talk through this end of a socket pair, whose other end the process has."""
         _, self._frames = await asyncio.get_running_loop().create_unix_connection(
-            lambda: Frames(self._dispatch), sock=sock
+            lambda: Frames(self._dispatch, messages.parse_from_worker), sock=sock
         )
 
     def watch(self, process: asyncio.subprocess.Process) -> None:

@@ -2,26 +2,29 @@
 
 A frame is ``length: u32 | header length: u32 | msgpack header | raw array``, both
 lengths in native byte order (the two ends share a machine); ``length`` counts what
-follows it. Every message has at most one array: token ids as int32 or vectors as
-float32.
+follows it. Every message has at most one array: token ids as int32, vectors as
+float32 or the bytes of a file.
 """
 
 import struct
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
+import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from embedd.engine.ipc.messages import FromWorker, ToWorker, to_header
+from embedd.engine.ipc.messages import to_header
 from embedd.errors import EngineError
-from embedd.types import Located, TokenIds, Vectors
+from embedd.types import Located, TokenIds
 
 MAX_FRAME = 1 << 30
 PREFIX = struct.Struct("=II")
 
 
 def make_frame(
-    message: ToWorker | FromWorker, array: TokenIds | Vectors | None = None
+    message: msgspec.Struct, array: npt.NDArray[Any] | None = None
 ) -> list[bytes | memoryview]:
     """The parts of a frame, to be written one after the other.
 

@@ -163,7 +163,7 @@ def _to_text(value: Any) -> str:
     raise NotImplementedError(f"a message cannot hold {type(value).__name__}")
 
 
-def _to_path(_kind: type, value: Any) -> Path:
+def to_path(_kind: type, value: Any) -> Path:
     """The path of a text; msgspec turns the error into its own."""
     if isinstance(value, str):
         return Path(value)
@@ -171,11 +171,11 @@ def _to_path(_kind: type, value: Any) -> Path:
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=_to_text)
-_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker, dec_hook=_to_path)
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker, dec_hook=to_path)
 _from_worker: msgspec.msgpack.Decoder[FromWorker] = msgspec.msgpack.Decoder(FromWorker)
 
 
-def to_header(message: ToWorker | FromWorker) -> bytes:
+def to_header(message: msgspec.Struct) -> bytes:
     """The header of a frame with *message*."""
     return _encoder.encode(message)
 

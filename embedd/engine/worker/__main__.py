@@ -29,7 +29,7 @@ from embedd.errors import EmbeddError
 class Worker:
     """Receives messages and passes them to the threads that answer: one model, its replicas."""
 
-    def __init__(self, connection: Connection, board: Board) -> None:
+    def __init__(self, connection: Connection[messages.ToWorker], board: Board) -> None:
         self._connection = connection
         self._board = board
         self._pending: Pending
@@ -105,7 +105,8 @@ def main() -> None:
     prepare_process()
     with exit_on_error():
         sock, board = map(int, sys.argv[1:])
-        Worker(Connection(socket.socket(fileno=sock)), Board(board)).run()
+        connection = Connection(socket.socket(fileno=sock), messages.parse_to_worker)
+        Worker(connection, Board(board)).run()
     # No interpreter shutdown: llama.cpp's callbacks and threads do not survive one.
     os._exit(0)
 

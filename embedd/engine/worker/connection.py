@@ -2,18 +2,27 @@
 
 import socket
 import threading
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from embedd.engine.ipc import framing, messages
-from embedd.types import TokenIds, Vectors
+import msgspec
+import numpy.typing as npt
 
-Answer: TypeAlias = tuple[messages.FromWorker, TokenIds | Vectors | None]
+from embedd.engine.ipc import framing
+
+Answer: TypeAlias = tuple[msgspec.Struct, npt.NDArray[Any] | None]
+_Message = TypeVar("_Message")
 
 
-class Connection:
-    """Sends and receives frames: one thread receives, any thread sends."""
+class Connection(Generic[_Message]):
+    """Sends and receives frames: one thread receives, any thread sends.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        parse: Returns the message in the header of a frame.
+    """
+
+    def __init__(self, sock: socket.socket, parse: Callable[[bytes], _Message]) -> None:
+        self._parse = parse
         self._file = sock.makefile("rb")
         self._sock = sock
         self._sending = threading.Lock()
@@ -24,7 +33,7 @@ class Connection:
         with self._sending:
             self._sock.sendall(frames)
 
-    def receive(self) -> tuple[messages.ToWorker, bytes] | None:
+    def receive(self) -> tuple[_Message, bytes] | None:
         """The next message with its array; None when the server has closed the socket."""
         prefix = self._file.read(framing.PREFIX.size)
         if len(prefix) < framing.PREFIX.size:
@@ -33,4 +42,4 @@ class Connection:
         body = self._file.read(header + array)
         if len(body) < header + array:
             return None
-        return messages.parse_to_worker(body[:header]), body[header:]
+        return self._parse(body[:header]), body[header:]

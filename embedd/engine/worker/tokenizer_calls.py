@@ -8,7 +8,15 @@ from typing import TypeAlias
 import numpy as np
 
 from embedd.engine.ipc.framing import split_ids
-from embedd.engine.ipc.messages import Detokenize, Failed, Locate, Texts, Tokenize, Tokens
+from embedd.engine.ipc.messages import (
+    Detokenize,
+    Failed,
+    Locate,
+    Texts,
+    Tokenize,
+    Tokens,
+    ToWorker,
+)
 from embedd.engine.protocol import Tokenizer
 from embedd.engine.worker.connection import Answer, Connection
 from embedd.engine.worker.threads import start_thread
@@ -26,7 +34,7 @@ Call: TypeAlias = Tokenize | Locate | Detokenize
 class TokenizerCalls:
     """Answers calls to one tokenizer, one at a time. Call `start` first."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection[ToWorker]) -> None:
         self._connection = connection
         self._waiting: queue.SimpleQueue[tuple[Call, bytes]] = queue.SimpleQueue()
         self._lock = threading.Lock()
