@@ -156,8 +156,8 @@ def _rank_characters(text: str) -> Ranks:
     start = 0
     while start < len(text):
         end = _find_slice_end(text, start + SLICE_CHARACTERS)
-        # Two characters more: they say whether a sentence ends where the slice begins.
-        before, first = max(0, start - 2), start + 1 if start else 0
+        # One character more: it says whether a sentence ends with the first of the slice.
+        before, first = max(0, start - 1), start + 1 if start else 0
         ranks[first : end + 1] = _rank_slice(text[before:end])[first - before :]
         start = end
     return ranks

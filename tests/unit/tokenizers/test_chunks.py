@@ -109,17 +109,19 @@ def test_windows_that_cannot_advance_are_refused(size: int, overlap: int) -> Non
         split_tokens("a b", places("a b"), size=size, overlap=overlap)
 
 
-@given(text=TEXTS, sizes=SIZES, slice_=st.integers(1, 7))
+@pytest.mark.parametrize("length", range(6, 40))
 def test_a_text_that_is_looked_at_in_slices_is_cut_at_the_same_places(
-    text: str, sizes: tuple[int, int], slice_: int
+    length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = cut(text, *sizes)
-    with pytest.MonkeyPatch.context() as patch:
-        # Runs of spaces longer than a slice are cut; what they separate is then less certain.
-        patch.setattr(module, "SLICE_CHARACTERS", slice_)
-        if " " * slice_ not in re.sub(r"\s", " ", text):
-            assert cut(text, *sizes) == whole
-        assert "".join(cut(text, sizes[0])) == text
+    text = 'One two." \n\nthree four? five 字。字 "six." seven\n\n   eight nine.) ten'
+    whole = [cut(text, size) for size in range(1, 20)]
+    monkeypatch.setattr(module, "SLICE_CHARACTERS", length)
+    assert [cut(text, size) for size in range(1, 20)] == whole
+
+
+def test_a_run_of_spaces_longer_than_a_slice_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SLICE_CHARACTERS", 3)
+    assert cut("a" + " " * 20 + "b", 1) == ["a" + " " * 20, "b"]
 
 
 def test_each_window_weighs_as_many_tokens_as_it_has() -> None:
