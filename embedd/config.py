@@ -14,7 +14,7 @@ from urllib.parse import quote
 from embedd.durations import parse_keep_alive
 from embedd.errors import ConfigError, RequestError
 from embedd.machine import read_limits
-from embedd.types import EngineChoice, Precision
+from embedd.types import EngineChoice, Precision, TokenizerChoice
 
 MIB = 1 << 20
 DEFAULT_PORT = 11434
@@ -65,6 +65,9 @@ SETTINGS = (
     Setting("ENGINE", "auto", "`llama`, `openvino`, auto = the fastest verified one", twin=False),
     Setting(
         "PRECISION", "auto", "numbers of OpenVINO: `f32`, `bf16`, auto = by the CPU", twin=False
+    ),
+    Setting(
+        "TOKENIZER", "auto", "`llama` = llama.cpp's, auto = the model's own, if known", twin=False
     ),
     Setting("THREADS", "affinity and cgroup quota", "cores that embedd may use", twin=False),
     Setting("GPU_LAYERS", "all", "layers of a model on the GPU; 0 = none", twin=False),
@@ -147,6 +150,7 @@ class Settings:
     allowed_hosts: tuple[str, ...]
     engine: EngineChoice
     precision: Precision
+    tokenizer: TokenizerChoice
     threads: int
     gpu_layers: int | None
     memory: int
@@ -176,6 +180,7 @@ def read_settings(
         origins=read.several("ORIGINS"),
         engine=EngineChoice(read.choice("ENGINE", tuple(EngineChoice))),
         precision=Precision(read.choice("PRECISION", tuple(Precision))),
+        tokenizer=TokenizerChoice(read.choice("TOKENIZER", tuple(TokenizerChoice))),
         flash_attention=read.switch("FLASH_ATTENTION"),
         debug=read.level("DEBUG"),
         noprune=read.switch("NOPRUNE") or False,

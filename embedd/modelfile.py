@@ -41,7 +41,9 @@ FLOATS: Final = frozenset(
     }
 )
 BOOLEANS: Final = frozenset({"use_mmap"})
-TEXTS: Final = frozenset({"document_prefix", "engine", "pooling", "precision", "query_prefix"})
+TEXTS: Final = frozenset(
+    {"document_prefix", "engine", "pooling", "precision", "query_prefix", "tokenizer"}
+)
 LISTS: Final = frozenset({"stop"})  # may be given more than once; all values are kept
 PARAMETERS: Final = INTEGERS | FLOATS | BOOLEANS | TEXTS | LISTS
 DROPPED: Final = frozenset(
@@ -61,6 +63,7 @@ CHOICES: Final = {
     "pooling": ("mean", "cls", "last", "rank"),
     "engine": ("auto", "llama", "openvino"),
     "precision": ("auto", "f32", "bf16"),
+    "tokenizer": ("auto", "llama"),
 }
 
 _WITHOUT_EFFECT: Final = frozenset(

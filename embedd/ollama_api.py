@@ -63,7 +63,8 @@ class TagsReply(Struct, frozen=True, kw_only=True):
 class RunningModel(Struct, frozen=True, kw_only=True):
     """A row of ``/api/ps``: *size* is RAM and VRAM, *size_vram* the part on the GPU, in bytes.
 
-    *state* is ``loading`` until the model is loaded; *engine* and *backend* are sent after that.
+    *state* is ``loading`` until the model is loaded; *engine*, *backend* and *tokenizer* (``model``
+    or ``llama``) are sent after that.
     """
 
     name: str
@@ -77,6 +78,7 @@ class RunningModel(Struct, frozen=True, kw_only=True):
     state: str | UnsetType = UNSET
     engine: str | UnsetType = UNSET
     backend: str | UnsetType = UNSET
+    tokenizer: str | UnsetType = UNSET
 
 
 class PsReply(Struct, frozen=True, kw_only=True):
@@ -96,7 +98,7 @@ class Tensor(Struct, frozen=True, kw_only=True):
 class ShowReply(Struct, frozen=True, kw_only=True):
     """``POST /api/show``: *model_info* is the GGUF's metadata, its arrays null unless *verbose*.
 
-    *engine* and *backend* are sent of a model in memory.
+    *engine*, *backend* and *tokenizer* are sent of a model in memory.
     """
 
     license: str | UnsetType = UNSET
@@ -111,6 +113,7 @@ class ShowReply(Struct, frozen=True, kw_only=True):
     modified_at: datetime | UnsetType = UNSET
     engine: str | UnsetType = UNSET
     backend: str | UnsetType = UNSET
+    tokenizer: str | UnsetType = UNSET
 
 
 class VersionReply(Struct, frozen=True, kw_only=True):

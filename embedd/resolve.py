@@ -18,7 +18,7 @@ from embedd.ollama_api import Details
 from embedd.options import Options, parse_options
 from embedd.store.manifests import MODEL, PARAMS, ConfigBlob, StoredManifest
 from embedd.store.store import Store
-from embedd.types import EngineChoice, Pooling, Precision
+from embedd.types import EngineChoice, Pooling, Precision, TokenizerChoice
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class Parameters:
     pooling: Pooling | None = None
     engine: EngineChoice | None = None
     precision: Precision | None = None
+    tokenizer: TokenizerChoice | None = None
     query_prefix: str = ""
     document_prefix: str = ""
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -185,6 +186,7 @@ class Resolver:
             weights=sum(layer.size for layer in layers),
             engine=parameters.engine,
             precision=parameters.precision,
+            tokenizer=parameters.tokenizer,
             elements=facts.parameter_count,
             exact=facts.quantization in EXACT,
         )
@@ -280,6 +282,7 @@ def parse_parameters(raw: Mapping[str, object]) -> Parameters:
         pooling=_choice(raw, "pooling", [one for one in Pooling if one is not Pooling.NONE]),
         engine=_choice(raw, "engine", list(EngineChoice)),
         precision=_choice(raw, "precision", list(Precision)),
+        tokenizer=_choice(raw, "tokenizer", list(TokenizerChoice)),
         query_prefix=_text(raw, "query_prefix"),
         document_prefix=_text(raw, "document_prefix"),
         prompts=_typed(raw, "prompts", dict[str, str]) or {},

@@ -147,6 +147,7 @@ def make_loader(
         metrics=metrics or Metrics(),
         engine=settings.engine,
         precision=settings.precision,
+        tokenizer=settings.tokenizer,
         cpu_features=read_cpu_features(),
         has_openvino=has_openvino(),
         has_gpu=has_gpu_build(find_llama_libraries()),

@@ -188,7 +188,8 @@ class TokenizeRequest:
     """Inputs to tokenize.
 
     Args:
-        with_pieces: Return the text of each token too.
+        with_pieces: Return what each token stands for too.
+        with_offsets: Return the places of the tokens too; the inputs must be texts.
     """
 
     model: str
@@ -197,15 +198,24 @@ class TokenizeRequest:
     parse_special: bool = True
     prompt: Prompt | None = None
     with_pieces: bool = False
+    with_offsets: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokenized:
-    """The tokens of one input; ``prefix`` is the prompt that was put before its text."""
+    """The tokens of one input.
+
+    Args:
+        prefix: The prompt that was put before its text.
+        offsets: Places of the tokens in the prefix and the text, without those in *frame*.
+        frame: The special tokens before and after the text.
+    """
 
     ids: TokenIds
     pieces: Sequence[TokenPiece] = ()
     prefix: str = ""
+    offsets: Offsets | None = None
+    frame: tuple[Sequence[TokenPiece], Sequence[TokenPiece]] = ((), ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from embedd.cli.tables import format_processor, format_size, format_table, forma
 from embedd.config import Address
 from embedd.errors import ModelNotFoundError, RequestError
 
-PS_COLUMNS = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL", "BACKEND")
+PS_COLUMNS = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL", "BACKEND", "TOKENIZER")
 
 
 @click.command
@@ -47,6 +47,7 @@ def format_ps(models: Iterable[api.RunningModel], now: datetime) -> str:
             str(model.context_length),
             format_until(model.expires_at, now),
             model.backend or "",
+            model.tokenizer or "",
         )
         for model in models
     )

@@ -85,6 +85,7 @@ def _model_rows(reply: "ShowReply") -> Iterator[Row]:
         "embedding length": info.get(f"{architecture}.embedding_length"),
         "quantization": reply.details.quantization_level,
         "backend": reply.backend or "",
+        "tokenizer": reply.tokenizer or "",
     }
     for title, value in values.items():
         if value:

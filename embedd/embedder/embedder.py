@@ -208,6 +208,8 @@ class Embedder:
         prefix = inputs.choose_prefix(request.prompt, model)
         inputs.check_ids(request.inputs, model.spec.vocabulary)
         async with self._vocabulary(model.spec) as vocabulary:
+            if request.with_offsets:
+                return await inputs.locate(vocabulary, request, prefix=prefix)
             rows = await inputs.tokenize(
                 vocabulary,
                 request.inputs,

@@ -23,6 +23,8 @@ from embedd.types import (
     Input,
     Prompt,
     TokenIds,
+    Tokenized,
+    TokenizeRequest,
     Truncate,
     Truncated,
 )
@@ -155,6 +157,25 @@ async def tokenize(
             row = np.concatenate([row, *rest]).astype(np.int32)
         rows.append(row)
     return rows
+
+
+async def locate(
+    vocabulary: Vocabulary, request: TokenizeRequest, *, prefix: str
+) -> list[Tokenized]:
+    """Return the tokens of each text of *request* and their places, *prefix* before each text."""
+    texts = [prefix + one for one in request.inputs if isinstance(one, str)]
+    located = await vocabulary.locate(texts, parse_special=request.parse_special)
+    special = vocabulary.info.special_tokens
+    ends = (special.prefix, special.suffix) if request.add_special else ((), ())
+    before, after = (np.array(one, np.int32) for one in ends)
+    pieces = await vocabulary.token_pieces(np.concatenate((before, after)))
+    frame = (pieces[: len(before)], pieces[len(before) :])
+    return [
+        Tokenized(
+            ids=np.concatenate((before, ids, after)), prefix=prefix, offsets=offsets, frame=frame
+        )
+        for ids, offsets in located
+    ]
 
 
 def _head(one: Input) -> str | ClientIds:

@@ -32,7 +32,7 @@ from embedd.engine.tuning.store import TuningStore
 from embedd.errors import InsufficientMemoryError, ModelLoadError
 from embedd.gguf.header import read_header_file
 from embedd.metrics import Metrics
-from embedd.types import EngineChoice, Pooling, Precision
+from embedd.types import EngineChoice, Pooling, Precision, TokenizerChoice
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class Loader:
         cores: Cores that all models together may use.
         engine: The engine for models that do not name one themselves.
         precision: Precision of OpenVINO's arithmetic, for models that do not name one themselves.
+        tokenizer: The tokenizer for models that do not name one themselves.
         cpu_features: Features of the CPU, named as in ``/proc/cpuinfo``.
         has_openvino: Whether that engine is installed.
         has_gpu: Whether llama.cpp was built for a GPU.
@@ -69,6 +70,7 @@ class Loader:
         metrics: Metrics,
         engine: EngineChoice = EngineChoice.AUTO,
         precision: Precision = Precision.AUTO,
+        tokenizer: TokenizerChoice = TokenizerChoice.AUTO,
         cpu_features: AbstractSet[str] = frozenset(),
         has_openvino: bool = False,
         has_gpu: bool = False,
@@ -88,6 +90,7 @@ class Loader:
         self._calibrations = calibrations
         self._engine = engine
         self._precision = precision
+        self._tokenizer = tokenizer
         self._cpu_features = cpu_features
         self._has_openvino = has_openvino
         self._has_gpu = has_gpu
@@ -175,9 +178,11 @@ class Loader:
         return choose_openvino(spec.precision or self._precision, self._cpu_features)
 
     def _place(self, spec: ModelSpec) -> ModelSpec:
-        """*spec* with the operator's number of layers on the GPU, unless it says its own."""
+        """*spec* with the operator's layers on the GPU and tokenizer, unless it says its own."""
         return replace(
-            spec, gpu_layers=self._gpu_layers if spec.gpu_layers is None else spec.gpu_layers
+            spec,
+            gpu_layers=self._gpu_layers if spec.gpu_layers is None else spec.gpu_layers,
+            tokenizer=spec.tokenizer or self._tokenizer,
         )
 
     def _keep_verdict(self, spec: ModelSpec, model: ServedModel) -> None:
@@ -235,7 +240,9 @@ class Loader:
         async with self._vocabularies:
             worker = await self._start()
             try:
-                load = Load(spec=spec, backend=LLAMA_BACKENDS[-1], vocabulary_only=True)
+                load = Load(
+                    spec=self._place(spec), backend=LLAMA_BACKENDS[-1], vocabulary_only=True
+                )
                 await worker.load(load, timeout=self._load_timeout)
                 yield worker
             finally:

@@ -20,7 +20,7 @@ from embedd.config import (
 )
 from embedd.errors import ConfigError
 from embedd.machine import read_limits
-from embedd.types import EngineChoice, Precision
+from embedd.types import EngineChoice, Precision, TokenizerChoice
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of memory
 HOSTS = {
@@ -129,6 +129,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         origins=(),
         engine=EngineChoice.AUTO,
         precision=Precision.AUTO,
+        tokenizer=TokenizerChoice.AUTO,
         flash_attention=None,
         debug=0,
         noprune=False,
@@ -196,6 +197,7 @@ VALUES: list[tuple[str, str, object]] = [
     ("ENGINE", "LLAMA", EngineChoice.LLAMA),
     ("PRECISION", "bf16", Precision.BF16),
     ("PRECISION", "F32", Precision.F32),
+    ("TOKENIZER", "Llama", TokenizerChoice.LLAMA),
     ("THREADS", "3", 3),
     ("GPU_LAYERS", "7", 7),
     ("GPU_LAYERS", "0", 0),
@@ -237,6 +239,7 @@ def test_embedds_own_value_goes_before_ollamas() -> None:
     [
         ("KEEP_ALIVE", "abc"),
         ("PRECISION", "f16"),
+        ("TOKENIZER", "model"),
         ("KEEP_ALIVE", "1w"),
         ("LOAD_TIMEOUT", "soon"),
         ("MAX_LOADED_MODELS", "-1"),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from embedd import modelfile, options
 from embedd.errors import InvalidInputError
 from embedd.modelfile import Modelfile, decode_modelfile, format_modelfile, parse_modelfile
-from embedd.types import EngineChoice, Pooling, Precision
+from embedd.types import EngineChoice, Pooling, Precision, TokenizerChoice
 
 BAD_COMMAND = (
     'command must be one of "from", "license", "template", "system", "adapter", "draft", '
@@ -166,6 +166,7 @@ def test_the_parameters_are_those_of_the_options() -> None:
     assert set(modelfile.CHOICES["pooling"]) == {kind.value for kind in Pooling} - {"none"}
     assert modelfile.CHOICES["engine"] == tuple(EngineChoice)
     assert modelfile.CHOICES["precision"] == tuple(Precision)
+    assert modelfile.CHOICES["tokenizer"] == tuple(TokenizerChoice)
 
 
 def is_writable(text: str) -> bool:

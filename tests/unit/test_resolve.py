@@ -29,7 +29,7 @@ from embedd.resolve import (
 )
 from embedd.store.blobs import hash_file
 from embedd.store.store import Store
-from embedd.types import EngineChoice, Pooling, Precision
+from embedd.types import EngineChoice, Pooling, Precision, TokenizerChoice
 from tests.tiny_models import write_tiny_bert, write_tiny_decoder
 from tests.unit.stored import store_model
 
@@ -280,7 +280,7 @@ def test_a_file_that_is_not_a_gguf_cannot_be_loaded(models: Models) -> None:
 @pytest.mark.parametrize(
     "parameters",
     [b"{", b"[]", {"num_ctx": "x"}, {"pooling": "max"}, {"pooling": 1}, {"pooling": "none"},
-     {"engine": "torch"}, {"engine": 1}, {"precision": "f16"},
+     {"engine": "torch"}, {"engine": 1}, {"precision": "f16"}, {"tokenizer": "model"},
      {"query_prefix": 5}, {"prompts": ["a"]}, {"prompts": {"a": 1}}, {"matryoshka": [0]},
      {"matryoshka": 64}, {"int8_range": 0}, {"int8_range": "wide"}],
 )  # fmt: skip
@@ -292,7 +292,7 @@ def test_wrong_parameters_are_the_operators_fault_not_the_clients(
         models.resolver.resolve("m")
 
 
-@pytest.mark.parametrize("name", ["pooling", "engine", "precision"])
+@pytest.mark.parametrize("name", ["pooling", "engine", "precision", "tokenizer"])
 def test_an_empty_word_is_as_no_parameter(name: str) -> None:
     """A model that an earlier version created with one is still served."""
     assert parse_parameters({name: ""}) == replace(parse_parameters({}), raw={name: ""})
@@ -306,14 +306,19 @@ def test_parameters_name_lengths_prompts_and_the_range_for_int8() -> None:
     assert parameters.int8_range == 0.25
 
 
-def test_engine_and_precision_of_a_model_are_part_of_what_is_loaded(models: Models) -> None:
+def test_engine_precision_and_tokenizer_of_a_model_are_part_of_what_is_loaded(
+    models: Models,
+) -> None:
     path = models.bert()
     models.add("plain", path)
-    models.add("exact", path, {"engine": "openvino", "precision": "f32"})
+    models.add("exact", path, {"engine": "openvino", "precision": "f32", "tokenizer": "llama"})
     plain, exact = (models.resolver.resolve(name).spec for name in ("plain", "exact"))
-    assert (plain.engine, plain.precision) == (None, None)
+    assert (plain.engine, plain.precision, plain.tokenizer) == (None, None, None)
     assert (exact.engine, exact.precision) == (EngineChoice.OPENVINO, Precision.F32)
-    assert replace(exact, engine=None).key != plain.key, "two precisions are two loaded models"
+    assert exact.tokenizer is TokenizerChoice.LLAMA
+    for field in ("engine", "precision", "tokenizer"):
+        changed = replace(plain, **{field: getattr(exact, field)})
+        assert changed.key != plain.key, "models that differ in one are loaded apart"
 
 
 def test_parameters_of_null_are_absent() -> None:

@@ -26,7 +26,6 @@ from embedd.types import (
 )
 
 LONGEST_INDEX_LIST: Final = 1000  # bytes of `X-Embedd-Truncated`
-TOKENIZER: Final = "llama"  # what makes token ids of every text: llama.cpp, in the worker
 
 
 class DetokenizeBody(msgspec.Struct):
@@ -154,7 +153,8 @@ def computed_headers(result: Result) -> dict[str, str]:
     headers = {
         "Server-Timing": _server_timing(result),
         "X-Embedd-Model": (
-            f"{digest};engine={served_by.engine};backend={served_by.backend};tokenizer={TOKENIZER}"
+            f"{digest};engine={served_by.engine};backend={served_by.backend}"
+            f";tokenizer={served_by.tokenizer}"
         ),
     }
     if result.truncated:

@@ -9,9 +9,9 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from embedd.types import Quantized, Vectors
+from embedd.types import Quantized, TokenIds, Vectors
 
-# Rows written at a time: orjson holds the interpreter's lock for about 3 ms for so many.
+# Rows written at a time: orjson holds the interpreter's lock for about 3 ms for so many vectors.
 MAX_ROWS = 64
 JSON = "application/json; charset=utf-8"
 
@@ -23,11 +23,13 @@ _UNSAFE = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80
 class Rows:
     """Rows of an answer that are converted to JSON while they are sent.
 
-    ``render(start, stop)`` returns those rows as JSON, separated by commas.
+    ``render(start, stop)`` returns those rows as JSON, separated by commas; *step* is how many
+    it is called for at most, which takes a few milliseconds.
     """
 
     count: int
     render: Callable[[int, int], bytes]
+    step: int = MAX_ROWS
 
 
 Parts: TypeAlias = Sequence[bytes | Rows]
@@ -41,9 +43,9 @@ def dump(value: object) -> bytes:
     return data
 
 
-def dump_rows(vectors: Vectors | Quantized) -> bytes:
+def dump_rows(numbers: Vectors | Quantized | TokenIds) -> bytes:
     """Convert rows to JSON arrays without outer brackets; float32 in their shortest digits."""
-    return orjson.dumps(vectors, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+    return orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
 
 
 def json_response(
@@ -70,12 +72,12 @@ def join_parts(parts: Parts) -> bytes:
 async def parts_response(
     request: web.Request, parts: Parts, headers: Mapping[str, str]
 ) -> web.StreamResponse:
-    """Send the parts in order: at once when small, in slices of `MAX_ROWS` when large.
+    """Send the parts in order: at once when small, in slices of `Rows.step` when large.
 
     Other requests are served between slices, and only one slice is in memory as text.
     """
     all_headers: dict[str, Any] = {**headers, "Content-Type": JSON}
-    if sum(part.count for part in parts if isinstance(part, Rows)) <= MAX_ROWS:
+    if sum(part.count / part.step for part in parts if isinstance(part, Rows)) <= 1:
         return web.Response(body=join_parts(parts), headers=all_headers)
     response = web.StreamResponse(headers=all_headers)
     await response.prepare(request)
@@ -90,7 +92,7 @@ async def _pieces(parts: Parts) -> AsyncIterator[bytes]:
         if isinstance(part, bytes):
             yield part
             continue
-        for start in range(0, part.count, MAX_ROWS):
-            stop = min(start + MAX_ROWS, part.count)
+        for start in range(0, part.count, part.step):
+            stop = min(start + part.step, part.count)
             yield (b"," if start else b"") + part.render(start, stop)
             await asyncio.sleep(0)

@@ -26,6 +26,7 @@ RUNNING: Json = {
     "context_length": 256,
     "engine": "openvino",
     "backend": "openvino-bf16",
+    "tokenizer": "model",
 }
 STORED: Json = {
     "name": "all-minilm:latest",

@@ -29,16 +29,23 @@ def make_running(name: str, expires_in: timedelta, **fields: Any) -> api.Running
 
 MINUTES, YEARS, PAST = timedelta(minutes=4.5), timedelta(days=292 * 365), timedelta(seconds=-1)
 TABLE = """\
-NAME    ID              SIZE      PROCESSOR          CONTEXT    UNTIL                 BACKEND
-a       1b226e2802db    58 MB     100% CPU           256        4 minutes from now    openvino-bf16
-b       1b226e2802db    1.2 GB    48%/52% CPU/GPU    8192       Forever               llama-gpu
+NAME    ID              SIZE      PROCESSOR          CONTEXT    UNTIL                 BACKEND          TOKENIZER
+a       1b226e2802db    58 MB     100% CPU           256        4 minutes from now    openvino-bf16    model
+b       1b226e2802db    1.2 GB    48%/52% CPU/GPU    8192       Forever               llama-gpu        llama
 c       1b226e2802db    999 B     100% GPU           512        Stopping...
-"""
+"""  # noqa: E501 - a table as it is printed
 
 
 def test_the_table_of_ps() -> None:
     models = [
-        make_running("a", MINUTES, size=58_195_968, context_length=256, backend="openvino-bf16"),
+        make_running(
+            "a",
+            MINUTES,
+            size=58_195_968,
+            context_length=256,
+            backend="openvino-bf16",
+            tokenizer="model",
+        ),
         make_running(
             "b",
             YEARS,
@@ -46,6 +53,7 @@ def test_the_table_of_ps() -> None:
             size_vram=624_000_000,
             context_length=8192,
             backend="llama-gpu",
+            tokenizer="llama",
         ),
         make_running("c", PAST, size=999, size_vram=999, context_length=512),
     ]
@@ -58,7 +66,7 @@ def test_ps_asks_the_server_after_a_head(embedd: Run, server: FakeServer) -> Non
     assert outcome.status == 0
     assert outcome.out.splitlines()[1].split() == [
         "all-minilm:latest", "1b226e2802db", "58", "MB", "100%", "CPU", "256", "Forever",
-        "openvino-bf16",
+        "openvino-bf16", "model",
     ]  # fmt: skip
     assert [request[:2] for request in server.asked] == [("HEAD", "/"), ("GET", "/api/ps")]
 

@@ -5,7 +5,7 @@ from typing import Any
 from embedd.server.dialects.base import Dialect, Route
 from embedd.server.dialects.cohere.embed import EmbedBody, EmbedBodyV2, EmbedReply, embed, embed_v2
 from embedd.server.dialects.cohere.errors import to_error
-from embedd.server.dialects.cohere.tokens import TokenizeBody, detokenize, tokenize
+from embedd.server.dialects.cohere.tokens import TokenizeBody, TokenizeReply, detokenize, tokenize
 from embedd.server.dialects.endpoints import DetokenizeBody
 from embedd.server.dialects.openai.errors import STATUSES
 from embedd.server.dialects.rerank import Ranking, RerankBody, rerank_v2
@@ -23,7 +23,7 @@ DIALECT = Dialect(
             path="/v1/tokenize",
             endpoint=tokenize,
             body=TokenizeBody,
-            reply=dict[str, Any],
+            reply=TokenizeReply,
         ),
         Route(
             method="POST",

@@ -1,15 +1,17 @@
 """Cohere's ``/v1/tokenize`` and ``/v1/detokenize``."""
 
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
-from msgspec import Struct
+from msgspec import Struct, field
 
 from embedd.errors import EmptyInputError, InvalidInputError
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common.openai_input import parse_ids
+from embedd.server.dialects.common.token_json import id_rows, token_rows
+from embedd.server.dialects.common.vector_json import insert_rows
 from embedd.server.dialects.endpoints import DetokenizeBody, detokenize_body, tokenize_body
-from embedd.server.http.json_out import json_response
+from embedd.server.http.json_out import json_response, parts_response
 from embedd.types import ClientIds, TokenizeRequest
 
 META: Final = {"api_version": {"version": "1"}}
@@ -20,6 +22,14 @@ class TokenizeBody(Struct):
 
     text: str | None = None
     model: str | None = None
+
+
+class TokenizeReply(Struct):
+    """Ids of the tokens, and what each stands for."""
+
+    tokens: list[int] = []
+    token_strings: list[str] = []
+    meta: dict[str, Any] = field(default_factory=lambda: META)
 
 
 def to_request(body: TokenizeBody, _: Policy) -> TokenizeRequest:
@@ -38,8 +48,15 @@ def to_request(body: TokenizeBody, _: Policy) -> TokenizeRequest:
 async def tokenize(request: web.Request) -> web.StreamResponse:
     """``POST /v1/tokenize``."""
     _, [result] = await tokenize_body(request, TokenizeBody, to_request)
-    strings = [piece.text.decode("utf-8", "replace") for piece in result.pieces]
-    return json_response({"tokens": result.ids.tolist(), "token_strings": strings, "meta": META})
+
+    def describe(part: slice) -> list[str]:
+        return [piece.text.decode("utf-8", "replace") for piece in result.pieces[part]]
+
+    rows = {
+        "tokens": id_rows(result.ids),
+        "token_strings": token_rows(len(result.pieces), describe),
+    }
+    return await parts_response(request, insert_rows(TokenizeReply(), rows), {})
 
 
 def to_sequence(body: DetokenizeBody) -> ClientIds:

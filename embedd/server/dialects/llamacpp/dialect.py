@@ -7,7 +7,7 @@ from embedd.server.dialects.endpoints import DetokenizeBody
 from embedd.server.dialects.llamacpp.embed import EmbedBody, Items, embedding
 from embedd.server.dialects.llamacpp.errors import STATUSES, to_error
 from embedd.server.dialects.llamacpp.props import props
-from embedd.server.dialects.llamacpp.tokens import TokenizeBody, detokenize, tokenize
+from embedd.server.dialects.llamacpp.tokens import TokenizeBody, TokenizeReply, detokenize, tokenize
 
 Object = dict[str, Any]
 DIALECT = Dialect(
@@ -23,7 +23,13 @@ DIALECT = Dialect(
             reply=Items,
             accepts=lambda fields: "content" in fields and "input" not in fields,
         ),
-        Route(method="POST", path="/tokenize", endpoint=tokenize, body=TokenizeBody, reply=Object),
+        Route(
+            method="POST",
+            path="/tokenize",
+            endpoint=tokenize,
+            body=TokenizeBody,
+            reply=TokenizeReply,
+        ),
         Route(
             method="POST",
             path="/detokenize",

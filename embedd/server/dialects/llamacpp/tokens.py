@@ -1,6 +1,5 @@
 """llama.cpp's ``/tokenize`` and ``/detokenize``."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
@@ -9,9 +8,11 @@ from msgspec import Struct
 from embedd.errors import InvalidInputError
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common.openai_input import parse_ids
+from embedd.server.dialects.common.token_json import id_rows, token_rows
+from embedd.server.dialects.common.vector_json import insert_rows
 from embedd.server.dialects.endpoints import DetokenizeBody, detokenize_body, tokenize_body
 from embedd.server.dialects.llamacpp.content import parse_one
-from embedd.server.http.json_out import json_response
+from embedd.server.http.json_out import Parts, json_response, parts_response
 from embedd.types import ClientIds, Tokenized, TokenizeRequest, TokenPiece
 
 
@@ -24,6 +25,12 @@ class TokenizeBody(Struct):
     add_special: bool | None = None
     parse_special: bool | None = None
     with_pieces: bool | None = None
+
+
+class TokenizeReply(Struct):
+    """Ids, or objects of an id and its ``piece``: a text, or bytes that are not UTF-8."""
+
+    tokens: list[Any] = []
 
 
 def to_request(body: TokenizeBody, policy: Policy) -> TokenizeRequest:
@@ -46,14 +53,16 @@ def to_request(body: TokenizeBody, policy: Policy) -> TokenizeRequest:
     )
 
 
-def to_tokens(result: Tokenized, *, with_pieces: bool) -> Sequence[object]:
+def to_reply(result: Tokenized, *, with_pieces: bool) -> Parts:
     """Ids, or ids with their texts: a list of bytes where a text is not UTF-8."""
-    ids: list[int] = result.ids.tolist()
     if not with_pieces:
-        return ids
-    return [
-        {"id": id_, "piece": _to_text(piece)} for id_, piece in zip(ids, result.pieces, strict=True)
-    ]
+        return insert_rows(TokenizeReply(), {"tokens": id_rows(result.ids)})
+
+    def describe(part: slice) -> list[dict[str, object]]:
+        pairs = zip(result.ids[part].tolist(), result.pieces[part], strict=True)
+        return [{"id": id_, "piece": _to_text(piece)} for id_, piece in pairs]
+
+    return insert_rows(TokenizeReply(), {"tokens": token_rows(len(result.ids), describe)})
 
 
 def _to_text(piece: TokenPiece) -> str | list[int]:
@@ -66,8 +75,10 @@ def _to_text(piece: TokenPiece) -> str | list[int]:
 async def tokenize(request: web.Request) -> web.StreamResponse:
     """``POST /tokenize`` with ``content``."""
     wanted, results = await tokenize_body(request, TokenizeBody, to_request)
-    tokens = [to_tokens(one, with_pieces=wanted.with_pieces) for one in results]
-    return json_response({"tokens": tokens[0] if tokens else []})
+    if not results:
+        return json_response(TokenizeReply())
+    parts = to_reply(results[0], with_pieces=wanted.with_pieces)
+    return await parts_response(request, parts, {})
 
 
 def to_sequence(body: DetokenizeBody) -> ClientIds:

@@ -36,7 +36,9 @@ async def show(request: web.Request) -> web.StreamResponse:
         raise ModelNotFoundError(name.display, f"model '{name.display}' not found") from None
     running = [one for one in request.app[EMBEDDER].running() if one.spec.name == name.display]
     if info := next((one.info for one in running if one.info), None):
-        reply = msgspec.structs.replace(reply, engine=info.engine, backend=info.backend)
+        reply = msgspec.structs.replace(
+            reply, engine=info.engine, backend=info.backend, tokenizer=info.tokenizer
+        )
     return json_response(reply)
 
 

@@ -56,4 +56,5 @@ def to_running_model(status: ModelStatus, embedder: Embedder, now: datetime) -> 
         state=msgspec.UNSET if info else "loading",
         engine=info.engine if info else msgspec.UNSET,
         backend=info.backend if info else msgspec.UNSET,
+        tokenizer=info.tokenizer if info else msgspec.UNSET,
     )

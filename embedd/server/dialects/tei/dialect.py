@@ -9,7 +9,7 @@ from embedd.server.dialects.tei.errors import STATUSES, to_error
 from embedd.server.dialects.tei.info import info
 from embedd.server.dialects.tei.rerank import Ranked, RerankBody, rerank
 from embedd.server.dialects.tei.similarity import SimilarityBody, similarity
-from embedd.server.dialects.tei.tokens import DecodeBody, TokenizeBody, decode, tokenize
+from embedd.server.dialects.tei.tokens import DecodeBody, Token, TokenizeBody, decode, tokenize
 
 Object = dict[str, Any]
 DIALECT = Dialect(
@@ -56,7 +56,7 @@ DIALECT = Dialect(
             path="/tokenize",
             endpoint=tokenize,
             body=TokenizeBody,
-            reply=list[list[Object]],
+            reply=list[list[Token]],
             accepts=lambda fields: "inputs" in fields and "content" not in fields,
         ),
         Route(method="POST", path="/decode", endpoint=decode, body=DecodeBody, reply=list[str]),

@@ -1,7 +1,10 @@
 """TEI's ``/tokenize`` and ``/decode``: tokens with their places in the text, texts of tokens."""
 
-from typing import Any
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
 
+import numpy as np
 from aiohttp import web
 from msgspec import Struct
 
@@ -9,11 +12,13 @@ from embedd.errors import EmptyInputError, InvalidInputError
 from embedd.server.dialects.base import BODIES, POLICY, Policy
 from embedd.server.dialects.common.openai_input import check_inputs, parse_ids
 from embedd.server.dialects.common.prompts import parse_prompt
+from embedd.server.dialects.common.token_json import token_rows
 from embedd.server.dialects.endpoints import detokenize, tokenize_body
-from embedd.server.dialects.tei.alignment import align
 from embedd.server.http.bodies import decode_plainly
-from embedd.server.http.json_out import json_response
-from embedd.types import Tokenized, TokenizeRequest
+from embedd.server.http.json_out import Parts, Rows, dump, json_response, parts_response
+from embedd.types import Offsets, TokenIds, Tokenized, TokenizeRequest, TokenPiece
+
+QUICK_CHARACTERS: Final = 4096  # whose places are converted in some 20 µs: more go to a thread
 
 
 class TokenizeBody(Struct):
@@ -34,6 +39,16 @@ class DecodeBody(Struct):
     skip_special_tokens: bool | None = None
 
 
+class Token(Struct, frozen=True, kw_only=True):
+    """A token of ``/tokenize``: its place in bytes of UTF-8, none for those around a text."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None = None
+    stop: int | None = None
+
+
 def to_request(body: TokenizeBody, policy: Policy) -> TokenizeRequest:
     """``/tokenize`` as a `TokenizeRequest`; the model may be missing.
 
@@ -51,37 +66,74 @@ def to_request(body: TokenizeBody, policy: Policy) -> TokenizeRequest:
         inputs=check_inputs(texts, policy, "inputs"),
         add_special=body.add_special_tokens is not False,
         prompt=prompt,
-        with_pieces=True,
+        with_offsets=True,
     )
 
 
-def to_reply(text: str, tokens: Tokenized) -> list[dict[str, object]]:
-    """The tokens of *text*, its prompt included, with their places in bytes of UTF-8."""
+def to_reply(texts: Sequence[str], results: Sequence[Tokenized]) -> Parts:
+    """A list of tokens for each text; places count from the start of its prompt."""
+    parts: list[bytes | Rows] = []
+    for text, tokens in zip(texts, results, strict=True):
+        parts += [b",[" if parts else b"[[", *_to_parts(tokens.prefix + text, tokens), b"]"]
+    return [*parts, b"]"]
+
+
+def to_bytes(data: bytes, offsets: Offsets) -> Offsets:
+    """Convert places in characters of a text to places in *data*, the text in UTF-8."""
+    # A byte that does not continue a character begins one.
+    starts = np.flatnonzero((np.frombuffer(data, np.uint8) & 0xC0) != 0x80)
+    return np.append(starts, len(data)).astype(np.int32)[offsets]
+
+
+def _to_parts(text: str, tokens: Tokenized) -> Parts:
+    """The tokens of *text* and of its frame, separated by commas."""
+    before, after = tokens.frame
+    end = len(tokens.ids) - len(after)
+    rows = _to_rows(text, tokens.ids[len(before) : end], tokens.offsets)
+    parts: list[bytes | Rows] = [_dump_frame(tokens.ids[: len(before)], before)]
+    parts += [rows] if rows.count else []
+    parts += [_dump_frame(tokens.ids[end:], after)]
+    kept = [part for part in parts if part]
+    return [piece for part in kept for piece in (b",", part)][1:]
+
+
+def _dump_frame(ids: TokenIds, pieces: Sequence[TokenPiece]) -> bytes:
+    tokens = [
+        Token(id=id_, text=piece.text.decode("utf-8", "replace"), special=True)
+        for id_, piece in zip(ids.tolist(), pieces, strict=True)
+    ]
+    return dump(tokens)[1:-1]
+
+
+def _to_rows(text: str, ids: TokenIds, offsets: Offsets | None) -> Rows:
     data = text.encode("utf-8", "replace")
-    reply: list[dict[str, object]] = []
-    spans = align(text, tokens.pieces)
-    for id_, piece, span in zip(tokens.ids.tolist(), tokens.pieces, spans, strict=True):
-        token_text = piece.text.strip() if span is None else data[span.start : span.stop]
-        reply.append(
-            {
-                "id": id_,
-                "text": token_text.decode("utf-8", "replace"),
-                "special": piece.is_special,
-                "start": span and span.start,
-                "stop": span and span.stop,
-            }
-        )
-    return reply
+    places = np.empty((0, 2), np.int32) if offsets is None else offsets
+    if len(data) > len(text):
+        places = to_bytes(data, places)
+
+    def describe(part: slice) -> list[Token]:
+        tokens = zip(ids[part].tolist(), places[part].tolist(), strict=True)
+        return [
+            Token(
+                id=id_,
+                text=data[start:stop].decode("utf-8", "replace"),
+                special=False,
+                start=start,
+                stop=stop,
+            )
+            for id_, (start, stop) in tokens
+        ]
+
+    return token_rows(len(ids), describe)
 
 
 async def tokenize(request: web.Request) -> web.StreamResponse:
     """``POST /tokenize`` with ``inputs``."""
     wanted, results = await tokenize_body(request, TokenizeBody, to_request)
     texts = [str(one) for one in wanted.inputs]
-    reply = [
-        to_reply(result.prefix + text, result) for text, result in zip(texts, results, strict=True)
-    ]
-    return json_response(reply)
+    if sum(map(len, texts)) <= QUICK_CHARACTERS:
+        return await parts_response(request, to_reply(texts, results), {})
+    return await parts_response(request, await asyncio.to_thread(to_reply, texts, results), {})
 
 
 async def decode(request: web.Request) -> web.StreamResponse:

@@ -7,13 +7,15 @@ from embedd.server.dialects.endpoints import LONGEST_INDEX_LIST, computed_header
 from embedd.types import EmbedResult, ServedBy, Timings, Truncated
 
 
-def make_result(cut: int, *, load: float = 0.0) -> EmbedResult:
+def make_result(cut: int, *, load: float = 0.0, tokenizer: str = "llama") -> EmbedResult:
     return EmbedResult(
         vectors=np.ones((1, 2), np.float32),
         tokens=[3],
         truncated=[Truncated(index=index, tokens=9, kept=3) for index in range(cut)],
         timings=Timings(load=load, tokenize=0.0003, queue=0.0012, compute=0.00894, total=0.0106),
-        served_by=ServedBy(digest="sha256:" + "ab" * 32, engine="llama", backend="llama"),
+        served_by=ServedBy(
+            digest="sha256:" + "ab" * 32, engine="llama", backend="llama", tokenizer=tokenizer
+        ),
     )
 
 
@@ -23,6 +25,11 @@ def test_a_computed_answer_names_the_model_and_its_timings() -> None:
         "X-Embedd-Model": "abababababab;engine=llama;backend=llama;tokenizer=llama",
         "X-Embedd-Truncated": "0,1",
     }
+
+
+def test_the_tokenizer_is_named_that_made_the_ids() -> None:
+    header = computed_headers(make_result(0, tokenizer="model"))["X-Embedd-Model"]
+    assert header.endswith(";tokenizer=model")
 
 
 def test_only_a_request_that_waited_for_a_load_has_its_time() -> None:
