@@ -73,6 +73,7 @@ def attend(
     value: Array,
     *,
     scale: float | None = None,
+    cap: float | None = None,
     bias: Array | None = None,
     mask: Array | None = None,
 ) -> Array:
@@ -80,6 +81,7 @@ def attend(
 
     Args:
         scale: Of the products; None is one over the root of the width of a head.
+        cap: Bound of the scaled products, approached softly as in Gemma 2.
         bias: Added to the scaled products, (heads, tokens, tokens) or fewer axes.
         mask: True where a token (row) sees another (column).
     """
@@ -87,6 +89,8 @@ def attend(
     key, value = np.repeat(key, groups, axis=0), np.repeat(value, groups, axis=0)
     scores = query @ key.transpose(0, 2, 1)
     scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if cap is not None:
+        scores = cap * np.tanh(scores / cap)
     if bias is not None:
         scores = scores + bias
     if mask is not None:

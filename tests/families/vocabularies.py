@@ -17,6 +17,8 @@ UNIGRAM_TOKENS: tuple[str, ...] = (
 )
 UNIGRAM_SIZE = len(UNIGRAM_TOKENS)
 BYTE_PAIRS_SIZE = len(_byte_pairs()[0])
+PIECES = (*"\u2581abcdefghijklmnopqrstuvwxyz", "\u2581t", "he", "\u2581the", "in", "an", "ing")
+PIECES_SIZE = 3 + 256 + len(PIECES)
 
 
 def add_wordpiece(writer: gguf.GGUFWriter) -> None:
@@ -57,11 +59,12 @@ def add_t5_unigram(writer: gguf.GGUFWriter) -> None:
 
 
 def byte_pairs(
-    pre: str, *, frame: bool = False, types: int = 0
+    pre: str, *, frame: bool = False, end: bool = False, types: int = 0
 ) -> Callable[[gguf.GGUFWriter], None]:
     """A byte-level vocabulary of `BYTE_PAIRS_SIZE` tokens, with the pre-tokenizer *pre*.
 
-    *frame* puts the last token before and after every text; *types* is the number of token types.
+    *frame* puts the last token before and after every text, *end* only after it; *types* is the
+    number of token types.
     """
 
     def add(writer: gguf.GGUFWriter) -> None:
@@ -81,10 +84,28 @@ def byte_pairs(
         writer.add_sep_token_id(last)
         writer.add_unk_token_id(last)
         writer.add_add_bos_token(frame)
-        writer.add_add_eos_token(frame)
+        writer.add_add_eos_token(frame or end)
         writer.add_add_sep_token(frame)
 
     return add
+
+
+def add_pieces(writer: gguf.GGUFWriter) -> None:
+    """Of `PIECES_SIZE` tokens with bytes, as Llama and Gemma have it: texts are framed."""
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *PIECES]
+    types = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
+    types += [gguf.TokenType.BYTE] * 256 + [gguf.TokenType.NORMAL] * len(PIECES)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_scores([0.0] * 259 + [float(-at) for at in range(len(PIECES))])
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(True)
+    writer.add_add_space_prefix(False)
 
 
 def _add_scored(

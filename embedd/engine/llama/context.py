@@ -28,6 +28,10 @@ POOLING_TYPES = {
 FLASH_ATTENTION_ON = 1
 FLASH_ATTENTION_OFF = 0
 FLASH_ATTENTION_AUTO = -1  # a GPU has no kernels for some models
+ATTENTION_AS_DECLARED = -1
+ATTENTION_BOTH_WAYS = 1
+# Architectures whose tokens see those after them, but whose files may not say so.
+BIDIRECTIONAL = frozenset({"llama-embed"})
 STOPPED = 2  # what llama.cpp returns when its abort callback said so
 
 # Called between the nodes of a graph with the address of a `Stop`; a string that is not empty
@@ -112,7 +116,12 @@ class Context:
         self._columns = Columns(self.capacity)
         self._handle: Any = self._open(threads=threads, flash_attention=flash_attention, outputs=0)
         self._memory: Any = lib.llama_get_memory(self._handle)
-        self._two_passes = bool(self._memory) and pooling is Pooling.LAST
+        # With causal attention no token depends on the last one, which alone is pooled.
+        self._two_passes = (
+            bool(self._memory)
+            and lib.llama_get_causal_attn(self._handle)
+            and pooling in {Pooling.LAST, Pooling.RANK}
+        )
         if self._two_passes:
             # Only the last token of a sequence has an output: the context need not
             # hold, nor the language-model head compute, any other.
@@ -135,6 +144,11 @@ class Context:
             n_threads=threads,
             n_threads_batch=threads,
             pooling_type=POOLING_TYPES[self._pooling],
+            attention_type=(
+                ATTENTION_BOTH_WAYS
+                if self._model.architecture in BIDIRECTIONAL
+                else ATTENTION_AS_DECLARED
+            ),
             flash_attn_type=flash_attention,
             embeddings=True,
             kv_unified=True,

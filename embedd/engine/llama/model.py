@@ -15,6 +15,8 @@ LOAD_WITHOUT_MMAP = 0
 LOAD_MODE_AUTO = -1
 ONE_GPU = 0
 
+_NAME_BYTES = 64  # of an architecture; longer ones are not known to llama.cpp
+
 Report = Callable[[float], None]
 
 
@@ -77,6 +79,13 @@ class LlamaModel:
         self.context_length: int = lib.llama_model_n_ctx_train(self.handle)
         self.scores: int = lib.llama_model_n_cls_out(self.handle)
         self.has_encoder = bool(lib.llama_model_has_encoder(self.handle))
+
+    @property
+    def architecture(self) -> str:
+        """``general.architecture`` of the file."""
+        buffer = ctypes.create_string_buffer(_NAME_BYTES)
+        lib.llama_model_meta_val_str(self.handle, b"general.architecture", buffer, _NAME_BYTES)
+        return buffer.value.decode("utf-8", "replace")
 
     @property
     def labels(self) -> Labels:

@@ -1,0 +1,124 @@
+"""Qwen's decoders: qwen2 (gte-Qwen2, nomic-embed-code, jina-code), qwen3, and their vision kin.
+
+After ``transformers``' modeling_qwen2, modeling_qwen3, modeling_qwen2_vl and modeling_qwen3_vl:
+the three positions of a vision model are equal in a text, so that it rotates as the others do.
+
+Qwen3's rerankers score the last token of a pair: the softmax of the logits of "yes" and "no".
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from embedd.types import Pooling
+from tests.families import layers as nn
+from tests.families import vocabularies
+from tests.families.decoder_parts import (
+    BASE,
+    CONTEXT,
+    DECODER_POOLINGS,
+    HEAD_WIDTH,
+    HEADS,
+    WIDTH,
+    Decoder,
+    Rotation,
+    frequencies,
+    make_decoder,
+    make_keys,
+    yarn,
+)
+from tests.families.family import LABELS, Array, Family, Keys, Weights, write_gguf
+from tests.families.random import TensorSource
+
+PLAIN_HEAD: Final = WIDTH // HEADS  # qwen2 has no other
+VISION_HEAD: Final = 128  # as Qwen3-VL's, so that its real sections fit
+FACTOR: Final = 4
+ORIGINAL: Final = CONTEXT // FACTOR
+BIDIRECTIONAL: Final = {"attention.causal": False}
+SCALING: Final = {
+    "rope.scaling.factor": float(FACTOR),
+    "rope.scaling.original_context_length": ORIGINAL,
+}
+
+
+def write(
+    path: Path,
+    pooling: Pooling | None,
+    *,
+    architecture: str,
+    head_width: int,
+    keys: Keys,
+) -> Path:
+    is_qwen2 = architecture.startswith("qwen2")
+    tensors = make_decoder(
+        vocabularies.BYTE_PAIRS_SIZE, head_width=head_width, bias=is_qwen2, norms=not is_qwen2
+    )
+    if pooling is Pooling.RANK:
+        tensors |= TensorSource(2).dense("cls.output", len(LABELS), WIDTH)
+    return write_gguf(
+        path,
+        architecture,
+        keys=make_keys(head_width=head_width) | dict(keys),
+        pooling=pooling,
+        add_tokenizer=vocabularies.byte_pairs("qwen2", end=True),
+        tensors=tensors,
+    )
+
+
+def score(weights: Weights, hidden: Array) -> Array:
+    return nn.softmax(nn.dense(weights, "cls.output", hidden[-1]))
+
+
+def _make(
+    name: str,
+    rotation: Rotation,
+    keys: Keys,
+    *,
+    head_width: int = HEAD_WIDTH,
+    rerank: bool = False,
+) -> Family:
+    architecture = name.partition(",")[0]
+    return Family(
+        name=name,
+        architecture=architecture,
+        tokenizer="gpt2",
+        poolings=(*DECODER_POOLINGS, Pooling.RANK) if rerank else DECODER_POOLINGS,
+        context=CONTEXT,
+        openvino=False,
+        write=partial(write, architecture=architecture, head_width=head_width, keys=keys),
+        forward=Decoder(rotation=rotation, causal="attention.causal" not in keys).forward,
+        score=score if rerank else None,
+    )
+
+
+_NARROW = Rotation(frequencies=frequencies(BASE, PLAIN_HEAD))
+_WIDE = Rotation(frequencies=frequencies(BASE, HEAD_WIDTH))
+
+FAMILIES: Final = (
+    _make("qwen2", _NARROW, {}, head_width=PLAIN_HEAD),
+    _make("qwen2, bidirectional", _NARROW, BIDIRECTIONAL, head_width=PLAIN_HEAD),
+    _make("qwen2vl", _NARROW, {"rope.dimension_sections": [2, 1, 1, 0]}, head_width=PLAIN_HEAD),
+    _make("qwen3", _WIDE, {}, rerank=True),
+    _make("qwen3, bidirectional", _WIDE, BIDIRECTIONAL),
+    _make(
+        "qwen3, linear scaling",
+        Rotation(frequencies=frequencies(BASE, HEAD_WIDTH) / FACTOR),
+        SCALING | {"rope.scaling.type": "linear"},
+    ),
+    _make(
+        "qwen3, yarn",
+        yarn(BASE, HEAD_WIDTH, factor=FACTOR, original=ORIGINAL),
+        SCALING | {"rope.scaling.type": "yarn"},
+    ),
+    _make(
+        "qwen3vl",
+        Rotation(frequencies=frequencies(5e6, VISION_HEAD)),
+        {
+            "rope.freq_base": 5e6,
+            "rope.dimension_sections": [24, 20, 20, 0],
+            "n_deepstack_layers": 1,
+        },
+        head_width=VISION_HEAD,
+        rerank=True,
+    ),
+)
