@@ -31,7 +31,7 @@ class ImagePart(StrEnum):
 
 
 class ImageFamily(StrEnum):
-    """Families of image models, which the names of their tensors tell."""
+    """Families of image models, recognised by the names of their tensors."""
 
     SD1 = "sd1"
     SD2 = "sd2"
@@ -57,7 +57,8 @@ class FamilyFacts:
         size: Width and height, likewise.
         is_distilled: Whether the guidance of a request is one that the model was trained with
             (``distilled_guidance``), so that the engine's own stays 1.
-        companions: Files that the model needs besides the one of the diffusion.
+        companions: Components that the model needs besides the diffusion: in the same file,
+            or in files of their own. None is known that has the text encoder of SD2 alone.
     """
 
     multiple: int
@@ -70,15 +71,25 @@ class FamilyFacts:
 
 FAMILIES: Final[Mapping[ImageFamily, FamilyFacts]] = MappingProxyType(
     {
-        ImageFamily.SD1: FamilyFacts(multiple=64, steps=20, guidance=7.0),
-        ImageFamily.SD2: FamilyFacts(multiple=64, steps=20, guidance=7.0),
-        ImageFamily.SDXL: FamilyFacts(multiple=64, steps=20, guidance=7.0, size=1024),
+        ImageFamily.SD1: FamilyFacts(
+            multiple=64, steps=20, guidance=7.0, companions=(ImagePart.CLIP_L, ImagePart.VAE)
+        ),
+        ImageFamily.SD2: FamilyFacts(
+            multiple=64, steps=20, guidance=7.0, companions=(ImagePart.VAE,)
+        ),
+        ImageFamily.SDXL: FamilyFacts(
+            multiple=64,
+            steps=20,
+            guidance=7.0,
+            size=1024,
+            companions=(ImagePart.CLIP_L, ImagePart.CLIP_G, ImagePart.VAE),
+        ),
         ImageFamily.SD3: FamilyFacts(
             multiple=8,
             steps=28,
             guidance=4.5,
             size=1024,
-            companions=(ImagePart.CLIP_L, ImagePart.CLIP_G, ImagePart.T5XXL),
+            companions=(ImagePart.CLIP_L, ImagePart.CLIP_G, ImagePart.T5XXL, ImagePart.VAE),
         ),
         ImageFamily.FLUX1_DEV: FamilyFacts(
             multiple=8,

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from embedd.errors import InvalidInputError
+from embedd.images import ImagePart
 
 DEFAULT_TEMPLATE: Final = "{{ .Prompt }}"
 INTEGERS: Final = frozenset(
     {
         "draft_num_predict",
+        "height",
         "main_gpu",
         "num_batch",
         "num_ctx",
@@ -26,12 +28,15 @@ INTEGERS: Final = frozenset(
         "num_thread",
         "repeat_last_n",
         "seed",
+        "steps",
         "top_k",
+        "width",
     }
 )
 FLOATS: Final = frozenset(
     {
         "frequency_penalty",
+        "guidance",
         "min_p",
         "presence_penalty",
         "repeat_penalty",
@@ -59,6 +64,10 @@ DROPPED: Final = frozenset(
         "vocab_only",
     }
 )
+# Files of an image model besides the diffusion model, which FROM names.
+COMPONENTS: Final = tuple(
+    part.value for part in ImagePart if part not in {ImagePart.MODEL, ImagePart.DIFFUSION}
+)
 CHOICES: Final = {
     "pooling": ("mean", "cls", "last", "rank"),
     "engine": ("auto", "llama", "openvino"),
@@ -70,10 +79,11 @@ _WITHOUT_EFFECT: Final = frozenset(
     {"template", "system", "message", "renderer", "parser", "requires"}
 )
 _REFUSED: Final = frozenset({"adapter", "draft"})
-_COMMANDS: Final = frozenset({"from", "parameter", "license"}) | _WITHOUT_EFFECT | _REFUSED
+_NAMED: Final = frozenset({"parameter", "component"})  # a name comes before the value
+_COMMANDS: Final = frozenset({"from", "license"}) | _NAMED | _WITHOUT_EFFECT | _REFUSED
 _BAD_COMMAND: Final = (
     'command must be one of "from", "license", "template", "system", "adapter", "draft", '
-    '"renderer", "parser", "parameter", "message", or "requires"'
+    '"renderer", "parser", "parameter", "component", "message", or "requires"'
 )
 # As Go's strconv.ParseBool.
 _TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
@@ -95,12 +105,14 @@ class Modelfile:
 
     Args:
         source: Path of a GGUF or a checkpoint folder, or name of a model.
+        components: Further files of an image model: name of the component → path.
         parameters: Name → number, boolean, text, or list of texts.
         template: No effect here; None if the file has none.
         warnings: One sentence for each instruction without effect.
     """
 
     source: str
+    components: Mapping[str, str] = field(default_factory=dict)
     parameters: Mapping[str, object] = field(default_factory=dict)
     licenses: tuple[str, ...] = ()
     template: str | None = None
@@ -128,10 +140,11 @@ def parse_modelfile(text: str) -> Modelfile:
     """
     source: str | None = None
     template: str | None = None
+    components: dict[str, str] = {}
     parameters: dict[str, object] = {}
     licenses: list[str] = []
     warnings: list[str] = []
-    for line, command, parameter, value in _read_instructions(text):
+    for line, command, name, value in _read_instructions(text):
         match command:
             case "from" if source is not None:
                 raise _at(line, "there is a second FROM")
@@ -139,20 +152,18 @@ def parse_modelfile(text: str) -> Modelfile:
                 source = value
             case "license":
                 licenses.append(value)
-            case "parameter" if parameter in DROPPED:
-                warnings.append(f"line {line}: parameter {parameter} is no longer used")
-            case "parameter":
-                _add_parameter(parameters, parameter, value, line)
-            case _ if command in _REFUSED:
-                raise _at(line, f'"{command}" is not supported')
+            case "component":
+                _add_component(components, name, value, line)
+            case "parameter" if name not in DROPPED:
+                _add_parameter(parameters, name, value, line)
             case _:
                 template = value if command == "template" else template
-                if value != DEFAULT_TEMPLATE:
-                    warnings.append(f"line {line}: {command.upper()} has no effect")
+                warnings += _warn(line, command, name, value)
     if source is None:
         raise InvalidInputError("no FROM line")
     return Modelfile(
         source=source,
+        components=components,
         parameters=parameters,
         licenses=tuple(licenses),
         template=template,
@@ -166,6 +177,8 @@ def format_modelfile(modelfile: Modelfile) -> str:
     The grammar cannot express a value in which a line but the last ends in three quotes.
     """
     lines = [f"FROM {_quote(modelfile.source)}"]
+    for part, path in modelfile.components.items():
+        lines.append(f"COMPONENT {part} {_quote(path)}")
     if modelfile.template is not None:
         lines.append(f"TEMPLATE {_quote(modelfile.template)}")
     for name, value in modelfile.parameters.items():
@@ -203,6 +216,23 @@ def format_value(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _warn(line: int, command: str, name: str, value: str) -> list[str]:
+    """The warning of an instruction without effect; refuse those that would change the model."""
+    if command in _REFUSED:
+        raise _at(line, f'"{command}" is not supported')
+    if command == "parameter":
+        return [f"line {line}: parameter {name} is no longer used"]
+    return [] if value == DEFAULT_TEMPLATE else [f"line {line}: {command.upper()} has no effect"]
+
+
+def _add_component(components: dict[str, str], name: str, value: str, line: int) -> None:
+    if name not in COMPONENTS:
+        raise _at(line, f'component "{name}" must be one of {", ".join(COMPONENTS)}')
+    if name in components:
+        raise _at(line, f"there is a second COMPONENT {name}")
+    components[name] = value
+
+
 def _add_parameter(parameters: dict[str, object], name: str, text: str, line: int) -> None:
     try:
         value = parse_parameter(name, text)
@@ -215,7 +245,7 @@ def _add_parameter(parameters: dict[str, object], name: str, text: str, line: in
 
 
 def _read_instructions(text: str) -> Iterator[tuple[int, str, str, str]]:
-    """Yield line, command, name of the parameter ("" for other commands) and value."""
+    """Yield line, command, name of the parameter or component ("" for others) and value."""
     lines = iter(enumerate(text.replace("\r\n", "\n").split("\n"), start=1))
     for number, line in lines:
         if not line.strip() or line.lstrip().startswith("#"):
@@ -224,15 +254,15 @@ def _read_instructions(text: str) -> Iterator[tuple[int, str, str, str]]:
         command = match["command"].lower() if match else ""
         if match is None or command not in _COMMANDS:
             raise _at(number, _BAD_COMMAND)
-        parameter, rest = "", match["rest"]
-        if command == "parameter":
-            parameter, rest = (*rest.split(maxsplit=1), "", "")[:2]
+        name, rest = "", match["rest"]
+        if command in _NAMED:
+            name, rest = (*rest.split(maxsplit=1), "", "")[:2]
         if not rest.strip():
-            raise _at(number, f'"{parameter or command}" needs a value')
+            raise _at(number, f'"{name or command}" needs a value')
         value = _read_value(rest, lines)
         if value is None:
             raise _at(number, "unexpected EOF: the quote that begins here does not end")
-        yield number, command, parameter, value
+        yield number, command, name, value
 
 
 def _read_value(first: str, more: Iterator[tuple[int, str]]) -> str | None:

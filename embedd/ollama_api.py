@@ -220,11 +220,15 @@ class PullBody(NamedBody, frozen=True, kw_only=True):
 
 
 class CreateBody(NamedBody, frozen=True, kw_only=True):
-    """Body of ``POST /api/create``: *source* names a model, *files* uploaded blobs by digest."""
+    """Body of ``POST /api/create``: *source* names a model, *files* uploaded blobs by digest.
+
+    *components* are further files of an image model: component → digest of an uploaded blob.
+    """
 
     stream: bool | None = None
     source: str | None = field(default=None, name="from")
     files: dict[str, str] | None = None
+    components: dict[str, str] | None = None
     quantize: str | None = None
     quantization: str | None = None
     parameters: dict[str, Any] | None = None

@@ -14,11 +14,13 @@ _INTEGERS: Final = ("num_ctx", "num_gpu", "main_gpu", "num_thread", "num_batch")
 _BOOLEANS: Final = ("use_mmap",)
 _LARGEST: Final = 2**31 - 1
 
-# Options of text generation: clients send them to every model.
+# Options of text generation and of painting: clients send them to every model.
 IGNORED: Final = frozenset(
     {
         "draft_num_predict",
         "frequency_penalty",
+        "guidance",
+        "height",
         "min_p",
         "num_keep",
         "num_predict",
@@ -26,11 +28,13 @@ IGNORED: Final = frozenset(
         "repeat_last_n",
         "repeat_penalty",
         "seed",
+        "steps",
         "stop",
         "temperature",
         "top_k",
         "top_p",
         "typical_p",
+        "width",
     }
 )
 

@@ -11,13 +11,27 @@ import msgspec
 from msgspec import UNSET
 
 from embedd.engine.spec import ModelSpec
-from embedd.errors import InvalidInputError, ModelLoadError, ModelNotFoundError
+from embedd.errors import (
+    InvalidInputError,
+    ModelLoadError,
+    ModelNotFoundError,
+    NotAnImageModelError,
+    WrongModelError,
+)
 from embedd.gguf.header import GgufFacts, read_header_file
+from embedd.images import ImagePart
 from embedd.names import ModelName, parse_model_name
 from embedd.ollama_api import Details
 from embedd.options import Options, parse_options
-from embedd.store.manifests import MODEL, PARAMS, ConfigBlob, StoredManifest
+from embedd.store.manifests import MODEL, PARAMS, ConfigBlob, Layer, StoredManifest
 from embedd.store.store import Store
+from embedd.stored_images import (
+    ImageFiles,
+    StoredImageModel,
+    make_stored_image,
+    parts_of_layers,
+    read_image_files,
+)
 from embedd.types import EngineChoice, Pooling, Precision, TokenizerChoice
 
 _log = logging.getLogger(__name__)
@@ -134,6 +148,10 @@ class ResolvedModel:
         return _place(self.spec, options.over(self.parameters.options))
 
 
+# What a stored model is: one that reads texts, or one that paints.
+AnyModel: TypeAlias = ResolvedModel | StoredImageModel
+
+
 class Resolver:
     """Finds models by name. A name that was resolved before costs one `stat` of its manifest.
 
@@ -142,36 +160,77 @@ class Resolver:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._by_text: dict[str, tuple[Path, _Stamp, ResolvedModel]] = {}
-        self._facts: dict[str, GgufFacts] = {}
+        self._by_text: dict[str, tuple[Path, _Stamp, AnyModel]] = {}
+        self._facts: dict[str, GgufFacts | ImageFiles] = {}
 
     def resolve(self, text: str) -> ResolvedModel:
-        """Return the model with the name *text*, ready to be loaded.
+        """Return the model with the name *text* that reads texts, ready to be loaded.
 
         Raises:
             InvalidModelNameError: *text* is not a valid name.
             ModelNotFoundError: There is no such model; the error has the name as sent.
             ModelLoadError: The metadata show that the model cannot be loaded.
+            WrongModelError: It is an image model.
             StoreError: The store cannot be read.
         """
-        model = self._remembered(text) or self._find(text)
-        if model.refusal is not None:
+        model = self.find(text)
+        if isinstance(model, StoredImageModel):
+            raise WrongModelError(f'"{text}" makes images, not embeddings', is_reranker=False)
+        return model
+
+    def resolve_image(self, text: str) -> StoredImageModel:
+        """Return the image model with the name *text*, ready to be loaded.
+
+        Raises:
+            NotAnImageModelError: It is another model.
+            EmbeddError: As `resolve`.
+        """
+        model = self.find(text)
+        if isinstance(model, StoredImageModel):
+            return model
+        raise NotAnImageModelError(text, is_reranker=model.is_reranker)
+
+    def find(self, text: str) -> AnyModel:
+        """Return the model with the name *text*, ready to be loaded, whatever it does.
+
+        Raises:
+            EmbeddError: As `resolve`.
+        """
+        model = self._remembered(text) or self._read(text)
+        if isinstance(model, ResolvedModel) and model.refusal is not None:
             raise ModelLoadError(f'model "{text}" cannot be loaded: {model.refusal}')
         return model
 
-    def describe(self, stored: StoredManifest) -> ResolvedModel:
+    def describe(self, stored: StoredManifest) -> AnyModel:
         """Return what is known of a manifest's model, whether or not it can be loaded.
 
         Raises:
-            ModelLoadError: The model has no GGUF, or its metadata cannot be read.
+            ModelLoadError: The model has no file of weights, or its metadata cannot be read.
+            UnsupportedError: It is an image model that embedd cannot paint with.
             StoreError: The store cannot be read.
         """
         layers = stored.manifest.of_type(MODEL)
         if not layers:
             raise ModelLoadError(f'model "{stored.name.display}" has no GGUF: it cannot be loaded')
         paths = [self._store.blobs.path(layer.digest) for layer in layers]
-        facts = self._read_facts(" ".join(layer.digest for layer in layers), paths)
-        parameters = self._read_parameters(stored)
+        facts = self._read_facts(layers, paths)
+        raw = self._read_parameters(stored)
+        try:
+            if isinstance(facts, ImageFiles):
+                return make_stored_image(stored, _place_files(facts, layers, paths), facts, raw)
+            parameters = parse_parameters(raw)
+        except InvalidInputError as error:
+            raise _bad_parameters(stored, str(error)) from error
+        return self._describe_text_model(stored, paths, facts, parameters)
+
+    def _describe_text_model(
+        self,
+        stored: StoredManifest,
+        paths: Sequence[Path],
+        facts: GgufFacts,
+        parameters: Parameters,
+    ) -> ResolvedModel:
+        layers = stored.manifest.of_type(MODEL)
         pooling = choose_pooling(parameters.pooling, facts)
         spec = ModelSpec(
             name=stored.name.display,
@@ -202,14 +261,14 @@ class Resolver:
             refusal=_find_refusal(facts),
         )
 
-    def _remembered(self, text: str) -> ResolvedModel | None:
+    def _remembered(self, text: str) -> AnyModel | None:
         entry = self._by_text.get(text)
         if entry is None:
             return None
         path, stamp, model = entry
         return model if _stamp(path) == stamp else None
 
-    def _find(self, text: str) -> ResolvedModel:
+    def _read(self, text: str) -> AnyModel:
         found = self._store.manifests.find(parse_model_name(text))
         if found is None:
             raise ModelNotFoundError(text)
@@ -224,14 +283,15 @@ class Resolver:
         _warn_of_guess(model)
         return model
 
-    def _read_facts(self, digests: str, paths: Sequence[Path]) -> GgufFacts:
+    def _read_facts(self, layers: Sequence[Layer], paths: Sequence[Path]) -> GgufFacts | ImageFiles:
+        digests = " ".join(f"{layer.name}={layer.digest}" for layer in layers)
         facts = self._facts.get(digests)
         if facts is None:
-            facts = read_model_facts(paths)
+            facts = _read_weights(layers, paths)
             _remember(self._facts, digests, facts)
         return facts
 
-    def _read_parameters(self, stored: StoredManifest) -> Parameters:
+    def _read_parameters(self, stored: StoredManifest) -> dict[str, object]:
         """Merge the parameters of all layers that have some; later layers win."""
         raw: dict[str, object] = {}
         for layer in stored.manifest.of_type(PARAMS):
@@ -240,10 +300,54 @@ class Resolver:
                 raw |= msgspec.json.decode(data, type=dict[str, object])
             except msgspec.DecodeError as error:
                 raise _bad_parameters(stored, str(error)) from error
-        try:
-            return parse_parameters(raw)
-        except InvalidInputError as error:
-            raise _bad_parameters(stored, str(error)) from error
+        return raw
+
+
+def _read_weights(layers: Sequence[Layer], paths: Sequence[Path]) -> GgufFacts | ImageFiles:
+    """Read the headers of a model's files, which show whether it is an image model."""
+    named = parts_of_layers(layers)
+    if named:
+        places = dict(zip(named, paths, strict=True))
+        first = places.pop(ImagePart.MODEL, None) or places.pop(ImagePart.DIFFUSION, None)
+        if first is None:
+            raise ModelLoadError("the manifest names no diffusion model: create the model again")
+        return _read_image(first, places)
+    try:
+        facts = read_model_facts(paths)
+    except ModelLoadError as error:
+        # Files that stable-diffusion.cpp writes have no architecture; safetensors are no GGUF.
+        files = _find_image(paths)
+        if files is None:
+            raise error from None
+        return files
+    return facts if facts.context_length is not None else _find_image(paths) or facts
+
+
+def _find_image(paths: Sequence[Path]) -> ImageFiles | None:
+    """The image model in a file whose layer names no component; None if it is none."""
+    if len(paths) > 1:
+        return None
+    try:
+        return read_image_files(paths[0], {})
+    except (InvalidInputError, ModelLoadError):
+        return None
+
+
+def _read_image(first: Path, components: Mapping[ImagePart, Path]) -> ImageFiles:
+    try:
+        files = read_image_files(first, components)
+    except InvalidInputError as error:
+        raise ModelLoadError(f"the files do not belong together: {error}") from error
+    if files is None:
+        raise ModelLoadError("the file is not an image model: create the model again")
+    return files
+
+
+def _place_files(
+    files: ImageFiles, layers: Sequence[Layer], paths: Sequence[Path]
+) -> dict[ImagePart, Path]:
+    named = parts_of_layers(layers)
+    return dict(zip(named or files.files, paths, strict=True))
 
 
 def read_model_facts(paths: Sequence[Path]) -> GgufFacts:
@@ -317,7 +421,9 @@ def details_of_config(config: ConfigBlob) -> Details:
     )
 
 
-def _warn_of_guess(model: ResolvedModel) -> None:
+def _warn_of_guess(model: AnyModel) -> None:
+    if isinstance(model, StoredImageModel):
+        return
     facts = model.facts
     is_guess = model.parameters.pooling is None and facts.pooling is None and facts.is_encoder
     # gemma-embedding is always pooled by the mean; bge, mxbai and arctic are bert with cls.

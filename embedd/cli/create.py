@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -42,9 +42,10 @@ def create(*, name: str, file: Path | None, source: str | None, quantize: str | 
     for warning in modelfile.warnings:
         warn(warning)
     settings, found = load_settings(), _find(modelfile.source, folder)
+    components = {part: _find_file(file, folder) for part, file in modelfile.components.items()}
     with open_progress() as report:
         created = _create_through_server(
-            settings, name, modelfile, found, quantize=quantize, report=report
+            settings, name, modelfile, found, components, quantize=quantize, report=report
         )
         if asyncio.run(created):
             return
@@ -53,6 +54,7 @@ def create(*, name: str, file: Path | None, source: str | None, quantize: str | 
         open_library(settings).create(
             name,
             found,
+            components=components,
             quantize=quantize,
             parameters=modelfile.parameters,
             licenses=modelfile.licenses,
@@ -86,11 +88,20 @@ def _find(source: str, folder: Path) -> Path | str:
     return source
 
 
+def _find_file(text: str, folder: Path) -> Path:
+    """The file of a COMPONENT line."""
+    path = folder / Path(text).expanduser()
+    if not path.is_file():
+        raise InvalidInputError(f"{path}, the file of a COMPONENT, does not exist")
+    return path
+
+
 async def _create_through_server(
     settings: Settings,
     name: str,
     modelfile: Modelfile,
     source: Path | str,
+    components: Mapping[str, Path],
     *,
     quantize: str | None,
     report: Report,
@@ -105,6 +116,11 @@ async def _create_through_server(
             model=name,
             source=source if isinstance(source, str) else None,
             files=await _upload(client, source, report) if isinstance(source, Path) else None,
+            components={
+                part: (await _upload(client, file, report))[file.name]
+                for part, file in components.items()
+            }
+            or None,
             quantize=quantize,
             parameters=dict(modelfile.parameters) or None,
             license=list(modelfile.licenses) or None,

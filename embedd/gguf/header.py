@@ -16,6 +16,7 @@ from embedd.types import Pooling
 
 MAX_ENTRIES: Final = 65_536  # keys, and tensors
 MAX_TENSOR_NAME_BYTES: Final = 64  # the format's own limit
+MAX_IMAGE_TENSOR_NAME_BYTES: Final = 127  # of stable-diffusion.cpp, which compiles ggml so
 MAX_DIMENSIONS: Final = 4  # GGML_MAX_DIMS
 MAX_ELEMENTS: Final = (1 << 63) - 1  # ggml counts in int64
 # fmt: off
@@ -95,12 +96,7 @@ class GgufFacts:
     @property
     def parameter_size(self) -> str:
         """`parameter_count` as Ollama prints it: ``1.5B``, ``22.57M``, ``334K``."""
-        count = self.parameter_count
-        if count >= 1_000_000_000:
-            return f"{count / 1e9:.{0 if count % 1_000_000_000 == 0 else 1}f}B"
-        if count >= 1_000_000:
-            return f"{count / 1e6:.{0 if count % 1_000_000 == 0 else 2}f}M"
-        return f"{count / 1e3:.0f}K" if count >= 1_000 else str(count)
+        return format_parameter_count(self.parameter_count)
 
     @property
     def quantization(self) -> str:
@@ -153,6 +149,15 @@ class GgufFacts:
         return value if type(value) is int and value > 0 else None
 
 
+def format_parameter_count(count: int) -> str:
+    """*count* as Ollama prints it: ``1.5B``, ``22.57M``, ``334K``."""
+    if count >= 1_000_000_000:
+        return f"{count / 1e9:.{0 if count % 1_000_000_000 == 0 else 1}f}B"
+    if count >= 1_000_000:
+        return f"{count / 1e6:.{0 if count % 1_000_000 == 0 else 2}f}M"
+    return f"{count / 1e3:.0f}K" if count >= 1_000 else str(count)
+
+
 def read_header_file(path: Path) -> GgufFacts:
     """Facts of the GGUF at *path*; checks that the data of all tensors lie within the file.
 
@@ -168,13 +173,17 @@ def read_header_file(path: Path) -> GgufFacts:
         raise ModelLoadError(f"{path}: {error}") from error
 
 
-def read_header(stream: BinaryIO, *, size: int | None = None) -> GgufFacts:
+def read_header(
+    stream: BinaryIO, *, size: int | None = None, of_image_model: bool = False
+) -> GgufFacts:
     """Facts of the GGUF at the beginning of *stream*; reads up to 1 MiB beyond the header.
 
     Args:
         stream: Needs only a blocking ``read``, and no ``seek``: the beginning of a
             download is enough.
         size: Bytes of the whole file, if known; the data of all tensors must lie within.
+        of_image_model: Whether the file need not have an architecture, as those written by
+            stable-diffusion.cpp, which have longer names too.
 
     Raises:
         ModelLoadError: Not a GGUF, truncated, a version or byte order other than
@@ -184,9 +193,11 @@ def read_header(stream: BinaryIO, *, size: int | None = None) -> GgufFacts:
     version, tensor_count, pair_count = read_preamble(source)
     metadata, lengths, types = _read_pairs(source, pair_count)
     architecture, part = metadata.get("general.architecture"), metadata.get("split.no")
-    if not part and not (isinstance(architecture, str) and architecture):
+    is_complete = isinstance(architecture, str) and architecture
+    if not (part or is_complete or of_image_model):
         raise ModelLoadError("the GGUF has no general.architecture: it does not contain a model")
-    placed = [_read_tensor(source) for _ in range(tensor_count)]
+    longest = MAX_IMAGE_TENSOR_NAME_BYTES if of_image_model else MAX_TENSOR_NAME_BYTES
+    placed = [_read_tensor(source, longest) for _ in range(tensor_count)]
     tensors = tuple(tensor for tensor, _ in placed)
     if len({tensor.name for tensor in tensors}) < len(tensors):
         raise ModelLoadError("the GGUF has two tensors of the same name")
@@ -238,12 +249,12 @@ def _read_pairs(
     return metadata, lengths, types
 
 
-def _read_tensor(source: Reader) -> tuple[TensorFacts, int]:
+def _read_tensor(source: Reader, longest: int) -> tuple[TensorFacts, int]:
     """A tensor, and the end of its data in bytes from the beginning of all data.
 
     An unknown type is named by its number, and its size counts as 0.
     """
-    name = source.text(MAX_TENSOR_NAME_BYTES, "bytes in a tensor's name")
+    name = source.text(longest, "bytes in a tensor's name")
     rank = check_limit(source.u32(), MAX_DIMENSIONS, f"dimensions of tensor {name!r}")
     shape = tuple(source.u64() for _ in range(rank))
     elements = check_limit(math.prod(shape), MAX_ELEMENTS, f"elements in tensor {name!r}")

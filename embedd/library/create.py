@@ -12,6 +12,15 @@ import msgspec
 from embedd.convert import Checkpoint
 from embedd.errors import InvalidInputError, ModelLoadError
 from embedd.gguf.header import read_header_file
+from embedd.images import ImagePart
+from embedd.library.create_images import (
+    choose_single,
+    find_components,
+    find_image,
+    order_paths,
+    parse_components,
+    store_image,
+)
 from embedd.library.draft import (
     Draft,
     make_config,
@@ -29,6 +38,7 @@ from embedd.resolve import Resolver, parse_parameters, read_model_facts
 from embedd.store.blobs import Blob, hash_bytes
 from embedd.store.manifests import LICENSE, MODEL, PARAMS, StoredManifest, make_layer
 from embedd.store.store import Store
+from embedd.stored_images import ImageFiles, StoredImageModel, parse_image_parameters
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +52,8 @@ class Creation:
     """Name and properties of a new model.
 
     Args:
+        components: Further files of an image model, or digests of such files that were
+            uploaded; they override those of the source.
         quantize: Type of its weights; None is f16 for a checkpoint, and the present type
             for everything else.
         parameters: As in a Modelfile; they override those of the source.
@@ -49,6 +61,7 @@ class Creation:
     """
 
     name: ModelName
+    components: Mapping[ImagePart, Path | str] = field(default_factory=dict)
     quantize: FileType | None = None
     parameters: Mapping[str, object] = field(default_factory=dict)
     licenses: tuple[str, ...] = ()
@@ -57,6 +70,7 @@ class Creation:
 def parse_creation(
     name: str,
     *,
+    components: Mapping[str, Path | str] | None = None,
     quantize: str | None = None,
     parameters: Mapping[str, object] | None = None,
     licenses: tuple[str, ...] = (),
@@ -65,10 +79,12 @@ def parse_creation(
 
     Raises:
         InvalidModelNameError: *name* is not a model name.
-        InvalidInputError: *quantize* is unknown, or a parameter has the wrong type.
+        InvalidInputError: *quantize* or a component is unknown, or a parameter has the wrong
+            type.
     """
     return Creation(
         name=parse_model_name(name),
+        components=parse_components(components or {}),
         quantize=None if quantize is None else parse_file_type(quantize),
         parameters=_check_parameters(parameters or {}),
         licenses=licenses,
@@ -100,17 +116,30 @@ class Creator:
         """
         if isinstance(source, str):
             return self._from_model(creation, source, report)
+        components = find_components(self._store, creation.components)
         if isinstance(source, Mapping):
-            return self._from_uploads(creation, source, report)
+            paths = parse_uploads(source, self._store)
+            first = choose_single(paths)
+            files = find_image(first, components) if first is not None else None
+            if first is not None and files is not None:
+                return self._from_image(creation, files, first, components, report)
+            return self._from_uploads(creation, paths, report)
         if source.is_dir():
+            _refuse_components(creation, f"{source} is a folder")
             return self._from_checkpoint(creation, source, report)
         if not source.is_file():
             raise InvalidInputError(f"{source} does not exist: give a checkpoint folder or a GGUF")
+        files = find_image(source, components)
+        if files is not None:
+            return self._from_image(creation, files, source, components, report)
         return self._from_file(creation, source, report)
 
     def _from_model(self, creation: Creation, text: str, report: ReportProgress) -> bool:
         base = self._read_base(text, report)
         resolved = self._resolver.describe(base)
+        if isinstance(resolved, StoredImageModel):
+            return self._from_image_model(creation, base, resolved, report)
+        _refuse_components(creation, f'"{text}" is not an image model')
         first, *parts = base.manifest.of_type(MODEL)
         if parts and creation.quantize is not None:
             raise InvalidInputError(f'the GGUF of "{text}" is split: it cannot be quantized')
@@ -139,10 +168,54 @@ class Creator:
             raise InvalidInputError(f'model "{text}" was deleted while it was used')
         return stored
 
-    def _from_uploads(
-        self, creation: Creation, files: Mapping[str, str], report: ReportProgress
+    def _from_image(
+        self,
+        creation: Creation,
+        files: ImageFiles,
+        first: Path,
+        components: Mapping[ImagePart, Path],
+        report: ReportProgress,
     ) -> bool:
-        paths = parse_uploads(files, self._store)
+        _refuse_quantizing(creation)
+        draft = Draft(
+            name=creation.name,
+            config=files.config,
+            parameters=creation.parameters,
+            licenses=creation.licenses,
+        )
+        return store_image(self._store, draft, files, order_paths(files, first, components), report)
+
+    def _from_image_model(
+        self,
+        creation: Creation,
+        base: StoredManifest,
+        model: StoredImageModel,
+        report: ReportProgress,
+    ) -> bool:
+        _refuse_quantizing(creation)
+        components = find_components(self._store, creation.components)
+        whole, *others = model.spec.parts.items()
+        files = find_image(whole[1], {**dict(others), **components})
+        if files is None:
+            raise ModelLoadError(f'"{model.name.display}" is not an image model any more')
+        others_kept = [one for one in base.manifest.layers if one.media_type not in {MODEL, PARAMS}]
+        had = {one.digest for one in others_kept if one.media_type == LICENSE}
+        draft = Draft(
+            name=creation.name,
+            config=files.config,
+            parameters=_merge(model.parameters, creation.parameters),
+            licenses=tuple(
+                text for text in creation.licenses if hash_bytes(text.encode()) not in had
+            ),
+            kept=tuple(others_kept),
+        )
+        paths = {**model.spec.parts, **components}
+        return store_image(self._store, draft, files, paths, report)
+
+    def _from_uploads(
+        self, creation: Creation, paths: Mapping[str, Path], report: ReportProgress
+    ) -> bool:
+        _refuse_components(creation, "the files are not an image model")
         ggufs = choose_ggufs(paths)
         if not ggufs:
             with open_folder(paths) as folder:
@@ -215,6 +288,18 @@ class Creator:
             self._store.discard({blob.digest})
 
 
+def _refuse_components(creation: Creation, why: str) -> None:
+    if creation.components:
+        raise InvalidInputError(f"{why}: COMPONENT belongs to a model whose FROM is an image file")
+
+
+def _refuse_quantizing(creation: Creation) -> None:
+    if creation.quantize is not None:
+        raise InvalidInputError(
+            "an image model cannot be quantized by embedd: give a file that is quantized already"
+        )
+
+
 def _draft_of_gguf(creation: Creation, *paths: Path) -> Draft:
     facts = read_model_facts(paths)
     if facts.foreign_package is not None:
@@ -262,4 +347,5 @@ def _check_parameters(given: Mapping[str, object]) -> dict[str, object]:
             is_whole = name in INTEGERS and isinstance(value, float)
             known[name] = int(value) if is_whole else value  # type: ignore[call-overload]  # is_whole says it
     parse_parameters(known)
+    parse_image_parameters(known)
     return known

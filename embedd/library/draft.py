@@ -37,13 +37,16 @@ class Draft:
     """A model without its GGUF.
 
     Args:
+        part: Component of an image model that the first file is; empty for a GGUF of texts.
         parameters: For the params layer, as JSON; if empty there is no such layer.
         licenses: Names or texts, each a layer.
-        kept: Layers of another model that are taken over, and further parts of the GGUF.
+        kept: Layers of another model that are taken over, further parts of the GGUF, and
+            further components of an image model.
     """
 
     name: ModelName
     config: ConfigBlob
+    part: str = ""
     parameters: Mapping[str, object] = field(default_factory=dict)
     licenses: tuple[str, ...] = ()
     kept: tuple[Layer, ...] = ()
@@ -116,7 +119,8 @@ def store_draft(
     """Store all blobs, then the manifest; report the steps in Ollama's words.
 
     Args:
-        keep: Moves the GGUF into the store; called under the store's lock.
+        keep: Moves the model's files into the store, and returns the first; called under the
+            store's lock.
         report: It may raise to stop; the blobs that are new are removed then.
         pulled: Whether the lines are those of a pull instead of a create.
 
@@ -130,7 +134,7 @@ def store_draft(
         before = set(store.blobs.digests())
         layers: list[Layer] = []
         try:
-            layers += [make_layer(MODEL, keep()), *draft.kept]
+            layers += [make_layer(MODEL, keep(), draft.part), *draft.kept]
             for kind, data in draft.small_blobs():
                 layers.append(make_layer(kind, store.blobs.add_bytes(data)))
             for layer in layers:

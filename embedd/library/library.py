@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TypeAlias
 
 from embedd.catalog.catalog import Catalog
@@ -19,7 +20,7 @@ from embedd.library.show import read_show_reply
 from embedd.library.verify import Verified, Verifier
 from embedd.names import parse_model_name
 from embedd.ollama_api import ShowReply, StoredModel
-from embedd.resolve import ResolvedModel, Resolver, details_of_config
+from embedd.resolve import AnyModel, Resolver, details_of_config
 from embedd.store.blobs import Incoming
 from embedd.store.manifests import StoredManifest
 from embedd.store.remote import Stop, never
@@ -107,6 +108,7 @@ class Library:
         text: str,
         source: Source,
         *,
+        components: Mapping[str, Path | str] | None = None,
         quantize: str | None = None,
         parameters: Mapping[str, object] | None = None,
         licenses: Sequence[str] = (),
@@ -117,6 +119,8 @@ class Library:
         Args:
             source: A checkpoint folder or a GGUF; the name of a model, which is pulled if
                 it is not stored; or uploaded files, name → digest.
+            components: Further files of an image model, or digests of uploaded ones; the name
+                of the component → file.
             quantize: Type of the weights; None is f16 for a checkpoint, and the present
                 type for everything else.
             parameters: As in a Modelfile; they override those of the source.
@@ -125,13 +129,18 @@ class Library:
         Raises:
             InvalidModelNameError: *text* or *source* is not a model name.
             InvalidInputError: *source* does not exist or cannot be quantised, *quantize*
-                is unknown, or a parameter has the wrong type.
+                or a component is unknown, missing or another one, or a parameter has the
+                wrong type.
             PullError: *source* is a model that cannot be pulled.
             ConversionError, ModelLoadError: *source* is damaged or not supported.
             StoreError: The store cannot be written.
         """
         creation = parse_creation(
-            text, quantize=quantize, parameters=parameters, licenses=tuple(licenses)
+            text,
+            components=components,
+            quantize=quantize,
+            parameters=parameters,
+            licenses=tuple(licenses),
         )
         return self._creator.create(creation, source, report)
 
@@ -217,7 +226,7 @@ class Library:
             ModelNotFoundError: There is no model *text*.
             EmbeddError: It cannot be loaded.
         """
-        model = self._resolver.resolve(text)
+        model = self._resolver.find(text)
         return any(
             self._key_of(stored) == model.spec.key
             for stored in self._stored()
@@ -267,7 +276,7 @@ class Library:
             if stored is not None:
                 yield stored
 
-    def _describe(self, stored: StoredManifest) -> ResolvedModel | None:
+    def _describe(self, stored: StoredManifest) -> AnyModel | None:
         """The model of a manifest; None, with a warning in the log, if it cannot be read."""
         try:
             return self._resolver.describe(stored)
@@ -276,7 +285,7 @@ class Library:
             _log.warning("model cannot be read", extra=extra)
             return None
 
-    def _entry(self, stored: StoredManifest, model: ResolvedModel | None) -> StoredModel:
+    def _entry(self, stored: StoredManifest, model: AnyModel | None) -> StoredModel:
         name = stored.name.display
         if model is None:
             details = details_of_config(read_config(self._store, stored.manifest))

@@ -8,14 +8,16 @@ import msgspec
 import numpy as np
 from msgspec import UNSET
 
+from embedd.components.tensor_file import weight_type
 from embedd.errors import EmbeddError, StoreError
 from embedd.gguf.arrays import read_arrays
 from embedd.gguf.header import GgufFacts
 from embedd.modelfile import DEFAULT_TEMPLATE, PARAMETERS, Modelfile, format_modelfile
 from embedd.ollama_api import ShowReply, StoredModel, Tensor
-from embedd.resolve import MAX_PARAMS_BYTES, ResolvedModel
+from embedd.resolve import MAX_PARAMS_BYTES, AnyModel, ResolvedModel
 from embedd.store.manifests import LAYER_TYPE, LICENSE, MODEL, PARAMS, StoredManifest
 from embedd.store.store import Store
+from embedd.stored_images import StoredImageModel
 
 SYSTEM: Final = f"{LAYER_TYPE}system"
 TEMPLATE: Final = f"{LAYER_TYPE}template"
@@ -28,7 +30,7 @@ def read_show_reply(
     store: Store,
     stored: StoredManifest,
     entry: StoredModel,
-    model: ResolvedModel | None,
+    model: AnyModel | None,
     *,
     verbose: bool,
 ) -> ShowReply:
@@ -42,13 +44,20 @@ def read_show_reply(
     system, template = ("\n".join(_read_all(store, stored, kind)) for kind in (SYSTEM, TEMPLATE))
     parameters = _read_parameters(store, stored)
     models = stored.manifest.of_type(MODEL)
+    paths = [str(store.blobs.path(one.digest).absolute()) for one in models]
+    names = [one.name for one in models]
+    is_image = isinstance(model, StoredImageModel)
     modelfile = Modelfile(
-        source=str(store.blobs.path(models[0].digest).absolute()) if models else "",
+        source=paths[0] if paths else "",
+        components=dict(zip(names[1:], paths[1:], strict=True)) if is_image else {},
         template=template or DEFAULT_TEMPLATE,
         parameters=parameters,
         licenses=licenses,
     )
-    info, tensors = _read_metadata(model, verbose=verbose)
+    if isinstance(model, StoredImageModel):
+        info, tensors = _describe_image(model)
+    else:
+        info, tensors = _read_metadata(model, verbose=verbose)
     return ShowReply(
         license="\n".join(licenses) or UNSET,
         modelfile=_COMMENT.format(name=stored.name.display) + format_modelfile(modelfile),
@@ -95,6 +104,28 @@ def _read_metadata(
         for tensor in model.facts.tensors
     ]
     return to_info(model.facts, arrays), tensors
+
+
+def _describe_image(model: StoredImageModel) -> tuple[dict[str, object], list[Tensor]]:
+    """Keys of the files by component, and all tensors under the name of their component."""
+    info: dict[str, object] = {
+        "general.architecture": model.spec.family.value,
+        "general.parameter_count": model.files.parameter_count,
+        "image.steps": model.model.steps,
+        "image.guidance": model.model.guidance,
+        "image.width": model.model.width,
+        "image.height": model.model.height,
+    }
+    for part, file in model.files.files.items():
+        info[f"{part}.format"] = file.format
+        info[f"{part}.file_type"] = weight_type([file])
+        info[f"{part}.parameter_count"] = file.parameter_count
+    tensors = [
+        Tensor(name=f"{part}:{tensor.name}", type=tensor.type, shape=list(tensor.shape))
+        for part, file in model.files.files.items()
+        for tensor in file.tensors
+    ]
+    return info, tensors
 
 
 def to_info(facts: GgufFacts, arrays: Mapping[str, object]) -> dict[str, object]:

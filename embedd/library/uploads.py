@@ -43,7 +43,7 @@ def choose_ggufs(paths: Mapping[str, Path]) -> list[Path]:
     chosen = []
     # The parts of a split GGUF are numbered in their names.
     for name, path in sorted(paths.items()):
-        if _is_gguf(path):
+        if is_gguf(path):
             chosen.append(path)
         elif name.lower().endswith(".gguf"):
             raise InvalidInputError("supplied file was not in GGUF format")
@@ -88,6 +88,7 @@ def _check_name(name: str) -> None:
         raise InvalidInputError("file path must be relative")
 
 
-def _is_gguf(path: Path) -> bool:
+def is_gguf(path: Path) -> bool:
+    """Whether the file begins as a GGUF does."""
     with path.open("rb") as file:
         return file.read(len(MAGIC)) == MAGIC

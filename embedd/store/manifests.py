@@ -192,9 +192,9 @@ class ManifestStore:
         return max(_matching_paths(self._layout.manifests, parts), key=len)
 
 
-def make_layer(media_type: str, blob: Blob) -> Layer:
-    """The layer of *blob*."""
-    return Layer(media_type=media_type, digest=blob.digest, size=blob.size)
+def make_layer(media_type: str, blob: Blob, name: str = "") -> Layer:
+    """The layer of *blob*; *name* is the component of an image model that it is."""
+    return Layer(media_type=media_type, digest=blob.digest, size=blob.size, name=name)
 
 
 def _matching_paths(folder: Path, parts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

@@ -11,7 +11,7 @@ from embedd.types import EngineChoice, Pooling, Precision, TokenizerChoice
 
 BAD_COMMAND = (
     'command must be one of "from", "license", "template", "system", "adapter", "draft", '
-    '"renderer", "parser", "parameter", "message", or "requires"'
+    '"renderer", "parser", "parameter", "component", "message", or "requires"'
 )
 
 
@@ -70,6 +70,15 @@ Apache License
             '(line 2): parameter "pooling" must be one of mean, cls, last, rank',
         ),
         ("FROM x\nADAPTER ./lora", '(line 2): "adapter" is not supported'),
+        (
+            "FROM x\nCOMPONENT unet ./a",
+            '(line 2): component "unet" must be one of llm, clip_l, clip_g, t5xxl, vae, taesd',
+        ),
+        ("FROM x\nCOMPONENT vae", '(line 2): "vae" needs a value'),
+        (
+            "FROM x\nCOMPONENT vae a\nCOMPONENT vae b",
+            "(line 3): there is a second COMPONENT vae",
+        ),
         ("FROM x\nDRAFT y", '(line 2): "draft" is not supported'),
         (
             'FROM x\nLICENSE """MIT\n\n',
@@ -206,3 +215,14 @@ def test_any_text_is_a_modelfile_or_a_clear_error(text: str) -> None:
         parse_modelfile(text)
     except InvalidInputError as error:
         assert str(error)
+
+
+def test_the_files_of_an_image_model_are_components() -> None:
+    text = (
+        'FROM ./klein.gguf\nCOMPONENT llm ./qwen3.gguf\nCOMPONENT vae "./my vae.safetensors"\n'
+        "PARAMETER steps 4\nPARAMETER guidance 1.5\nPARAMETER width 512\n"
+    )
+    parsed = parse_modelfile(text)
+    assert parsed.components == {"llm": "./qwen3.gguf", "vae": "./my vae.safetensors"}
+    assert parsed.parameters == {"steps": 4, "guidance": 1.5, "width": 512}
+    assert parse_modelfile(format_modelfile(parsed)) == parsed

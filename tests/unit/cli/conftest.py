@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -122,6 +123,7 @@ class FakeLibrary:
 
     names: list[str] = field(default_factory=lambda: ["all-minilm:latest", "bge-m3:latest"])
     asked: list[tuple[object, ...]] = field(default_factory=list)
+    components: list[Mapping[str, Path]] = field(default_factory=list)
     settings: Settings | None = None
     broken: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
@@ -154,12 +156,14 @@ class FakeLibrary:
         text: str,
         source: Source,
         *,
+        components: Mapping[str, Path],
         quantize: str | None,
         parameters: Mapping[str, object],
         licenses: Sequence[str],
         report: ReportProgress,
     ) -> bool:
         self.asked.append(("create", text, source, quantize, dict(parameters), list(licenses)))
+        self.components.append(dict(components))
         report(ProgressLine(status="converting model"))
         report(ProgressLine(status="success"))
         return True

@@ -125,3 +125,37 @@ def test_a_checkpoint_is_its_weights_and_its_texts(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="holds no checkpoint"):
         gather(tmp_path / "empty")
     assert gather(folder / "vocab.txt") == {"vocab.txt": folder / "vocab.txt"}
+
+
+IMAGE_MODEL = "FROM ./klein.gguf\nCOMPONENT llm ./llm.gguf\nCOMPONENT vae ../vae.safetensors\n"
+
+
+def test_the_files_of_components_are_found_beside_the_modelfile(
+    embedd: Run, library: FakeLibrary, tmp_path: Path
+) -> None:
+    for name in ("a/klein.gguf", "a/llm.gguf", "vae.safetensors"):
+        write(tmp_path / name, name)
+    modelfile = write(tmp_path / "a/Modelfile", IMAGE_MODEL)
+    assert embedd("create", "klein", "-f", modelfile).status == 0
+    [components] = library.components
+    found = {part: path.read_text() for part, path in components.items()}
+    assert found == {"llm": "a/llm.gguf", "vae": "vae.safetensors"}
+    (tmp_path / "a/llm.gguf").unlink()
+    outcome = embedd("create", "klein", "-f", modelfile)
+    wanted = f"Error: {tmp_path}/a/llm.gguf, the file of a COMPONENT, does not exist\n"
+    assert (outcome.status, outcome.err) == (1, wanted)
+
+
+@pytest.mark.usefixtures("library")
+def test_the_files_of_components_are_uploaded_to_the_server_that_answers(
+    embedd: Run, server: FakeServer, tmp_path: Path
+) -> None:
+    for name in ("a/klein.gguf", "a/llm.gguf", "vae.safetensors"):
+        write(tmp_path / name, name)
+    outcome = embedd("create", "klein", "-f", write(tmp_path / "a/Modelfile", IMAGE_MODEL))
+    assert outcome.status == 0, outcome.err
+    body = server.asked[-1][2]
+    assert server.blobs[body["files"]["klein.gguf"]] == b"a/klein.gguf"
+    assert body["components"].keys() == {"llm", "vae"}
+    assert server.blobs[body["components"]["llm"]] == b"a/llm.gguf"
+    assert server.blobs[body["components"]["vae"]] == b"vae.safetensors"

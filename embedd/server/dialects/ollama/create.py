@@ -55,6 +55,7 @@ def to_creation(body: CreateBody, library: Library) -> "functools.partial[None]"
         library,
         name,
         source,
+        components=body.components,
         quantize=body.quantize or body.quantization or None,
         parameters=body.parameters,
         licenses=_parse_licenses(body.license),
