@@ -368,3 +368,8 @@ def worker_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str
         if name in _WORKER_NAMES or name.startswith(_WORKER_PREFIXES)
     }
     return kept | _WORKER_VALUES
+
+
+def set_environment(values: Mapping[str, str]) -> None:
+    """Set variables that libraries of this process read when they are first used."""
+    os.environ.update(values)

@@ -5,7 +5,7 @@ import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import Metric
 
 from embedd.cache import VectorCache
 from embedd.catalog.catalog import read_catalog
-from embedd.config import Settings, worker_environment
+from embedd.config import Settings, set_environment, worker_environment
 from embedd.embedder.embedder import Embedder
 from embedd.engine.installation import (
     describe_build,
@@ -24,6 +24,7 @@ from embedd.engine.installation import (
 from embedd.engine.loader import Loader
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.store import SingleUse, TuningStore
+from embedd.engine.vocabularies import find_verdict
 from embedd.errors import EmbeddError, StoreError
 from embedd.library import Library
 from embedd.library.quantize import FileType, quantize_gguf
@@ -37,6 +38,7 @@ from embedd.scheduler.scheduler import Scheduler
 from embedd.state import StateFolder
 from embedd.store.blobs import Report
 from embedd.store.store import Store
+from embedd.tokenizers.environment import library_environment
 from embedd.types import EngineChoice
 
 if TYPE_CHECKING:
@@ -85,10 +87,12 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     resolver = Resolver(store)
     metrics = Metrics()
     vectors = VectorCache(settings.cache_bytes)
-    loader = make_loader(settings, open_tuning(settings), metrics, vectors, lambda: scheduler.room)
+    tuning = open_tuning(settings)
+    set_environment(library_environment(settings.threads))
+    loader = make_loader(settings, tuning, metrics, vectors, lambda: scheduler.room)
     scheduler = Scheduler(
         load=loader.load,
-        estimate=_make_estimate(settings),
+        estimate=_make_estimate(settings, tuning),
         memory=settings.memory,
         max_models=settings.max_loaded_models or DEFAULT_MAX_MODELS,
         max_queue=settings.max_queue,
@@ -140,7 +144,7 @@ def make_loader(
 ) -> Loader:
     """Return a loader for a server; without the optional arguments, for a command."""
     return Loader(
-        environment=worker_environment(),
+        environment=worker_environment() | library_environment(settings.threads),
         cores=settings.threads,
         cache=VectorCache(0) if vectors is None else vectors,
         calibrations=calibrations,
@@ -154,15 +158,21 @@ def make_loader(
         gpu_layers=settings.gpu_layers,
         flash_attention=settings.flash_attention,
         load_timeout=settings.load_timeout,
-        estimate=_make_estimate(settings),
+        estimate=_make_estimate(settings, calibrations),
         find_room=find_room or (lambda: settings.memory),
     )
 
 
-def _make_estimate(settings: Settings) -> Callable[[ModelSpec], int]:
+def _make_estimate(settings: Settings, tuning: TuningStore) -> Callable[[ModelSpec], int]:
     """Return an estimate of the bytes that a model takes with the installed engines."""
     with_openvino = has_openvino() and settings.engine is not EngineChoice.LLAMA
-    return functools.partial(estimate_bytes, with_openvino=with_openvino)
+
+    def estimate(spec: ModelSpec) -> int:
+        placed = replace(spec, tokenizer=spec.tokenizer or settings.tokenizer)
+        verdict = find_verdict(tuning, placed)
+        return estimate_bytes(spec, with_openvino=with_openvino, tokenizer=verdict)
+
+    return estimate
 
 
 def _prune(store: Store) -> None:

@@ -46,6 +46,7 @@ class FakeTokenizer:
     """A tokenizer whose token ids are characters; see the module."""
 
     special_tokens = SpecialTokens(prefix=(FIRST,), suffix=(LAST,))
+    pair_template = PairTemplate(prefix=(FIRST,), middle=(LAST,), suffix=(LAST,))
     vocabulary_size = VOCABULARY
 
     @classmethod
@@ -113,7 +114,7 @@ class FakeEngine:
             max_sequences=MAX_SEQUENCES,
             engine="fake",
             backend=backend.name,
-            pair_template=PairTemplate(prefix=(FIRST,), middle=(LAST,), suffix=(LAST,)),
+            pair_template=FakeTokenizer.pair_template,
             labels=("",) if spec.pooling is Pooling.RANK else (),
         )
 

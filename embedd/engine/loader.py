@@ -1,13 +1,12 @@
 """Loads models for the scheduler with settings for this machine, and measures such settings."""
 
-import asyncio
 import functools
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from embedd.engine.backends import LLAMA_BACKENDS, LLAMA_GPU, OPENVINO, Backend,
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.ipc.messages import Load
 from embedd.engine.serving.cores import CoreBudget
+from embedd.engine.serving.local_tokenizer import LocalTokenizer
 from embedd.engine.serving.model import ServedModel
 from embedd.engine.serving.quarantine import Quarantine
 from embedd.engine.settings import Tuning
@@ -29,6 +29,7 @@ from embedd.engine.tuning.calibrate import (
     start_at_fastest,
 )
 from embedd.engine.tuning.store import TuningStore
+from embedd.engine.vocabularies import Vocabularies
 from embedd.errors import InsufficientMemoryError, ModelLoadError
 from embedd.gguf.header import read_header_file
 from embedd.metrics import Metrics
@@ -38,7 +39,6 @@ log = logging.getLogger(__name__)
 
 # Tokens that may wait for one model: minutes of work on a small machine, and some 16 MiB.
 MAX_WAITING_TOKENS = 4_000_000
-VOCABULARIES = 2  # processes with a vocabulary and no weights, at a time
 
 
 class Loader:
@@ -54,6 +54,7 @@ class Loader:
         has_openvino: Whether that engine is installed.
         has_gpu: Whether llama.cpp was built for a GPU.
         gpu_layers: Layers to place on the GPU for models that do not say it; None is all.
+        tokenizer: Which tokenizer to use, for models that do not name one themselves.
         flash_attention: False turns it off; None and True leave it to the backend.
         load_timeout: Seconds that a load may make no progress, ``math.inf`` for ever.
         estimate: Returns the bytes that a worker with a model takes.
@@ -99,7 +100,11 @@ class Loader:
         self._backends: Sequence[Backend] = LLAMA_BACKENDS
         if flash_attention is False:
             self._backends = [replace(backend, flash_attention=False) for backend in LLAMA_BACKENDS]
-        self._vocabularies = asyncio.Semaphore(VOCABULARIES)
+        self._vocabularies = Vocabularies(
+            start=self._start,
+            store=calibrations,
+            load_timeout=self._load_timeout,
+        )
         self._background = BackgroundCalibration(
             store=calibrations,
             calibrate=self.calibrate,
@@ -127,12 +132,18 @@ class Loader:
             metrics=metrics,
             tuning=tuning,
             crosscheck=self._needs_crosscheck(spec),
+            tokenizer=self._vocabularies.choose_place(spec),
             max_waiting_tokens=MAX_WAITING_TOKENS,
             load_timeout=self._load_timeout,
             backends=start_at_fastest(backends, tuning),
             quarantine=self._quarantines.setdefault(spec.digest, Quarantine()),
         )
         self._keep_verdict(spec, model)
+        try:
+            await self._vocabularies.attach(spec, model)
+        except BaseException:
+            await model.close()
+            raise
         metrics.load_seconds.observe(time.perf_counter() - start)
         info = model.info
         log.info(
@@ -141,6 +152,7 @@ class Loader:
                 "model": spec.name,
                 "engine": info.engine,
                 "backend": info.backend,
+                "tokenizer": info.tokenizer,
                 "pid": model.pid,
                 "replicas": info.replicas,
                 "batch_tokens": info.max_batch_tokens,
@@ -229,24 +241,11 @@ class Loader:
         model = await self.load(_read_spec(path))
         await model.close()
 
-    @asynccontextmanager
-    async def open_vocabulary(self, spec: ModelSpec) -> AsyncIterator[WorkerProcess]:
-        """A worker with the tokenizer of *spec* and no weights; it ends with the block.
-
-        Raises:
-            ModelLoadError: The file cannot be used.
-            LoadTimeoutError: The load makes no progress.
-        """
-        async with self._vocabularies:
-            worker = await self._start()
-            try:
-                load = Load(
-                    spec=self._place(spec), backend=LLAMA_BACKENDS[-1], vocabulary_only=True
-                )
-                await worker.load(load, timeout=self._load_timeout)
-                yield worker
-            finally:
-                await worker.close()
+    def open_vocabulary(
+        self, spec: ModelSpec
+    ) -> AbstractAsyncContextManager[LocalTokenizer | WorkerProcess]:
+        """The tokenizer of *spec* without its weights; see `Vocabularies.open`."""
+        return self._vocabularies.open(self._place(spec))
 
     def _needs_crosscheck(self, spec: ModelSpec) -> bool:
         """Whether no load has compared another engine with llama.cpp on *spec* yet."""
@@ -255,6 +254,7 @@ class Loader:
     async def close(self) -> None:
         """Stop measuring. Loaded models are closed by their owners."""
         await self._background.close()
+        self._vocabularies.close()
 
     async def _open_worker(
         self, spec: ModelSpec, backend: Backend, tuning: Tuning

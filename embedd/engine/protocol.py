@@ -6,7 +6,7 @@ from typing import Protocol
 
 from embedd.engine.spec import ModelInfo
 from embedd.errors import EngineError
-from embedd.tokenizers.truncation import SpecialTokens
+from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
 from embedd.types import Located, Pooling, TokenIds, TokenPiece, Vectors
 
 
@@ -52,6 +52,11 @@ class Tokenizer(Protocol):
     @property
     def special_tokens(self) -> SpecialTokens:
         """The special tokens before and after every text."""
+        ...
+
+    @property
+    def pair_template(self) -> PairTemplate | None:
+        """The tokens around a query and a document; None if the template is not understood."""
         ...
 
     @property

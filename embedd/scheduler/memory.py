@@ -3,6 +3,7 @@
 import psutil
 
 from embedd.engine.spec import ModelSpec
+from embedd.engine.tokenizer_place import LLAMA_TOKENIZER, TokenizerPlace, TokenizerVerdict
 from embedd.types import EngineChoice
 
 INTERPRETER = 41 << 20  # resident bytes of a worker without a model, numpy included
@@ -12,7 +13,10 @@ BATCH_TOKENS = 512
 REPACKED = 1.5
 
 OPENVINO = 64 << 20  # bytes of OpenVINO's libraries
-WORD = 192  # bytes of a tokenizer for each token of its vocabulary
+WORD = 192  # bytes of llama.cpp's tokenizer for each token of its vocabulary
+# Bytes of a model's own tokenizer for each token, before one was built and measured: of the
+# largest kind, unigram.
+OWN_WORD = 1800
 # OpenVINO computes with matrices in float32 and packs them again whenever it compiles a model:
 # once for a single batch on all cores, once for the replicas.
 COPIES = 1 + 2
@@ -24,16 +28,29 @@ VECTORS = 36
 CHECK_TOKENS = 128  # of the texts by which OpenVINO is compared with llama.cpp
 
 
-def estimate_bytes(spec: ModelSpec, *, with_openvino: bool = False) -> int:
-    """Return the resident bytes of a worker with this model, loading included.
+def estimate_bytes(
+    spec: ModelSpec,
+    *,
+    with_openvino: bool = False,
+    tokenizer: TokenizerVerdict | None = LLAMA_TOKENIZER,
+) -> int:
+    """Return the resident bytes of a model: its worker, loading included, and its tokenizer.
 
     Args:
         with_openvino: Whether OpenVINO may compute it, if the model names no engine itself.
+        tokenizer: What is known of the model's own; None if it was never built.
     """
     most = int(spec.weights * REPACKED) + _count_outputs(spec, BATCH_TOKENS)
     if spec.engine is not EngineChoice.LLAMA and (with_openvino or spec.engine):
         most = max(most, _estimate_openvino(spec))
-    return INTERPRETER + most + COMPUTE
+    return INTERPRETER + most + COMPUTE + _estimate_tokenizer(spec, tokenizer)
+
+
+def _estimate_tokenizer(spec: ModelSpec, verdict: TokenizerVerdict | None) -> int:
+    """Return the bytes of the model's own tokenizer, in the server or in the worker."""
+    if verdict is None:
+        return OWN_WORD * spec.vocabulary
+    return 0 if verdict.place is TokenizerPlace.LLAMA else verdict.size
 
 
 def _estimate_openvino(spec: ModelSpec) -> int:

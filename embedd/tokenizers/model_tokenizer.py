@@ -14,25 +14,19 @@ from embedd.tokenizers.builders import WORD_START, Assemble, has_separate_words,
 from embedd.tokenizers.failures import TokenizerError, named_failures
 from embedd.tokenizers.pieces import TO_BYTES, clean_wordpieces, read_byte_token
 from embedd.tokenizers.pretokenizers import PRETOKENIZERS
-from embedd.tokenizers.slices import group_slices, has_word_end, replace_surrogates
+from embedd.tokenizers.slices import (
+    INLINE_CHARACTERS,
+    group_slices,
+    has_word_end,
+    replace_surrogates,
+)
 from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
 from embedd.tokenizers.vocabulary import TokenType, Vocabulary, read_vocabulary
 from embedd.types import Located, Offsets, TokenIds, TokenPiece
 
-# A lone text up to this length is tokenized in one call that holds the interpreter's lock
-# (some 300 µs); more than that releases it.
-INLINE_CHARACTERS: Final = 4096
 # Control, unknown and user-defined tokens, which are looked for in every text; Gemma has 6,400.
 MAX_ADDED: Final = 50_000
 _QUERY, _DOCUMENT = "{query}", "{document}"
-
-
-def thread_environment(threads: int) -> dict[str, str]:
-    """Variables that limit the library to *threads*, to be set before it is imported."""
-    return {
-        "RAYON_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "true" if threads > 1 else "false",
-    }
 
 
 def load_tokenizer(path: Path) -> tuple["ModelTokenizer", int]:
@@ -74,6 +68,7 @@ class ModelTokenizer:
         self.vocabulary_size = len(vocabulary.tokens)
         self._kind = vocabulary.model
         self._types = vocabulary.types
+        self._unknown = vocabulary.unk
         unlike = np.flatnonzero(vocabulary.types != TokenType.NORMAL).tolist()
         self._names = {id_: vocabulary.tokens[id_] for id_ in unlike}
         self._drops_first_space = vocabulary.model == "t5" and vocabulary.add_space_prefix
@@ -218,7 +213,9 @@ class ModelTokenizer:
         if kind == TokenType.BYTE:
             return TokenPiece(text=read_byte_token(name), is_special=False)
         text = name.encode() if kind in _NAMED else b""
-        return TokenPiece(text=text, is_special=kind == TokenType.CONTROL)
+        # It stands for a part of a text, whatever type its file gives it.
+        is_special = kind == TokenType.CONTROL and id_ != self._unknown
+        return TokenPiece(text=text, is_special=is_special)
 
     def _find_pair_template(self, vocabulary: Vocabulary) -> PairTemplate | None:
         if vocabulary.pair_template is not None:

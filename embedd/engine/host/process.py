@@ -21,6 +21,7 @@ from embedd.engine.ipc import messages
 from embedd.engine.ipc.board import Board
 from embedd.engine.ipc.framing import split_ids, split_located
 from embedd.engine.spec import ModelInfo
+from embedd.engine.tokenizer_place import LLAMA_TOKENIZER, TokenizerVerdict
 from embedd.errors import (
     EmbeddError,
     EngineError,
@@ -49,11 +50,13 @@ class WorkerProcess:
 
     Attributes:
         info: Facts of the model; set by `load`.
+        tokenizer: What the load found out about the model's own tokenizer.
         death: How the process ended, or None.
         died_computing: Whether it ended while it computed a batch, which may be the cause.
     """
 
     info: ModelInfo
+    tokenizer: TokenizerVerdict = LLAMA_TOKENIZER
 
     def __init__(self, board: Board) -> None:
         self.death: WorkerDiedError | None = None
@@ -162,7 +165,7 @@ class WorkerProcess:
         finally:
             self._take_progress = None
         self._watchdog.learn(1.0, ready.seconds_per_token)
-        self.info = ready.info
+        self.info, self.tokenizer = ready.info, ready.tokenizer
         return self.info
 
     async def tokenize(

@@ -14,6 +14,12 @@ from embedd.engine.host.process import WorkerProcess
 from embedd.engine.ipc.messages import Load
 from embedd.engine.settings import ONE_REPLICA, Tuning
 from embedd.engine.spec import ModelInfo, ModelSpec
+from embedd.engine.tokenizer_place import (
+    LLAMA_TOKENIZER,
+    TokenizerPlace,
+    TokenizerVerdict,
+    refuse,
+)
 from embedd.errors import EmbeddError, ModelLoadError, ShuttingDownError
 from embedd.logs import TRACE
 from embedd.metrics import ModelMetrics
@@ -40,6 +46,8 @@ class Supervisor:
         unhealthy_reason: Why the model can no longer be served, or None.
         fallbacks: The backends that may compute the model.
         cores: How many the worker may use now.
+        tokenizer: Where the model is tokenized; None until a worker has found out.
+        tokenizer_refusal: What became of the worker that tried to; None if it did.
     """
 
     worker: WorkerProcess
@@ -53,6 +61,7 @@ class Supervisor:
         threads: int,
         tuning: Tuning = ONE_REPLICA,
         crosscheck: bool = False,
+        tokenizer: TokenizerPlace | None = TokenizerPlace.LLAMA,
         load_timeout: float | None = None,
         backends: Sequence[Backend] = LLAMA_BACKENDS,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -65,6 +74,9 @@ class Supervisor:
         self.cores = spec.threads or threads
         self._tuning = tuning
         self._crosscheck = crosscheck
+        self.tokenizer = tokenizer
+        self.tokenizer_refusal: TokenizerVerdict | None = None
+        self._has_progress = False
         self._load_timeout = load_timeout
         self._sleep = sleep
         self._now = now
@@ -88,6 +100,8 @@ class Supervisor:
             except (WorkerDiedError, SelfTestError, *REFUSALS) as error:
                 if isinstance(error, WorkerDiedError):
                     self._metrics.worker_deaths[error.reason].inc()
+                    if self._refuse_tokenizer(error):
+                        continue
                 self.fallbacks.replace_after_failed_load(error)
                 reasons.append(f"{backend.name}: {error}")
             else:
@@ -104,6 +118,11 @@ class Supervisor:
         """Whether the model computes with settings that were measured on this machine."""
         tuning = self._tuning_on(self.fallbacks.current)
         return tuning.measured and tuning.batch_tokens is not None
+
+    def use_llama_tokenizer(self) -> None:
+        """Let the present worker, and those that replace it, tokenize with llama.cpp."""
+        self.tokenizer = TokenizerPlace.LLAMA
+        self.worker.info = replace(self.worker.info, tokenizer=LLAMA_TOKENIZER.name)
 
     async def set_cores(self, count: int) -> None:
         """Let the worker, and those that replace it, use *count* cores."""
@@ -162,7 +181,19 @@ class Supervisor:
             return self._tuning
         return replace(self._tuning, batch_tokens=None)
 
+    def _refuse_tokenizer(self, death: WorkerDiedError) -> bool:
+        """Use llama.cpp's tokenizer from now on if building the model's own was the cause.
+
+        A worker builds that before anything else, and reports it as its first progress.
+        """
+        if self._has_progress or self.tokenizer in (TokenizerPlace.LLAMA, TokenizerPlace.SERVER):
+            return False
+        self.tokenizer = TokenizerPlace.LLAMA
+        self.tokenizer_refusal = refuse(death)
+        return True
+
     async def _load_on(self, backend: Backend) -> None:
+        self._has_progress = False
         worker = await self._start()
         try:
             await worker.load(
@@ -172,16 +203,19 @@ class Supervisor:
                     cores=self._spec.threads or self.cores,
                     tuning=self._tuning_on(backend),
                     crosscheck=self._crosscheck,
+                    tokenizer=self.tokenizer,
                 ),
                 timeout=self._load_timeout,
-                report=self._log_progress,
+                report=self._take_progress,
             )
         except BaseException:
             await worker.close()
             raise
         self.worker = worker
+        self.tokenizer = worker.tokenizer.place
 
-    def _log_progress(self, share: float) -> None:
+    def _take_progress(self, share: float) -> None:
+        self._has_progress = True
         log.log(TRACE, "model is loading", extra={"model": self._spec.name, "share": share})
 
     async def _replace(self, dead: WorkerProcess, *, counts: bool) -> None:

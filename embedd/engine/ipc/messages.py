@@ -9,6 +9,7 @@ import msgspec
 from embedd.engine.backends import Backend
 from embedd.engine.settings import ONE_REPLICA, Tuning
 from embedd.engine.spec import ModelInfo, ModelSpec
+from embedd.engine.tokenizer_place import LLAMA_TOKENIZER, TokenizerPlace, TokenizerVerdict
 from embedd.types import Pooling
 
 
@@ -20,6 +21,7 @@ class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
         cores: Cores to compute with, all replicas together.
         crosscheck: Compare the vectors with llama.cpp's if another engine computes them.
         vocabulary_only: Load the tokenizer and no weights.
+        tokenizer: Where the model is tokenized; None: where it can be, which `Ready` says.
     """
 
     id: int = 0
@@ -29,6 +31,7 @@ class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
     tuning: Tuning = ONE_REPLICA
     crosscheck: bool = False
     vocabulary_only: bool = False
+    tokenizer: TokenizerPlace | None = TokenizerPlace.LLAMA
 
 
 class Cores(msgspec.Struct, tag="cores", frozen=True):
@@ -102,11 +105,16 @@ class Progress(msgspec.Struct, tag="progress", frozen=True):
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
-    """Answer to `Load`: the model is loaded and passed its self-test, which took this long."""
+    """Answer to `Load`: the model is loaded and passed its self-test, which took this long.
+
+    Args:
+        tokenizer: What was found out about the model's own tokenizer.
+    """
 
     id: int
     info: ModelInfo
     seconds_per_token: float = 0.0
+    tokenizer: TokenizerVerdict = LLAMA_TOKENIZER
 
 
 class Tokens(msgspec.Struct, tag="tokens", frozen=True):

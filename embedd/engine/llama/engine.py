@@ -106,7 +106,7 @@ class LlamaEngine:
             max_sequences=MAX_SEQUENCES_ON_GPU if backend.gpu else MAX_SEQUENCES,
             engine="llama",
             backend=backend.name,
-            pair_template=tokenizer.learn_pair_template(),
+            pair_template=tokenizer.pair_template,
             labels=model.labels if spec.pooling is Pooling.RANK else (),
         )
         engine = cls(model, tokenizer, backend, info, threads=threads)

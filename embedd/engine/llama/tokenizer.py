@@ -29,6 +29,8 @@ class LlamaTokenizer:
 
     Attributes:
         special_tokens: The special tokens before and after every text.
+        pair_template: The tokens around a query and a document; None if the file's template is
+            not understood.
     """
 
     def __init__(self, model: LlamaModel) -> None:
@@ -39,6 +41,7 @@ class LlamaTokenizer:
             raise ModelLoadError("the GGUF has no tokenizer: convert the model with its vocabulary")
         self._buffer = np.empty(1024, np.int32)
         self.special_tokens = self._learn_special_tokens()
+        self.pair_template = self._learn_pair_template()
 
     @classmethod
     def load(cls, spec: ModelSpec) -> Self:
@@ -85,8 +88,7 @@ class LlamaTokenizer:
         known = {one: self._token_piece(one) for one in {*ids.tolist()}}
         return [known[one] for one in ids.tolist()]
 
-    def learn_pair_template(self) -> PairTemplate | None:
-        """The tokens around a query and a document; None if the template is not understood."""
+    def _learn_pair_template(self) -> PairTemplate | None:
         template = self._model.pair_template
         if template is not None:
             return self._parse_pair(template)

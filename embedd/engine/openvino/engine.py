@@ -135,7 +135,7 @@ class OpenVinoEngine:
             max_sequences=MAX_SEQUENCES,
             engine="openvino",
             backend=backend.name,
-            pair_template=tokenizer.learn_pair_template(),
+            pair_template=tokenizer.pair_template,
             labels=model.labels if spec.pooling is Pooling.RANK else (),
             padded=True,
         )

@@ -11,10 +11,12 @@ from embedd.engine.host.process import WorkerProcess
 from embedd.engine.host.supervisor import Supervisor
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.dedup import Deduplicator
+from embedd.engine.serving.local_tokenizer import LocalTokenizer
 from embedd.engine.serving.quarantine import Quarantine
 from embedd.engine.serving.queue import BatchQueue
 from embedd.engine.settings import ONE_REPLICA, Tuning
 from embedd.engine.spec import ModelInfo, ModelSpec
+from embedd.engine.tokenizer_place import TokenizerPlace, TokenizerVerdict
 from embedd.metrics import ModelMetrics
 from embedd.types import EmbedResult, Located, Pooling, ServedBy, TokenIds, TokenPiece
 
@@ -36,6 +38,7 @@ class ServedModel:
         self._supervisor = supervisor
         self._queue = queue
         self._dedup = dedup
+        self._tokenizer: LocalTokenizer | None = None
 
     @classmethod
     async def load(
@@ -48,12 +51,17 @@ class ServedModel:
         metrics: ModelMetrics,
         tuning: Tuning = ONE_REPLICA,
         crosscheck: bool = False,
+        tokenizer: TokenizerPlace | None = TokenizerPlace.LLAMA,
         max_waiting_tokens: int,
         load_timeout: float | None = None,
         backends: Sequence[Backend] = LLAMA_BACKENDS,
         quarantine: Quarantine | None = None,
     ) -> "ServedModel":
         """Start a worker for *spec*.
+
+        Args:
+            tokenizer: Where its texts become ids; None if the worker is to find that out.
+                `use_tokenizer` has to follow if it is `TokenizerPlace.SERVER`.
 
         Raises:
             ModelLoadError: It cannot be loaded.
@@ -66,6 +74,7 @@ class ServedModel:
             threads=cores.total,
             tuning=tuning,
             crosscheck=crosscheck,
+            tokenizer=tokenizer,
             load_timeout=load_timeout,
             backends=backends,
         )
@@ -104,6 +113,19 @@ class ServedModel:
         return self._supervisor.fallbacks.refusals
 
     @property
+    def tokenizer_verdict(self) -> TokenizerVerdict:
+        """What loading the model showed of its own tokenizer."""
+        return self._supervisor.tokenizer_refusal or self._supervisor.worker.tokenizer
+
+    def use_tokenizer(self, tokenizer: LocalTokenizer) -> None:
+        """Tokenize in this process from now on; *tokenizer* is closed with the model."""
+        self._tokenizer = tokenizer
+
+    def use_llama_tokenizer(self) -> None:
+        """Tokenize with llama.cpp, in the worker, from now on."""
+        self._supervisor.use_llama_tokenizer()
+
+    @property
     def waiting_tokens(self) -> int:
         """Tokens that wait for a batch."""
         return self._queue.waiting_tokens
@@ -131,6 +153,10 @@ class ServedModel:
         Raises:
             EngineError: The worker died on it twice.
         """
+        if self._tokenizer is not None:
+            return await self._tokenizer.tokenize(
+                texts, add_special=add_special, parse_special=parse_special
+            )
         ids: list[TokenIds] = []
         for chunk in _chunks(texts):
             ids += await self._tokenize(chunk, add_special=add_special, parse_special=parse_special)
@@ -142,6 +168,8 @@ class ServedModel:
         Raises:
             EngineError: The worker died on it twice.
         """
+        if self._tokenizer is not None:
+            return await self._tokenizer.locate(texts, parse_special=parse_special)
         located: list[Located] = []
         for chunk in _chunks(texts):
             located += await self._locate(chunk, parse_special=parse_special)
@@ -153,6 +181,8 @@ class ServedModel:
         Raises:
             EngineError: An id is outside the vocabulary, or the worker died on it twice.
         """
+        if self._tokenizer is not None:
+            return await self._tokenizer.detokenize(sequences, special=special)
         return await self._ask(lambda worker: worker.detokenize(sequences, special=special))
 
     async def token_pieces(self, ids: TokenIds) -> list[TokenPiece]:
@@ -161,6 +191,8 @@ class ServedModel:
         Raises:
             EngineError: An id is outside the vocabulary, or the worker died on it twice.
         """
+        if self._tokenizer is not None:
+            return await self._tokenizer.token_pieces(ids)
         return await self._ask(lambda worker: worker.token_pieces(ids))
 
     async def embed(
@@ -189,6 +221,8 @@ class ServedModel:
         """End the worker; requests that wait fail with `ShuttingDownError`."""
         await self._queue.close()
         await self._supervisor.close()
+        if self._tokenizer is not None:
+            self._tokenizer.close()
 
     async def _embed(
         self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, store: bool

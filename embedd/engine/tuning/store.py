@@ -1,6 +1,7 @@
 """The store of what was measured of models on this machine."""
 
 from collections.abc import Set as AbstractSet
+from importlib.metadata import version
 from typing import TypeVar
 
 import msgspec
@@ -8,11 +9,16 @@ import msgspec
 from embedd.engine.backends import choose_precision
 from embedd.engine.settings import ONE_REPLICA
 from embedd.engine.spec import ModelSpec
+from embedd.engine.tokenizer_place import LLAMA_TOKENIZER, TokenizerVerdict
 from embedd.engine.tuning.calibrate import Calibration, Verdict
 from embedd.state import StateFolder
 from embedd.types import EngineChoice, Precision
 
-_Kept = TypeVar("_Kept", Calibration, Verdict)
+_Kept = TypeVar("_Kept", Calibration, Verdict, TokenizerVerdict)
+
+# Of the code that builds tokenizers: raise it when they may be built that were refused before, or
+# the other way round.
+BUILDERS = 1
 
 
 class TuningStore:
@@ -42,34 +48,45 @@ class TuningStore:
 
     def read(self, spec: ModelSpec) -> Calibration | None:
         """Return the calibration of the model, or None if it was not calibrated."""
-        return self._read("calibration", spec, Calibration)
+        return self._read("calibration", self._key(spec), Calibration)
 
     def write(self, spec: ModelSpec, calibration: Calibration) -> None:
         """Replace the calibration of the model."""
-        self._write("calibration", spec, calibration)
+        self._write("calibration", self._key(spec), calibration)
 
     def read_verdict(self, spec: ModelSpec) -> Verdict | None:
         """Return how OpenVINO's vectors compare with llama.cpp's, or None if not compared."""
-        return self._read("agreement", spec, Verdict)
+        return self._read("agreement", self._key(spec), Verdict)
 
     def write_verdict(self, spec: ModelSpec, verdict: Verdict) -> None:
         """Replace the verdict on the model."""
-        self._write("agreement", spec, verdict)
+        self._write("agreement", self._key(spec), verdict)
 
-    def _read(self, kind: str, spec: ModelSpec, form: type[_Kept]) -> _Kept | None:
-        value = self._state.read(kind, self._key(spec))
+    def read_tokenizer(self, spec: ModelSpec) -> TokenizerVerdict | None:
+        """Return what is known of the tokenizer of the model's file, or None if nothing is."""
+        return self._read("tokenizer", self._file_key(spec), TokenizerVerdict)
+
+    def write_tokenizer(self, spec: ModelSpec, verdict: TokenizerVerdict) -> None:
+        """Replace what is known of the tokenizer of the model's file."""
+        self._write("tokenizer", self._file_key(spec), verdict)
+
+    def _read(self, kind: str, key: str, form: type[_Kept]) -> _Kept | None:
+        value = self._state.read(kind, key)
         try:
             return None if value is None else msgspec.convert(value, form)
         except msgspec.ValidationError:
             return None
 
-    def _write(self, kind: str, spec: ModelSpec, value: _Kept) -> None:
-        self._state.write(kind, self._key(spec), msgspec.to_builtins(value))
+    def _write(self, kind: str, key: str, value: _Kept) -> None:
+        self._state.write(kind, key, msgspec.to_builtins(value))
 
     def _key(self, spec: ModelSpec) -> str:
         precision = choose_precision(spec.precision or self._precision, self._cpu_features)
         parts = [spec.digest, spec.engine or self._engine, spec.pooling, self._build]
         return " ".join([*parts, f"cores={self._cores}", precision])
+
+    def _file_key(self, spec: ModelSpec) -> str:
+        return f"{spec.digest} {self._build} tokenizers={version('tokenizers')} {BUILDERS}"
 
 
 class SingleUse(TuningStore):
@@ -92,4 +109,12 @@ class SingleUse(TuningStore):
         return None
 
     def write_verdict(self, spec: ModelSpec, verdict: Verdict) -> None:
+        """Keep nothing."""
+
+    def read_tokenizer(self, spec: ModelSpec) -> TokenizerVerdict | None:
+        """Return that llama.cpp tokenizes: the texts of trials need no other tokenizer."""
+        del spec
+        return LLAMA_TOKENIZER
+
+    def write_tokenizer(self, spec: ModelSpec, verdict: TokenizerVerdict) -> None:
         """Keep nothing."""

@@ -20,6 +20,7 @@ from embedd.engine.worker.connection import Connection
 from embedd.engine.worker.crosscheck import check_agreement
 from embedd.engine.worker.dispatch import Pending
 from embedd.engine.worker.load import describe_tokenizer, open_engine, open_tokenizer, to_failure
+from embedd.engine.worker.own_tokenizer import build_candidate, choose_tokenizer
 from embedd.engine.worker.selftest import run_self_test
 from embedd.engine.worker.threads import exit_on_error, start_thread
 from embedd.engine.worker.tokenizer_calls import TokenizerCalls
@@ -54,9 +55,13 @@ class Worker:
 
     def _load(self, load: messages.Load) -> None:
         try:
+            candidate = build_candidate(load)
+            # From here on a death is not the tokenizer's fault.
+            self._report(0.0)
             engine = open_engine(load, self._report)
             seconds_per_token = run_self_test(engine)
             distance = check_agreement(engine, load)
+            tokenizer, verdict = choose_tokenizer(load, candidate, engine.tokenizer)
         except (EmbeddError, MemoryError) as error:
             self._connection.send((to_failure(load.id, error), None))
             return
@@ -68,11 +73,11 @@ class Worker:
             max_sequences=engine.info.max_sequences,
             padded=engine.info.padded,
         )
-        self._tokenizer_calls.start(engine.tokenizer)
+        self._tokenizer_calls.start(tokenizer, shared=tokenizer is not engine.tokenizer)
         for _ in range(replicas - 1):
             start_thread(self._encode_all, engine.replicate())
-        info = replace(engine.info, replicas=replicas, distance=distance)
-        self._connection.send((messages.Ready(load.id, info, seconds_per_token), None))
+        info = replace(engine.info, replicas=replicas, distance=distance, tokenizer=verdict.name)
+        self._connection.send((messages.Ready(load.id, info, seconds_per_token, verdict), None))
         # This thread goes on as the first replica: OpenMP keeps a team of threads for
         # every thread that ever computed.
         self._encode_all(engine)
@@ -82,12 +87,16 @@ class Worker:
 
     def _load_vocabulary(self, load: messages.Load) -> None:
         try:
-            tokenizer = open_tokenizer(load)
+            candidate = build_candidate(load)
+            self._report(0.0)
+            theirs = open_tokenizer(load)
+            tokenizer, verdict = choose_tokenizer(load, candidate, theirs)
         except (EmbeddError, MemoryError) as error:
             self._connection.send((to_failure(load.id, error), None))
             return
-        self._tokenizer_calls.start(tokenizer)
-        self._connection.send((messages.Ready(load.id, describe_tokenizer(tokenizer)), None))
+        self._tokenizer_calls.start(tokenizer, shared=tokenizer is not theirs)
+        info = describe_tokenizer(tokenizer, verdict)
+        self._connection.send((messages.Ready(load.id, info, tokenizer=verdict), None))
 
     def _encode_all(self, engine: Engine) -> None:
         while True:

@@ -10,6 +10,7 @@ from embedd.engine.backends import Backend
 from embedd.engine.ipc.messages import Failed, Fault, Load
 from embedd.engine.protocol import Engine, Tokenizer, UnsuitableError
 from embedd.engine.spec import ModelInfo, ModelSpec
+from embedd.engine.tokenizer_place import TokenizerVerdict
 from embedd.errors import InsufficientMemoryError, ModelLoadError
 from embedd.types import Pooling
 
@@ -35,7 +36,7 @@ def open_tokenizer(load: Load) -> Tokenizer:
     return tokenizer
 
 
-def describe_tokenizer(tokenizer: Tokenizer) -> ModelInfo:
+def describe_tokenizer(tokenizer: Tokenizer, verdict: TokenizerVerdict) -> ModelInfo:
     """Facts of a model without weights: those that only weights have are 0."""
     return ModelInfo(
         width=0,
@@ -47,6 +48,8 @@ def describe_tokenizer(tokenizer: Tokenizer) -> ModelInfo:
         max_sequences=0,
         engine="",
         backend="",
+        pair_template=tokenizer.pair_template,
+        tokenizer=verdict.name,
     )
 
 

@@ -39,10 +39,17 @@ class TokenizerCalls:
         self._waiting: queue.SimpleQueue[tuple[Call, bytes]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._tokenizer: Tokenizer
+        self._shared = False
 
-    def start(self, tokenizer: Tokenizer) -> None:
-        """Answer with *tokenizer* from now on."""
+    def start(self, tokenizer: Tokenizer, *, shared: bool = False) -> None:
+        """Answer with *tokenizer* from now on.
+
+        Args:
+            shared: Whether several threads may use it at once, so that short texts need not
+                wait for long ones.
+        """
         self._tokenizer = tokenizer
+        self._shared = shared
         start_thread(self._answer_all, stack=STACK)
 
     def put(self, call: Call, array: bytes) -> None:
@@ -55,6 +62,9 @@ class TokenizerCalls:
 
     def _answer_here(self, call: Call, array: bytes) -> None:
         """Answer in the calling thread: waking the other one would take longer."""
+        if self._shared:
+            self._connection.send(answer_call(self._tokenizer, call, array))
+            return
         if not self._lock.acquire(blocking=False):
             self._waiting.put((call, array))
             return

@@ -12,15 +12,15 @@ from tokenizers import pre_tokenizers
 from embedd.engine.llama.tokenizer import LlamaTokenizer
 from embedd.errors import InvalidTokenIdError
 from embedd.tokenizers import slices
+from embedd.tokenizers.environment import library_environment
 from embedd.tokenizers.failures import TokenizerError
 from embedd.tokenizers.model_tokenizer import (
-    INLINE_CHARACTERS,
     MAX_ADDED,
     ModelTokenizer,
     load_tokenizer,
-    thread_environment,
 )
 from embedd.tokenizers.probe import PROBE, find_differences
+from embedd.tokenizers.slices import INLINE_CHARACTERS
 from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
 from embedd.tokenizers.vocabulary import TokenType
 from embedd.types import Pooling
@@ -98,7 +98,7 @@ def test_plain_texts_of_the_default_model_have_llama_cpps_ids(default_store: Pat
     assert find_differences(ours.tokenize(PROBE), theirs.tokenize(PROBE)) == []
     assert (ours.special_tokens, ours.pair_template) == (
         theirs.special_tokens,
-        theirs.learn_pair_template(),
+        theirs.pair_template,
     )
     assert find_differences(ours.tokenize(["가"]), theirs.tokenize(["가"])) == [0]
     theirs._model.close()
@@ -109,7 +109,7 @@ def test_what_surrounds_texts_and_pairs_is_as_in_llama_cpp(
 ) -> None:
     assert (ours.special_tokens, ours.pair_template) == (
         theirs.special_tokens,
-        theirs.learn_pair_template(),
+        theirs.pair_template,
     )
     assert ours.vocabulary_size == theirs.vocabulary_size
 
@@ -127,7 +127,7 @@ def test_flags_of_byte_pairs_mean_what_they_mean_to_llama_cpp(
     ours = load_tokenizer(path)[0]
     assert (ours.special_tokens, ours.pair_template) == (
         theirs.special_tokens,
-        theirs.learn_pair_template(),
+        theirs.pair_template,
     )
     theirs._model.close()
 
@@ -137,7 +137,7 @@ def test_a_template_of_the_file_says_what_surrounds_a_pair(tmp_path: Path) -> No
     path = write_byte_pairs(tmp_path, template=template)
     theirs = open_llama(path)
     ours = load_tokenizer(path)[0]
-    assert ours.pair_template == theirs.learn_pair_template()
+    assert ours.pair_template == theirs.pair_template
     assert ours.pair_template is not None
     assert (ours.pair_template.query_lead, ours.pair_template.document_lead) == (" ", " ")
     theirs._model.close()
@@ -369,10 +369,11 @@ def test_its_memory_is_measured(path: Path) -> None:
 
 
 def test_threads_of_the_library_are_limited_by_variables() -> None:
-    assert thread_environment(1)["TOKENIZERS_PARALLELISM"] == "false"
-    assert thread_environment(3) == {
+    assert library_environment(1)["TOKENIZERS_PARALLELISM"] == "false"
+    assert library_environment(3) == {
         "RAYON_NUM_THREADS": "3",
         "TOKENIZERS_PARALLELISM": "true",
+        "RUST_BACKTRACE": "0",
     }
 
 

@@ -7,6 +7,7 @@ import pytest
 from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.ipc.messages import Failed, Fault, Load
 from embedd.engine.protocol import UnsuitableError
+from embedd.engine.tokenizer_place import LLAMA_TOKENIZER
 from embedd.engine.worker.load import describe_tokenizer, open_tokenizer, to_failure
 from embedd.errors import EngineError, InsufficientMemoryError, ModelLoadError
 from embedd.types import Pooling
@@ -17,7 +18,7 @@ from tests.tiny_models import TINY_VOCABULARY, write_tiny_bert
 def test_a_vocabulary_without_weights_has_no_numbers(tmp_path: Path) -> None:
     spec = make_spec(write_tiny_bert(tmp_path / "tiny.gguf"), Pooling.MEAN)
     load = Load(spec=spec, backend=LLAMA_BACKENDS[-1], vocabulary_only=True)
-    info = describe_tokenizer(open_tokenizer(load))
+    info = describe_tokenizer(open_tokenizer(load), LLAMA_TOKENIZER)
     assert (info.width, info.limit, info.vocabulary) == (0, 0, len(TINY_VOCABULARY))
     assert info.special_tokens.suffix == (TINY_VOCABULARY.index("[SEP]"),)
 
