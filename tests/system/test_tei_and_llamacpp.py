@@ -90,3 +90,23 @@ async def test_tokens_have_their_offsets_in_bytes(server: Server) -> None:
     assert ids == [2339, 2003, 1996, 3712, 2630, 1029]
     again = (await ask(server, "/detokenize", tokens=ids))["content"]
     assert (await ask(server, "/tokenize", content=again))["tokens"] == ids
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [
+        ("안門 ok", [("안", 0, 3)] * 3 + [("門", 3, 6), ("ok", 7, 9)]),
+        # Not in the vocabulary: an unknown token has a place, and is not special.
+        ("안门 ok", [("안", 0, 3)] * 3 + [("门", 3, 6), ("ok", 7, 9)]),
+        ("☃ İx", [("☃", 0, 3), ("İx", 4, 7)]),
+        ("page\fbreak", [("page", 0, 4), ("break", 5, 10)]),
+    ],
+)
+async def test_every_token_of_a_text_has_its_place(
+    server: Server, text: str, spans: list[tuple[str, int, int]]
+) -> None:
+    """In whatever way the model's tokenizer decomposed, lowered or dropped letters."""
+    [tokens] = await ask(server, "/tokenize", inputs=text)
+    places = [(one["text"], one["start"], one["stop"]) for one in tokens[1:-1]]
+    assert places == spans
+    assert [one["special"] for one in tokens] == [True, *(False for _ in spans), True]
