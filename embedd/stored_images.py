@@ -44,9 +44,8 @@ class ImageFiles:
     family: ImageFamily
     files: Mapping[ImagePart, TensorFile]
 
-    @property
-    def config(self) -> ConfigBlob:
-        """The config of a model with these files."""
+    def make_config(self, made_from: str = "") -> ConfigBlob:
+        """Return the config of a model with these files."""
         details = self.details
         return ConfigBlob(
             model_format=details.format,
@@ -57,6 +56,7 @@ class ImageFiles:
             architecture="amd64",
             os="linux",
             rootfs={"type": "layers", "diff_ids": []},
+            made_from=made_from,
         )
 
     @property

@@ -18,7 +18,7 @@ from embedd.config import Settings
 from embedd.errors import EmbeddError, ModelNotFoundError, StoreError
 
 if TYPE_CHECKING:
-    from embedd.catalog.recipe import Recipe
+    from embedd.catalog.catalog import AnyRecipe
     from embedd.client import Client
     from embedd.library import Verified
     from embedd.ollama_api import StoredModel
@@ -161,7 +161,7 @@ def search(*, word: str) -> None:
         click.echo(line[:columns].rstrip())
 
 
-def format_search(recipes: "Iterable[Recipe]") -> str:
+def format_search(recipes: "Iterable[AnyRecipe]") -> str:
     """The table of ``embedd search``."""
     lines = ((recipe.name, recipe.description, ",".join(recipe.tags)) for recipe in recipes)
     return format_table(SEARCH_COLUMNS, lines)

@@ -43,7 +43,7 @@ def read_safetensors(
     length = int.from_bytes(start, "little")
     if len(start) < LENGTH_BYTES or not 2 <= length <= MAX_HEADER_BYTES:
         raise ModelLoadError(
-            f"not a GGUF or safetensors file: it begins with {start!r} (a header of at most "
+            f"not a GGUF file or safetensors file: it begins with {start!r} (a header of at most "
             f"{MAX_HEADER_BYTES} bytes is accepted)"
         )
     try:

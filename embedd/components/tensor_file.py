@@ -83,7 +83,7 @@ def read_tensors(stream: BinaryIO, *, size: int | None = None) -> TensorFile:
         return TensorFile(format=GGUF, tensors=facts.tensors, metadata=facts.metadata)
     if start.startswith(_PICKLES):
         raise ModelLoadError(
-            "not a GGUF or safetensors file, but a pickle, as torch writes them (.ckpt, .pt, "
+            "not a GGUF file or safetensors file, but a pickle, as torch writes them (.ckpt, .pt, "
             ".bin): reading one can run code; use the model's safetensors or GGUF file"
         )
     rest = _resume(start[LENGTH_BYTES:], stream)

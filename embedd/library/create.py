@@ -179,7 +179,7 @@ class Creator:
         _refuse_quantizing(creation)
         draft = Draft(
             name=creation.name,
-            config=files.config,
+            config=files.make_config(),
             parameters=creation.parameters,
             licenses=creation.licenses,
         )
@@ -202,7 +202,7 @@ class Creator:
         had = {one.digest for one in others_kept if one.media_type == LICENSE}
         draft = Draft(
             name=creation.name,
-            config=files.config,
+            config=files.make_config(),
             parameters=_merge(model.parameters, creation.parameters),
             licenses=tuple(
                 text for text in creation.licenses if hash_bytes(text.encode()) not in had

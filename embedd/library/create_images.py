@@ -128,7 +128,7 @@ def store_image(
             return blobs[first]
 
         layers = tuple(make_layer(MODEL, blobs[part], part) for part in others)
-        whole = replace(draft, config=files.config, part=first, kept=(*layers, *draft.kept))
+        whole = replace(draft, config=files.make_config(), part=first, kept=(*layers, *draft.kept))
         report(ProgressLine(status=f"found {files.family}"))
         return store_draft(store, whole, keep, report)
 

@@ -15,6 +15,7 @@ _OTHER_NAMES: Final = {"fp16": "f16", "fp32": "f32"}
 # Encoders are small: fidelity first.
 _PREFERRED: Final = ("q8_0", "f16", "bf16", "f32")
 _AT_LEAST_Q4_K_M: Final = re.compile(r"q4_k_(?:m|l|xl)|q[56]_.*")
+_PART_OF_FOLDER: Final = re.compile(r".*/|(model|adapter|diffusion_pytorch|pytorch)[-_.]")
 _NO_MODELS: Final = ("mmproj", "imatrix")
 _PART: Final = re.compile(r"-\d{5}(-of-(\d{5})\.gguf)$", re.IGNORECASE)
 
@@ -22,10 +23,14 @@ _PART: Final = re.compile(r"-\d{5}(-of-(\d{5})\.gguf)$", re.IGNORECASE)
 def choose_file(files: Iterable[RemoteFile], tag: str) -> RemoteFile | None:
     """The GGUF that *tag* stands for: a file name, or a quantisation in it, in any letter case.
 
+    A repository without a GGUF may hold an image model as a checkpoint of safetensors.
+
     ``latest`` is the only GGUF, else Q8_0, F16, BF16 or F32, else the smallest with at
     least Q4_K_M, else the largest.
     """
+    files = list(files)
     models = [file for file in files if _is_model(file.path)]
+    models = models or [file for file in files if _is_checkpoint(file.path)]
     wanted = tag.lower()
     named = [file for file in models if wanted in {file.path.lower(), _base(file.path)}]
     if named:
@@ -69,6 +74,11 @@ def _first(files: Sequence[RemoteFile]) -> RemoteFile | None:
 def _is_model(path: str) -> bool:
     base = _base(path)
     return base.endswith(".gguf") and not any(word in base for word in _NO_MODELS)
+
+
+def _is_checkpoint(path: str) -> bool:
+    """Whether the file may be a whole image model: it is not a part of a folder of files."""
+    return path.lower().endswith(".safetensors") and not _PART_OF_FOLDER.match(path.lower())
 
 
 def _is_named(base: str, wanted: str) -> bool:

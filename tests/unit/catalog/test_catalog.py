@@ -10,7 +10,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from embedd.catalog.catalog import Catalog, read_catalog, read_recipes
+from embedd.catalog.catalog import (
+    AnyRecipe,
+    Catalog,
+    read_catalog,
+    read_image_recipes,
+    read_recipes,
+)
 from embedd.catalog.recipe import HubSource, PackageSource, Recipe
 from embedd.errors import ConfigError
 from embedd.names import parse_model_name
@@ -48,10 +54,10 @@ def make_recipe(**changes: object) -> Recipe:
 
 
 def test_every_shipped_recipe_can_be_read_and_its_names_be_found() -> None:
-    catalog = Catalog(read_recipes(SHIPPED))
-    assert {recipe.name for recipe in catalog.recipes} == {
-        path.stem for path in SHIPPED.glob("*.toml")
-    }
+    catalog = Catalog(read_recipes(SHIPPED), read_image_recipes(SHIPPED))
+    names = {recipe.name for recipe in catalog.recipes}
+    names |= {recipe.name for recipe in catalog.image_recipes}
+    assert names == {path.stem for path in SHIPPED.glob("*.toml")}
     assert catalog.recipes
     for recipe in catalog.recipes:
         assert recipe.tags
@@ -120,9 +126,10 @@ def test_a_name_that_says_a_type_of_weights_offers_that_type(name: str, weights:
 
 def test_no_two_recipes_offer_the_same_name() -> None:
     """In any letter case, tags and aliases together: of two the second would never be found."""
+    recipes: list[AnyRecipe] = [*SHIPPED_RECIPES, *read_image_recipes(SHIPPED)]
     names = Counter(
         parse_model_name(name).key
-        for recipe in SHIPPED_RECIPES
+        for recipe in recipes
         for name in (*(f"{recipe.name}:{tag}" for tag in recipe.tags), *recipe.aliases)
     )
     assert [key for key, count in names.items() if count > 1] == []
