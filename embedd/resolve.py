@@ -18,6 +18,7 @@ from embedd.errors import (
     NotAnImageModelError,
     WrongModelError,
 )
+from embedd.gguf.faults import find_fault, lacks_dense_layers
 from embedd.gguf.header import GgufFacts, read_header_file
 from embedd.images import ImagePart
 from embedd.names import ModelName, parse_model_name
@@ -40,6 +41,9 @@ MAX_PARAMS_BYTES: Final = 1 << 20
 # Names come from clients, in any letter case: the memory of them is bounded.
 _MAX_REMEMBERED: Final = 1024
 
+# Encoders that are always pooled by the mean; bge, mxbai and arctic are bert with cls.
+ALWAYS_MEAN: Final = frozenset({"gemma-embedding", "llama-embed"})
+ENDS_TEXTS: Final = "tokenizer.ggml.add_eos_token"
 # Types of weights that are not quantised.
 EXACT: Final = frozenset({"F32", "F16", "BF16"})
 
@@ -241,7 +245,7 @@ class Resolver:
             pooling=pooling or Pooling.LAST,
             context_length=facts.context_length or 0,
             vocabulary=facts.vocabulary_size or 0,
-            width=facts.embedding_length or 0,
+            width=facts.vector_length or 0,
             weights=sum(layer.size for layer in layers),
             engine=parameters.engine,
             precision=parameters.precision,
@@ -258,7 +262,7 @@ class Resolver:
             manifest_digest=stored.digest,
             size=stored.manifest.size,
             modified_at=stored.modified_at,
-            refusal=_find_refusal(facts),
+            refusal=_find_refusal(facts, pooling),
         )
 
     def _remembered(self, text: str) -> AnyModel | None:
@@ -280,7 +284,7 @@ class Resolver:
             raise ModelNotFoundError(text)
         model = self.describe(stored)
         _remember(self._by_text, text, (path, stamp, model))
-        _warn_of_guess(model)
+        _warn(model)
         return model
 
     def _read_facts(self, layers: Sequence[Layer], paths: Sequence[Path]) -> GgufFacts | ImageFiles:
@@ -421,25 +425,35 @@ def details_of_config(config: ConfigBlob) -> Details:
     )
 
 
-def _warn_of_guess(model: AnyModel) -> None:
+def _warn(model: AnyModel) -> None:
+    """Log what the file leaves open, or lacks, and why its vectors may not be the expected ones."""
     if isinstance(model, StoredImageModel):
         return
-    facts = model.facts
+    facts, pooling = model.facts, model.spec.pooling
+    extra = {"model": model.name.display, "pooling": pooling.value}
     is_guess = model.parameters.pooling is None and facts.pooling is None and facts.is_encoder
-    # gemma-embedding is always pooled by the mean; bge, mxbai and arctic are bert with cls.
-    if is_guess and not model.is_reranker and facts.architecture != "gemma-embedding":
+    if is_guess and not model.is_reranker and facts.architecture not in ALWAYS_MEAN:
+        _log.warning("pooling guessed: neither file nor parameters name one", extra=extra)
+    if lacks_dense_layers(facts):
         _log.warning(
-            "pooling guessed: neither file nor parameters name one",
-            extra={"model": model.name.display, "pooling": model.spec.pooling.value},
+            "the file lacks the dense layers of embeddinggemma, vectors differ from the "
+            "original's: pull a conversion with dense_2.weight and dense_3.weight",
+            extra=extra,
+        )
+    if model.supports_embedding and pooling is Pooling.LAST and ENDS_TEXTS not in facts.metadata:
+        _log.warning(
+            "the vector is that of the last token, but the file does not say whether texts end "
+            "with a special one (tokenizer.ggml.add_eos_token): none is added",
+            extra=extra,
         )
 
 
-def _find_refusal(facts: GgufFacts) -> str | None:
+def _find_refusal(facts: GgufFacts, pooling: Pooling | None) -> str | None:
     if facts.foreign_package is not None:
         return f"{facts.foreign_package}; delete it and pull it again with embedd"
     if facts.context_length is None:
         return f"its GGUF has no {facts.architecture}.context_length"
-    return None
+    return find_fault(facts, pooling)
 
 
 def _known(number: int | None) -> int | None:

@@ -285,6 +285,6 @@ def _read_spec(path: Path) -> ModelSpec:
         pooling=facts.pooling or Pooling.MEAN,
         context_length=facts.context_length or 0,
         vocabulary=facts.vocabulary_size or 0,
-        width=facts.embedding_length or 0,
+        width=facts.vector_length or 0,
         weights=path.stat().st_size,
     )

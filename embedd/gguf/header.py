@@ -21,8 +21,8 @@ MAX_DIMENSIONS: Final = 4  # GGML_MAX_DIMS
 MAX_ELEMENTS: Final = (1 << 63) - 1  # ggml counts in int64
 # fmt: off
 ENCODERS: Final = frozenset({
-    "bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "modern-bert",
-    "neo-bert", "nomic-bert", "nomic-bert-moe", "t5encoder",
+    "bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "llama-embed",
+    "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "t5encoder",
 })
 # fmt: on
 POOLINGS: Final = dict(enumerate((Pooling.MEAN, Pooling.CLS, Pooling.LAST, Pooling.RANK), start=1))
@@ -79,6 +79,11 @@ class GgufFacts:
         return self._own_count("embedding_length")
 
     @property
+    def vector_length(self) -> int | None:
+        """Width of a vector: that of the hidden state, unless a dense layer follows."""
+        return self._own_count("embedding_length_out") or self.embedding_length
+
+    @property
     def vocabulary_size(self) -> int | None:
         """Number of token ids."""
         return self.arrays.get("tokenizer.ggml.tokens") or self._own_count("vocab_size")
@@ -106,8 +111,13 @@ class GgufFacts:
 
     @property
     def is_encoder(self) -> bool:
-        """Whether the architecture is encoder-only."""
+        """Whether the architecture only embeds: its tokens see those after them."""
         return self.architecture in ENCODERS
+
+    @property
+    def label_count(self) -> int:
+        """Number of names that the file has for a reranker's scores; 0 if it names none."""
+        return self.arrays.get(f"{self.architecture}.classifier.output_labels", 0)
 
     @property
     def has_score_head(self) -> bool:

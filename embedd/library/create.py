@@ -11,6 +11,7 @@ import msgspec
 
 from embedd.convert import Checkpoint
 from embedd.errors import InvalidInputError, ModelLoadError
+from embedd.gguf.faults import find_fault
 from embedd.gguf.header import read_header_file
 from embedd.images import ImagePart
 from embedd.library.create_images import (
@@ -34,7 +35,7 @@ from embedd.library.uploads import blob_at, choose_ggufs, open_folder, parse_upl
 from embedd.modelfile import INTEGERS, PARAMETERS
 from embedd.names import ModelName, parse_model_name
 from embedd.ollama_api import ProgressLine
-from embedd.resolve import Resolver, parse_parameters, read_model_facts
+from embedd.resolve import Resolver, choose_pooling, parse_parameters, read_model_facts
 from embedd.store.blobs import Blob, hash_bytes
 from embedd.store.manifests import LICENSE, MODEL, PARAMS, StoredManifest, make_layer
 from embedd.store.store import Store
@@ -304,6 +305,9 @@ def _draft_of_gguf(creation: Creation, *paths: Path) -> Draft:
     facts = read_model_facts(paths)
     if facts.foreign_package is not None:
         raise ModelLoadError(f"{paths[0]} cannot be loaded: {facts.foreign_package}")
+    pooling = choose_pooling(parse_parameters(creation.parameters).pooling, facts)
+    if fault := find_fault(facts, pooling):
+        raise ModelLoadError(f"{paths[0]} cannot be used: {fault}")
     return Draft(
         name=creation.name,
         config=make_config(facts),

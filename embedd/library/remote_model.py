@@ -11,6 +11,7 @@ import msgspec
 
 from embedd.components.tensor_file import TensorFile, read_tensors
 from embedd.errors import ModelLoadError, UnsupportedError
+from embedd.gguf.faults import find_fault
 from embedd.gguf.header import GgufFacts, read_header
 from embedd.library.architectures import ARCHITECTURES
 from embedd.resolve import choose_pooling
@@ -135,7 +136,12 @@ def check_usable(facts: GgufFacts, pooling: Pooling | None, blob: RemoteBlob) ->
             f"{where(blob)} cannot be loaded: it has no {facts.architecture}.context_length; "
             "choose another conversion of the model"
         )
-    if choose_pooling(pooling, facts) is None:
+    chosen = choose_pooling(pooling, facts)
+    # The first of several parts does not have all tensors.
+    fault = None if "split.count" in facts.metadata else find_fault(facts, chosen)
+    if fault is not None:
+        raise ModelLoadError(f"{where(blob)} was not pulled: {fault}")
+    if chosen is None:
         raise UnsupportedError(
             f"{where(blob)} was not pulled: this model does not support embeddings, it is a "
             f"language model ({facts.architecture}) that names no pooling; choose an embedding "

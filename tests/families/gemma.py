@@ -163,6 +163,13 @@ _LOCAL = Rotation(frequencies=frequencies(BASE, HEAD_WIDTH))
 _FAR = Rotation(frequencies=frequencies(GLOBAL_BASE, HEAD_WIDTH))
 _SCALED = Rotation(frequencies=frequencies(GLOBAL_BASE, HEAD_WIDTH) / SCALING)
 _EMBEDDING = Gemma(local=_LOCAL, far=_FAR, every=6, causal=False)
+GEMMA3: Final = Gemma(local=_LOCAL, far=_SCALED, every=3, causal=True)
+GEMMA3_KEYS: Final = {
+    "attention.sliding_window_pattern": 3,
+    "rope.freq_base": GLOBAL_BASE,
+    "rope.scaling.type": "linear",
+    "rope.scaling.factor": SCALING,
+}
 
 FAMILIES: Final = (
     _make(
@@ -191,14 +198,5 @@ FAMILIES: Final = (
         Gemma(local=_LOCAL, far=_LOCAL, every=2, causal=True, cap=CAP),
         keys={"attn_logit_softcapping": CAP, "final_logit_softcapping": 30.0},
     ),
-    _make(
-        "gemma3",
-        Gemma(local=_LOCAL, far=_SCALED, every=3, causal=True),
-        keys={
-            "attention.sliding_window_pattern": 3,
-            "rope.freq_base": GLOBAL_BASE,
-            "rope.scaling.type": "linear",
-            "rope.scaling.factor": SCALING,
-        },
-    ),
+    _make("gemma3", GEMMA3, keys=GEMMA3_KEYS),
 )

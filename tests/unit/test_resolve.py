@@ -34,6 +34,8 @@ from embedd.store.blobs import hash_file
 from embedd.store.manifests import CONFIG_TYPE, MODEL, PARAMS, Manifest, make_layer
 from embedd.store.store import Store
 from embedd.types import EngineChoice, Pooling, Precision, TokenizerChoice
+from tests.families import FAMILIES
+from tests.families.hybrid import OUT
 from tests.image_files import klein_in_one_file, write_gguf, write_klein
 from tests.tiny_models import write_tiny_bert, write_tiny_decoder
 from tests.unit.stored import add_file, store_model
@@ -156,7 +158,7 @@ def test_a_model_embeds_if_file_parameters_or_architecture_name_a_pooling(
 ) -> None:
     path = models.root / "m.gguf"
     if kind == "bert":
-        write_tiny_bert(path, pooling=pooling)
+        write_tiny_bert(path, pooling=pooling, head=["score"] if "rerank" in capabilities else None)
     else:
         write_tiny_decoder(path, pooling=pooling)
     models.add("m", path, parameters)
@@ -182,6 +184,45 @@ def test_a_guessed_pooling_gives_one_warning(
         models.resolver.resolve("m")
         models.resolver.resolve("m")
     assert len(caplog.records) == int(warned)
+
+
+@pytest.mark.parametrize(
+    ("family", "pooling", "message"),
+    [
+        ("gemma-embedding", None, None),
+        ("gemma-embedding, without dense layers", None, "lacks the dense layers"),
+        ("llama-embed", None, None),
+        ("qwen3", Pooling.LAST, None),
+        ("qwen3, silent", Pooling.LAST, "tokenizer.ggml.add_eos_token"),
+        ("qwen3, silent", Pooling.MEAN, None),
+    ],
+)
+def test_what_a_decoder_lacks_gives_one_warning(
+    models: Models,
+    caplog: pytest.LogCaptureFixture,
+    family: str,
+    pooling: Pooling | None,
+    message: str | None,
+) -> None:
+    name, silent, _ = family.partition(", silent")
+    path = FAMILIES[name].write(models.root / "m.gguf", pooling)
+    if silent:  # another key has the value, so that the file does not say
+        data = path.read_bytes()
+        path.write_bytes(data.replace(b"ggml.add_eos_token", b"ggml.add_odd_token"))
+    models.add("m", path)
+    with caplog.at_level(logging.WARNING, "embedd.resolve"):
+        models.resolver.resolve("m")
+        models.resolver.resolve("m")
+    lines = [record.message for record in caplog.records]
+    assert len(lines) == (message is not None)
+    assert all(message in line for line in lines if message)
+
+
+def test_a_vector_is_as_wide_as_its_last_layer(models: Models) -> None:
+    models.add("m", FAMILIES["lfm2, dense layer"].write(models.root / "m.gguf", Pooling.MEAN))
+    model = models.resolver.resolve("m")
+    assert model.spec.width == OUT
+    assert model.facts.embedding_length != OUT
 
 
 @pytest.mark.parametrize(
@@ -237,6 +278,8 @@ def write_foreign(path: Path, kind: str) -> Path:
     writer = gguf.GGUFWriter(path, "gemma3" if kind == "gemma" else "bert")
     if kind != "no context":
         writer.add_context_length(8192)
+    if kind == "rank":
+        writer.add_pooling_type(gguf.PoolingType.RANK)
     if kind == "arctic":
         writer.add_array("tokenizer.ggml.precompiled_charsmap", ["A", "B"])
     tensor = "dense.0.weight" if kind == "gemma" else "w"
@@ -254,6 +297,7 @@ def write_foreign(path: Path, kind: str) -> Path:
         ("gemma", "dense.0.weight.*pull it again"),
         ("arctic", "precompiled_charsmap.*pull it again"),
         ("no context", r"no bert\.context_length"),
+        ("rank", "no score head"),
     ],
 )
 def test_a_model_that_llama_cpp_must_not_load_is_refused_but_described(

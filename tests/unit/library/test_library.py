@@ -380,6 +380,7 @@ def test_a_new_gguf_under_an_old_name_removes_the_old_one(place: Place) -> None:
         ("zip.gguf", None, ModelLoadError, "not a GGUF"),
         ("cut.gguf", None, ModelLoadError, "truncated"),
         ("foreign.gguf", None, ModelLoadError, "only Ollama"),
+        ("headless.gguf", None, ModelLoadError, "cannot be used: it has no score head"),
         ("small.gguf", "f16", InvalidInputError,
          "^quantization is only supported for F16, BF16 and F32 models$"),
         ("good.gguf", "q5", InvalidInputError,
@@ -395,6 +396,7 @@ def test_a_source_that_cannot_be_used_leaves_nothing(
     (place.root / "zip.gguf").write_bytes(b"PK\x03\x04")
     (place.root / "cut.gguf").write_bytes(good.read_bytes()[:-100])
     write_foreign(place.root / "foreign.gguf")
+    write_tiny_bert(place.root / "headless.gguf", pooling="rank")
     (place.root / "empty").mkdir()
     with pytest.raises(error, match=message):
         place.create("mine", place.root / source, quantize)

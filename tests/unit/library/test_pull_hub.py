@@ -279,6 +279,25 @@ def test_ollamas_own_packages_are_refused(place: Place) -> None:
     assert place.files == []
 
 
+def test_a_model_that_llama_cpp_computes_wrongly_is_refused_before_its_bytes_are_fetched(
+    place: Place,
+) -> None:
+    place.source.files = {"m.gguf": place.bert(pooling="rank")}
+    with pytest.raises(ModelLoadError, match=r"m\.gguf of .* was not pulled: it has no score head"):
+        place.pull()
+    assert place.source.streamed == []
+    assert place.files == []
+
+
+def test_a_part_without_a_head_is_not_taken_for_a_model_without_one(place: Place) -> None:
+    write_tiny_bert(place.root / "m-Q8_0.gguf", split=8, pooling="rank", head=["score"])
+    parts = find_parts(place.root / "m-Q8_0.gguf")
+    place.source.files = {part.name: part.read_bytes() for part in parts}
+    assert not read_header_file(parts[0]).has_score_head
+    assert place.pull(f"{NAME}:Q8_0")
+    assert place.model(f"{NAME}:Q8_0").is_reranker
+
+
 def test_a_language_model_is_refused_before_its_bytes_are_fetched(place: Place) -> None:
     data = write_tiny_decoder(place.root / "llm.gguf").read_bytes()
     place.source.files = {"llm.gguf": data}
@@ -500,5 +519,6 @@ def test_searching_finds_recipes_by_any_of_their_words(place: Place) -> None:
 def test_the_known_architectures_are_those_of_the_installed_llama_cpp() -> None:
     folder = Path(llama_cpp.__file__).parent / "lib"
     binary = next(iter(sorted(folder.glob("libllama.*")))).read_bytes()
-    assert set(gguf.MODEL_ARCH_NAMES.values()) == ARCHITECTURES
+    # The package gguf is released less often.
+    assert set(gguf.MODEL_ARCH_NAMES.values()) <= ARCHITECTURES
     assert [name for name in ARCHITECTURES if name.encode() + b"\0" not in binary] == []
