@@ -73,6 +73,11 @@ SETTINGS = (
     Setting("GPU_LAYERS", "all", "layers of a model on the GPU; 0 = none", twin=False),
     Setting("MEMORY", "80 % of cgroup or machine", "bytes for all loaded models", twin=False),
     Setting("CACHE_BYTES", "67108864", "bytes of vectors kept in memory; 0 = no cache", twin=False),
+    Setting("MAX_PIXELS", "1048576", "pixels of a picture to paint", twin=False),
+    Setting("MAX_WAITING_IMAGES", "16", "pictures that may wait for one image model", twin=False),
+    Setting(
+        "IMAGE_METADATA", "true", "write prompt and settings into the files of pictures", twin=False
+    ),
     Setting("STATE", "~/.embedd/state", "folder of measurements on this machine", twin=False),
 )
 
@@ -155,6 +160,9 @@ class Settings:
     gpu_layers: int | None
     memory: int
     cache_bytes: int
+    max_pixels: int
+    max_waiting_images: int
+    image_metadata: bool
     state: Path
 
 
@@ -198,6 +206,9 @@ def read_settings(
         gpu_layers=read.layers("GPU_LAYERS"),
         memory=read.unsigned("MEMORY", int(limits.memory * MEMORY_SHARE), least=1),
         cache_bytes=read.unsigned("CACHE_BYTES", 64 * MIB),
+        max_pixels=read.unsigned("MAX_PIXELS", 1 << 20, least=64 * 64),
+        max_waiting_images=read.unsigned("MAX_WAITING_IMAGES", 16),
+        image_metadata=read.switch("IMAGE_METADATA") is not False,
         state=read.folder("STATE"),
     )
 
@@ -354,6 +365,16 @@ _WORKER_VALUES = {
     "KMP_BLOCKTIME": "1",  # ms that threads spin after a batch; 0 makes batches slower
     "OPENBLAS_NUM_THREADS": "1",  # numpy's threads would compete with the engine's
 }
+
+
+_IMAGE_WORKER_VALUES = {
+    "OMP_WAIT_POLICY": "passive",  # threads that spin make pictures take twice as long
+}
+
+
+def image_worker_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment that workers which paint start with."""
+    return worker_environment(environ) | _IMAGE_WORKER_VALUES
 
 
 def worker_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

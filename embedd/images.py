@@ -1,6 +1,6 @@
 """Types of image generation: requests, events, results, and what is known of each family.
 
-No behaviour: the checks of a request are in `embedd.painter.limits`.
+The checks of a request are in `embedd.painter.limits`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,6 +67,10 @@ class FamilyFacts:
     size: int = 512
     is_distilled: bool = False
     companions: tuple[ImagePart, ...] = ()
+
+    def round_up(self, side: int) -> int:
+        """Return the side of the smallest picture to paint of which *side* can be cut out."""
+        return -(-side // self.multiple) * self.multiple
 
 
 FAMILIES: Final[Mapping[ImageFamily, FamilyFacts]] = MappingProxyType(

@@ -13,11 +13,19 @@ from prometheus_client.metrics_core import Metric
 
 from embedd.cache import VectorCache
 from embedd.catalog.catalog import read_catalog
-from embedd.config import Settings, set_environment, worker_environment
+from embedd.config import (
+    Settings,
+    image_worker_environment,
+    set_environment,
+    worker_environment,
+)
 from embedd.embedder.embedder import Embedder
+from embedd.engine.image_loader import ImageLoader
+from embedd.engine.image_spec import ImageModel
 from embedd.engine.installation import (
     describe_build,
     find_llama_libraries,
+    has_diffusion,
     has_gpu_build,
     has_openvino,
 )
@@ -25,12 +33,13 @@ from embedd.engine.loader import Loader
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.store import SingleUse, TuningStore
 from embedd.engine.vocabularies import find_verdict
-from embedd.errors import EmbeddError, StoreError
+from embedd.errors import EmbeddError, NotAnImageModelError, StoreError
 from embedd.library import Library
 from embedd.library.quantize import FileType, quantize_gguf
 from embedd.machine import read_cpu_features
 from embedd.metrics import Metrics, describe_cache
 from embedd.names import parse_model_name
+from embedd.painter.painter import Painter
 from embedd.resolve import Resolver
 from embedd.scheduler.gauges import describe_models
 from embedd.scheduler.memory import estimate_bytes
@@ -55,6 +64,7 @@ class Runtime:
     """What a server answers requests with."""
 
     embedder: Embedder
+    painter: Painter
     library: Library
     metrics: Metrics
 
@@ -90,8 +100,16 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     tuning = open_tuning(settings)
     set_environment(library_environment(settings.threads))
     loader = make_loader(settings, tuning, metrics, vectors, lambda: scheduler.room)
+    image_loader = ImageLoader(
+        environment=image_worker_environment(),
+        cores=settings.threads,
+        metrics=metrics,
+        max_waiting=settings.max_waiting_images,
+        load_timeout=settings.load_timeout,
+    )
     scheduler = Scheduler(
         load=loader.load,
+        load_image=image_loader.load,
         estimate=_make_estimate(settings, tuning),
         memory=settings.memory,
         max_models=settings.max_loaded_models or DEFAULT_MAX_MODELS,
@@ -106,15 +124,27 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         metrics=metrics,
         context_length=settings.context_length,
     )
+    painter = Painter(
+        find=functools.partial(_find_image_model, resolver),
+        scheduler=scheduler,
+        is_installed=has_diffusion(),
+        max_pixels=settings.max_pixels,
+        metadata=settings.image_metadata,
+    )
     metrics.watch(
         functools.partial(_look, scheduler, vectors), functools.partial(_is_known, scheduler, store)
     )
     library = _make_library(settings, store, resolver)
     try:
-        yield Runtime(embedder=embedder, library=library, metrics=metrics)
+        yield Runtime(embedder=embedder, painter=painter, library=library, metrics=metrics)
     finally:
         await scheduler.close()
         await loader.close()
+
+
+def _find_image_model(resolver: Resolver, name: str) -> ImageModel:
+    model = resolver.resolve(name)
+    raise NotAnImageModelError(model.name.display, is_reranker=model.is_reranker)
 
 
 def _look(scheduler: Scheduler, vectors: VectorCache) -> Iterator[Metric]:

@@ -22,7 +22,8 @@ PINS = {
         r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE
     )
 }
-EXACT = {"llama-cpp-python"}  # its C structures are checked, release by release
+# Their C structures are checked, release by release.
+EXACT = {"llama-cpp-python", "stable-diffusion-cpp-python"}
 
 
 def installed_requirements(extra: str) -> set[str]:

@@ -12,11 +12,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from embedd.cli import COMMANDS
 from embedd.config import SETTINGS
+from embedd.engine.fake_painter import INFO as IMAGE_INFO
 from embedd.metrics import Metrics, describe_cache
 from embedd.scheduler.gauges import describe_models
 from embedd.scheduler.records import ModelStatus
 from embedd.server.app import DIALECTS
 from tests.unit.engine.fake_worker import INFO, SPEC
+from tests.unit.painter.images import make_image_spec
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -43,11 +45,13 @@ def expose_everything() -> str:
     metrics = Metrics()
     metrics.requests.labels("/", 200)
     metrics.request_seconds.labels("/")
+    metrics.of_image_model("a")
     metrics.of_model("a").backend_failed("llama")
-    status = ModelStatus(spec=SPEC, size=1, expires_in=1.0, info=INFO)
+    embedder = ModelStatus(spec=SPEC, size=1, expires_in=1.0, info=INFO)
+    painter = ModelStatus(spec=make_image_spec(), size=1, expires_in=1.0, info=IMAGE_INFO)
     metrics.watch(
         lambda: [
-            *describe_models([status], {"a": 1}),
+            *describe_models([embedder, painter], {"a": 1}),
             *describe_cache(size=1, entries=1, hits=1, misses=1),
         ]
     )

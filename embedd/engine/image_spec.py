@@ -1,10 +1,14 @@
 """What to load and how for an image model, and the facts of a loaded one."""
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embedd.images import FAMILIES, FamilyFacts, ImageFamily, ImagePart
+
+# Pixels up to which a picture is decoded in one piece, and attention takes the matrices that are
+# fastest on a CPU: for larger ones both would take gigabytes.
+SMALL_PIXELS = 512 * 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +20,7 @@ class ImageSpec:
         digest: ``sha256:<64 hex>`` of the file with the diffusion.
         parts: Its files; one of them is `ImagePart.MODEL` or `ImagePart.DIFFUSION`.
         weights: Bytes of all files.
+        pixels: Of the largest picture that it is to paint: decides the memory that it needs.
         threads: Cores that it may compute with; None leaves it to the server.
     """
 
@@ -24,13 +29,19 @@ class ImageSpec:
     family: ImageFamily
     parts: Mapping[ImagePart, Path]
     weights: int
+    pixels: int = SMALL_PIXELS
     threads: int | None = None
     use_mmap: bool = True
 
     @property
     def key(self) -> Hashable:
         """Identity in memory: names with equal keys share one loaded model."""
-        return ("image", self.family, tuple(sorted(self.parts.items())))
+        return (self.family, self.files, self.pixels)
+
+    @property
+    def files(self) -> Hashable:
+        """Identity on disk: whatever the size of the pictures."""
+        return tuple(sorted(self.parts.items()))
 
     @property
     def path(self) -> Path:
@@ -56,6 +67,12 @@ class ImageModel:
     guidance: float
     width: int
     height: int
+
+    @property
+    def own_spec(self) -> ImageSpec:
+        """What to load for pictures of its own size."""
+        width, height = map(self.spec.facts.round_up, (self.width, self.height))
+        return replace(self.spec, pixels=max(1, width * height))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,11 @@ def has_openvino() -> bool:
     return find_spec("openvino") is not None
 
 
+def has_diffusion() -> bool:
+    """Return whether the library that paints is installed."""
+    return find_spec("stable_diffusion_cpp") is not None
+
+
 def find_llama_libraries() -> Path:
     """Return the folder of llama.cpp's shared libraries."""
     found = find_spec("llama_cpp")

@@ -1,6 +1,6 @@
 """Prometheus metrics: counters, histograms, gauges and the values of their labels."""
 
-from embedd.metrics.counters import Metrics, ModelMetrics
+from embedd.metrics.counters import ImageMetrics, Metrics, ModelMetrics
 from embedd.metrics.gauges import describe_cache, make_gauge
 from embedd.metrics.labels import (
     Awaited,
@@ -13,6 +13,7 @@ from embedd.metrics.labels import (
 __all__ = [
     "Awaited",
     "DeathReason",
+    "ImageMetrics",
     "LoadFailure",
     "Metrics",
     "ModelMetrics",

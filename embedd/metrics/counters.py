@@ -28,6 +28,7 @@ OPEN_METRICS: Final = "application/openmetrics-text"
 REQUEST_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 BATCH_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 BATCH_TOKENS: Final = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+PICTURE_SECONDS: Final = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 LOAD_SECONDS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 # With so many models that have series, those of removed models are looked for and ended.
 MANY_MODELS: Final = 100
@@ -89,6 +90,22 @@ class ModelMetrics:
         self.queue_seconds.observe(queue)
 
 
+class ImageMetrics:
+    """The counters of one image model, looked up once."""
+
+    def __init__(self, metrics: "Metrics", model: str) -> None:
+        self.cancelled = metrics.cancelled_pictures.labels(model)
+        self._pictures = metrics.pictures.labels(model)
+        self._steps = metrics.picture_steps.labels(model)
+        self._seconds = metrics.picture_seconds.labels(model)
+
+    def painted(self, *, steps: int, seconds: float) -> None:
+        """Count a picture that was painted in *seconds*."""
+        self._pictures.inc()
+        self._steps.inc(steps)
+        self._seconds.observe(seconds)
+
+
 class Metrics:
     """All metrics of one server."""
 
@@ -98,6 +115,7 @@ class Metrics:
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         self._models: dict[str, ModelMetrics] = {}
+        self._image_models: dict[str, ImageMetrics] = {}
         self._of_models: list[Counter | Histogram] = []
         self._many = MANY_MODELS
         self._is_known: Callable[[str], bool] = lambda _name: True
@@ -113,6 +131,7 @@ class Metrics:
         )
         self._count_requests()
         self._count_computing()
+        self._count_pictures()
         self._count_models()
 
     def _count_requests(self) -> None:
@@ -155,6 +174,17 @@ class Metrics:
             "stuck_batches", "Batches stopped because they took too long.", "model"
         )
 
+    def _count_pictures(self) -> None:
+        """Make the metrics of image models."""
+        self.pictures = self._counter("pictures", "Pictures painted.", "model")
+        self.picture_steps = self._counter("picture_steps", "Steps of pictures painted.", "model")
+        self.picture_seconds = self._histogram(
+            "picture_seconds", "Time that pictures took to paint.", PICTURE_SECONDS, "model"
+        )
+        self.cancelled_pictures = self._counter(
+            "cancelled_pictures", "Pictures whose client left before they were painted.", "model"
+        )
+
     def _count_models(self) -> None:
         """Make the metrics of models and their workers."""
         self.load_seconds = self._histogram(
@@ -188,6 +218,14 @@ class Metrics:
             found = self._models[name] = ModelMetrics(self, name)
         return found
 
+    def of_image_model(self, name: str) -> ImageMetrics:
+        """Return the further counters of the stored image model *name*."""
+        self.of_model(name)  # with which they are removed
+        found = self._image_models.get(name)
+        if found is None:
+            found = self._image_models[name] = ImageMetrics(self, name)
+        return found
+
     def watch(
         self,
         look: Callable[[], Iterable[Metric]],
@@ -212,6 +250,7 @@ class Metrics:
     def _forget_unknown(self) -> None:
         for name in [name for name in self._models if not self._is_known(name)]:
             del self._models[name]
+            self._image_models.pop(name, None)
             for metric in self._of_models:
                 metric.remove_by_labels({"model": name})
         # Each look-up reads the store: not again before there are twice as many.

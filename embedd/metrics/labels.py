@@ -36,6 +36,7 @@ class Overload(StrEnum):
 
     TOKENS = "tokens"  # that wait for a batch
     LOADS = "loads"  # requests that wait for models to load
+    PICTURES = "pictures"  # that wait for a model that paints another one
 
 
 class Awaited(StrEnum):
@@ -43,3 +44,4 @@ class Awaited(StrEnum):
 
     LOAD = "load"
     BATCH = "batch"
+    PICTURE = "picture"  # that is painted before

@@ -80,8 +80,7 @@ def choose_settings(request: PaintRequest, model: ImageModel, max_pixels: int) -
     _check_side("height", height)
     _check_range("steps", steps, 1, MAX_STEPS)
     _check_guidance(guidance)
-    multiple = model.spec.facts.multiple
-    painted_width, painted_height = _round_up(width, multiple), _round_up(height, multiple)
+    painted_width, painted_height = map(model.spec.facts.round_up, (width, height))
     if painted_width * painted_height > max_pixels:
         painted = ""
         if (painted_width, painted_height) != (width, height):
@@ -146,7 +145,3 @@ def _check_range(field: str, value: int, least: int, most: int) -> None:
         raise InvalidInputError(
             f"{field} is {shown}, it must be from {least} to {most}", limit=most, field=field
         )
-
-
-def _round_up(side: int, multiple: int) -> int:
-    return -(-side // multiple) * multiple

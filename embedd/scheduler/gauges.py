@@ -6,6 +6,7 @@ from typing import Final
 
 from prometheus_client.metrics_core import Metric
 
+from embedd.engine.image_spec import ImageInfo
 from embedd.metrics import Awaited, make_gauge
 from embedd.scheduler.records import ModelStatus
 
@@ -34,6 +35,10 @@ def describe_models(
         name = one.spec.name
         loaded[name, one.info.engine, one.info.backend] += 1
         sizes[name,] += one.size
+        if isinstance(one.info, ImageInfo):
+            waiting[name, Awaited.PICTURE] += one.waiting_requests
+            cores[name,] = one.cores
+            continue
         tokens[name,] += one.waiting_tokens
         waiting[name, Awaited.BATCH] += one.waiting_requests
         batch_tokens[name,] = one.info.max_batch_tokens

@@ -2,6 +2,7 @@
 
 import psutil
 
+from embedd.engine.image_spec import SMALL_PIXELS, ImageSpec
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tokenizer_place import LLAMA_TOKENIZER, TokenizerPlace, TokenizerVerdict
 from embedd.types import EngineChoice
@@ -26,6 +27,15 @@ COMPUTATIONS = 3
 PADDED_TOKENS = 1024
 VECTORS = 36
 CHECK_TOKENS = 128  # of the texts by which OpenVINO is compared with llama.cpp
+
+IMAGE_LIBRARY = 128 << 20  # resident bytes of a painting worker without a model
+DECODED_BYTES = 6656  # of the decoder's buffer for each pixel that it decodes at a time
+# Buffer of a step, as measured with SD1: attention grows with the square of the pixels, but for
+# flash attention, which larger pictures take.
+STEP_BYTES = 320
+FLASH_STEP_BYTES = 480
+ATTENTION_BYTES = 30 << 20  # of a picture of `ATTENTION_PIXELS`
+ATTENTION_PIXELS = 256 * 256
 
 
 def estimate_bytes(
@@ -71,6 +81,16 @@ def _estimate_openvino(spec: ModelSpec) -> int:
 def _count_outputs(spec: ModelSpec, tokens: int) -> int:
     """Return the bytes of llama.cpp's outputs: logits and a vector for each token of a batch."""
     return 4 * (spec.vocabulary + spec.width) * min(tokens, spec.context_length)
+
+
+def estimate_image_bytes(spec: ImageSpec) -> int:
+    """Return the resident bytes of a worker with this image model that paints its largest size."""
+    pixels = spec.pixels
+    if pixels > SMALL_PIXELS:
+        step = FLASH_STEP_BYTES * pixels
+    else:
+        step = STEP_BYTES * pixels + int(ATTENTION_BYTES * (pixels / ATTENTION_PIXELS) ** 2)
+    return spec.weights + IMAGE_LIBRARY + step + DECODED_BYTES * min(pixels, SMALL_PIXELS)
 
 
 def measure_bytes(pid: int) -> int:

@@ -3,13 +3,18 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from embedd.engine.image_spec import ImageInfo, ImageSpec
+from embedd.engine.serving.image_model import ServedImageModel
 from embedd.engine.serving.model import ServedModel
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.metrics import Unload
 from embedd.scheduler.expiry import Clock, Expiry
 from embedd.types import Located, TokenIds, TokenPiece
+
+AnySpec: TypeAlias = ModelSpec | ImageSpec
+AnyModel: TypeAlias = ServedModel | ServedImageModel
 
 
 class Vocabulary(Protocol):
@@ -48,18 +53,18 @@ class ModelStatus:
         expires_in: Seconds until it is unloaded if no request comes; ``math.inf`` is never,
             negative means that it is being unloaded.
         info: Facts of the loaded model; None while it is being loaded.
-        pid: Process id of its worker; None while it is being loaded.
+        pid: Process id of its worker; None while it is being loaded, or has no worker.
         waiting_tokens: Tokens that wait for a batch.
-        waiting_requests: Requests that have such tokens.
+        waiting_requests: Requests that have such tokens; of an image model, pictures that wait.
         cores: Cores that it may use now.
         is_calibrated: Whether its settings were measured on this machine.
         unhealthy_reason: Why it can no longer compute, or None.
     """
 
-    spec: ModelSpec
+    spec: AnySpec
     size: int
     expires_in: float
-    info: ModelInfo | None = None
+    info: ModelInfo | ImageInfo | None = None
     pid: int | None = None
     waiting_tokens: int = 0
     waiting_requests: int = 0
@@ -78,8 +83,8 @@ class Resident:
         unloading: The task that unloads it, once all leases have ended.
     """
 
-    spec: ModelSpec
-    model: ServedModel
+    spec: AnySpec
+    model: AnyModel
     size: int
     expiry: Expiry
     users: int
@@ -112,7 +117,7 @@ class Wanted:
         task: The load, once it has begun.
     """
 
-    spec: ModelSpec
+    spec: AnySpec
     size: int
     keep_alive: float
     ready: asyncio.Future[Resident]

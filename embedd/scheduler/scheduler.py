@@ -10,8 +10,11 @@ import functools
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import overload
 
+from embedd.engine.image_spec import ImageSpec
+from embedd.engine.serving.image_model import ServedImageModel
 from embedd.engine.serving.model import ServedModel
 from embedd.engine.spec import ModelSpec
 from embedd.errors import (
@@ -25,7 +28,8 @@ from embedd.errors import (
 from embedd.metrics import LoadFailure, Metrics, Overload, Unload
 from embedd.scheduler.eviction import choose_victims
 from embedd.scheduler.expiry import Clock, Expiry
-from embedd.scheduler.records import ModelStatus, Resident, Wanted
+from embedd.scheduler.memory import estimate_image_bytes
+from embedd.scheduler.records import AnyModel, AnySpec, ModelStatus, Resident, Wanted
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +42,16 @@ FAILURES = (
 )
 
 
+async def _refuse_image(spec: ImageSpec) -> ServedImageModel:
+    raise ModelLoadError(f'model "{spec.name}" makes images, which this server does not')
+
+
 class Scheduler:
     """Decide which models are in memory.
 
     Args:
         load: Loads a model; may take long, and raise.
+        load_image: The same for image models.
         estimate: Returns the bytes that a model will take.
         memory: Budget in bytes for all models together.
         max_models: Most models in memory at a time.
@@ -61,10 +70,12 @@ class Scheduler:
         max_queue: int,
         keep_alive: float,
         metrics: Metrics,
+        load_image: Callable[[ImageSpec], Awaitable[ServedImageModel]] = _refuse_image,
         clock: Clock | None = None,
     ) -> None:
-        self._load_model = load
-        self._estimate = estimate
+        self._load_embedder = load
+        self._load_image = load_image
+        self._estimate_embedder = estimate
         self._memory = memory
         self._max_models = max_models
         self._max_queue = max_queue
@@ -75,10 +86,19 @@ class Scheduler:
         self._wanted: dict[Hashable, Wanted] = {}  # in order of arrival
         self._closed = False
 
-    @asynccontextmanager
-    async def lease(
+    @overload
+    def lease(
         self, spec: ModelSpec, keep_alive: float | None = None
-    ) -> AsyncIterator[ServedModel]:
+    ) -> AbstractAsyncContextManager[ServedModel]: ...
+
+    @overload
+    def lease(
+        self, spec: ImageSpec, keep_alive: float | None = None
+    ) -> AbstractAsyncContextManager[ServedImageModel]: ...
+
+    def lease(
+        self, spec: AnySpec, keep_alive: float | None = None
+    ) -> AbstractAsyncContextManager[AnyModel]:
         """Load the model if it is not, and keep it loaded until the block ends.
 
         A task that is cancelled here, waiting or in the block, counts as a client that left.
@@ -92,6 +112,10 @@ class Scheduler:
             ModelLoadError: It cannot be loaded.
             ShuttingDownError: `close` was called.
         """
+        return self._lease(spec, keep_alive)
+
+    @asynccontextmanager
+    async def _lease(self, spec: AnySpec, keep_alive: float | None) -> AsyncIterator[AnyModel]:
         try:
             resident = await self._acquire(spec, keep_alive)
             try:
@@ -102,7 +126,7 @@ class Scheduler:
             self._metrics.of_model(spec.name).cancelled.inc()
             raise
 
-    async def unload(self, spec: ModelSpec) -> None:
+    async def unload(self, spec: AnySpec) -> None:
         """Unload the model when its requests have ended; an idle one before this returns."""
         if (wanted := self._wanted.get(spec.key)) is not None:
             wanted.keep_alive = 0.0
@@ -120,7 +144,7 @@ class Scheduler:
         """Whether `close` was called."""
         return self._closed
 
-    def is_ready(self, spec: ModelSpec) -> bool:
+    def is_ready(self, spec: AnySpec) -> bool:
         """Return whether a lease taken now would not wait for a load."""
         one = self._residents.get(spec.key)
         return one is not None and one.leaving is None and one.model.unhealthy_reason is None
@@ -165,7 +189,7 @@ class Scheduler:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _acquire(self, spec: ModelSpec, keep_alive: float | None) -> Resident:
+    async def _acquire(self, spec: AnySpec, keep_alive: float | None) -> Resident:
         if self._closed:
             raise ShuttingDownError
         resident = self._residents.get(spec.key)
@@ -179,7 +203,7 @@ class Scheduler:
             resident.expiry.keep_alive = keep_alive
         return resident
 
-    def _want(self, spec: ModelSpec, keep_alive: float | None) -> Wanted:
+    def _want(self, spec: AnySpec, keep_alive: float | None) -> Wanted:
         """Add a request to those that wait for the model."""
         size = self._estimate(spec)
         if size > self._memory:
@@ -205,7 +229,7 @@ class Scheduler:
         self._advance()
         return wanted
 
-    def _count_waiting_with(self, spec: ModelSpec, wanted: Wanted | None, size: int) -> int:
+    def _count_waiting_with(self, spec: AnySpec, wanted: Wanted | None, size: int) -> int:
         """Return how many requests would be queued if one more came for *spec*.
 
         One request for each running load is not counted; while no load is running, nor is the
@@ -266,7 +290,7 @@ class Scheduler:
         """
         return not wanted.loading and wanted.spec.key not in self._residents
 
-    def _has_room(self, spec: ModelSpec, size: int) -> bool:
+    def _has_room(self, spec: AnySpec, size: int) -> bool:
         return spec.key not in self._residents and max(self._shortage(size)) <= 0
 
     def _make_room(self, wanted: Wanted) -> None:
@@ -338,6 +362,16 @@ class Scheduler:
             self._settle(wanted, model)
         self._advance()
 
+    async def _load_model(self, spec: AnySpec) -> AnyModel:
+        if isinstance(spec, ImageSpec):
+            return await self._load_image(spec)
+        return await self._load_embedder(spec)
+
+    def _estimate(self, spec: AnySpec) -> int:
+        if isinstance(spec, ImageSpec):
+            return estimate_image_bytes(spec)
+        return self._estimate_embedder(spec)
+
     async def _unload_idle(self) -> bool:
         idle = [one for one in self._residents.values() if not one.users]
         for resident in idle:
@@ -346,7 +380,7 @@ class Scheduler:
             await asyncio.wait([self._start_unloading(one) for one in idle])
         return bool(idle)
 
-    def _settle(self, wanted: Wanted, model: ServedModel) -> None:
+    def _settle(self, wanted: Wanted, model: AnyModel) -> None:
         # Every waiter becomes a user here, before any of them runs, so that nothing evicts the
         # model between its load and its first request.
         resident = Resident(

@@ -147,6 +147,9 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         gpu_layers=None,
         memory=int(limits.memory * 0.8),
         cache_bytes=67108864,
+        max_pixels=1048576,
+        max_waiting_images=16,
+        image_metadata=True,
         state=Path.home() / ".embedd/state",
     )
 

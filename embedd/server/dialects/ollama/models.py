@@ -6,6 +6,7 @@ import contextlib
 import msgspec
 from aiohttp import web
 
+from embedd.engine.spec import ModelInfo
 from embedd.errors import EmbeddError, InvalidInputError, ModelNotFoundError
 from embedd.names import parse_model_name
 from embedd.ollama_api import CopyBody, DeleteBody, ShowBody, TagsReply
@@ -36,9 +37,9 @@ async def show(request: web.Request) -> web.StreamResponse:
         raise ModelNotFoundError(name.display, f"model '{name.display}' not found") from None
     running = [one for one in request.app[EMBEDDER].running() if one.spec.name == name.display]
     if info := next((one.info for one in running if one.info), None):
-        reply = msgspec.structs.replace(
-            reply, engine=info.engine, backend=info.backend, tokenizer=info.tokenizer
-        )
+        reply = msgspec.structs.replace(reply, engine=info.engine, backend=info.backend)
+        if isinstance(info, ModelInfo):
+            reply = msgspec.structs.replace(reply, tokenizer=info.tokenizer)
     return json_response(reply)
 
 

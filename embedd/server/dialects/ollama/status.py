@@ -8,6 +8,8 @@ from aiohttp import web
 
 from embedd import __version__
 from embedd.embedder.embedder import Embedder
+from embedd.engine.image_spec import ImageSpec
+from embedd.engine.spec import ModelInfo
 from embedd.errors import EmbeddError
 from embedd.ollama_api import Details, PsReply, RunningModel, VersionReply
 from embedd.scheduler.records import ModelStatus
@@ -43,7 +45,8 @@ def to_running_model(status: ModelStatus, embedder: Embedder, now: datetime) -> 
         model = embedder.find(name)
         limit = embedder.limit(model)
     except EmbeddError:
-        model, limit = None, status.spec.context_length
+        model = None
+        limit = 0 if isinstance(status.spec, ImageSpec) else status.spec.context_length
     return RunningModel(
         name=name,
         model=name,
@@ -56,5 +59,5 @@ def to_running_model(status: ModelStatus, embedder: Embedder, now: datetime) -> 
         state=msgspec.UNSET if info else "loading",
         engine=info.engine if info else msgspec.UNSET,
         backend=info.backend if info else msgspec.UNSET,
-        tokenizer=info.tokenizer if info else msgspec.UNSET,
+        tokenizer=info.tokenizer if isinstance(info, ModelInfo) else msgspec.UNSET,
     )

@@ -1,0 +1,79 @@
+"""A child process with a socket to it: started, its last words kept, its end described."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from collections.abc import Mapping
+from typing import Self
+
+from embedd.engine.host.errors import WorkerDiedError
+from embedd.engine.host.exit_status import count_oom_kills, describe_exit
+from embedd.errors import ModelLoadError
+
+KEPT_STDERR = 8192  # bytes: a failed assertion is at the end
+GRACE = 2.0  # seconds between the end of the socket and SIGKILL
+
+
+class Child:
+    """A process that runs a module of embedd in an interpreter of its own. Made by `start`."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._oom_kills = count_oom_kills()
+        self._stderr = b""
+        self._reading = asyncio.create_task(self._keep_stderr())
+
+    @classmethod
+    async def start(
+        cls, module: str, theirs: socket.socket, environment: Mapping[str, str]
+    ) -> Self:
+        """Start ``python -m module <descriptor of theirs>``, never a fork.
+
+        Raises:
+            ModelLoadError: The system gives no process.
+        """
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # the user's folder must not provide modules
+                "-m",
+                module,
+                str(theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        except OSError as error:
+            raise ModelLoadError(f"cannot start a worker process: {error}") from error
+        return cls(process)
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def kill(self) -> None:
+        """End the process at once; no effect if it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def wait(self) -> WorkerDiedError:
+        """Return how the process ended, whose socket has; kill it if it goes on."""
+        try:
+            async with asyncio.timeout(GRACE):
+                await self._process.wait()
+        except TimeoutError:
+            self.kill()
+            await self._process.wait()
+        await self._reading
+        kills = count_oom_kills() - self._oom_kills
+        code = self._process.returncode or 0
+        return WorkerDiedError(*describe_exit(code, self._stderr, oom_kills=kills))
+
+    async def _keep_stderr(self) -> None:
+        stderr = self._process.stderr
+        while stderr is not None and (chunk := await stderr.read(4096)):
+            self._stderr = (self._stderr + chunk)[-KEPT_STDERR:]
