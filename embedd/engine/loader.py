@@ -49,7 +49,6 @@ class Loader:
         cores: Cores that all models together may use.
         engine: The engine for models that do not name one themselves.
         precision: Precision of OpenVINO's arithmetic, for models that do not name one themselves.
-        tokenizer: The tokenizer for models that do not name one themselves.
         cpu_features: Features of the CPU, named as in ``/proc/cpuinfo``.
         has_openvino: Whether that engine is installed.
         has_gpu: Whether llama.cpp was built for a GPU.

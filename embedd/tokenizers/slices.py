@@ -30,9 +30,9 @@ def group_slices(texts: Sequence[str], *, cut: bool) -> Iterator[list[Slice]]:
     call: list[Slice] = []
     characters = 0
     for index, text in enumerate(texts):
-        cleaned = replace_surrogates(text)
-        for start, part in _slice(cleaned) if cut else ((0, cleaned),):
-            call.append((index, start, part))
+        for start, part in _slice(text) if cut else ((0, text),):
+            # Slice by slice: on a whole text it would hold the interpreter's lock for long.
+            call.append((index, start, replace_surrogates(part)))
             characters += len(part)
             if characters >= CALL_CHARACTERS:
                 yield call

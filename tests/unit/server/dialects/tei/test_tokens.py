@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedd.server.dialects.common.token_json import TOKENS_AT_A_TIME
-from embedd.server.dialects.tei.tokens import to_bytes, to_reply
+from embedd.server.dialects.tei.tokens import ENCODED_AT_A_TIME, to_bytes, to_reply
 from embedd.server.http.json_out import Rows, join_parts
 from embedd.types import Tokenized, TokenPiece
 
@@ -72,6 +72,14 @@ def test_places_count_from_the_start_of_the_prompt() -> None:
     )
     [[token]] = reply(["x"], [tokens])
     assert (token["text"], token["start"], token["stop"]) == ("x", 4, 5)
+
+
+def test_a_text_longer_than_what_is_encoded_at_a_time_keeps_its_places() -> None:
+    text = "日é" * (ENCODED_AT_A_TIME // 2 + 1)
+    end = len(text)
+    [[first, last]] = reply([text], [make_tokens([(0, 2), (end - 2, end)], ([], []))])
+    assert (first["text"], last["text"]) == ("日é", "日é")
+    assert (last["start"], last["stop"]) == (len(text.encode()) - 5, len(text.encode()))
 
 
 def test_a_long_text_is_rendered_in_slices_that_make_up_the_whole() -> None:
