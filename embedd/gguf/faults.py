@@ -11,7 +11,7 @@ from embedd.gguf.header import GgufFacts
 from embedd.types import Pooling
 
 # Architectures whose score heads llama.cpp reads.
-SCORED: Final = frozenset({"bert", "jina-bert-v2", "modern-bert", "neo-bert", "qwen3", "qwen3vl"})
+SCORED: Final = frozenset({"bert", "jina-bert-v2", "modern-bert", "qwen3", "qwen3vl"})
 # Architectures with dense layers after the pooling; one alone gives vectors of another width.
 PROJECTED: Final = frozenset({"gemma-embedding", "gemma3"})
 # Architectures whose attention window llama.cpp applies to the tokens before only: without
@@ -36,7 +36,10 @@ def find_fault(facts: GgufFacts, pooling: Pooling | None) -> str | None:
     """
     shapes = {tensor.name: tensor.shape for tensor in facts.tensors}
     return (
-        _check_head(facts, shapes, pooling) or _check_dense(facts, shapes) or _check_window(facts)
+        _check_order(facts, shapes)
+        or _check_head(facts, shapes, pooling)
+        or _check_dense(facts, shapes)
+        or _check_window(facts)
     )
 
 
@@ -44,6 +47,24 @@ def lacks_dense_layers(facts: GgufFacts) -> bool:
     """Whether the file is an embeddinggemma without the two layers after its pooling."""
     names = {tensor.name for tensor in facts.tensors}
     return facts.architecture == "gemma-embedding" and DENSE.isdisjoint(names)
+
+
+def _check_order(facts: GgufFacts, shapes: Shapes) -> str | None:
+    """Look for matrices with rows in another order than llama.cpp takes them."""
+    if facts.architecture == "neo-bert":
+        return (
+            "llama.cpp takes the heads of NeoBERT's attention in another order than the model "
+            "has them: choose another model"
+        )
+    # Other models have the gate in the first half of ffn_up, as llama.cpp takes it, or have none.
+    rows = shapes.get("blk.0.ffn_up.weight", (0, 0))[-1]
+    is_code = facts.architecture == "jina-bert-v2" and "blk.0.attn_norm_2.weight" in shapes
+    if is_code and rows != facts.feed_forward_length:
+        return (
+            "llama.cpp takes the wrong half of ffn_up for the gate of "
+            "jina-embeddings-v2-base-code: choose a conversion with a tensor ffn_gate in each block"
+        )
+    return None
 
 
 def _check_head(facts: GgufFacts, shapes: Shapes, pooling: Pooling | None) -> str | None:

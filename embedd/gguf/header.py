@@ -84,6 +84,11 @@ class GgufFacts:
         return self._own_count("embedding_length_out") or self.embedding_length
 
     @property
+    def feed_forward_length(self) -> int | None:
+        """Width of the feed-forward network."""
+        return self._own_count("feed_forward_length")
+
+    @property
     def vocabulary_size(self) -> int | None:
         """Number of token ids."""
         return self.arrays.get("tokenizer.ggml.tokens") or self._own_count("vocab_size")

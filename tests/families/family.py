@@ -38,6 +38,8 @@ class Family:
         project: Weights and a pooled vector → the vector; None where pooling is the last step.
         conversion: How a checkpoint becomes a GGUF; "" if embedd does not convert it.
         note: What users should know.
+        refused: Whether embedd refuses its files, because llama.cpp computes other vectors.
+        listed: Whether it is a family of its own to users, not another form of one's files.
         unseen: Tensors that cannot show in a vector.
     """
 
@@ -54,6 +56,8 @@ class Family:
     project: Callable[[Weights, Array], Array] | None = None
     conversion: str = ""
     note: str = ""
+    refused: bool = False
+    listed: bool = True
     unseen: frozenset[str] = frozenset()
 
     @property
@@ -107,8 +111,9 @@ def write_gguf(
     pooling: Pooling | None,
     add_tokenizer: Callable[[gguf.GGUFWriter], None],
     tensors: Mapping[str, npt.NDArray[Any]],
+    labels: Sequence[str] = LABELS,
 ) -> Path:
-    """Write a GGUF with float32 tensors and, for ``Pooling.RANK``, names of two scores."""
+    """Write a GGUF with float32 tensors; *labels* name the scores of ``Pooling.RANK``."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
     for key, value in keys.items():
@@ -116,7 +121,7 @@ def write_gguf(
     if pooling is not None:
         writer.add_pooling_type(gguf.PoolingType[pooling.name])
     if pooling is Pooling.RANK:
-        writer.add_classifier_output_labels(LABELS)
+        writer.add_classifier_output_labels(labels)
     add_tokenizer(writer)
     for name, array in tensors.items():
         writer.add_tensor(name, np.ascontiguousarray(array, np.float32))

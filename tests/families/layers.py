@@ -4,13 +4,13 @@ Hidden states are (tokens, width), heads (heads, tokens, width of a head).
 """
 
 import math
-from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from tests.families.family import Array, Weights
 
-Layer = Callable[[Array], Array]
+Mask = npt.NDArray[np.bool_]
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -75,7 +75,7 @@ def attend(
     scale: float | None = None,
     cap: float | None = None,
     bias: Array | None = None,
-    mask: Array | None = None,
+    mask: Mask | None = None,
 ) -> Array:
     """Softmax attention (Vaswani et al. 2017); fewer heads of keys serve groups of queries.
 
@@ -104,7 +104,7 @@ def distances(tokens: int) -> Array:
     return places[np.newaxis] - places[:, np.newaxis]
 
 
-def causal_mask(tokens: int) -> Array:
+def causal_mask(tokens: int) -> Mask:
     """True where a token sees another: itself and those before."""
     return np.asarray(distances(tokens) <= 0)
 

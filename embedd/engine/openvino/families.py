@@ -105,6 +105,8 @@ def _jina_bert_v2(gguf: Gguf, inputs: GraphInputs, config: EncoderConfig) -> Nod
             inner = blocks.gelu(up)
         else:
             gate, value = blocks.split_last_axis(up, 2)
+            if f"{block}.attn_norm_2.weight" in gguf:  # jina-embeddings-v2-base-code
+                gate, value = value, gate
             inner = op.multiply(blocks.gelu(gate), value)
         return blocks.dense(inner, gguf, f"{block}.ffn_down", config.width, config.feed_forward)
 
@@ -170,7 +172,8 @@ def _read_activation(gguf: Gguf) -> Callable[[Node], Node]:
 def _pool(
     hidden: Node, gguf: Gguf, inputs: GraphInputs, config: EncoderConfig, *, pooling: Pooling
 ) -> Node:
-    match pooling:
+    own = _read_head_pooling(gguf)
+    match own if pooling is Pooling.RANK else pooling:
         case Pooling.MEAN:
             pooled = blocks.pool_mean(hidden, inputs)
         case Pooling.LAST:
@@ -186,11 +189,24 @@ def _pool(
     return pooled
 
 
+def _read_head_pooling(gguf: Gguf) -> Pooling:
+    """Return how tokens are pooled before a cross-encoder's head."""
+    by_number = {1: Pooling.MEAN, 2: Pooling.CLS}
+    default = 1 if gguf.facts.architecture == "modern-bert" else 2
+    number = gguf.integer("classifier.pooling_type", default)
+    if number not in by_number:
+        raise UnsuitableError(f"classifier.pooling_type {number} is not supported by this engine")
+    return by_number[number]
+
+
 def _score(pooled: Node, gguf: Gguf, config: EncoderConfig) -> Node:
-    """Apply a cross-encoder's head: a tanh layer, an output layer, or one of them."""
+    """Apply a cross-encoder's head: an activated layer, a norm, an output layer, or some."""
     if "cls.weight" in gguf:
         rows = gguf.count_rows("cls.weight")
-        pooled = op.tanh(blocks.dense(pooled, gguf, "cls", rows, config.width))
+        activate = blocks.gelu if gguf.facts.architecture == "modern-bert" else op.tanh
+        pooled = activate(blocks.dense(pooled, gguf, "cls", rows, config.width))
+        if "cls.norm.weight" in gguf:
+            pooled = blocks.layer_norm(pooled, gguf, "cls.norm", config)
     if "cls.output.weight" in gguf:
         rows = gguf.count_rows("cls.output.weight")
         pooled = blocks.dense(pooled, gguf, "cls.output", rows, config.width)
@@ -203,4 +219,4 @@ FAMILIES: Final[Mapping[str, BuildEncoder]] = {
     "modern-bert": _modern_bert,
     "nomic-bert": _nomic_bert,
 }
-WITH_HEAD: Final = frozenset({"bert", "jina-bert-v2"})
+WITH_HEAD: Final = frozenset({"bert", "jina-bert-v2", "modern-bert"})

@@ -34,6 +34,26 @@ def make_facts(
     )
 
 
+CODE: Shapes = {"blk.0.attn_norm_2.weight": (WIDTH,), "blk.0.ffn_up.weight": (WIDTH, 128)}
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        (make_facts("neo-bert"), "heads of NeoBERT's attention in another order"),
+        (make_facts("jina-bert-v2", CODE, feed_forward_length=64), "wrong half .* with a tensor"),
+        (make_facts("jina-bert-v2", CODE, feed_forward_length=128), None),
+        (make_facts("jina-bert-v2", {"blk.0.ffn_up.weight": (WIDTH, 128)}), None),
+        (make_facts("bert", CODE, feed_forward_length=64), None),
+    ],
+)
+def test_rows_in_another_order_than_llama_cpp_takes_them_are_recognised(
+    facts: GgufFacts, message: str | None
+) -> None:
+    for pooling in (Pooling.MEAN, None):
+        check(facts, pooling, message)
+
+
 SQUARE: Shapes = {"cls.weight": (WIDTH, WIDTH)}
 TWO: Shapes = {"cls.output.weight": (WIDTH, 2)}
 ONE: Shapes = {"cls.output.weight": (WIDTH, 1)}
