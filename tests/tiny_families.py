@@ -140,7 +140,12 @@ FAMILIES: dict[str, Family] = {
     "jina-bert-v2": ("jina-bert-v2", jina_bert_v2, {}),
     "jina-bert-v2, code": (
         "jina-bert-v2",
-        lambda random: jina_bert_v2(random, gate="within", more_norms=True),
+        lambda random: jina_bert_v2(random, more_norms=True),
+        {},
+    ),
+    "jina-bert-v2, one matrix": (
+        "jina-bert-v2",
+        lambda random: jina_bert_v2(random, gate="within"),
         {},
     ),
     "jina-bert-v2, no gate": (

@@ -87,7 +87,7 @@ class Gemma:
         )
         return nn.dense(weights, f"{block}.attn_output", nn.join_heads(attended))
 
-    def _mask(self, tokens: int, *, is_local: bool) -> Array:
+    def _mask(self, tokens: int, *, is_local: bool) -> nn.Mask:
         back = -nn.distances(tokens)
         seen = nn.causal_mask(tokens) if self.causal else np.isfinite(back)
         if is_local:

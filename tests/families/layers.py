@@ -4,12 +4,14 @@ Hidden states are (tokens, width), heads (heads, tokens, width of a head).
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from tests.families.family import Array, Weights
 
+Layer = Callable[[Array], Array]
 Mask = npt.NDArray[np.bool_]
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])

@@ -116,8 +116,8 @@ class Context:
         self._columns = Columns(self.capacity)
         self._handle: Any = self._open(threads=threads, flash_attention=flash_attention, outputs=0)
         self._memory: Any = lib.llama_get_memory(self._handle)
-        # With causal attention no token depends on the last one, which alone is pooled. T5's encoder
-        # has a memory too, but its attention is never causal.
+        # With causal attention no token depends on the last one, which alone is pooled. T5's
+        # encoder has a memory too, but its attention is never causal.
         self._two_passes = (
             bool(self._memory)
             and not model.has_encoder
