@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import gguf
+
 from embedd.types import Pooling
 from tests.families import layers as nn
 from tests.families import vocabularies
@@ -29,11 +31,14 @@ from tests.families.decoder_parts import (
 )
 from tests.families.family import LABELS, Array, Family, Keys, Weights, write_gguf
 from tests.families.random import TensorSource
+from tests.tiny_models import END_OF_TEXT
 
 PLAIN_HEAD: Final = WIDTH // HEADS  # qwen2 has no other
 VISION_HEAD: Final = 128  # as Qwen3-VL's, so that its real sections fit
 FACTOR: Final = 4
 ORIGINAL: Final = CONTEXT // FACTOR
+# Of a pair, shorter than the real one, which has special tokens within and ends with "</think>".
+TEMPLATE: Final = f"<Query>: {{query}}\n<Document>: {{document}}{END_OF_TEXT}\n"
 BIDIRECTIONAL: Final = {"attention.causal": False}
 SCALING: Final = {
     "rope.scaling.factor": float(FACTOR),
@@ -53,14 +58,21 @@ def write(
     tensors = make_decoder(
         vocabularies.BYTE_PAIRS_SIZE, head_width=head_width, bias=is_qwen2, norms=not is_qwen2
     )
+    add_tokenizer = vocabularies.byte_pairs("qwen2", end=True)
     if pooling is Pooling.RANK:
         tensors |= TensorSource(2).dense("cls.output", len(LABELS), WIDTH)
+
+    def add_texts(writer: gguf.GGUFWriter) -> None:
+        add_tokenizer(writer)
+        if pooling is Pooling.RANK:
+            writer.add_chat_template([{"name": "rerank", "template": TEMPLATE}])
+
     return write_gguf(
         path,
         architecture,
         keys=make_keys(head_width=head_width) | dict(keys),
         pooling=pooling,
-        add_tokenizer=vocabularies.byte_pairs("qwen2", end=True),
+        add_tokenizer=add_texts,
         tensors=tensors,
     )
 

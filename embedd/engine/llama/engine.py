@@ -30,6 +30,9 @@ START_BATCH_TOKENS_WITHOUT_FLASH = 64
 PERMANENT_TOKENS = 512
 MAX_SEQUENCES = 32
 MAX_SEQUENCES_ON_GPU = 128
+# Of the states that a context keeps from its start for recurrent layers: Qwen3.5 with 0.8 B
+# parameters takes some 20 MB for each sequence.
+MAX_STATE_BYTES = 128 << 20
 
 
 class LlamaEngine:
@@ -103,7 +106,7 @@ class LlamaEngine:
             special_tokens=tokenizer.special_tokens,
             vocabulary=model.vocabulary,
             max_batch_tokens=batch_tokens or _choose_batch(model, backend),
-            max_sequences=MAX_SEQUENCES_ON_GPU if backend.gpu else MAX_SEQUENCES,
+            max_sequences=_choose_sequences(model, backend),
             engine="llama",
             backend=backend.name,
             pair_template=tokenizer.pair_template,
@@ -183,6 +186,13 @@ def _choose_batch(model: LlamaModel, backend: Backend) -> int:
         return choose_gpu_batch(model.vocabulary, model.width)
     start = START_BATCH_TOKENS if backend.flash_attention else START_BATCH_TOKENS_WITHOUT_FLASH
     return min(model.context_length, start)
+
+
+def _choose_sequences(model: LlamaModel, backend: Backend) -> int:
+    most = MAX_SEQUENCES_ON_GPU if backend.gpu else MAX_SEQUENCES
+    if not model.state_bytes:
+        return most
+    return max(1, min(most, MAX_STATE_BYTES // model.state_bytes))
 
 
 def _choose_flash_attention(backend: Backend) -> int:

@@ -15,7 +15,7 @@ LOAD_WITHOUT_MMAP = 0
 LOAD_MODE_AUTO = -1
 ONE_GPU = 0
 
-_NAME_BYTES = 64  # of an architecture; longer ones are not known to llama.cpp
+_VALUE_BYTES = 64  # of a number, or the name of an architecture that llama.cpp knows
 
 Report = Callable[[float], None]
 
@@ -83,9 +83,20 @@ class LlamaModel:
     @property
     def architecture(self) -> str:
         """``general.architecture`` of the file."""
-        buffer = ctypes.create_string_buffer(_NAME_BYTES)
-        lib.llama_model_meta_val_str(self.handle, b"general.architecture", buffer, _NAME_BYTES)
-        return buffer.value.decode("utf-8", "replace")
+        return self._read_key("general.architecture")
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the state that recurrent layers keep of one sequence, at most; 0 without any.
+
+        As if all layers were recurrent: the file need not say which are.
+        """
+        own = self.architecture
+        inner, size, layers = (
+            int(self._read_key(f"{own}.{key}") or 0)
+            for key in ("ssm.inner_size", "ssm.state_size", "block_count")
+        )
+        return 4 * inner * size * layers
 
     @property
     def labels(self) -> Labels:
@@ -98,6 +109,12 @@ class LlamaModel:
         """The file's template with ``{query}`` and ``{document}``, or None."""
         template: bytes | None = lib.llama_model_chat_template(self.handle, b"rerank")
         return None if template is None else template.decode("utf-8", "replace")
+
+    def _read_key(self, key: str) -> str:
+        """Return the value of a short key as text, "" if the file does not have it."""
+        buffer = ctypes.create_string_buffer(_VALUE_BYTES)
+        lib.llama_model_meta_val_str(self.handle, key.encode(), buffer, _VALUE_BYTES)
+        return buffer.value.decode("utf-8", "replace")
 
     def close(self) -> None:
         """Free the weights. Every context of the model must be closed before."""
