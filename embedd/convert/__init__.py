@@ -1,4 +1,4 @@
-"""Converts sentence-transformers checkpoints of BERT to GGUF files."""
+"""Converts sentence-transformers checkpoints to GGUF files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +20,9 @@ def convert_checkpoint(
 ) -> Checkpoint:
     """Write the checkpoint in folder *source* as GGUF to *target*; returns what was read.
 
-    BERT with WordPiece, as embedding model or cross-encoder, from safetensors. All checks
-    are made before *target* is touched, except those of the values themselves. The same
-    input gives the same bytes. The caller verifies the result and renames it.
+    One of `architectures.ARCHITECTURES`, as embedding model or cross-encoder, from safetensors.
+    All checks are made before *target* is touched, except those of the values themselves. The
+    same input gives the same bytes. The caller verifies the result and renames it.
 
     Args:
         name: For ``general.name``; left out if None.

@@ -1,58 +1,30 @@
-"""BERT: its sizes from ``config.json``, and the place of each tensor in the GGUF."""
+"""BERT, RoBERTa and XLM-R: their sizes from ``config.json``, and their tensors."""
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final
 
-from embedd.convert.tensors import StoredTensor
-from embedd.errors import ConversionError
+from embedd.convert.graph import Expected, Graph, Value, dense, layer_norm, matrix
+from embedd.convert.hyperparameters import (
+    Accepted,
+    Config,
+    check_values,
+    read_heads,
+    read_labels,
+    read_positive,
+    read_size,
+)
 
+ROBERTAS: Final = frozenset({"roberta", "xlm-roberta"})
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BertConfig:
-    """Sizes of a BERT, named after the GGUF keys.
-
-    Args:
-        context_length: Rows of the position matrix, the maximum length of a sequence.
-        labels: One per score of a cross-encoder; empty for an embedding model.
-    """
-
-    embedding_length: int
-    block_count: int
-    head_count: int
-    feed_forward_length: int
-    context_length: int
-    vocabulary_size: int
-    token_types: int
-    layer_norm_epsilon: float
-    labels: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetTensor:
-    """A tensor of the GGUF and where its values are stored; the shape stays the same.
-
-    *exact* tensors stay float32 whatever the weight type.
-    """
-
-    name: str
-    exact: bool
-    source: StoredTensor
-
-
-# A tensor that a BERT must have: name in the checkpoint, name in the GGUF, shape, exact
-_Expected: TypeAlias = tuple[str, str, tuple[int, ...], bool]
-
-# What the graph of llama.cpp computes: key → accepted values, None where the key may be absent
-_REQUIRED: Mapping[str, tuple[object, ...]] = {
-    "model_type": ("bert",),
+_ACCEPTED: Final[Accepted] = {
     "hidden_act": ("gelu", None),
     "position_embedding_type": ("absolute", None),
     "is_decoder": (False, None),
     "add_cross_attention": (False, None),
+    "lora_adaptations": (None,),
 }
-_LAYER_MATRICES = (
+_LAYER_MATRICES: Final = (
     ("attention.self.query", "attn_q", "width", "width"),
     ("attention.self.key", "attn_k", "width", "width"),
     ("attention.self.value", "attn_v", "width", "width"),
@@ -60,151 +32,124 @@ _LAYER_MATRICES = (
     ("intermediate.dense", "ffn_up", "inner", "width"),
     ("output.dense", "ffn_down", "width", "inner"),
 )
-_LAYER_NORMS = (
+_LAYER_NORMS: Final = (
     ("attention.output.LayerNorm", "attn_output_norm"),
     ("output.LayerNorm", "layer_output_norm"),
 )
+_OLD_NAMES: Final = ((".gamma", ".weight"), (".beta", ".bias"))
 
 
-def parse_config(config: Mapping[str, object], *, scores: bool) -> BertConfig:
-    """The sizes in *config*; with *scores* also the labels of a cross-encoder.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sizes:
+    """Of a BERT.
+
+    Args:
+        first_position: Row of the position matrix that the first token gets.
+        positions: Rows from there on.
+        head: Names of the matrices of a cross-encoder's head in the checkpoint.
+    """
+
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    vocabulary: int
+    token_types: int
+    first_position: int
+    positions: int
+    labels: tuple[str, ...]
+    head: tuple[str, str]
+
+
+def make_graph(config: Config, *, scores: bool) -> Graph:
+    """The graph of *config*; with *scores* that of a cross-encoder.
 
     Raises:
-        ConversionError: Another architecture, or an option that llama.cpp does not compute.
+        ConversionError: An option that llama.cpp does not compute.
     """
-    for key, accepted in _REQUIRED.items():
-        if config.get(key) not in accepted:
-            wanted = " or ".join(repr(value) for value in accepted if value is not None)
-            raise ConversionError(
-                f"config.json has {key} {config.get(key)!r}: only {wanted} is converted"
-            )
-    width, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
-    if width % heads:
-        raise ConversionError(
-            f"config.json: hidden_size {width} is not a multiple of {heads} heads"
-        )
-    return BertConfig(
-        embedding_length=width,
-        block_count=_size(config, "num_hidden_layers"),
-        head_count=heads,
-        feed_forward_length=_size(config, "intermediate_size"),
-        context_length=_size(config, "max_position_embeddings"),
-        vocabulary_size=_size(config, "vocab_size"),
-        token_types=_size(config, "type_vocab_size", default=2),
-        layer_norm_epsilon=_epsilon(config),
-        labels=_labels(config) if scores else (),
+    check_values(config, _ACCEPTED)
+    sizes = _read_sizes(config, scores=scores)
+    values: dict[str, Value] = {
+        "block_count": sizes.layers,
+        "context_length": sizes.positions,
+        "embedding_length": sizes.width,
+        "feed_forward_length": sizes.inner,
+        "attention.head_count": sizes.heads,
+        "attention.layer_norm_epsilon": read_positive(config, "layer_norm_eps", 1e-12),
+        "attention.causal": False,
+    }
+    return Graph(
+        title="BERT",
+        architecture="bert",
+        context_length=sizes.positions,
+        embedding_length=sizes.width,
+        vocabulary_size=sizes.vocabulary,
+        token_types=sizes.token_types,
+        labels=sizes.labels,
+        values=values,
+        expected=lambda: _expected(sizes),
+        rename=lambda name: _rename(name, keep_pooler=bool(sizes.labels)),
     )
 
 
-def choose_tensors(
-    config: BertConfig, stored: Mapping[str, StoredTensor]
-) -> tuple[TargetTensor, ...]:
-    """All tensors of the GGUF, in its order, each from its place in the checkpoint.
-
-    Raises:
-        ConversionError: A tensor is missing, has another shape than *config* says, or
-            is one that an encoder (or cross-encoder) does not have.
-    """
-    sources = _renamed(stored, keep_pooler=bool(config.labels))
-    targets: list[TargetTensor] = []
-    for name, target, shape, exact in _expected(config):
-        source = sources.pop(name, None)
-        if source is None:
-            raise ConversionError(f"the checkpoint has no tensor {name!r}")
-        if source.shape != shape:
-            raise ConversionError(
-                f"tensor {source.name!r} has shape {list(source.shape)}, "
-                f"by config.json it must have {list(shape)}"
-            )
-        targets.append(TargetTensor(name=target, exact=exact, source=source))
-    if sources:
-        unknown = min(source.name for source in sources.values())
-        raise ConversionError(f"tensor {unknown!r} has no place in a BERT of this kind")
-    return tuple(targets)
+def _read_sizes(config: Config, *, scores: bool) -> _Sizes:
+    is_roberta = config.get("model_type") in ROBERTAS
+    # RoBERTa's first position is the one after that of padding, which has its token's id.
+    first = read_size(config, "pad_token_id", 1) + 1 if is_roberta else 0
+    positions = read_size(config, "max_position_embeddings")
+    return _Sizes(
+        width=read_size(config, "hidden_size"),
+        inner=read_size(config, "intermediate_size"),
+        layers=read_size(config, "num_hidden_layers"),
+        heads=read_heads(config, "hidden_size", "num_attention_heads"),
+        vocabulary=read_size(config, "vocab_size"),
+        token_types=read_size(config, "type_vocab_size", default=2),
+        first_position=first,
+        positions=read_size(
+            {"max_position_embeddings": positions - first}, "max_position_embeddings"
+        ),
+        labels=read_labels(config) if scores else (),
+        head=("classifier.dense", "classifier.out_proj")
+        if is_roberta
+        else ("pooler.dense", "classifier"),
+    )
 
 
-def _renamed(stored: Mapping[str, StoredTensor], *, keep_pooler: bool) -> dict[str, StoredTensor]:
-    """Tensors by their names in a plain ``BertModel``, without those that are not converted."""
-    renamed: dict[str, StoredTensor] = {}
-    for name, tensor in stored.items():
-        plain = name.removeprefix("bert.")
-        if plain == "embeddings.position_ids" or plain.startswith("cls."):
-            continue
-        if plain.startswith("pooler.") and not keep_pooler:
-            continue
-        for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
-            if plain.endswith(old):
-                plain = plain.removesuffix(old) + new
-        if plain in renamed:
-            raise ConversionError(
-                f"tensors {renamed[plain].name!r} and {name!r} are both {plain!r}"
-            )
-        renamed[plain] = tensor
-    return renamed
+def _rename(name: str, *, keep_pooler: bool) -> str | None:
+    """A tensor's name in a plain ``BertModel``; None for heads of other tasks."""
+    plain = name.removeprefix("bert.").removeprefix("roberta.")
+    if plain == "embeddings.position_ids" or plain.startswith(("cls.", "lm_head.")):
+        return None
+    if plain.startswith("pooler.") and not keep_pooler:
+        return None
+    for old, new in _OLD_NAMES:
+        if plain.endswith(old):
+            plain = plain.removesuffix(old) + new
+    return plain
 
 
-def _expected(config: BertConfig) -> Iterator[_Expected]:
-    """Every tensor; lazily, so that an absurd number of layers costs nothing before the first."""
-    width = config.embedding_length
-    sizes = {"width": width, "inner": config.feed_forward_length}
-    for part, target, rows, exact in (
-        ("word_embeddings", "token_embd", config.vocabulary_size, False),
-        ("position_embeddings", "position_embd", config.context_length, True),
-        ("token_type_embeddings", "token_types", config.token_types, True),
-    ):
-        yield _matrix(f"embeddings.{part}", target, (rows, width), exact=exact)
-    yield from _norm("embeddings.LayerNorm", "token_embd_norm", width)
-    for layer in range(config.block_count):
+def _expected(sizes: _Sizes) -> Iterator[Expected]:
+    width = sizes.width
+    yield matrix("embeddings.word_embeddings", "token_embd", (sizes.vocabulary, width))
+    yield Expected(
+        source="embeddings.position_embeddings.weight",
+        target="position_embd.weight",
+        shape=(sizes.positions, width),
+        exact=True,
+        skipped_rows=sizes.first_position,
+    )
+    types = (sizes.token_types, width)
+    yield matrix("embeddings.token_type_embeddings", "token_types", types, exact=True)
+    yield from layer_norm("embeddings.LayerNorm", "token_embd_norm", width)
+    lengths = {"width": width, "inner": sizes.inner}
+    for layer in range(sizes.layers):
         block = f"encoder.layer.{layer}"
-        for part, target, rows_of, columns_of in _LAYER_MATRICES:
-            shape = (sizes[rows_of], sizes[columns_of])
-            yield from _dense(f"{block}.{part}", f"blk.{layer}.{target}", shape, exact=False)
+        for part, target, rows, columns in _LAYER_MATRICES:
+            shape = (lengths[rows], lengths[columns])
+            yield from dense(f"{block}.{part}", f"blk.{layer}.{target}", shape)
         for part, target in _LAYER_NORMS:
-            yield from _norm(f"{block}.{part}", f"blk.{layer}.{target}", width)
-    if config.labels:
-        yield from _dense("pooler.dense", "cls", (width, width), exact=True)
-        yield from _dense("classifier", "cls.output", (len(config.labels), width), exact=True)
-
-
-def _matrix(source: str, target: str, shape: tuple[int, int], *, exact: bool) -> _Expected:
-    return f"{source}.weight", f"{target}.weight", shape, exact
-
-
-def _vector(source: str, target: str, length: int) -> _Expected:
-    return source, target, (length,), True
-
-
-def _dense(source: str, target: str, shape: tuple[int, int], *, exact: bool) -> Iterator[_Expected]:
-    yield _matrix(source, target, shape, exact=exact)
-    yield _vector(f"{source}.bias", f"{target}.bias", shape[0])
-
-
-def _norm(source: str, target: str, width: int) -> Iterator[_Expected]:
-    yield _vector(f"{source}.weight", f"{target}.weight", width)
-    yield _vector(f"{source}.bias", f"{target}.bias", width)
-
-
-def _size(config: Mapping[str, object], key: str, default: int | None = None) -> int:
-    value = config.get(key, default)
-    if type(value) is not int or not 0 < value < 2**31:
-        raise ConversionError(f"config.json has {key} {value!r}: it must be a positive integer")
-    return value
-
-
-def _epsilon(config: Mapping[str, object]) -> float:
-    value = config.get("layer_norm_eps", 1e-12)  # the default of the reference implementation
-    if type(value) is not float or not (math.isfinite(value) and value > 0):
-        raise ConversionError(f"config.json has layer_norm_eps {value!r}: it must be positive")
-    return value
-
-
-def _labels(config: Mapping[str, object]) -> tuple[str, ...]:
-    """The scores' names in their order, from ``id2label``."""
-    labels = config.get("id2label")
-    if isinstance(labels, dict) and labels:
-        ordered = [labels.get(str(index)) for index in range(len(labels))]
-        if all(isinstance(label, str) for label in ordered):
-            return tuple(str(label) for label in ordered)
-    raise ConversionError(
-        f"config.json has id2label {labels!r}: a cross-encoder needs a label for each score"
-    )
+            yield from layer_norm(f"{block}.{part}", f"blk.{layer}.{target}", width)
+    if sizes.labels:
+        pooler, classifier = sizes.head
+        yield from dense(pooler, "cls", (width, width), exact=True)
+        yield from dense(classifier, "cls.output", (len(sizes.labels), width), exact=True)

@@ -1,18 +1,27 @@
-"""A checkpoint folder: sizes, tensors, vocabulary, pooling, lengths and prompts."""
+"""A checkpoint folder: graph, tensors, vocabulary, pooling, lengths and prompts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
-from embedd.convert.bert import BertConfig, TargetTensor, choose_tensors, parse_config
-from embedd.convert.files import read_json, read_json_object, read_optional_object
+from embedd.convert.architectures import make_graph
+from embedd.convert.files import read_json_object, read_optional_object
+from embedd.convert.graph import Graph, TargetTensor, choose_tensors
+from embedd.convert.modules import read_dense_tensors, read_modules
 from embedd.convert.tensors import read_checkpoint_index
-from embedd.convert.tokenizer import Vocabulary, read_vocabulary
+from embedd.convert.vocabulary import read_vocabulary
 from embedd.errors import ConversionError
+from embedd.tokenizers.vocabulary import Vocabulary
 from embedd.types import Pooling
 
-CROSS_ENCODER: Final = "BertForSequenceClassification"
+PROMPTS: Final = "config_sentence_transformers.json"
+# The first that exists is read, as by sentence-transformers; older versions wrote the others.
+LENGTHS: Final = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_xlm-roberta_config.json",
+)
 _POOLINGS: Final[Mapping[str, Pooling]] = {
     "mean": Pooling.MEAN,
     "mean_tokens": Pooling.MEAN,
@@ -31,14 +40,16 @@ class Checkpoint:
         max_seq_length: Tokens at which the reference pipeline cuts; None if it is not given.
         prompts: Name (``query``, ``document``, ``passage`` …) → text that the model was
             trained to see before an input.
+        matryoshka: Lengths to which the model was trained to have its vectors cut.
     """
 
-    config: BertConfig
+    graph: Graph
     tensors: tuple[TargetTensor, ...]
     vocabulary: Vocabulary
     pooling: Pooling
     max_seq_length: int | None
     prompts: Mapping[str, str]
+    matryoshka: tuple[int, ...]
 
 
 def read_checkpoint(source: Path) -> Checkpoint:
@@ -47,77 +58,39 @@ def read_checkpoint(source: Path) -> Checkpoint:
     Raises:
         ConversionError: Something is missing, contradictory or not understood.
     """
-    folder, pooling_folder = _read_modules(source)
+    modules = read_modules(source)
+    folder = modules.transformer
     raw = read_json_object(folder / "config.json")
-    scores = pooling_folder is None
-    architectures = raw.get("architectures")
-    if scores and architectures != [CROSS_ENCODER]:
+    graph = make_graph(raw, modules)
+    stored = {**read_checkpoint_index(folder), **dict(read_dense_tensors(modules))}
+    tensors = choose_tensors(graph, stored)
+    lengths = next((path for name in LENGTHS if (path := folder / name).is_file()), None)
+    limits = read_json_object(lengths) if lengths else {}
+    vocabulary = read_vocabulary(folder, size=graph.vocabulary_size)
+    if limits.get("do_lower_case") is True and not vocabulary.lowercase:
         raise ConversionError(
-            f"{source} has no modules.json with a Pooling module, and its architecture is "
-            f"{architectures!r}, not {CROSS_ENCODER}: the pooling is unknown"
-        )
-    config = parse_config(raw, scores=scores)
-    tensors = choose_tensors(config, read_checkpoint_index(folder))
-    lengths = read_optional_object(folder / "sentence_bert_config.json")
-    vocabulary = read_vocabulary(folder, size=config.vocabulary_size)
-    if lengths.get("do_lower_case") is True and not vocabulary.lowercase:
-        raise ConversionError(
-            "sentence_bert_config.json lower-cases texts for a cased tokenizer, "
-            "which a GGUF cannot express"
+            f"{lengths} lower-cases texts for a cased tokenizer, which a GGUF cannot express"
         )
     return Checkpoint(
-        config=config,
+        graph=graph,
         tensors=tensors,
         vocabulary=vocabulary,
-        pooling=_read_pooling(pooling_folder, config) if pooling_folder else Pooling.RANK,
-        max_seq_length=_max_seq_length(lengths, config),
-        prompts=_prompts(read_optional_object(source / "config_sentence_transformers.json")),
+        pooling=_read_pooling(modules.pooling, graph) if modules.pooling else Pooling.RANK,
+        max_seq_length=_max_seq_length(limits, graph),
+        prompts=_prompts(read_optional_object(source / PROMPTS)),
+        matryoshka=_matryoshka(raw, graph),
     )
 
 
-def _read_modules(source: Path) -> tuple[Path, Path | None]:
-    """The folders of the Transformer and the Pooling module; a cross-encoder has no pooling.
-
-    Without ``modules.json`` the transformer lies in *source* itself.
-    """
-    if not source.is_dir():
-        raise ConversionError(f"{source} is not a folder: a checkpoint is one with config.json")
-    path = source / "modules.json"
-    listed = read_json(path) if path.is_file() else []
-    if not isinstance(listed, list):
-        raise ConversionError(f"{path} must hold a JSON list")
-    folders: dict[str, Path] = {}
-    for module in listed:
-        kind, folder = _to_module(module, source)
-        if kind not in {"Transformer", "Pooling", "Normalize"}:
-            raise ConversionError(f"{path} has a {kind} module, which cannot be converted")
-        if kind in folders:
-            raise ConversionError(f"{path} has two {kind} modules, only one can be converted")
-        folders[kind] = folder
-    return folders.get("Transformer", source), folders.get("Pooling")
-
-
-def _to_module(module: object, source: Path) -> tuple[str, Path]:
-    """A module's kind, which is the last word of its type, and its folder."""
-    match module:
-        case {"type": str(kind), "path": str(path)}:
-            inside = PurePosixPath(path)
-        case _:
-            raise ConversionError(f"modules.json of {source} has the entry {module!r}")
-    if inside.is_absolute() or ".." in inside.parts:
-        raise ConversionError(f"modules.json names the folder {path!r} outside the checkpoint")
-    return kind.rpartition(".")[2], source / inside
-
-
-def _read_pooling(folder: Path, config: BertConfig) -> Pooling:
+def _read_pooling(folder: Path, graph: Graph) -> Pooling:
     """The pooling mode that the module in *folder* sets; exactly one must be set."""
     path = folder / "config.json"
     options = read_json_object(path)
-    width = options.get("word_embedding_dimension", config.embedding_length)
-    if width != config.embedding_length:
+    width = options.get("word_embedding_dimension", graph.embedding_length)
+    if width != graph.embedding_length:
         raise ConversionError(
             f"{path} has word_embedding_dimension {width!r}, "
-            f"config.json has hidden_size {config.embedding_length}"
+            f"config.json has hidden_size {graph.embedding_length}"
         )
     if options.get("include_prompt") is False:
         raise ConversionError(f"{path} leaves prompts out of pooling, which llama.cpp cannot do")
@@ -138,17 +111,34 @@ def _read_pooling(folder: Path, config: BertConfig) -> Pooling:
     return _POOLINGS[modes[0]]
 
 
-def _max_seq_length(lengths: Mapping[str, object], config: BertConfig) -> int | None:
+def _max_seq_length(lengths: Mapping[str, object], graph: Graph) -> int | None:
     value = lengths.get("max_seq_length")
     if value is None:
         return None
     if type(value) is not int or value <= 0:
         raise ConversionError(f"sentence_bert_config.json has max_seq_length {value!r}")
-    return min(value, config.context_length)
+    return min(value, graph.context_length)
 
 
 def _prompts(config: Mapping[str, object]) -> dict[str, str]:
-    prompts = config.get("prompts")
+    prompts = config.get("prompts") or {}
     if not isinstance(prompts, dict):
-        return {}
-    return {name: text for name, text in prompts.items() if isinstance(text, str) and text}
+        raise ConversionError(f"{PROMPTS} has prompts {prompts!r}: they must be names and texts")
+    for name, text in prompts.items():
+        if text is not None and not isinstance(text, str):
+            raise ConversionError(f"{PROMPTS} has {text!r} as prompt {name!r}: it must be a text")
+    default = config.get("default_prompt_name")
+    if default is not None and prompts.get(default):
+        raise ConversionError(
+            f"{PROMPTS} puts the prompt {default!r} before every text (default_prompt_name), "
+            "which a GGUF cannot say: set it to null there, and name the prompt in requests"
+        )
+    return {name: text for name, text in prompts.items() if text}
+
+
+def _matryoshka(config: Mapping[str, object], graph: Graph) -> tuple[int, ...]:
+    """The sizes in ``matryoshka_dimensions``, which some checkpoints list."""
+    listed = config.get("matryoshka_dimensions") or []
+    if not isinstance(listed, list) or not all(type(size) is int and size > 0 for size in listed):
+        raise ConversionError(f"config.json has matryoshka_dimensions {listed!r}")
+    return tuple(sorted({size for size in listed if size <= graph.embedding_length}))

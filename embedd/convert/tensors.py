@@ -7,7 +7,7 @@ with the package: its NumPy interface copies them, and it has no bfloat16.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -25,6 +25,7 @@ INDEX: Final = "model.safetensors.index.json"
 
 # Type in the file → NumPy's; bfloat16 is the upper half of a float32
 _FLOATS: Final[Mapping[str, str]] = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_WIDTHS: Final[Mapping[str, int]] = {"F32": 4, "F16": 2, "BF16": 2}  # others are never read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,14 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
     offset: int
+
+    def skip_rows(self, count: int) -> "StoredTensor":
+        """The same tensor without its first *count* rows."""
+        if not count:
+            return self
+        rows, *columns = self.shape
+        size = math.prod(columns) * _WIDTHS.get(self.dtype, 0)
+        return replace(self, shape=(rows - count, *columns), offset=self.offset + count * size)
 
     def read(self) -> Floats:
         """The values, as a view into the file; bfloat16 becomes a float32 copy.

@@ -1,4 +1,4 @@
-"""Writes a BERT checkpoint as GGUF, one tensor at a time."""
+"""Writes a checkpoint as GGUF, one tensor at a time."""
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -9,11 +9,11 @@ import gguf
 import numpy as np
 from gguf.quants import quant_shape_to_byte_shape, quantize
 
-from embedd.convert.bert import BertConfig, TargetTensor
 from embedd.convert.checkpoint import Checkpoint
+from embedd.convert.graph import Graph, TargetTensor, Value
 from embedd.convert.tensors import Floats
-from embedd.convert.tokenizer import Vocabulary
 from embedd.errors import ConversionError
+from embedd.tokenizers.vocabulary import Vocabulary
 from embedd.types import Pooling
 
 Kind = gguf.GGMLQuantizationType
@@ -48,6 +48,7 @@ _POOLING_TYPES: Final[Mapping[Pooling, gguf.PoolingType]] = {
     Pooling.LAST: gguf.PoolingType.LAST,
     Pooling.RANK: gguf.PoolingType.RANK,
 }
+_SCORED: Final = frozenset({"t5", "llama"})  # kinds of vocabularies whose tokens have scores
 
 
 def write_gguf(
@@ -67,9 +68,9 @@ def write_gguf(
         ConversionError: A value is not finite or too large for its type, or reading
             or writing failed. *target* is then incomplete.
     """
-    writer = gguf.GGUFWriter(target, "bert")
-    _add_model(writer, checkpoint.config, checkpoint.pooling)
-    _add_vocabulary(writer, checkpoint.vocabulary, checkpoint.config)
+    writer = gguf.GGUFWriter(target, checkpoint.graph.architecture)
+    _add_model(writer, checkpoint.graph, checkpoint.pooling)
+    _add_vocabulary(writer, checkpoint.vocabulary, checkpoint.graph)
     writer.add_file_type(_FILE_TYPES[weights])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_name(name or "")
@@ -84,7 +85,10 @@ def write_gguf(
         writer.write_ti_data_to_file()
         done = 0
         for tensor, kind in zip(checkpoint.tensors, kinds, strict=True):
-            data = to_kind(tensor.source.read(), kind, name=tensor.source.name)
+            values = tensor.source.read()
+            if tensor.added:
+                values = values.astype(np.float32) + np.float32(tensor.added)
+            data = to_kind(values, kind, name=tensor.source.name)
             writer.write_tensor_data(data)
             done += data.nbytes
             report(done, total)
@@ -118,34 +122,58 @@ def to_kind(array: Floats, kind: Kind, *, name: str) -> Floats:
     return quantize(array.astype(np.float32, copy=False), kind)
 
 
-def _add_model(writer: gguf.GGUFWriter, config: BertConfig, pooling: Pooling) -> None:
-    writer.add_block_count(config.block_count)
-    writer.add_context_length(config.context_length)
-    writer.add_embedding_length(config.embedding_length)
-    writer.add_feed_forward_length(config.feed_forward_length)
-    writer.add_head_count(config.head_count)
-    writer.add_layer_norm_eps(config.layer_norm_epsilon)
-    writer.add_causal_attention(value=False)
+def _add_model(writer: gguf.GGUFWriter, graph: Graph, pooling: Pooling) -> None:
+    for key, value in graph.values.items():
+        _add_value(writer, f"{graph.architecture}.{key}", value)
     writer.add_pooling_type(_POOLING_TYPES[pooling])
-    if config.labels:
-        writer.add_classifier_output_labels(config.labels)
+    if graph.labels:
+        writer.add_classifier_output_labels(graph.labels)
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary, config: BertConfig) -> None:
-    writer.add_tokenizer_model("bert")
-    writer.add_tokenizer_pre("default")
+def _add_value(writer: gguf.GGUFWriter, key: str, value: Value | None) -> None:
+    """Add *value* as the type that llama.cpp reads; None adds nothing."""
+    match value:
+        case bool():
+            writer.add_bool(key, value)
+        case int():
+            writer.add_uint32(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case str():
+            writer.add_string(key, value)
+
+
+def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary, graph: Graph) -> None:
+    writer.add_tokenizer_model(vocabulary.model)
+    writer.add_tokenizer_pre(vocabulary.pre)
     writer.add_token_list(vocabulary.tokens)
-    writer.add_token_types(vocabulary.types)
-    writer.add_token_type_count(config.token_types)
-    writer.add_bos_token_id(vocabulary.cls)
-    writer.add_eos_token_id(vocabulary.sep)
-    writer.add_sep_token_id(vocabulary.sep)
-    writer.add_unk_token_id(vocabulary.unk)
-    writer.add_pad_token_id(vocabulary.pad)
-    writer.add_mask_token_id(vocabulary.mask)
-    writer.add_bool("tokenizer.ggml.normalizer.lowercase", vocabulary.lowercase)
-    if vocabulary.strip_accents is not None:
-        writer.add_bool("tokenizer.ggml.normalizer.strip_accents", vocabulary.strip_accents)
+    writer.add_token_types(vocabulary.types.tolist())
+    if vocabulary.model in _SCORED:
+        writer.add_token_scores(vocabulary.scores.tolist())
+    if vocabulary.merges:
+        writer.add_token_merges(vocabulary.merges)
+    if vocabulary.charsmap:
+        writer.add_precompiled_charsmap(vocabulary.charsmap)
+    if graph.token_types is not None:
+        writer.add_token_type_count(graph.token_types)
+    values: dict[str, Value | None] = {
+        "bos_token_id": vocabulary.bos,
+        "eos_token_id": vocabulary.eos,
+        "seperator_token_id": vocabulary.sep,  # misspelt in the format itself
+        "unknown_token_id": vocabulary.unk,
+        "padding_token_id": vocabulary.pad,
+        "mask_token_id": vocabulary.mask,
+        "add_bos_token": vocabulary.add_bos,
+        "add_eos_token": vocabulary.add_eos,
+        "add_sep_token": vocabulary.add_sep,
+        "normalizer.lowercase": vocabulary.lowercase,
+        "normalizer.strip_accents": vocabulary.strip_accents,
+    }
+    if vocabulary.model in _SCORED:
+        values["add_space_prefix"] = vocabulary.add_space_prefix
+        values["remove_extra_whitespaces"] = vocabulary.remove_extra_whitespaces
+    for key, value in values.items():
+        _add_value(writer, f"tokenizer.ggml.{key}", value)
 
 
 def _add_tensor_info(writer: gguf.GGUFWriter, tensor: TargetTensor, kind: Kind) -> int:

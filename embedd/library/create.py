@@ -25,7 +25,7 @@ from embedd.library.create_images import (
 from embedd.library.draft import (
     Draft,
     make_config,
-    prefix_parameters,
+    prompt_parameters,
     read_config,
     store_draft,
 )
@@ -319,12 +319,11 @@ def _draft_of_gguf(creation: Creation, *paths: Path) -> Draft:
 def _parameters_of_checkpoint(checkpoint: Checkpoint) -> dict[str, object]:
     parameters: dict[str, object] = {}
     cut = checkpoint.max_seq_length
-    if cut is not None and cut < checkpoint.config.context_length:
+    if cut is not None and cut < checkpoint.graph.context_length:
         parameters["num_ctx"] = cut
-    prompts = checkpoint.prompts
-    return parameters | prefix_parameters(
-        prompts.get("query"), prompts.get("document") or prompts.get("passage")
-    )
+    if checkpoint.matryoshka:
+        parameters["matryoshka"] = list(checkpoint.matryoshka)
+    return parameters | prompt_parameters(checkpoint.prompts)
 
 
 def _without_success(report: ReportProgress) -> ReportProgress:

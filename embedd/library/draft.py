@@ -108,6 +108,16 @@ def prefix_parameters(query: str | None, document: str | None) -> dict[str, obje
     return {name: text for name, text in given.items() if text}
 
 
+def prompt_parameters(prompts: Mapping[str, str]) -> dict[str, object]:
+    """The parameters for *prompts*, of which ``passage`` is another name of ``document``."""
+    document = prompts.get("document") or prompts.get("passage")
+    parameters = prefix_parameters(prompts.get("query"), document)
+    known = {*PREFIXES, "passage"}
+    if others := {name: text for name, text in prompts.items() if name not in known}:
+        parameters["prompts"] = others
+    return parameters
+
+
 def store_draft(
     store: Store,
     draft: Draft,

@@ -18,7 +18,7 @@ from embedd.library.draft import (
     Draft,
     draft_of_offer,
     make_config,
-    prefix_parameters,
+    prompt_parameters,
     read_config,
     read_manifest,
     store_draft,
@@ -312,12 +312,7 @@ def _draft_of_companions(
     says_nothing = facts.pooling is None and not facts.is_reranker
     if companions.pooling is not None and says_nothing:
         parameters["pooling"] = companions.pooling.value
-    prompts = companions.prompts
-    document = prompts.get("document") or prompts.get("passage")
-    parameters |= prefix_parameters(prompts.get("query"), document)
-    known = {"query", "document", "passage"}
-    if others := {key: text for key, text in prompts.items() if key not in known}:
-        parameters["prompts"] = others
+    parameters |= prompt_parameters(companions.prompts)
     license_text = companions.license or str(facts.metadata.get("general.license", ""))
     return Draft(
         name=name,

@@ -72,8 +72,8 @@ class Vocabulary:
         scores: Log probabilities by id; 0 where the file has none.
         merges: In the order of their rank, two parts with a space between them.
         charsmap: SentencePiece's compiled normalization, empty where there is none.
-        bos: Id of the token before a text, None where there is none; `eos`, `sep`, `unk` and
-            `mask` likewise.
+        bos: Id of the token before a text, None where there is none; `eos`, `sep`, `unk`,
+            `pad` and `mask` likewise.
         add_bos: Whether `bos` is put before a text; None where the file does not say.
             `add_eos` and `add_sep` likewise.
         pair_template: The text around ``{query}`` and ``{document}``, if the file has one.
@@ -90,6 +90,7 @@ class Vocabulary:
     eos: int | None
     sep: int | None
     unk: int | None
+    pad: int | None
     mask: int | None
     add_bos: bool | None
     add_eos: bool | None
@@ -141,6 +142,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
         merges=_decode(arrays.strings, "merges", "merge"),
         charsmap=numbers.get("precompiled_charsmap", b""),
         **roles,
+        pad=_id(values, "padding_token_id", None, len(tokens)),
         add_bos=_flag(values, "add_bos_token"),
         add_eos=_flag(values, "add_eos_token"),
         add_sep=_flag(values, "add_sep_token"),

@@ -34,12 +34,13 @@ def rewrite(folder: Path, change: Callable[[dict[str, np.ndarray]], object]) -> 
 
 def test_sizes_pooling_and_lengths(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(write_tiny_checkpoint(tmp_path, layers=2, heads=4))
-    config = checkpoint.config
-    assert (config.embedding_length, config.feed_forward_length) == (32, 64)
-    assert (config.block_count, config.head_count, config.context_length) == (2, 4, 64)
-    assert (config.vocabulary_size, config.token_types) == (len(TINY_VOCABULARY), 2)
-    assert config.layer_norm_epsilon == 1e-12
-    assert config.labels == ()
+    graph = checkpoint.graph
+    assert (graph.embedding_length, graph.values["feed_forward_length"]) == (32, 64)
+    assert (graph.values["block_count"], graph.values["attention.head_count"]) == (2, 4)
+    assert (graph.context_length, graph.vocabulary_size) == (64, len(TINY_VOCABULARY))
+    assert (graph.architecture, graph.token_types) == ("bert", 2)
+    assert graph.values["attention.layer_norm_epsilon"] == 1e-12
+    assert graph.labels == ()
     assert checkpoint.pooling is Pooling.MEAN
     assert checkpoint.max_seq_length == 32
     assert checkpoint.prompts == {}
@@ -64,7 +65,7 @@ def test_a_cross_encoder_has_rank_pooling_and_labels_in_order(tmp_path: Path) ->
     write_tiny_checkpoint(tmp_path, labels=[f"label {index}" for index in range(11)])
     checkpoint = read_checkpoint(tmp_path)
     assert checkpoint.pooling is Pooling.RANK
-    assert checkpoint.config.labels == tuple(f"label {index}" for index in range(11))
+    assert checkpoint.graph.labels == tuple(f"label {index}" for index in range(11))
     assert checkpoint.max_seq_length is None
 
 
@@ -108,8 +109,8 @@ def test_optional_files_and_defaults_may_be_missing(tmp_path: Path) -> None:
     )
     checkpoint = read_checkpoint(tmp_path)
     assert checkpoint.max_seq_length is None
-    assert checkpoint.config.layer_norm_epsilon == 1e-12
-    assert checkpoint.config.token_types == 2
+    assert checkpoint.graph.values["attention.layer_norm_epsilon"] == 1e-12
+    assert checkpoint.graph.token_types == 2
 
 
 def test_old_names_prefixes_and_pre_training_heads_are_understood(tmp_path: Path) -> None:
@@ -132,8 +133,15 @@ def test_old_names_prefixes_and_pre_training_heads_are_understood(tmp_path: Path
 
 
 CONFIG_REFUSALS: list[tuple[dict[str, object], str]] = [
-    ({"model_type": "roberta"}, "model_type 'roberta': only 'bert' is converted"),
-    ({"model_type": None}, "model_type None: only 'bert' is converted"),
+    (
+        {"model_type": "mpnet"},
+        "model_type 'mpnet' (llama.cpp has no relative positions of this kind): only bert,",
+    ),
+    ({"model_type": "t5"}, "gemma3_text are converted; pull a GGUF of the model instead"),
+    ({"model_type": None}, "model_type None: only bert,"),
+    ({"auto_map": {"AutoModel": "x.Y"}}, "has auto_map: a bert with code of its own is not"),
+    ({"quantization_config": {"bits": 4}}, "a bert with quantised weights is not converted"),
+    ({"lora_adaptations": ["a"]}, "lora_adaptations ['a']: only a model without it is converted"),
     ({"hidden_act": "relu"}, "hidden_act 'relu': only 'gelu' is converted"),
     ({"hidden_act": "gelu_new"}, "hidden_act 'gelu_new': only 'gelu' is converted"),
     (
@@ -244,7 +252,13 @@ TRANSFORMER, POOLING = module("Transformer", ""), module("Pooling", "1_Pooling")
 @pytest.mark.parametrize(
     ("modules", "reason"),
     [
-        ([TRANSFORMER, POOLING, module("Dense")], "has a Dense module, which cannot be converted"),
+        (
+            [TRANSFORMER, POOLING, module("Dense")],
+            "has the Dense module 'x', which llama.cpp does not compute after a bert",
+        ),
+        ([TRANSFORMER, POOLING, module("LSTM")], "'sentence_transformers.models.LSTM', which"),
+        ([TRANSFORMER, POOLING, {"type": "own.Normalize", "path": ""}], "'own.Normalize', which"),
+        ([POOLING, TRANSFORMER], "modules Pooling, Transformer: only the order Transformer,"),
         ([TRANSFORMER, POOLING, POOLING], "has two Pooling modules"),
         ([TRANSFORMER], "no modules.json with a Pooling module"),
         ([TRANSFORMER, module("Pooling", "../1_Pooling")], "'../1_Pooling' outside the checkpoint"),

@@ -216,8 +216,8 @@ def test_the_checkpoint_that_was_read_is_returned(tmp_path: Path) -> None:
     assert converted.pooling is Pooling.CLS
     assert converted.max_seq_length == 32
     assert converted.prompts == {}
-    config = converted.config
-    assert (config.context_length, config.embedding_length, config.labels) == (64, 32, ())
+    graph = converted.graph
+    assert (graph.context_length, graph.embedding_length, graph.labels) == (64, 32, ())
 
 
 def test_progress_grows_to_the_bytes_of_all_tensors(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from embedd.convert.tokenizer import TokenType, read_vocabulary
+from embedd.convert.vocabulary import read_vocabulary
 from embedd.errors import ConversionError
+from embedd.tokenizers.vocabulary import TokenType, Vocabulary
 from tests.tiny_models import SPECIAL_TOKENS, write_json
 
 TOKENS = (*SPECIAL_TOKENS, "play", "##ing", "[unused1]", "é", "#", "###", "▁x")
@@ -38,6 +40,14 @@ def model(**changes: object) -> dict[str, object]:
     return {**base, **changes}
 
 
+def facts(vocabulary: Vocabulary) -> list[object]:
+    """What can be compared."""
+    return [
+        value.tolist() if isinstance(value, np.ndarray) else value
+        for value in map(vocabulary.__getattribute__, Vocabulary.__slots__)
+    ]
+
+
 def test_word_starts_are_marked_continuations_bare_and_special_tokens_as_they_are(
     tmp_path: Path,
 ) -> None:
@@ -52,8 +62,8 @@ def test_word_starts_are_marked_continuations_bare_and_special_tokens_as_they_ar
         "#",
         "▁▁x",
     )
-    assert vocabulary.types == (CONTROL,) * 5 + (NORMAL,) * 7
-    assert (vocabulary.pad, vocabulary.unk, vocabulary.cls) == (0, 1, 2)
+    assert vocabulary.types.tolist() == [CONTROL] * 5 + [NORMAL] * 7
+    assert (vocabulary.pad, vocabulary.unk, vocabulary.bos) == (0, 1, 2)
     assert (vocabulary.sep, vocabulary.mask) == (3, 4)
 
 
@@ -61,7 +71,7 @@ def test_missing_ids_are_filled_with_unused_tokens(tmp_path: Path) -> None:
     size = len(TOKENS)
     vocabulary = read_vocabulary(write_vocabulary(tmp_path), size=size + 2)
     assert vocabulary.tokens[size:] == (f"[PAD{size}]", f"[PAD{size + 1}]")
-    assert vocabulary.types[size:] == (UNUSED, UNUSED)
+    assert vocabulary.types[size:].tolist() == [UNUSED, UNUSED]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +107,7 @@ def test_tokenizer_json_serves_where_vocab_txt_is_missing(tmp_path: Path) -> Non
     listed = read_vocabulary(tmp_path, size=len(TOKENS))
     (tmp_path / "vocab.txt").unlink()
     write_json(tmp_path / "tokenizer.json", tokenizer_json())
-    assert read_vocabulary(tmp_path, size=len(TOKENS)) == listed
+    assert facts(read_vocabulary(tmp_path, size=len(TOKENS))) == facts(listed)
 
 
 def test_special_tokens_may_have_other_names(tmp_path: Path) -> None:
@@ -113,7 +123,7 @@ def test_special_tokens_may_have_other_names(tmp_path: Path) -> None:
     )
     vocabulary = read_vocabulary(tmp_path, size=len(tokens))
     assert vocabulary.tokens == ("<pad>", "<unk>", "<s>", "</s>", "<mask>", "▁a", "▁[CLS]")
-    assert (vocabulary.cls, vocabulary.sep, vocabulary.pad) == (2, 3, 0)
+    assert (vocabulary.bos, vocabulary.sep, vocabulary.pad) == (2, 3, 0)
 
 
 def test_added_tokens_flagged_special_are_control_tokens(tmp_path: Path) -> None:
@@ -128,10 +138,10 @@ def test_added_tokens_flagged_special_are_control_tokens(tmp_path: Path) -> None
     write_json(tmp_path / "tokenizer_config.json", {"added_tokens_decoder": decoder})
     vocabulary = read_vocabulary(tmp_path, size=size + 1)
     assert vocabulary.tokens[size] == "[NEW]"
-    assert vocabulary.types[size] is CONTROL
-    assert vocabulary.types[5] is NORMAL
+    assert vocabulary.types[size] == CONTROL
+    assert vocabulary.types[5] == NORMAL
     assert vocabulary.tokens[7] == "[unused1]"
-    assert vocabulary.types[7] is CONTROL
+    assert vocabulary.types[7] == CONTROL
 
 
 def added(id_: object, content: object, *, special: bool) -> list[object]:
@@ -154,8 +164,13 @@ REFUSALS: dict[str, tuple[dict[str, object], dict[str, object] | None, str]] = {
         tokenizer_json(normalizer={"type": "BertNormalizer", "handle_chinese_chars": False}),
         "turns tokenize_chinese_chars off",
     ),
-    "other model": ({}, tokenizer_json(model={"type": "Unigram"}), "model 'Unigram': only WordP"),
-    "no model": ({}, tokenizer_json(model=None), "model None: only WordPiece"),
+    "other model": (
+        {},
+        tokenizer_json(model={"type": "WordLevel"}),
+        "model of type 'WordLevel': only WordPiece, Unigram, BPE are converted",
+    ),
+    "no model": ({}, tokenizer_json(model=None), "model of type None: only WordPiece,"),
+    "no tokens": ({}, tokenizer_json([]), "list different tokens"),
     "other normalizer": (
         {},
         tokenizer_json(normalizer={"type": "NFC"}),
@@ -226,6 +241,20 @@ REFUSALS: dict[str, tuple[dict[str, object], dict[str, object] | None, str]] = {
         tokenizer_json(added_tokens=added(12, "play", special=True)),
         "'play' twice, as id 5 and as id 12",
     ),
+    "added token with spaces": (
+        {},
+        tokenizer_json(
+            added_tokens=[{"id": 4, "content": "[MASK]", "special": True, "lstrip": True}]
+        ),
+        "looks for '[MASK]' with lstrip, which WordPiece cannot say",
+    ),
+    "added token as a word": (
+        {},
+        tokenizer_json(
+            added_tokens=[{"id": 4, "content": "[MASK]", "special": True, "single_word": True}]
+        ),
+        "looks for '[MASK]' with single_word, which a GGUF cannot say",
+    ),
     "role missing": (
         {"mask_token": "<mask>"},
         None,
@@ -269,7 +298,28 @@ def test_a_vocabulary_larger_than_the_matrix_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_vocabulary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match=r"neither tokenizer\.json nor vocab\.txt"):
+        read_vocabulary(tmp_path, size=16)
+    write_json(tmp_path / "tokenizer.json", tokenizer_json([]))
     with pytest.raises(ConversionError, match=r"neither vocab\.txt nor a vocabulary"):
+        read_vocabulary(tmp_path, size=16)
+
+
+def test_more_tokens_than_a_gguf_may_have_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="vocab_size 1000001, at most 1000000") as caught:
+        read_vocabulary(write_vocabulary(tmp_path), size=1_000_001)
+    assert caught.value.limit == 1_000_000
+
+
+BERT_FRAME: dict[str, object] = {"type": "BertProcessing", "cls": ["[CLS]", 2], "sep": ["[SEP]", 3]}
+
+
+def test_the_frame_of_bert_is_the_only_one(tmp_path: Path) -> None:
+    path = write_vocabulary(tmp_path) / "tokenizer.json"
+    write_json(path, tokenizer_json(post_processor=BERT_FRAME))
+    assert read_vocabulary(tmp_path, size=16).bos == 2
+    write_json(path, tokenizer_json(post_processor={**BERT_FRAME, "cls": ["[MASK]", 4]}))
+    with pytest.raises(ConversionError, match=r"ids \[4\] before and \[3\] after a text"):
         read_vocabulary(tmp_path, size=16)
 
 
