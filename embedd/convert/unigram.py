@@ -21,7 +21,6 @@ from embedd.errors import ConversionError
 from embedd.tokenizers.vocabulary import MAX_TEXT_BYTES, TokenType, Vocabulary
 
 WORD_START: Final = "\u2581"
-UNUSED_SCORE: Final = -10_000.0  # of ids that no text gets
 
 
 def read_unigram(files: TokenizerFiles, *, size: int) -> Vocabulary:
@@ -45,7 +44,8 @@ def read_unigram(files: TokenizerFiles, *, size: int) -> Vocabulary:
     if model.get("byte_fallback") is True:
         bytes_ = {id_: TokenType.BYTE for id_, piece in pieces.items() if is_byte(piece)}
         types = bytes_ | types
-    scores = np.full(size, UNUSED_SCORE, np.float32)
+    # An unknown character costs more than the lowest score, which spare ids must not lower.
+    scores = np.full(size, min(score for _, score in entries), np.float32)
     scores[: len(entries)] = [score for _, score in entries]
     scores[[token.id for token in added if token.id >= len(entries)]] = 0.0
     return make_vocabulary(

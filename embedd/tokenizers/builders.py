@@ -1,8 +1,8 @@
 """The three kinds of vocabularies that can be built exactly, as models of `tokenizers`.
 
-Control tokens and those of type unknown are never part of a model: whatever a text says, the
-model cannot give their ids. They have placeholders there, which hold a space: no word that is
-looked up does. `ModelTokenizer` finds them in texts where it is asked to.
+Control tokens and those of type unknown or unused are never part of a model: whatever a text
+says, the model cannot give their ids. They have placeholders there, which hold a space: no word
+that is looked up does. `ModelTokenizer` finds the first two in texts where it is asked to.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -188,7 +188,7 @@ def _to_ids(names: list[str]) -> dict[str, int]:
     return ids
 
 
-_HIDDEN: Final = frozenset({TokenType.CONTROL, TokenType.UNKNOWN})
+_HIDDEN: Final = frozenset({TokenType.CONTROL, TokenType.UNKNOWN, TokenType.UNUSED})
 _BUILDERS: Final[Mapping[str, Callable[[Vocabulary], Assemble]]] = {
     "bert": _prepare_wordpiece,
     "t5": _prepare_unigram,
