@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from embedd.types import Pooling
-from tests.families import FAMILIES, gemma
+from tests.families import FAMILIES, gemma, modern_bert
 from tests.families.family import LABELS, Weights, read_weights
 from tests.families.random import TensorSource
 from tests.tiny_models import write_json, write_safetensors, write_shards
@@ -274,6 +274,45 @@ _ROBERTA_NAMES = {
     r"cls\.output\.(\w+)": r"classifier.out_proj.\1",
     r"cls\.(\w+)": r"classifier.dense.\1",
 }
+_MODERN_BERT: Config = {
+    "model_type": "modernbert",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 4,
+    "max_position_embeddings": 96,
+    "norm_eps": 1e-5,
+    "norm_bias": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "classifier_bias": False,
+    "classifier_activation": "gelu",
+    "global_attn_every_n_layers": 3,
+    "local_attention": modern_bert.WINDOW,
+    "global_rope_theta": 160000.0,
+    "local_rope_theta": 10000.0,
+}
+_MODERN_BERT_NAMES: Mapping[str, str] = {
+    r"token_embd\.weight": "embeddings.tok_embeddings.weight",
+    r"token_embd_norm\.weight": "embeddings.norm.weight",
+    r"output_norm\.weight": "final_norm.weight",
+    r"blk\.(\d)\.attn_norm\.weight": r"layers.\1.attn_norm.weight",
+    r"blk\.(\d)\.attn_qkv\.weight": r"layers.\1.attn.Wqkv.weight",
+    r"blk\.(\d)\.attn_output\.weight": r"layers.\1.attn.Wo.weight",
+    r"blk\.(\d)\.ffn_norm\.weight": r"layers.\1.mlp_norm.weight",
+    r"blk\.(\d)\.ffn_up\.weight": r"layers.\1.mlp.Wi.weight",
+    r"blk\.(\d)\.ffn_down\.weight": r"layers.\1.mlp.Wo.weight",
+    r"cls\.weight": "head.dense.weight",
+    r"cls\.norm\.weight": "head.norm.weight",
+    r"cls\.output\.(\w+)": r"classifier.\1",
+}
+_MODERN_BERT_ROLES: Config = {
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "mask_token": "[MASK]",
+}
 _XLM_ROLES: Config = {
     "bos_token": "<s>",
     "eos_token": "</s>",
@@ -343,6 +382,75 @@ SAMPLES: Mapping[str, Sample] = {
         roles=_XLM_ROLES,
         skipped=2,
         scorer="RobertaForSequenceClassification",
+    ),
+    # nomic-embed-text-v1.5
+    "nomic": Sample(
+        family="nomic-bert",
+        config={
+            "model_type": "nomic_bert",
+            "auto_map": {"AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBert"},
+            "activation_function": "swiglu",
+            "n_embd": 32,
+            "n_inner": 64,
+            "n_head": 4,
+            "n_layer": 2,
+            "n_positions": 384,
+            "max_trained_positions": 96,
+            "layer_norm_epsilon": 1e-6,
+            "rotary_emb_base": 1000,
+            "rotary_emb_fraction": 1.0,
+            "rotary_emb_interleaved": False,
+            "rotary_emb_scale_base": None,
+            "rotary_scaling_factor": 2,
+            "type_vocab_size": 2,
+            "causal": False,
+            "prenorm": False,
+            "qkv_proj_bias": False,
+            "mlp_fc1_bias": False,
+            "mlp_fc2_bias": False,
+        },
+        names={
+            r"token_embd\.weight": "embeddings.word_embeddings.weight",
+            r"token_types\.weight": "embeddings.token_type_embeddings.weight",
+            r"token_embd_norm\.(\w+)": r"emb_ln.\1",
+            r"blk\.(\d)\.attn_qkv\.weight": r"encoder.layers.\1.attn.Wqkv.weight",
+            r"blk\.(\d)\.attn_output\.weight": r"encoder.layers.\1.attn.out_proj.weight",
+            r"blk\.(\d)\.attn_output_norm\.(\w+)": r"encoder.layers.\1.norm1.\2",
+            # fc12 is what is activated
+            r"blk\.(\d)\.ffn_up\.weight": r"encoder.layers.\1.mlp.fc11.weight",
+            r"blk\.(\d)\.ffn_gate\.weight": r"encoder.layers.\1.mlp.fc12.weight",
+            r"blk\.(\d)\.ffn_down\.weight": r"encoder.layers.\1.mlp.fc2.weight",
+            r"blk\.(\d)\.layer_output_norm\.(\w+)": r"encoder.layers.\1.norm2.\2",
+        },
+        tokenizer=wordpiece,
+    ),
+    # gte-modernbert-base, gte-reranker-modernbert-base
+    "modernbert": Sample(
+        family="modern-bert",
+        config={**_MODERN_BERT, "hidden_activation": "gelu", "classifier_pooling": "mean"},
+        names=_MODERN_BERT_NAMES,
+        tokenizer=byte_pairs_of_modern_bert,
+        roles=_MODERN_BERT_ROLES,
+        scorer="ModernBertForSequenceClassification",
+    ),
+    # The same as later releases of transformers write it
+    "modernbert, rope_parameters": Sample(
+        family="modern-bert with silu",
+        config={
+            **{key: value for key, value in _MODERN_BERT.items() if "rope_theta" not in key},
+            "hidden_activation": "silu",
+            "classifier_pooling": "cls",
+            "layer_types": ["full_attention", *["sliding_attention"] * 2, "full_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_theta": 160000.0, "rope_type": "default"},
+                "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+            },
+        },
+        names={key: f"model.{name}" for key, name in _MODERN_BERT_NAMES.items()}
+        | {key: name for key, name in _MODERN_BERT_NAMES.items() if key.startswith("cls")},
+        tokenizer=byte_pairs_of_modern_bert,
+        roles=_MODERN_BERT_ROLES,
+        scorer="ModernBertForSequenceClassification",
     ),
     "qwen3": Sample(
         family="qwen3",

@@ -20,7 +20,7 @@ from embedd.convert.hyperparameters import (
 from embedd.types import Pooling
 
 _ACCEPTED: Final[Accepted] = {
-    "hidden_activation": ("gelu", None),
+    "hidden_activation": ("gelu", "silu", None),
     "norm_bias": (False, None),
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
@@ -72,6 +72,7 @@ def make_graph(config: Config, *, scores: bool) -> Graph:
         "rope.freq_base_swa": read_rope_base(config, "local_rope_theta", 10_000.0, layers=SLIDING),
         "rope.scaling.type": "none",
         "vocab_size": sizes.vocabulary,
+        "hidden_activation": str(config.get("hidden_activation") or "gelu"),
     }
     if scores:
         check_values(config, _ACCEPTED_HEAD)
