@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llama_cpp import Llama
 
 from embedd.config import read_settings
+from embedd.runtime import find_spec
 from tests.needs import INHERITED
 from tests.system.serving import Server, open_server
 
@@ -82,9 +84,14 @@ async def test_the_operators_pin_gives_the_ids_of_llama_cpp(
     ):
         assert await named_tokenizer(own) == "model"
         assert await named_tokenizer(pinned) == "llama"
+        spec = find_spec(read_settings({"EMBEDD_MODELS": str(default_store)}), MODEL)
+        vocabulary = Llama(str(spec.path), vocab_only=True, verbose=False)
         for text, expected in OWN_IDS.items():
-            assert await ids(pinned, text) != expected
-            assert await counted(pinned, text) == len(await ids(pinned, text))
+            found = await ids(pinned, text)
+            assert found == vocabulary.tokenize(text.encode(), special=True)
+            assert found != expected
+            assert await counted(pinned, text) == len(found)
+        vocabulary.close()
         assert await ids(own, PLAIN) == await ids(pinned, PLAIN)
         assert await own.vectors([PLAIN]) == pytest.approx(await pinned.vectors([PLAIN]))
         korean = ["가", "강"]
