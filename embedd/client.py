@@ -8,6 +8,7 @@ from typing import Self, TypeVar
 
 import aiohttp
 import msgspec
+from msgspec import UNSET
 
 from embedd import ollama_api as api
 from embedd.config import Address, parse_host
@@ -104,15 +105,18 @@ class Client:
         model: str,
         inputs: Sequence[str],
         *,
-        truncate: bool | None = None,
+        truncate: bool | str | None = None,
+        chunk: api.ChunkField = None,
         dimensions: int | None = None,
         keep_alive: float | None = None,
         input_type: str | None = None,
         store: bool = True,
     ) -> api.EmbedReply:
-        """Return a vector for each input, in order.
+        """Return a vector for each input, in order, or for each of its chunks.
 
         Args:
+            chunk: ``tokens``, ``overlap`` and ``pool`` as in the body of ``/api/embed``; None
+                embeds inputs as wholes.
             keep_alive: Seconds, ``math.inf`` for ever.
             store: Whether vectors may come from the server's cache and go to it.
         """
@@ -120,6 +124,7 @@ class Client:
             model=model,
             input=_to_json(inputs),
             truncate=truncate,
+            chunk=chunk,
             dimensions=dimensions,
             keep_alive=-1.0 if keep_alive == math.inf else keep_alive,
             input_type=input_type,
@@ -128,8 +133,13 @@ class Client:
         reply = await self._request(
             "POST", "/api/embed", api.EmbedReply, body, model=model, headers=headers
         )
-        if len(reply.embeddings) != len(inputs):
-            raise ServiceError(f"{len(reply.embeddings)} vectors came for {len(inputs)} inputs")
+        expected = len(inputs)
+        if chunk is not None:
+            if reply.chunks is UNSET:
+                raise ServiceError("the server ignores the field chunk: it needs a newer embedd")
+            expected = expected if chunk.get("pool") else len(reply.chunks)
+        if len(reply.embeddings) != expected:
+            raise ServiceError(f"{len(reply.embeddings)} vectors came for {expected} inputs")
         return reply
 
     async def embed_as_openai(self, model: str, inputs: Sequence[str]) -> list[list[float]]:

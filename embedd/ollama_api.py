@@ -6,13 +6,30 @@ only so that replies of other versions can be read.
 """
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
-from msgspec import UNSET, Raw, Struct, UnsetType, field, structs
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field, structs
 
-from embedd.types import Truncated
+from embedd.types import ChunkPlace, Truncated
 
 NULL: Final = Raw(b"null")
+
+_COUNT: Final = {"type": ["integer", "null"]}
+# Fields of `Chunking` by their names on the wire: the schema is for the OpenAPI document, the
+# values are checked one by one, so that errors can say what is wrong.
+ChunkField: TypeAlias = Annotated[
+    dict[str, Any] | None,
+    Meta(
+        extra_json_schema={
+            "properties": {
+                "tokens": {**_COUNT, "minimum": 1},
+                "overlap": {**_COUNT, "minimum": 0},
+                "pool": {"enum": ["mean", None]},
+            },
+            "additionalProperties": False,
+        }
+    ),
+]
 
 # Paths that change the store and may need a key of their own: how they begin.
 MANAGEMENT_PATHS: Final = (
@@ -135,15 +152,20 @@ class EmbedBody(RunBody, frozen=True, kw_only=True):
 
     input: Raw = field(default_factory=lambda: NULL)
     truncate: bool | str | None = None
+    chunk: ChunkField = None
     dimensions: int | None = None
     input_type: str | None = None
 
 
 class EmbedReply(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """``POST /api/embed``; durations in nanoseconds, left out where nothing was computed."""
+    """``POST /api/embed``; durations in nanoseconds, left out where nothing was computed.
+
+    *chunks* answers a request with ``chunk``: where the texts were cut.
+    """
 
     model: str
     embeddings: list[list[float]]
+    chunks: list[ChunkPlace] | UnsetType = UNSET
     total_duration: int = 0
     load_duration: int = 0
     prompt_eval_count: int = 0

@@ -128,6 +128,25 @@ class VectorFormat:
     encoding: Encoding = Encoding.LIST
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunking:
+    """How texts are cut into chunks that are embedded one by one.
+
+    Args:
+        tokens: Most tokens of a chunk, without special tokens and the prompt; None is what the
+            model takes.
+        overlap: Most tokens that a chunk has in common with the one before it.
+        pool: Whether a text gets one vector, the mean of its chunks', each with the weight of
+            its tokens.
+        max_chunks: Most chunks of all texts together.
+    """
+
+    tokens: int | None = None
+    overlap: int = 0
+    pool: bool = False
+    max_chunks: int
+
+
 # One sequence of texts and token ids; special tokens are added only to a text at its start.
 MixedInput: TypeAlias = tuple[str | ClientIds, ...]
 Input: TypeAlias = str | ClientIds | MixedInput
@@ -140,6 +159,7 @@ class EmbedRequest:
     Args:
         model: Its name; empty where the client named none.
         max_tokens: Limit of every input, if lower than the model's own.
+        chunk: Cut texts into chunks; nothing is truncated then.
         normalize: A number is a p-norm, see `embedd.vectors.scale_to_p_norm`.
         per_token: Return a vector for each token instead of one for each input.
         store: Whether vectors may be read from the cache and written to it.
@@ -151,6 +171,7 @@ class EmbedRequest:
     inputs: Sequence[Input]
     truncate: Truncate = Truncate.END
     max_tokens: int | None = None
+    chunk: Chunking | None = None
     dimensions: int | None = None
     dimension_check: DimensionCheck = DimensionCheck.LENIENT
     normalize: Normalize | int = Normalize.L2
@@ -228,6 +249,19 @@ class Truncated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkPlace:
+    """A chunk of a text: the index of its input, its first character and the one after its last.
+
+    ``tokens`` are those of the text in it, without special tokens and the prompt.
+    """
+
+    input: int
+    start: int
+    end: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
     """Where the time of a request went, in seconds.
 
@@ -290,12 +324,15 @@ class EmbedResult(Result):
 
     Args:
         vectors: Shape (inputs, dimensions). For a request ``per_token``: (tokens of all
-            inputs, dimensions), and ``tokens`` says where each input ends.
+            inputs, dimensions), and ``tokens`` says where each input ends. For one with
+            ``chunk``: (chunks, dimensions), or (inputs, dimensions) if they are pooled.
+        chunks: Of a request with ``chunk``, in order.
         quantized: The types that ``formats`` ask for besides float.
         int8_range: The number that becomes 127 in int8; None: each vector's largest.
     """
 
     vectors: Vectors
+    chunks: Sequence[ChunkPlace] = ()
     quantized: Mapping[DType, Quantized] = field(default_factory=dict)
     int8_range: float | None = None
 

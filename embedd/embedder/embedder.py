@@ -11,10 +11,12 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from embedd.embedder import inputs
+from embedd.embedder.chunking import Chunker
 from embedd.embedder.ranking import rank, to_scores
 from embedd.engine.serving.model import ServedModel
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import (
+    EngineError,
     NotARerankerError,
     UnsupportedError,
     WrongModelError,
@@ -108,20 +110,25 @@ class Embedder:
         prefix = inputs.choose_prefix(request.prompt, model)
         inputs.check_ids(request.inputs, model.spec.vocabulary)
         limit = self.limit(model, options)
+        limit = min(limit, request.max_tokens or limit)
+        chunker = None
+        if request.chunk is not None:
+            chunker = Chunker(request.chunk, request, prefix=prefix, limit=limit)
 
         async def tokenize(loaded: ServedModel) -> inputs.Fitted:
             return inputs.fit(
                 request.inputs,
                 await inputs.tokenize(loaded, request.inputs, prefix=prefix),
                 special=loaded.info.special_tokens,
-                limit=min(limit, request.max_tokens or limit),
+                limit=limit,
                 truncate=request.truncate,
             )
 
         async def finish_result(computed: EmbedResult, _: ModelInfo) -> MakeEmbedResult:
-            vectors, quantized = await _finish(computed.vectors, request, model)
+            vectors, quantized = await _finish(computed.vectors, request, model, chunker)
             return lambda truncated, timings: EmbedResult(
                 vectors=vectors,
+                chunks=() if chunker is None else chunker.chunks,
                 quantized=quantized,
                 int8_range=model.parameters.int8_range,
                 warnings=warnings,
@@ -135,15 +142,20 @@ class Embedder:
         spec = model.spec_for(options)
         if not request.inputs:
             return await self._load(spec, request.keep_alive, start)
-        return await self._compute(
-            spec,
-            start=start,
-            keep_alive=request.keep_alive,
-            tokenize=tokenize,
-            pooling=Pooling.NONE if request.per_token else None,
-            store=request.store,
-            finish=finish_result,
-        )
+        try:
+            return await self._compute(
+                spec,
+                start=start,
+                keep_alive=request.keep_alive,
+                tokenize=tokenize if chunker is None else chunker.tokenize,
+                pooling=Pooling.NONE if request.per_token else None,
+                store=request.store,
+                finish=finish_result,
+            )
+        except EngineError as error:
+            if chunker is None:
+                raise
+            raise chunker.name_input(error) from None
 
     async def rerank(self, request: RerankRequest, *, arrived: float | None = None) -> RerankResult:
         """Return the documents in the order of their scores, or raise for all of them.
@@ -339,20 +351,22 @@ class Embedder:
 
 
 async def _finish(
-    vectors: Vectors, request: EmbedRequest, model: ResolvedModel
+    vectors: Vectors, request: EmbedRequest, model: ResolvedModel, chunker: Chunker | None
 ) -> tuple[Vectors, Mapping[DType, Quantized]]:
     if request.per_token:
         return vectors, {}
     if vectors.size <= QUICK_NUMBERS:
-        return _finish_now(vectors, request, model)
-    return await asyncio.to_thread(_finish_now, vectors, request, model)
+        return _finish_now(vectors, request, model, chunker)
+    return await asyncio.to_thread(_finish_now, vectors, request, model, chunker)
 
 
 def _finish_now(
-    vectors: Vectors, request: EmbedRequest, model: ResolvedModel
+    vectors: Vectors, request: EmbedRequest, model: ResolvedModel, chunker: Chunker | None
 ) -> tuple[Vectors, Mapping[DType, Quantized]]:
     normalize = _normalizes(request.normalize, model)
     vectors = finish(vectors, dimensions=request.dimensions, normalize=normalize)
+    if chunker is not None and chunker.pools:
+        vectors = finish(chunker.pool(vectors), dimensions=None, normalize=normalize)
     if not isinstance(request.normalize, Normalize):
         vectors = scale_to_p_norm(vectors, request.normalize)
     dtypes = {form.dtype for form in request.formats} - {DType.FLOAT}

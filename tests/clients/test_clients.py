@@ -57,6 +57,21 @@ def test_openai(url: str, check: Check, options: dict[str, str]) -> None:
         client.embeddings.create(model=MODEL, input="x", dimensions=1000)
 
 
+def test_openai_has_chunks(url: str) -> None:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY)
+    text = " ".join(TEXTS)
+    wanted = {"chunk": {"tokens": 5}}
+    reply = client.embeddings.create(model=MODEL, input=["a", text], extra_body=wanted)
+    chunks = (reply.model_extra or {})["chunks"]
+    assert [row.index for row in reply.data] == [*range(len(chunks))]
+    parts = [text[one["start"] : one["end"]] for one in chunks if one["input"] == 1]
+    assert len(parts) > 1
+    assert "".join(parts) == text
+    pooled = {"chunk": {"tokens": 5, "pool": "mean"}}
+    reply = client.embeddings.create(model=MODEL, input=["a", text], extra_body=pooled)
+    assert len(reply.data) == 2
+
+
 def test_openai_lists_models(url: str) -> None:
     client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY)
     assert f"{MODEL}:latest" in [model.id for model in client.models.list()]

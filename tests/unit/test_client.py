@@ -23,7 +23,7 @@ from embedd.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from embedd.types import Truncated
+from embedd.types import ChunkPlace, Truncated
 from tests.unit.cli.fake_server import FakeServer
 
 
@@ -152,6 +152,37 @@ async def test_too_few_vectors_are_an_error(client: Client, server: FakeServer) 
     server.refusals["/api/embed"] = web.json_response({"model": "m", "embeddings": []})
     with pytest.raises(ServiceError, match="0 vectors came for 1 inputs"):
         await client.embed("all-minilm", ["a"])
+
+
+PLACES = [
+    {"input": 0, "start": 0, "end": 4, "tokens": 2},
+    {"input": 0, "start": 4, "end": 9, "tokens": 3},
+]
+
+
+@pytest.mark.parametrize("chunk", [{"tokens": 3}, {"pool": "mean"}])
+async def test_chunks_come_with_their_places(
+    chunk: dict[str, object], client: Client, server: FakeServer
+) -> None:
+    rows = [[1.0], [2.0]][: 1 if "pool" in chunk else 2]
+    answer = {"model": "m", "embeddings": rows, "chunks": PLACES}
+    server.refusals["/api/embed"] = web.json_response(answer)
+    reply = await client.embed("all-minilm", ["a long text"], truncate="start", chunk=chunk)
+    assert reply.chunks == [ChunkPlace(**place) for place in PLACES]
+    assert server.asked[-1][2]["chunk"] == chunk
+    assert server.asked[-1][2]["truncate"] == "start"
+
+
+async def test_a_server_that_ignores_chunk_is_an_error(client: Client) -> None:
+    with pytest.raises(ServiceError, match="ignores the field chunk"):
+        await client.embed("all-minilm", ["a"], chunk={})
+
+
+async def test_too_few_vectors_of_chunks_are_an_error(client: Client, server: FakeServer) -> None:
+    answer = {"model": "m", "embeddings": [[1.0]], "chunks": PLACES}
+    server.refusals["/api/embed"] = web.json_response(answer)
+    with pytest.raises(ServiceError, match="1 vectors came for 2"):
+        await client.embed("all-minilm", ["a"], chunk={})
 
 
 async def test_unload_is_a_generate_without_keep_alive(client: Client, server: FakeServer) -> None:

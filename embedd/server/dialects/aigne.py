@@ -3,9 +3,8 @@
 from aiohttp import web
 
 from embedd.server.dialects.base import Dialect, Route
-from embedd.server.dialects.common.vector_json import insert_rows, items
 from embedd.server.dialects.endpoints import computed_headers, embed_body
-from embedd.server.dialects.openai.embed import EmbedBody, EmbedReply, Usage, to_request
+from embedd.server.dialects.openai.embed import EmbedBody, EmbedReply, Usage, to_parts, to_request
 from embedd.server.dialects.openai.errors import STATUSES, to_error
 from embedd.server.http.json_out import Parts, parts_response
 from embedd.types import EmbedRequest, EmbedResult
@@ -15,8 +14,7 @@ def to_reply(wanted: EmbedRequest, result: EmbedResult) -> Parts:
     """The list of vectors, with two keys of usage and no id."""
     tokens = sum(result.tokens)
     usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
-    reply = EmbedReply(data=[], model=wanted.model, usage=usage)
-    return insert_rows(reply, {"data": items(result, wanted.formats)})
+    return to_parts(EmbedReply(data=[], model=wanted.model, usage=usage), wanted, result)
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:

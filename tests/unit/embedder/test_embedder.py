@@ -3,8 +3,6 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,55 +17,9 @@ from embedd.errors import (
     ModelNotFoundError,
     UnsupportedError,
 )
-from embedd.metrics import Metrics
-from embedd.resolve import Resolver
-from embedd.scheduler.scheduler import Scheduler
-from embedd.store.store import Store
 from embedd.types import ClientIds, EmbedRequest, Normalize, Prompt, Truncate
-from tests.fakes import Clock
 from tests.server.serving import Loads, until
-from tests.tiny_models import write_tiny_bert, write_tiny_decoder
-from tests.unit.stored import store_model
-
-CONTEXT = 64
-
-
-@pytest.fixture
-async def loads() -> Loads:
-    return Loads()
-
-
-@pytest.fixture
-async def embedder(tmp_path: Path, loads: Loads) -> AsyncIterator[Embedder]:
-    """Over a store with the encoder ``tiny`` and the language model ``talker``."""
-    store = Store(tmp_path / "models")
-    tiny = write_tiny_bert(tmp_path / "tiny.gguf", context=CONTEXT)
-    store_model(store, "tiny", tiny, {"query_prefix": "ask: "})
-    store_model(store, "talker", write_tiny_decoder(tmp_path / "talker.gguf"))
-    metrics = Metrics()
-    scheduler = Scheduler(
-        load=loads.load,
-        estimate=lambda spec: spec.weights,
-        memory=1 << 30,
-        max_models=3,
-        max_queue=8,
-        keep_alive=300,
-        metrics=metrics,
-        clock=Clock(),
-    )
-    yield Embedder(
-        resolver=Resolver(store),
-        scheduler=scheduler,
-        open_vocabulary=loads.open_vocabulary,
-        metrics=metrics,
-        context_length=0,
-    )
-    await scheduler.close()
-
-
-def ask(*inputs: str | ClientIds, **changes: object) -> EmbedRequest:
-    request = {"model": "tiny", "inputs": inputs, **changes}
-    return EmbedRequest(**request)  # type: ignore[arg-type]  # a dict of keyword arguments
+from tests.unit.embedder.requests import ask
 
 
 def ids(*numbers: int) -> ClientIds:

@@ -3,11 +3,13 @@
 import time
 
 from aiohttp import web
+from msgspec import structs
 
 from embedd.errors import InvalidInputError
 from embedd.names import parse_model_name
 from embedd.ollama_api import NULL, EmbedBody, EmbeddingBody, EmbeddingReply, EmbedReply
 from embedd.server.dialects.base import BODIES, EMBEDDER
+from embedd.server.dialects.common.chunk import chunk_rows, parse_chunk
 from embedd.server.dialects.common.fields import PARTS, parse_optional_keep_alive, parse_truncate
 from embedd.server.dialects.common.vector_json import insert_rows
 from embedd.server.dialects.endpoints import computed_headers, may_store
@@ -15,10 +17,17 @@ from embedd.server.dialects.ollama.fields import require_model
 from embedd.server.dialects.ollama.input import parse_inputs
 from embedd.server.http.bodies import decode
 from embedd.server.http.json_out import Parts, dump_rows, parts_response, vector_rows
-from embedd.types import EmbedRequest, EmbedResult, Normalize, Prompt, Truncate
+from embedd.types import (
+    EmbedRequest,
+    EmbedResult,
+    Normalize,
+    Prompt,
+    Truncate,
+)
 
 NANOSECONDS = 1e9
 INPUT_TYPES = ("query", "document")
+MAX_CHUNKS = 100_000
 
 
 def to_request(body: EmbedBody, *, store: bool = True) -> EmbedRequest:
@@ -35,6 +44,7 @@ def to_request(body: EmbedBody, *, store: bool = True) -> EmbedRequest:
         model=model,
         inputs=parse_inputs(bytes(body.input)) if body.input != NULL else (),
         truncate=truncate,
+        chunk=parse_chunk(body.chunk, max_chunks=MAX_CHUNKS),
         dimensions=body.dimensions or None,
         prompt=_parse_prompt(body.input_type),
         keep_alive=keep_alive,
@@ -72,24 +82,28 @@ def _parse_prompt(input_type: str | None) -> Prompt | None:
     return Prompt(name=input_type)
 
 
-def to_reply(model: str, result: EmbedResult, *, parsing: float) -> Parts:
+def to_reply(wanted: EmbedRequest, result: EmbedResult, *, parsing: float) -> Parts:
     """The answer of ``/api/embed``.
 
     Args:
         parsing: Seconds from the request's arrival until it was parsed; ``load_duration``
             where the model was loaded already.
     """
-    reply = EmbedReply(model=model, embeddings=[])
+    reply = EmbedReply(model=wanted.model, embeddings=[])
     if result.tokens:
         reply = EmbedReply(
-            model=model,
+            model=wanted.model,
             embeddings=[],
             total_duration=_to_nanoseconds(result.timings.total),
             load_duration=_to_nanoseconds(result.timings.load or parsing),
             prompt_eval_count=sum(result.tokens),
             truncated=list(result.truncated),
         )
-    return insert_rows(reply, {"embeddings": vector_rows(result.vectors)})
+    rows = {"embeddings": vector_rows(result.vectors)}
+    if wanted.chunk is not None:
+        reply = structs.replace(reply, chunks=[])
+        rows["chunks"] = chunk_rows(result.chunks)
+    return insert_rows(reply, rows)
 
 
 def _to_nanoseconds(seconds: float) -> int:
@@ -103,7 +117,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
         wanted = to_request(decode(data, EmbedBody), store=may_store(request))
         parsing = time.perf_counter() - arrived
         result = await request.app[EMBEDDER].embed(wanted, arrived=arrived)
-    parts = to_reply(wanted.model, result, parsing=parsing)
+    parts = to_reply(wanted, result, parsing=parsing)
     return await parts_response(request, parts, computed_headers(result))
 
 

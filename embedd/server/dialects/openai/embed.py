@@ -2,12 +2,15 @@
 
 import uuid
 
+import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from embedd.errors import UnsupportedValueError
+from embedd.ollama_api import ChunkField
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common import openai_input
+from embedd.server.dialects.common.chunk import chunk_rows, parse_chunk
 from embedd.server.dialects.common.fields import (
     PARTS,
     parse_dimensions,
@@ -20,13 +23,14 @@ from embedd.server.dialects.common.prompts import parse_prompt
 from embedd.server.dialects.common.vector_json import Items, insert_rows, items
 from embedd.server.dialects.endpoints import computed_headers, embed_body
 from embedd.server.http.json_out import Parts, parts_response
-from embedd.types import DimensionCheck, EmbedRequest, EmbedResult, Normalize
+from embedd.types import ChunkPlace, DimensionCheck, EmbedRequest, EmbedResult, Normalize
 
 
 class EmbedBody(openai_input.EmbedBody):
     """Body of ``POST /v1/embeddings``; fields without effect (``user`` …) are not read."""
 
     truncate: bool | str | None = None
+    chunk: ChunkField = None
     prompt_name: str | None = None
     # Voyage and Mistral
     input_type: str | None = None
@@ -52,7 +56,10 @@ class Usage(Struct, frozen=True, kw_only=True):
 
 
 class EmbedReply(Struct, frozen=True, kw_only=True):
-    """``POST /v1/embeddings``; AIGNE Hub's answer has no *id*, Nugen's has *created*."""
+    """``POST /v1/embeddings``; AIGNE Hub's answer has no *id*, Nugen's has *created*.
+
+    *chunks* answers a request with ``chunk``: where the texts were cut.
+    """
 
     id: str | UnsetType = UNSET
     object: str = "list"
@@ -60,6 +67,7 @@ class EmbedReply(Struct, frozen=True, kw_only=True):
     model: str
     created: float | UnsetType = UNSET
     usage: Usage
+    chunks: list[ChunkPlace] | UnsetType = UNSET
 
 
 def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
@@ -77,6 +85,7 @@ def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
         model=model,
         inputs=openai_input.parse_inputs(bytes(body.input), policy),
         truncate=parse_truncate(truncate=body.truncate, truncation=body.truncation, words=PARTS),
+        chunk=parse_chunk(body.chunk, max_chunks=policy.max_inputs),
         dimensions=parse_dimensions(body.dimensions, body.output_dimension),
         dimension_check=DimensionCheck.STRICT,
         normalize=Normalize.NONE if body.normalized is False else Normalize.L2,
@@ -101,8 +110,16 @@ def to_reply(wanted: EmbedRequest, result: EmbedResult, *, id_: str) -> Parts:
         completion_tokens_details=None,
         prompt_tokens_details=None,
     )
-    reply = EmbedReply(id=id_, data=[], model=wanted.model, usage=usage)
-    return insert_rows(reply, {"data": items(result, wanted.formats)})
+    return to_parts(EmbedReply(id=id_, data=[], model=wanted.model, usage=usage), wanted, result)
+
+
+def to_parts(reply: EmbedReply, wanted: EmbedRequest, result: EmbedResult) -> Parts:
+    """*reply* with its vectors, and with the places of chunks if the request has ``chunk``."""
+    rows = {"data": items(result, wanted.formats)}
+    if wanted.chunk is not None:
+        reply = msgspec.structs.replace(reply, chunks=[])
+        rows["chunks"] = chunk_rows(result.chunks)
+    return insert_rows(reply, rows)
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
