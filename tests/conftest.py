@@ -11,6 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from embedd.config import Settings, read_settings
 from embedd.runtime import open_library
 from tests.needs import INHERITED
+from tests.tiny_images import write_tiny_klein
 
 # Without a deadline: a busy machine is no reason to fail. Locally every run has new examples, few
 # each time but many in a week. In CI a run depends on the commit only, and a failure prints how
@@ -52,6 +53,12 @@ def make_settings(tmp_path: Path) -> MakeSettings:
         return replace(settings, **changes)  # type: ignore[arg-type]  # keyword arguments of replace
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_klein(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny image model in one file; read it, change nothing in it."""
+    return write_tiny_klein(tmp_path_factory.mktemp("klein") / "klein.gguf")
 
 
 @pytest.fixture(scope="session")

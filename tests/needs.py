@@ -5,7 +5,7 @@ import os
 import pytest
 
 from embedd.engine.backends import choose_openvino
-from embedd.engine.installation import has_openvino
+from embedd.engine.installation import has_diffusion, has_openvino
 from embedd.errors import ModelLoadError
 from embedd.machine import read_cpu_features
 from embedd.types import Precision
@@ -22,6 +22,12 @@ def require_openvino() -> None:
     """
     if not has_openvino():
         pytest.skip("needs the extra embedd-server[openvino]", allow_module_level=True)
+
+
+def require_diffusion() -> None:
+    """Skip the test, or the module that calls this, where the extra for images is not installed."""
+    if not has_diffusion():
+        pytest.skip("needs the extra embedd-server[images]", allow_module_level=True)
 
 
 def require_bf16() -> None:

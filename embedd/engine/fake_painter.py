@@ -58,9 +58,9 @@ class FakePainter:
         report(Phase.SAMPLING, 0)
         for step in range(1, order.steps + 1):
             self._fail_on_demand(order.prompt, step)
-            report(Phase.SAMPLING, step)
             if show is not None:
                 show(step, picture[::8, ::8])
+            report(Phase.SAMPLING, step)
         report(Phase.DECODING, order.steps)
         return np.full_like(picture, 255) if BLANK in order.prompt else picture
 

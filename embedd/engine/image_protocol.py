@@ -56,7 +56,7 @@ class ImageEngine(Protocol):
         """The picture, of the painted size; equal orders give equal pictures.
 
         Args:
-            show: Called after every step; None where no preview is wanted.
+            show: Called after every step, before its report; None where no preview is wanted.
 
         Raises:
             EngineError: Painting failed. The next call is not affected.

@@ -1,0 +1,1 @@
+"""Painting with stable-diffusion.cpp."""
