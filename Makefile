@@ -29,15 +29,27 @@ INSTALLED := $(VENV)/installed-$(LLAMA_CPP)-$(KEY)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 OPTIONAL := openvino
 
+# The extra for images compiles stable-diffusion.cpp in the same way, with another ggml. Without
+# GGML_LLAMAFILE it takes half as long again. Set IMAGES_CMAKE_ARGS for a GPU (-DSD_CUDA=ON …).
+STABLE_DIFFUSION := $(shell sed -n 's/^stable-diffusion-cpp-python==//p' constraints.txt)
+IMAGES_CMAKE_ARGS ?= -DGGML_LLAMAFILE=ON -DSD_BUILD_EXAMPLES=OFF -DSD_WEBP=OFF -DSD_WEBM=OFF$(if \
+	$(IS_GCC), -DCMAKE_CXX_FLAGS=-fno-dse -DCMAKE_C_FLAGS=-fno-dse)
+IMAGES_KEY := $(shell printf '%s' '$(STABLE_DIFFUSION) $(IMAGES_CMAKE_ARGS) $(COMPILER) $(CPU)' | cksum | tr -dc 0-9)
+IMAGES_WHEELS := $(CACHE)/wheels/images-$(STABLE_DIFFUSION)-$(IMAGES_KEY)
+IMAGES_BUILT := $(IMAGES_WHEELS)/built
+IMAGES_INSTALLED := $(VENV)/images-$(STABLE_DIFFUSION)-$(IMAGES_KEY)
+
 # One process per core. The tests of a file share servers and models: one process runs them all.
 PARALLEL := --numprocesses auto --dist loadfile
 
-# Code for OpenVINO is left out of the coverage where OpenVINO is not installed.
-export UNTESTABLE := import importlib.util as util; \
-	print('' if util.find_spec('openvino') else '--omit=embedd/engine/openvino/*')
+# Code for an optional engine is left out of the coverage where that is not installed.
+export UNTESTABLE := from importlib.util import find_spec; \
+	parts = {'openvino': 'openvino', 'stable_diffusion_cpp': 'diffusion'}; \
+	missing = [f'embedd/engine/{part}/*' for name, part in parts.items() if not find_spec(name)]; \
+	print('--omit=' + ','.join(missing) if missing else '')
 
 .DEFAULT_GOAL := help
-.PHONY: help run install test test-clients test-wheel test-plain check lint types arch fmt cover bench clean
+.PHONY: help run install images test test-clients test-wheel test-plain check lint types arch fmt cover bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -47,6 +59,8 @@ run: install ## Install, prepare the default model, serve on port 11434
 	@exec $(BIN)/embedd serve
 
 install: $(INSTALLED) ## Create .venv with embedd and everything it needs
+
+images: $(IMAGES_INSTALLED) ## Build and install what image models need, some 3 minutes, once
 
 test: install ## Install and run all tests
 	$(BIN)/python -m pytest $(PARALLEL)
@@ -110,6 +124,22 @@ $(INSTALLED): pyproject.toml constraints.txt $(BUILT) | $(VENV)/bin/python
 	test -z '$(OPTIONAL)' \
 		|| $(PIP) install --quiet --no-deps --only-binary :all: --constraint constraints.txt $(OPTIONAL) \
 		|| { test -z "$$CI" && echo 'skipped: OpenVINO has no wheel for this platform, llama.cpp serves alone'; }
+	touch $@
+
+$(IMAGES_BUILT): | $(VENV)/bin/python
+	@command -v $(CXX) >/dev/null || { echo 'embedd needs a C++17 compiler: install g++ or clang'; exit 1; }
+	@echo 'Building stable-diffusion.cpp for this machine: some 3 minutes, once.'
+	@echo '  $(IMAGES_CMAKE_ARGS)'
+	rm -rf $(IMAGES_WHEELS)
+	env -u SOURCE_DATE_EPOCH CMAKE_ARGS='$(IMAGES_CMAKE_ARGS)' $(PIP) wheel --quiet --no-cache-dir --no-deps \
+		--no-binary stable-diffusion-cpp-python --wheel-dir $(IMAGES_WHEELS) \
+		stable-diffusion-cpp-python==$(STABLE_DIFFUSION)
+	touch $@
+
+$(IMAGES_INSTALLED): $(INSTALLED) $(IMAGES_BUILT)
+	rm -f $(VENV)/images-*
+	$(PIP) install --quiet --force-reinstall --no-deps $(IMAGES_WHEELS)/*.whl
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[images]'
 	touch $@
 
 # Every version is pinned and nothing is resolved: the clients' bounds exclude each other now
