@@ -20,7 +20,7 @@ from embedd.tokenizers.slices import (
     has_word_end,
     replace_surrogates,
 )
-from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
+from embedd.tokenizers.truncation import PairTemplate, SpecialTokens, surround_pair
 from embedd.tokenizers.vocabulary import TokenType, Vocabulary, read_vocabulary
 from embedd.types import Located, Offsets, TokenIds, TokenPiece
 
@@ -221,13 +221,18 @@ class ModelTokenizer:
         if vocabulary.pair_template is not None:
             return self._parse_pair(vocabulary.pair_template)
         special, rules = self.special_tokens, PRETOKENIZERS.get(vocabulary.pre)
-        middle, add_sep = special.suffix, vocabulary.add_sep
-        if add_sep is None and self._kind == "gpt2" and rules is not None:
-            add_sep = rules.add_sep
-        # WordPiece ends a text with its separator; others have one besides the end.
-        if self._kind != "bert" and add_sep and vocabulary.sep is not None:
-            middle = (*middle, vocabulary.sep)
-        return PairTemplate(prefix=special.prefix, middle=middle, suffix=special.suffix)
+        add_sep = vocabulary.add_sep
+        if add_sep is None and self._kind == "gpt2":
+            add_sep = rules is not None and rules.add_sep
+        elif add_sep is None:
+            # Files of XLM-R's cross-encoders from before 2025 do not say so.
+            add_sep = bool(special.prefix)
+        return surround_pair(
+            special,
+            end=vocabulary.tokens[special.suffix[-1]] if special.suffix else "",
+            separator=vocabulary.sep,
+            add_separator=add_sep,
+        )
 
     def _parse_pair(self, template: str) -> PairTemplate | None:
         head, query, rest = template.partition(_QUERY)

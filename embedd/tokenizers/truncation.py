@@ -1,11 +1,14 @@
 """Truncation of token sequences to a limit; on ids, so that no text is tokenized twice."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from embedd.errors import InputTooLongError
 from embedd.types import TokenIds, Truncate
+
+BERT_END: Final = "[SEP]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,26 @@ class PairTemplate:
         """Return the sequence of both."""
         parts = (self.prefix, query, self.middle, document, self.suffix)
         return np.concatenate([np.asarray(part, np.int32) for part in parts])
+
+
+def surround_pair(
+    special: SpecialTokens, *, end: str, separator: int | None, add_separator: bool
+) -> PairTemplate:
+    """Return the special tokens around a pair, for a file without a template of its own.
+
+    BERT's kin have one separator between the two texts, RoBERTa's and XLM-R's one more.
+
+    Args:
+        end: Name of the last token after a text, "" if there is none.
+        separator: The separator's id; None is the last token after a text.
+        add_separator: Whether the file asks for one more separator. Files of ModernBERT may,
+            though it ends texts as BERT does.
+    """
+    middle = special.suffix
+    if add_separator and end != BERT_END:
+        more = special.suffix[-1:] if separator is None else (separator,)
+        middle = (*middle, *more)
+    return PairTemplate(prefix=special.prefix, middle=middle, suffix=special.suffix)
 
 
 def fit_document(

@@ -143,6 +143,8 @@ def _make(
     layers: int = LAYERS,
     poolings: tuple[Pooling, ...] = DECODER_POOLINGS,
     project: bool = False,
+    listed: bool = True,
+    note: str = "",
 ) -> Family:
     architecture = name.partition(",")[0]
     return Family(
@@ -156,6 +158,8 @@ def _make(
         write=partial(write, architecture=architecture, keys=keys, layers=layers, project=project),
         forward=gemma.forward,
         project=project_twice if project else None,
+        listed=listed,
+        note=note,
     )
 
 
@@ -185,6 +189,7 @@ FAMILIES: Final = (
         layers=6,
         poolings=ALL_POOLINGS,
         project=True,
+        note="a file without the dense layers gives other vectors, and a warning",
     ),
     _make(
         "gemma-embedding, without dense layers",
@@ -192,11 +197,12 @@ FAMILIES: Final = (
         keys={"rope.freq_base": GLOBAL_BASE, "rope.freq_base_swa": BASE},
         layers=6,
         poolings=ALL_POOLINGS,
+        listed=False,
     ),
     _make(
         "gemma2",
         Gemma(local=_LOCAL, far=_LOCAL, every=2, causal=True, cap=CAP),
         keys={"attn_logit_softcapping": CAP, "final_logit_softcapping": 30.0},
     ),
-    _make("gemma3", GEMMA3, keys=GEMMA3_KEYS),
+    _make("gemma3", GEMMA3, keys=GEMMA3_KEYS, note="causal; a bidirectional one is refused"),
 )

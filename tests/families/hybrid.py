@@ -244,6 +244,8 @@ def _make_lfm2(
     causal: bool = True,
     out: int | None = None,
     poolings: tuple[Pooling, ...],
+    listed: bool = True,
+    note: str = "",
 ) -> Family:
     return Family(
         name=name,
@@ -260,6 +262,8 @@ def _make_lfm2(
         ),
         forward=Lfm2(causal=causal).forward,
         project=None if out is None else project_once,
+        listed=listed,
+        note=note,
     )
 
 
@@ -275,15 +279,22 @@ _QWEN35_KEYS: Final = make_keys(head_width=WIDE_HEAD, layers=LAYERS) | {
 }
 
 FAMILIES: Final = (
-    _make_lfm2("lfm2", keys={}, poolings=DECODER_POOLINGS),
+    _make_lfm2(
+        "lfm2", keys={}, poolings=DECODER_POOLINGS, note="also bidirectional: LFM2.5-Embedding"
+    ),
     _make_lfm2(
         "lfm2, bidirectional",
         keys={"attention.causal": False},
         causal=False,
         poolings=(Pooling.CLS, Pooling.MEAN, Pooling.LAST),
+        listed=False,
     ),
     _make_lfm2(
-        "lfm2, dense layer", keys={"embedding_length_out": OUT}, out=OUT, poolings=DECODER_POOLINGS
+        "lfm2, dense layer",
+        keys={"embedding_length_out": OUT},
+        out=OUT,
+        poolings=DECODER_POOLINGS,
+        listed=False,
     ),
     Family(
         name="qwen35",

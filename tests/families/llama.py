@@ -80,6 +80,8 @@ def _make(
     factors: bool = False,
     temperature: Callable[[Array], Array] | None = None,
     poolings: tuple[Pooling, ...] = DECODER_POOLINGS,
+    listed: bool = True,
+    note: str = "",
 ) -> Family:
     architecture = name.partition(",")[0]
     return Family(
@@ -91,16 +93,40 @@ def _make(
         openvino=False,
         write=partial(write, architecture=architecture, keys=keys, factors=factors),
         forward=Decoder(rotation=rotation, causal=causal, temperature=temperature).forward,
+        listed=listed,
+        note=note,
     )
 
 
 FAMILIES: Final = (
-    _make("llama", keys={}),
-    _make("llama, bidirectional", keys=BIDIRECTIONAL, causal=False),
-    _make("llama, scaled frequencies", keys={}, factors=True),
-    _make("llama-embed", keys={}, causal=False, poolings=ALL_POOLINGS),
-    _make("llama-embed, as declared", keys=BIDIRECTIONAL, causal=False, poolings=ALL_POOLINGS),
-    _make("mistral3", keys=MINISTRAL, rotation=_YARN, temperature=temper),
+    _make(
+        "llama",
+        keys={},
+        note="E5-Mistral's window is not applied: exact for texts of up to 4,096 tokens",
+    ),
+    _make("llama, bidirectional", keys=BIDIRECTIONAL, causal=False, listed=False),
+    _make("llama, scaled frequencies", keys={}, factors=True, listed=False),
+    _make(
+        "llama-embed",
+        keys={},
+        causal=False,
+        poolings=ALL_POOLINGS,
+        note="bidirectional, whether or not the file says so",
+    ),
+    _make(
+        "llama-embed, as declared",
+        keys=BIDIRECTIONAL,
+        causal=False,
+        poolings=ALL_POOLINGS,
+        listed=False,
+    ),
+    _make(
+        "mistral3",
+        keys=MINISTRAL,
+        rotation=_YARN,
+        temperature=temper,
+        note="also bidirectional: Nemotron-3-Embed",
+    ),
     _make(
         "mistral3, bidirectional",
         keys=MINISTRAL | BIDIRECTIONAL,
@@ -108,5 +134,6 @@ FAMILIES: Final = (
         causal=False,
         temperature=temper,
         poolings=ALL_POOLINGS,
+        listed=False,
     ),
 )

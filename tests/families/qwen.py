@@ -88,6 +88,8 @@ def _make(
     *,
     head_width: int = HEAD_WIDTH,
     rerank: bool = False,
+    listed: bool = True,
+    note: str = "",
 ) -> Family:
     architecture = name.partition(",")[0]
     return Family(
@@ -100,6 +102,8 @@ def _make(
         write=partial(write, architecture=architecture, head_width=head_width, keys=keys),
         forward=Decoder(rotation=rotation, causal="attention.causal" not in keys).forward,
         score=score if rerank else None,
+        listed=listed,
+        note=note,
     )
 
 
@@ -107,20 +111,28 @@ _NARROW = Rotation(frequencies=frequencies(BASE, PLAIN_HEAD))
 _WIDE = Rotation(frequencies=frequencies(BASE, HEAD_WIDTH))
 
 FAMILIES: Final = (
-    _make("qwen2", _NARROW, {}, head_width=PLAIN_HEAD),
-    _make("qwen2, bidirectional", _NARROW, BIDIRECTIONAL, head_width=PLAIN_HEAD),
-    _make("qwen2vl", _NARROW, {"rope.dimension_sections": [2, 1, 1, 0]}, head_width=PLAIN_HEAD),
-    _make("qwen3", _WIDE, {}, rerank=True),
-    _make("qwen3, bidirectional", _WIDE, BIDIRECTIONAL),
+    _make("qwen2", _NARROW, {}, head_width=PLAIN_HEAD, note="also bidirectional: gte-Qwen2"),
+    _make("qwen2, bidirectional", _NARROW, BIDIRECTIONAL, head_width=PLAIN_HEAD, listed=False),
+    _make(
+        "qwen2vl",
+        _NARROW,
+        {"rope.dimension_sections": [2, 1, 1, 0]},
+        head_width=PLAIN_HEAD,
+        note="texts only",
+    ),
+    _make("qwen3", _WIDE, {}, rerank=True, note="also bidirectional: pplx-embed"),
+    _make("qwen3, bidirectional", _WIDE, BIDIRECTIONAL, listed=False),
     _make(
         "qwen3, linear scaling",
         Rotation(frequencies=frequencies(BASE, HEAD_WIDTH) / FACTOR),
         SCALING | {"rope.scaling.type": "linear"},
+        listed=False,
     ),
     _make(
         "qwen3, yarn",
         yarn(BASE, HEAD_WIDTH, factor=FACTOR, original=ORIGINAL),
         SCALING | {"rope.scaling.type": "yarn"},
+        listed=False,
     ),
     _make(
         "qwen3vl",
@@ -132,5 +144,6 @@ FAMILIES: Final = (
         },
         head_width=VISION_HEAD,
         rerank=True,
+        note="texts only",
     ),
 )

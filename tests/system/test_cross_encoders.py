@@ -13,6 +13,7 @@ from embedd.types import Pooling
 from tests.families import FAMILIES, layers
 from tests.families.family import LABELS, read_weights
 from tests.families.qwen import TEMPLATE
+from tests.families.vocabularies import BYTE_PAIRS_SIZE
 from tests.needs import INHERITED
 from tests.system.serving import Server, open_server
 from tests.unit.stored import store_model
@@ -22,9 +23,13 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 QUERY = "why is the sky blue?"
 DOCUMENTS = ["the sky is blue", "hello world", "a test, of the query"]
 SCORE = 3e-4  # largest difference of a probability
-# Family → what stands around the two texts.
-PAIRS = {
+END = BYTE_PAIRS_SIZE - 1  # the one special token of a tiny RoBERTa
+# Family → the text of a pair; or the tokens before, between and after its two texts.
+PAIRS: dict[str, str | tuple[list[int], list[int], list[int]]] = {
     "bert": "[CLS]{query}[SEP]{document}[SEP]",
+    "bert without a pooler": "[CLS]{query}[SEP]{document}[SEP]",
+    "roberta": ([END], [END, END], [END]),
+    "xlm-roberta": ([0], [2, 2], [2]),
     "qwen3": TEMPLATE,
     "qwen3vl": TEMPLATE,
 }
@@ -36,7 +41,9 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
     folder = tmp_path_factory.mktemp("pairs")
     store = Store(folder / "models")
     for name in PAIRS:
-        store_model(store, name, FAMILIES[name].write(place(folder, name), Pooling.RANK))
+        store_model(
+            store, name.replace(" ", "-"), FAMILIES[name].write(place(folder, name), Pooling.RANK)
+        )
     settings = read_settings(
         {
             "EMBEDD_MODELS": str(folder / "models"),
@@ -54,9 +61,19 @@ def place(folder: Path, name: str) -> Path:
     return folder / f"{name}.gguf"
 
 
+async def join(server: Server, name: str, document: str) -> list[int]:
+    """Return the tokens of `QUERY` and *document* as the family wants them."""
+    pair = PAIRS[name]
+    if isinstance(pair, str):
+        return await tokenize(server, name, pair.format(query=QUERY, document=document))
+    before, between, after = pair
+    query, other = [await tokenize(server, name, text) for text in (QUERY, document)]
+    return [*before, *query, *between, *other, *after]
+
+
 async def tokenize(server: Server, model: str, text: str) -> list[int]:
     status, reply = await server.send(
-        "/tokenize", {"model": model, "content": text, "add_special": False}
+        "/tokenize", {"model": model.replace(" ", "-"), "content": text, "add_special": False}
     )
     assert status == 200, reply
     tokens: list[int] = reply["tokens"]
@@ -69,15 +86,13 @@ async def test_a_pair_has_the_score_of_its_definition(
 ) -> None:
     family = FAMILIES[name]
     weights = read_weights(family.write(place(tmp_path, name), Pooling.RANK))
-    body = {"model": name, "query": QUERY, "documents": DOCUMENTS}
+    body = {"model": name.replace(" ", "-"), "query": QUERY, "documents": DOCUMENTS}
     status, reply = await server.send("/rerank", body)
     assert status == 200, reply
     got = {one["index"]: one["relevance_score"] for one in reply["results"]}
     expected = []
     for document in DOCUMENTS:
-        text = PAIRS[name].format(query=QUERY, document=document)
-        ids = await tokenize(server, name, text)
-        hidden = family.forward(weights, ids)
+        hidden = family.forward(weights, await join(server, name, document))
         assert family.score is not None
         scores = family.score(weights, hidden)
         # Qwen3's are probabilities, of which the softmax's logarithm is the logit.

@@ -83,7 +83,7 @@ class LlamaModel:
     @property
     def architecture(self) -> str:
         """``general.architecture`` of the file."""
-        return self._read_key("general.architecture")
+        return self.read_key("general.architecture")
 
     @property
     def state_bytes(self) -> int:
@@ -93,7 +93,7 @@ class LlamaModel:
         """
         own = self.architecture
         inner, size, layers = (
-            int(self._read_key(f"{own}.{key}") or 0)
+            int(self.read_key(f"{own}.{key}") or 0)
             for key in ("ssm.inner_size", "ssm.state_size", "block_count")
         )
         return 4 * inner * size * layers
@@ -110,7 +110,7 @@ class LlamaModel:
         template: bytes | None = lib.llama_model_chat_template(self.handle, b"rerank")
         return None if template is None else template.decode("utf-8", "replace")
 
-    def _read_key(self, key: str) -> str:
+    def read_key(self, key: str) -> str:
         """Return the value of a short key as text, "" if the file does not have it."""
         buffer = ctypes.create_string_buffer(_VALUE_BYTES)
         lib.llama_model_meta_val_str(self.handle, key.encode(), buffer, _VALUE_BYTES)

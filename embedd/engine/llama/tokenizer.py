@@ -12,11 +12,12 @@ from embedd.engine.llama.places import UNKNOWN, find_places
 from embedd.engine.protocol import check_ids
 from embedd.engine.spec import ModelSpec
 from embedd.errors import ModelLoadError
-from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
+from embedd.tokenizers.truncation import PairTemplate, SpecialTokens, surround_pair
 from embedd.types import Located, TokenIds, TokenPiece
 
 NO_TOKENIZER = 0
 WORDPIECE = 3
+UNIGRAM = 4
 PROBE = "a"
 QUERY, DOCUMENT = "{query}", "{document}"
 
@@ -92,12 +93,18 @@ class LlamaTokenizer:
         template = self._model.pair_template
         if template is not None:
             return self._parse_pair(template)
-        middle = self.special_tokens.suffix
-        # WordPiece ends a text with its separator; others have one besides the end.
-        if self._kind != WORDPIECE and lib.llama_vocab_get_add_sep(self._vocab):
-            middle = (*middle, lib.llama_vocab_sep(self._vocab))
-        return PairTemplate(
-            prefix=self.special_tokens.prefix, middle=middle, suffix=self.special_tokens.suffix
+        special = self.special_tokens
+        add_separator = lib.llama_vocab_get_add_sep(self._vocab)
+        if self._kind == UNIGRAM and self._model.read_key("tokenizer.ggml.add_sep_token") == "":
+            # Files of XLM-R's cross-encoders from before 2025 do not say so.
+            add_separator = bool(special.prefix)
+        separator = lib.llama_vocab_sep(self._vocab)
+        end = lib.llama_vocab_get_text(self._vocab, special.suffix[-1]) if special.suffix else b""
+        return surround_pair(
+            special,
+            end=end.decode("utf-8", "replace"),
+            separator=separator if separator >= 0 else None,
+            add_separator=add_separator,
         )
 
     def _parse_pair(self, template: str) -> PairTemplate | None:

@@ -377,7 +377,54 @@ def test_threads_of_the_library_are_limited_by_variables() -> None:
     }
 
 
-def test_a_pair_has_one_more_separator_where_the_file_says_so(tmp_path: Path) -> None:
-    ours = load_tokenizer(write_unigram(tmp_path))[0]
+@pytest.mark.parametrize(
+    ("values", "middle"),
+    [
+        ({"add_sep_token": True}, (2, 2)),
+        ({"add_sep_token": False}, (2,)),
+        ({}, (2, 2)),  # as XLM-R has it, in files from before 2025
+    ],
+)
+def test_a_pair_has_one_more_separator_unless_the_file_says_no(
+    tmp_path: Path, values: dict[str, bool], middle: tuple[int, ...]
+) -> None:
+    charsmap = vocabularies.compile_nfkc()
+    original = vocabularies.train_unigram(charsmap)
+    path = vocabularies.write_unigram(tmp_path / "t5.gguf", original, charsmap, **values)
+    ours, theirs = load_tokenizer(path)[0], open_llama(path)
     assert ours.special_tokens == SpecialTokens(prefix=(0,), suffix=(2,))
-    assert ours.pair_template == PairTemplate(prefix=(0,), middle=(2, 2), suffix=(2,))
+    assert ours.pair_template == PairTemplate(prefix=(0,), middle=middle, suffix=(2,))
+    assert theirs.pair_template == ours.pair_template
+    theirs._model.close()
+
+
+def test_t5_has_no_separator_besides_the_end_of_a_text(tmp_path: Path) -> None:
+    charsmap = vocabularies.compile_nfkc()
+    original = vocabularies.train_unigram(charsmap)
+    path = vocabularies.write_unigram(tmp_path / "t5.gguf", original, charsmap, add_bos_token=False)
+    ours, theirs = load_tokenizer(path)[0], open_llama(path)
+    assert ours.pair_template == PairTemplate(prefix=(), middle=(2,), suffix=(2,))
+    assert theirs.pair_template == ours.pair_template
+    theirs._model.close()
+
+
+def test_modernberts_pairs_have_one_separator_whatever_their_file_says(tmp_path: Path) -> None:
+    original = vocabularies.train_byte_pairs(pre_tokenizers.ByteLevel(add_prefix_space=False))
+    size = original.get_vocab_size()
+    path = vocabularies.write_byte_pairs(
+        tmp_path / "gpt2.gguf",
+        original,
+        "jina-v2-code",
+        special=("[CLS]", "[SEP]"),
+        bos_token_id=size,
+        eos_token_id=size + 1,
+        seperator_token_id=size + 1,
+        add_bos_token=True,
+        add_eos_token=True,
+        add_sep_token=True,
+    )
+    ours, theirs = load_tokenizer(path)[0], open_llama(path)
+    end = (size + 1,)
+    assert ours.pair_template == PairTemplate(prefix=(size,), middle=end, suffix=end)
+    assert theirs.pair_template == ours.pair_template
+    theirs._model.close()

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedd.errors import InputTooLongError
-from embedd.tokenizers.truncation import SpecialTokens, fit_ids, fit_text, remove_tokens
+from embedd.tokenizers.truncation import (
+    PairTemplate,
+    SpecialTokens,
+    fit_ids,
+    fit_text,
+    remove_tokens,
+    surround_pair,
+)
 from embedd.types import TokenIds, Truncate
 
 Fit = Callable[..., TokenIds]
@@ -120,3 +127,31 @@ def test_a_part_is_removed_and_the_rest_keeps_its_order(
     head = {Truncate.START: 0, Truncate.MIDDLE: -(-keep // 2), Truncate.END: keep}[part]
     assert left[:head] == content[:head]
     assert left[head:] == content[len(content) - (keep - head) :]
+
+
+@pytest.mark.parametrize(
+    ("end", "separator", "add_separator", "middle"),
+    [
+        ("[SEP]", 2, False, (2,)),
+        ("[SEP]", 2, True, (2,)),
+        ("</s>", 2, True, (2, 2)),
+        ("</s>", 7, True, (2, 7)),
+        ("</s>", None, True, (2, 2)),
+        ("</s>", 2, False, (2,)),
+    ],
+)
+def test_berts_pairs_have_one_separator_and_robertas_one_more(
+    end: str, separator: int | None, add_separator: bool, middle: tuple[int, ...]
+) -> None:
+    special = SpecialTokens(prefix=(1,), suffix=(2,))
+    pair = surround_pair(special, end=end, separator=separator, add_separator=add_separator)
+    assert pair == PairTemplate(prefix=(1,), middle=middle, suffix=(2,))
+
+
+def test_without_a_token_after_texts_only_a_separator_stands_in_a_pair() -> None:
+    special = SpecialTokens(prefix=(), suffix=())
+    pairs = [
+        surround_pair(special, end="", separator=separator, add_separator=True)
+        for separator in (None, 3)
+    ]
+    assert [pair.middle for pair in pairs] == [(), (3,)]
