@@ -12,6 +12,7 @@ from embedd.engine.protocol import Engine, UnsuitableError
 from embedd.errors import EngineError
 from embedd.gguf.faults import find_fault
 from embedd.gguf.header import ENCODERS, read_header_file
+from embedd.resolve import choose_pooling
 from embedd.types import Pooling, TokenIds, Vectors
 from tests.contract.conftest import find_engine, make_spec
 from tests.families import FAMILIES
@@ -19,14 +20,15 @@ from tests.families.family import Array, Family, Weights, pool, read_weights
 
 COSINE = 0.9999
 SCORE = 5e-3  # largest difference of a score; llama.cpp's GELU is a table of float16
-KINDS = ["llama", "openvino"]
+# The first backend and the last, which is without flash attention.
+BACKENDS = (LLAMA_BACKENDS[0], LLAMA_BACKENDS[-1], OPENVINO_F32)
 REFUSED = [family.name for family in FAMILIES.values() if family.refused]
 CASES = [
-    (kind, family.name, pooling)
-    for kind in KINDS
+    (backend.name, family.name, pooling)
+    for backend in BACKENDS
     for family in FAMILIES.values()
     for pooling in family.poolings
-    if not (family.refused and kind == "llama")
+    if not (family.refused and backend.engine == "llama")
 ]
 
 
@@ -79,9 +81,9 @@ def check_vectors(engine: Engine, family: Family, weights: Weights, pooling: Poo
 
 
 def open_engine(kind: str, path: Path, family: Family, pooling: Pooling) -> Engine:
-    backend = OPENVINO_F32 if kind == "openvino" else LLAMA_BACKENDS[0]
+    backend = {one.name: one for one in BACKENDS}[kind]
     spec = make_spec(path, pooling, context=family.context)
-    opened: Engine = find_engine(kind).load(spec, backend, threads=1)
+    opened: Engine = find_engine(backend.engine).load(spec, backend, threads=1)
     return opened
 
 
@@ -91,7 +93,7 @@ def test_a_family_has_the_vectors_of_its_definition(
 ) -> None:
     family = FAMILIES[name]
     path = family.write(tmp_path / "tiny.gguf", pooling)
-    if kind == "openvino" and not family.openvino:
+    if kind == OPENVINO_F32.name and not family.openvino:
         with pytest.raises(UnsuitableError):
             open_engine(kind, path, family, pooling)
         return
@@ -107,7 +109,7 @@ def test_a_family_has_the_token_vectors_of_its_definition(
     kind: str, name: str, tmp_path: Path
 ) -> None:
     family = FAMILIES[name]
-    if kind == "openvino" and not family.openvino:
+    if kind == OPENVINO_F32.name and not family.openvino:
         pytest.skip("OpenVINO refuses it, as another test shows")
     path = family.write(tmp_path / "tiny.gguf", family.poolings[0])
     weights = read_weights(path)
@@ -132,7 +134,7 @@ def test_every_tensor_of_a_family_shows_in_its_vectors(name: str, tmp_path: Path
     family = FAMILIES[name]
     pooling = Pooling.RANK if family.rerank else family.poolings[0]
     weights = read_weights(family.write(tmp_path / "tiny.gguf", pooling))
-    ids = make_texts(name, len(weights["token_embd.weight"]))[-1]
+    [ids] = [one for one in make_texts(name, len(weights["token_embd.weight"])) if len(one) == 33]
 
     def compute(changed: Weights) -> tuple[Array, Array]:
         hidden = family.forward(changed, ids)
@@ -177,6 +179,28 @@ def test_the_header_of_a_family_says_what_the_family_does(name: str, tmp_path: P
         assert facts.architecture == family.architecture
         assert facts.metadata["tokenizer.ggml.model"] == family.tokenizer
         assert facts.context_length == family.context
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in REFUSED])
+def test_an_encoder_whose_file_names_no_pooling_is_pooled_by_the_mean(
+    name: str, tmp_path: Path
+) -> None:
+    family = FAMILIES[name]
+    path = family.write(tmp_path / "tiny.gguf", None)
+    facts = read_header_file(path)
+    assert facts.pooling is None
+    if not facts.is_encoder:
+        assert choose_pooling(None, facts) is None
+        return
+    assert choose_pooling(None, facts) is Pooling.MEAN
+    weights = read_weights(path)
+    text = make_texts(name, len(weights["token_embd.weight"]))[6]
+    engine = open_engine("llama", path, family, Pooling.MEAN)
+    try:
+        expected = family.embed(weights, family.forward(weights, text), Pooling.MEAN)
+        assert_close(family, Pooling.MEAN, engine.encode([text]), [expected])
+    finally:
+        engine.close()
 
 
 def test_every_encoder_that_is_known_is_among_the_families() -> None:

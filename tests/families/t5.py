@@ -4,6 +4,7 @@ RMS norms before each part, no biases, scores that are not scaled, and instead o
 learned number for each head and class of distance, which the first layer shares with all others.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from embedd.types import Pooling
 from tests.families import layers, vocabularies
 from tests.families.family import Array, Family, Ids, Weights, write_gguf
-from tests.families.random import TensorSource
+from tests.families.random import Tensors, TensorSource
 
 # The heads together are narrower than the hidden states, as in the smallest T5 1.1.
 WIDTH, HEADS, HEAD, LAYERS, INNER, CONTEXT = 32, 3, 8, 2, 64, 160
@@ -31,7 +32,7 @@ KEYS = {
 }
 
 
-def write(path: Path, pooling: Pooling | None, *, gate: bool) -> Path:
+def make_tensors(*, gate: bool) -> Tensors:
     source = TensorSource(9)
     tensors = {
         "token_embd.weight": source.matrix(vocabularies.UNIGRAM_SIZE, WIDTH, WIDTH**0.5),
@@ -50,13 +51,17 @@ def write(path: Path, pooling: Pooling | None, *, gate: bool) -> Path:
         if gate:
             tensors |= source.dense(f"{block}.ffn_gate", INNER, WIDTH)
         tensors |= source.dense(f"{block}.ffn_down", WIDTH, INNER)
+    return tensors
+
+
+def write(path: Path, pooling: Pooling | None, *, gate: bool) -> Path:
     return write_gguf(
         path,
         "t5encoder",
         keys=KEYS,
         pooling=pooling,
         add_tokenizer=vocabularies.add_t5_unigram,
-        tensors=tensors,
+        tensors=make_tensors(gate=gate),
     )
 
 
@@ -95,13 +100,43 @@ def forward(weights: Weights, ids: Ids) -> Array:
     return layers.rms_norm(weights, "enc.output_norm", x, EPSILON)
 
 
-def write_relu(path: Path, pooling: Pooling | None) -> Path:
-    return write(path, pooling, gate=False)
+def write_whole(path: Path, pooling: Pooling | None) -> Path:
+    """T5 with its decoder, which nothing computes."""
+    source = TensorSource(10)
+    tensors = make_tensors(gate=False) | source.norm("dec.output_norm", WIDTH)
+    tensors["dec.blk.0.attn_rel_b.weight"] = source.matrix(CLASSES, HEADS)
+    for layer in range(LAYERS):
+        block = f"dec.blk.{layer}"
+        for norm in ("attn_norm", "cross_attn_norm", "ffn_norm"):
+            tensors |= source.norm(f"{block}.{norm}", WIDTH)
+        for attention in ("attn", "cross_attn"):
+            for part in "qkv":
+                tensors |= source.dense(f"{block}.{attention}_{part}", HEADS * HEAD, WIDTH)
+            tensors |= source.dense(f"{block}.{attention}_o", WIDTH, HEADS * HEAD)
+        tensors |= source.dense(f"{block}.ffn_up", INNER, WIDTH)
+        tensors |= source.dense(f"{block}.ffn_down", WIDTH, INNER)
+    return write_gguf(
+        path,
+        "t5",
+        keys={**KEYS, "decoder_start_token_id": 0},
+        pooling=pooling,
+        add_tokenizer=vocabularies.add_t5_unigram,
+        tensors=tensors,
+    )
 
 
-def write_gated(path: Path, pooling: Pooling | None) -> Path:
-    return write(path, pooling, gate=True)
-
+DECODER = frozenset(
+    {"dec.output_norm.weight", "dec.blk.0.attn_rel_b.weight"}
+    | {
+        f"dec.blk.{layer}.{name}.weight"
+        for layer in range(LAYERS)
+        for name in (
+            *("attn_norm", "attn_q", "attn_k", "attn_v", "attn_o", "ffn_norm", "ffn_up"),
+            *("cross_attn_norm", "cross_attn_q", "cross_attn_k", "cross_attn_v", "cross_attn_o"),
+            "ffn_down",
+        )
+    }
+)
 
 FAMILIES = (
     Family(
@@ -110,7 +145,7 @@ FAMILIES = (
         tokenizer="t5",
         context=CONTEXT,
         openvino=False,
-        write=write_relu,
+        write=partial(write, gate=False),
         forward=forward,
     ),
     Family(
@@ -119,8 +154,19 @@ FAMILIES = (
         tokenizer="t5",
         context=CONTEXT,
         openvino=False,
-        write=write_gated,
+        write=partial(write, gate=True),
         forward=forward,
         listed=False,
+    ),
+    Family(
+        name="t5 with its decoder",
+        architecture="t5",
+        tokenizer="t5",
+        context=CONTEXT,
+        openvino=False,
+        write=write_whole,
+        forward=forward,
+        listed=False,
+        unseen=DECODER,
     ),
 )
