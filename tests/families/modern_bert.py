@@ -56,7 +56,8 @@ def write(
         tensors |= source.dense(f"{block}.ffn_down", WIDTH, INNER)
     keys: dict[str, object] = {**KEYS, "hidden_activation": activation}
     if pooling is Pooling.RANK:
-        keys["classifier.pooling_type"] = {Pooling.MEAN: 1, Pooling.CLS: 2}[head_pooling]
+        if head_pooling is Pooling.CLS:  # the mean is what a file without the key means
+            keys["classifier.pooling_type"] = 2
         tensors |= source.dense("cls", WIDTH, WIDTH)
         tensors |= source.norm("cls.norm", WIDTH)
         tensors |= source.dense("cls.output", len(LABELS), WIDTH, bias=True)
