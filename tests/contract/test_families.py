@@ -128,6 +128,26 @@ def test_a_family_has_the_token_vectors_of_its_definition(
         engine.close()
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, name, pooling in CASES if pooling is Pooling.RANK]
+)
+def test_a_cross_encoder_gives_vectors_where_another_pooling_is_chosen(
+    kind: str, name: str, tmp_path: Path
+) -> None:
+    family = FAMILIES[name]
+    if kind == OPENVINO_F32.name and not family.openvino:
+        pytest.skip("OpenVINO refuses it, as another test shows")
+    path = family.write(tmp_path / "tiny.gguf", Pooling.RANK)
+    weights = read_weights(path)
+    engine = open_engine(kind, path, family, Pooling.MEAN)
+    try:
+        texts = make_texts(name, len(weights["token_embd.weight"]))[::5]
+        expected = [pool(family.forward(weights, ids), Pooling.MEAN) for ids in texts]
+        assert_close(family, Pooling.MEAN, engine.encode(texts), expected)
+    finally:
+        engine.close()
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_tensor_of_a_family_shows_in_its_vectors(name: str, tmp_path: Path) -> None:
     """A comparison sees the effect of each: none is forgotten by engine and definition alike."""

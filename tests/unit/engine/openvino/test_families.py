@@ -93,6 +93,18 @@ def test_scores_agree(tmp_path: Path) -> None:
     assert np.abs(ours.encode(sequences) - there).max() <= 2e-3
 
 
+def test_the_head_may_follow_the_mean(tmp_path: Path) -> None:
+    path = write_tiny_family(
+        tmp_path / "tiny.gguf", pooling="rank", head=True, keys={"classifier.pooling_type": 1}
+    )
+    ours, theirs = load_both(path, Pooling.RANK)
+    [ids] = make_sequences([20])
+    assert np.abs(ours.encode([ids]) - theirs.encode([ids])).max() <= 2e-3
+    write_tiny_family(path, pooling="rank", head=True)
+    first = load(make_spec(path, Pooling.RANK, context=CONTEXT))
+    assert np.abs(ours.encode([ids]) - first.encode([ids])).max() > 0.1
+
+
 @pytest.mark.parametrize("shape", [(1, WIDTH), (WIDTH,)])
 def test_a_head_of_one_layer_scores_too(shape: tuple[int, ...], tmp_path: Path) -> None:
     weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
@@ -143,6 +155,7 @@ UNKNOWN = {
     "a scaled rotation": {"family": "nomic-bert", "keys": {"rope.scaling.type": "linear"}},
     "part of a rotation": {"family": "nomic-bert", "keys": {"rope.dimension_count": 8}},
     "an activation": {"family": "modern-bert", "keys": {"hidden_activation": "relu"}},
+    "another pooling before a head": {"keys": {"classifier.pooling_type": 3}, "head": True},
     "experts": {"family": "nomic-bert", "keys": {"moe_every_n_layers": 2}},
     "a bias that llama.cpp drops": {
         "family": "nomic-bert",
