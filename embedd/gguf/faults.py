@@ -18,9 +18,10 @@ PROJECTED: Final = frozenset({"gemma-embedding", "gemma3"})
 # causal attention, a token would see all that come after it.
 WINDOWED: Final = frozenset(
     """
-    afmoe cohere2 exaone-moe exaone4 gemma2 gemma3 gemma3n gemma4 gpt-oss lfm2 lfm2moe mimo2
-    olmo2 plamo3 smallthinker step35
-    """.split()  # noqa: SIM905 - as a list it would take 16 lines
+    afmoe cohere2 cohere2moe exaone-moe exaone4 gemma2 gemma3 gemma3n gemma4 gpt-oss granite_swa
+    laguna lfm2 lfm2moe llama4 maple mellum mimo2 muse-glimmer olmo2 plamo3 smallthinker spark2_5
+    step35
+    """.split()  # noqa: SIM905 - as a list it would take 24 lines
 )
 HEAD, OUTPUT = "cls.weight", "cls.output.weight"
 DENSE: Final = frozenset({"dense_2.weight", "dense_3.weight"})

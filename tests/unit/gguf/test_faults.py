@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from embedd.gguf.faults import find_fault, lacks_dense_layers
+from embedd.gguf.faults import PROJECTED, SCORED, WINDOWED, find_fault, lacks_dense_layers
 from embedd.gguf.header import GgufFacts, TensorFacts
 from embedd.gguf.reader import Scalar
+from embedd.library.architectures import ARCHITECTURES
 from embedd.types import Pooling
 
 WIDTH = 32
@@ -156,3 +157,7 @@ def check(facts: GgufFacts, pooling: Pooling | None, message: str | None) -> Non
     else:
         assert fault is not None
         assert re.search(message, fault)
+
+
+def test_the_architectures_that_are_named_are_known_to_llama_cpp() -> None:
+    assert SCORED | PROJECTED | WINDOWED <= ARCHITECTURES
