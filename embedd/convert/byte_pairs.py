@@ -108,7 +108,7 @@ def _read_expressions(tokenizer: Object) -> tuple[str, ...]:
     for step in words[:-1]:
         match step:
             case {"type": "Split", "pattern": {"Regex": str(one)}, "behavior": str(behavior)} if (
-                behavior == "Isolated" and step.get("invert") in {False, None}
+                behavior == "Isolated" and step.get("invert") in (False, None)
             ):
                 expressions.append(one)
             case _ if step == _DIGITS:

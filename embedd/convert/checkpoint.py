@@ -128,6 +128,8 @@ def _prompts(config: Mapping[str, object]) -> dict[str, str]:
         if text is not None and not isinstance(text, str):
             raise ConversionError(f"{PROMPTS} has {text!r} as prompt {name!r}: it must be a text")
     default = config.get("default_prompt_name")
+    if default is not None and not isinstance(default, str):
+        raise ConversionError(f"{PROMPTS} has default_prompt_name {default!r}: it must be a text")
     if default is not None and prompts.get(default):
         raise ConversionError(
             f"{PROMPTS} puts the prompt {default!r} before every text (default_prompt_name), "

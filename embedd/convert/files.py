@@ -21,7 +21,10 @@ def read_json(path: Path) -> object:
             raise ConversionError(
                 f"{path} has {size} bytes, at most {MAX_JSON_BYTES} are read", limit=MAX_JSON_BYTES
             )
-        value: object = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        value: object = json.loads(data)
+        if b"\\ud" in data.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # halves of pairs have no encoding
     except OSError as error:
         raise ConversionError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

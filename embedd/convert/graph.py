@@ -102,7 +102,7 @@ def choose_tensors(graph: Graph, stored: Mapping[str, StoredTensor]) -> tuple[Ta
         )
     if sources:
         unknown = min(source.name for source in sources.values())
-        raise ConversionError(f"tensor {unknown!r} has no place in a {graph.title} of this kind")
+        raise ConversionError(f"tensor {unknown!r} is not computed by {graph.title} of this kind")
     return tuple(targets)
 
 

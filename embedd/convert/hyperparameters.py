@@ -76,7 +76,7 @@ def read_rope_base(config: Config, key: str, default: float, *, layers: str = FU
             f"config.json scales rotary positions by {kind!r}: only plain ones are converted"
         )
     for part in (config.get("partial_rotary_factor"), chosen.get("partial_rotary_factor")):
-        if part not in {None, 1}:
+        if part not in (None, 1):
             raise ConversionError(
                 f"config.json has partial_rotary_factor {part!r}: only whole heads are rotated"
             )

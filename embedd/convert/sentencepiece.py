@@ -118,7 +118,7 @@ def _rank_results(
         result = first + second
         if not {first, second, result} <= known:
             raise ConversionError(
-                f"{TOKENIZER} merges {first!r} and {second!r}, which are no tokens"
+                f"{TOKENIZER} merges {first!r} and {second!r}, which are not tokens"
             )
         if result != last and result in ranks and result not in apart:
             raise ConversionError(

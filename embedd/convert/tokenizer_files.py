@@ -175,7 +175,7 @@ def read_frame(files: TokenizerFiles) -> Frame:
         kind = step.get("type")
         if kind == "ByteLevel":
             continue
-        if found != Frame() or kind not in _FRAMES:
+        if found != Frame() or not isinstance(kind, str) or kind not in _FRAMES:
             raise ConversionError(f"{TOKENIZER} has the post_processor {kind!r}: {_ONLY}")
         found = _FRAMES[kind](step)
     if len(found.prefix) > 1 or len(found.suffix) > 1:

@@ -1,6 +1,5 @@
 """Unigram vocabularies (XLM-R's and kin), as ``tokenizer.json`` has them."""
 
-import binascii
 import math
 from base64 import b64decode
 from typing import Final
@@ -106,7 +105,7 @@ def _read_charsmap(tokenizer: Object) -> bytes:
 def _decode(text: str) -> bytes:
     try:
         charsmap = b64decode(text, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise ConversionError(f"{TOKENIZER} has a charsmap that is not base64: {error}") from error
     size = int.from_bytes(charsmap[:4], "little")
     if not 4 <= size + 4 < len(charsmap) <= MAX_TEXT_BYTES:

@@ -49,9 +49,9 @@ def _find_kind(files: TokenizerFiles) -> str:
             "its fast tokenizer"
         )
     kind = model.get("type") if isinstance(model, dict) else None
-    if kind not in _READERS:
+    if not isinstance(kind, str) or kind not in _READERS:
         raise ConversionError(
             f"{files.folder / TOKENIZER} has a model of type {kind!r}: only "
             f"{', '.join(_READERS)} are converted"
         )
-    return str(kind)
+    return kind

@@ -224,9 +224,9 @@ def repeat(tensors: dict[str, np.ndarray]) -> None:
     [
         (remove_bias, "has no tensor 'encoder.layer.0.output.dense.bias'"),
         (transpose, "has shape [64, 32], by config.json it must have [32, 64]"),
-        (add_adapter, "'encoder.layer.0.adapter.weight' has no place in a BERT"),
-        (add_layer, "'encoder.layer.1.output.dense.bias' has no place in a BERT"),
-        (add_classifier, "'classifier.weight' has no place in a BERT"),
+        (add_adapter, "'encoder.layer.0.adapter.weight' is not computed by BERT"),
+        (add_layer, "'encoder.layer.1.output.dense.bias' is not computed by BERT"),
+        (add_classifier, "'classifier.weight' is not computed by BERT"),
         (
             repeat,
             "tensors 'embeddings.LayerNorm.weight' and 'bert.embeddings.LayerNorm.gamma' are both",

@@ -20,6 +20,15 @@ def test_what_a_file_holds(tmp_path: Path) -> None:
     assert read_json(path) == {"a": [1, "é"]}
 
 
+def test_pairs_of_escapes_are_characters_and_halves_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(r'["\ud83D\uDE00", "\\ud83d"]')
+    assert read_json(path) == ["😀", r"\ud83d"]
+    path.write_text(r'{"a": ["\uD83d"]}')
+    with pytest.raises(ConversionError, match="surrogates not allowed"):
+        read_json(path)
+
+
 def test_an_optional_file_may_be_missing_and_others_may_not(tmp_path: Path) -> None:
     assert read_optional_object(tmp_path / "a.json") == {}
     with pytest.raises(ConversionError, match=r"a\.json cannot be read: No such file"):
