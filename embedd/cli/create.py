@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 CHUNK: Final = 1 << 20
 # The files that belong to a checkpoint; others beside them are not uploaded.
-PATTERNS: Final = ("*.safetensors", "*.json", "*.txt", "*.model", "[0-9]*_*/*.json")
+_SUFFIXES: Final = (".safetensors", ".json", ".txt", ".model")
+_FOLDERS: Final = ("", "[0-9]*_*/")  # the second of modules: 1_Pooling, 2_Dense …
+PATTERNS: Final = tuple(f"{folder}*{suffix}" for folder in _FOLDERS for suffix in _SUFFIXES)
 
 
 @click.command

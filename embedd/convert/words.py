@@ -78,14 +78,20 @@ def make_vocabulary(
                 f"the {what} have {length} bytes, at most {MAX_TEXT_BYTES} are converted",
                 limit=MAX_TEXT_BYTES,
             )
+    for id_ in (*frame.prefix, *frame.suffix, *(frame.middle or ())):
+        if not 0 <= id_ < size:
+            raise ConversionError(
+                f"texts are framed by the id {id_}, config.json has vocab_size {size}"
+            )
     roles = {role: ids.get(files.role(role) or "") for role in ("bos", "eos", "sep", "pad")}
     if frame.prefix:
         roles["bos"] = frame.prefix[0]
     if frame.suffix:
         roles["eos"] = frame.suffix[0]
-    is_doubled = frame.middle is not None and len(frame.middle) == len(frame.suffix) + 1
-    if is_doubled and frame.middle:
-        roles["sep"] = frame.middle[-1]
+    middle = frame.middle or ()
+    is_doubled = len(middle) == len(frame.suffix) + 1
+    if is_doubled:
+        roles["sep"] = middle[-1]
     return Vocabulary(
         model=model,
         pre=pre,

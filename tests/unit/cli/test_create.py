@@ -112,8 +112,10 @@ def test_a_checkpoint_is_its_weights_and_its_texts(tmp_path: Path) -> None:
     folder = write_tiny_checkpoint(tmp_path / "checkpoint")
     for other in ("README.md", "onnx/model.onnx", "openvino/config.json", ".git/x.json"):
         write(folder / other, "")
+    write(folder / "2_Dense/model.safetensors", "")
     assert set(gather(folder)) == {
         "1_Pooling/config.json",
+        "2_Dense/model.safetensors",
         "config.json",
         "model.safetensors",
         "modules.json",

@@ -92,6 +92,21 @@ def test_without_pooling_an_architecture_without_cross_encoders_is_refused(
         make_graph(config_of(name, architectures=None), modules(tmp_path, pooling=False))
 
 
+@pytest.mark.parametrize(
+    ("name", "dropped"),
+    [
+        ("bert", ["cls.predictions.bias", "bert.pooler.dense.weight"]),
+        ("xlm-roberta", ["lm_head.bias", "roberta.embeddings.position_ids"]),
+        ("nomic", ["cls.predictions.decoder.bias", "pooler.dense.bias"]),
+        ("modernbert", ["decoder.bias", "head.dense.weight"]),
+        ("qwen3", ["lm_head.weight"]),
+    ],
+)
+def test_heads_of_other_tasks_are_left_out(name: str, dropped: list[str], tmp_path: Path) -> None:
+    graph = make_graph(config_of(name), modules(tmp_path))
+    assert [graph.rename(one) for one in dropped] == [None] * len(dropped)
+
+
 def test_a_rotary_base_comes_from_its_place_in_each_release(tmp_path: Path) -> None:
     def bases(**changes: object) -> tuple[object, object]:
         graph = make_graph(config_of("embeddinggemma", **changes), modules(tmp_path))

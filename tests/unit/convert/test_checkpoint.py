@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedd.convert.checkpoint import read_checkpoint
+from embedd.convert.checkpoint import LENGTHS, read_checkpoint
 from embedd.errors import ConversionError
 from embedd.types import Pooling
 from tests.tiny_models import (
@@ -87,6 +87,28 @@ def test_prompts_are_those_that_say_something(tmp_path: Path) -> None:
     prompts = {"query": "query: ", "document": "", "passage": None}
     write_json(tmp_path / "config_sentence_transformers.json", {"prompts": prompts})
     assert read_checkpoint(tmp_path).prompts == {"query": "query: "}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_the_length_comes_from_the_file_of_whatever_release(name: str, tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path)
+    (tmp_path / "sentence_bert_config.json").unlink()
+    write_json(tmp_path / name, {"max_seq_length": 7})
+    assert read_checkpoint(tmp_path).max_seq_length == 7
+
+
+def test_matryoshka_sizes_are_those_that_the_model_has(tmp_path: Path) -> None:
+    config = write_tiny_checkpoint(tmp_path) / "config.json"
+    assert read_checkpoint(tmp_path).matryoshka == ()
+    change_json(config, matryoshka_dimensions=[64, 32, 16, 16])
+    assert read_checkpoint(tmp_path).matryoshka == (16, 32)
+
+
+@pytest.mark.parametrize("sizes", [16, [0], ["16"]])
+def test_matryoshka_sizes_that_are_not_sizes_are_refused(sizes: object, tmp_path: Path) -> None:
+    change_json(write_tiny_checkpoint(tmp_path) / "config.json", matryoshka_dimensions=sizes)
+    with pytest.raises(ConversionError, match="has matryoshka_dimensions"):
+        read_checkpoint(tmp_path)
 
 
 def test_max_seq_length_is_never_above_the_architecture_s_limit(tmp_path: Path) -> None:

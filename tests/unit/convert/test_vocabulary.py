@@ -173,6 +173,7 @@ FRAME: Json = {
 }
 A, CLS = {"Sequence": {"id": "A"}}, {"SpecialToken": {"id": "c"}}
 TWICE = {**FRAME, "single": [CLS, CLS, A], "special_tokens": {"c": {"ids": [2]}}}
+FAR = {"c": {"ids": [99_999]}}
 NAMELESS = {**FRAME, "single": [CLS, A]}
 TWO_TEXTS = {**FRAME, "single": [A, A]}
 REFUSALS: list[tuple[str, Change, str]] = [
@@ -215,6 +216,11 @@ REFUSALS: list[tuple[str, Change, str]] = [
         "without one place",
     ),
     ("roberta", set_in("post_processor", "cls", to=None), "a post_processor without cls and sep"),
+    (
+        "xlm-roberta",
+        set_in("post_processor", to={**TWICE, "single": [CLS, A], "special_tokens": FAR}),
+        "texts are framed by the id 99999, config.json has vocab_size",
+    ),
     ("roberta", set_in("normalizer", to=NO_TEXT), "the normalizer ['Lowercase']: with byte pairs"),
     ("roberta", set_in("pre_tokenizer", "add_prefix_space", to=True), "without add_prefix_space"),
     ("roberta", set_in("pre_tokenizer", to=None), "has {} in its pre_tokenizer"),

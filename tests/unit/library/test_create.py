@@ -18,7 +18,13 @@ from embedd.library.uploads import parse_uploads
 from embedd.ollama_api import ProgressLine
 from embedd.resolve import Resolver
 from embedd.store.manifests import LICENSE, MODEL, ConfigBlob, make_layer
-from tests.tiny_models import find_parts, write_tiny_bert, write_tiny_checkpoint
+from tests.tiny_models import (
+    change_json,
+    find_parts,
+    write_json,
+    write_tiny_bert,
+    write_tiny_checkpoint,
+)
 from tests.unit.library.conftest import Workshop
 from tests.unit.stored import store_model
 
@@ -140,6 +146,23 @@ def test_a_checkpoint_becomes_k_quants_by_way_of_f32(workshop: Workshop, tmp_pat
     assert workshop.statuses[:2] == ["converting model", "quantizing F32 model to Q4_K_M"]
     assert not [name for name in workshop.files if name.startswith(".")]
     assert workshop.library.show("small").parameters == f"{'num_ctx':<30} 5"
+
+
+def test_prompts_and_sizes_of_a_checkpoint_become_parameters(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "checkpoint", context=64)
+    change_json(folder / "config.json", matryoshka_dimensions=[32, 16, 64])
+    prompts = {"query": "q: ", "passage": "p: ", "Clustering": "c: ", "STS": ""}
+    write_json(folder / "config_sentence_transformers.json", {"prompts": prompts})
+    workshop.create("mine", folder, parameters={"query_prefix": "Q: "})
+    assert Resolver(workshop.store).resolve("mine").parameters.raw == {
+        "num_ctx": 32,
+        "matryoshka": [16, 32],
+        "query_prefix": "Q: ",
+        "document_prefix": "p: ",
+        "prompts": {"Clustering": "c: "},
+    }
 
 
 def test_a_file_type_that_is_not_said_is_taken_from_the_tensors(workshop: Workshop) -> None:
