@@ -185,9 +185,21 @@ class EmbeddingReply(Struct, frozen=True, kw_only=True):
 
 
 class GenerateBody(RunBody, frozen=True, kw_only=True):
-    """Body of ``POST /api/generate``: without a prompt it loads, or unloads with *keep_alive* 0."""
+    """Body of ``POST /api/generate``: without a prompt it loads, or unloads with *keep_alive* 0.
+
+    The other fields are for image models; *negative_prompt*, *guidance* and *output_format* are
+    embedd's.
+    """
 
     prompt: str | None = None
+    stream: bool | None = None
+    width: int | None = None
+    height: int | None = None
+    steps: int | None = None
+    images: Any = None
+    negative_prompt: str | None = None
+    guidance: float | None = None
+    output_format: str | None = None
 
 
 class ChatBody(RunBody, frozen=True, kw_only=True):
@@ -208,6 +220,26 @@ class GenerateReply(Struct, frozen=True, kw_only=True):
     done: bool = True
     done_reason: str = ""
     message: dict[str, str] | UnsetType = UNSET
+
+
+class PaintLine(Struct, frozen=True, kw_only=True):
+    """A line of ``POST /api/generate`` with an image model: progress, or the picture as base64.
+
+    *completed* and *total* are steps; durations in nanoseconds. A line with an *error* is the
+    last one, and has nothing else.
+    """
+
+    model: str = ""
+    created_at: datetime | UnsetType = UNSET
+    response: str = ""
+    image: str | UnsetType = UNSET
+    done: bool = False
+    done_reason: str | UnsetType = UNSET
+    completed: int | UnsetType = UNSET
+    total: int | UnsetType = UNSET
+    total_duration: int | UnsetType = UNSET
+    load_duration: int | UnsetType = UNSET
+    error: str | UnsetType = UNSET
 
 
 class NamedBody(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -21,7 +21,6 @@ from embedd.config import (
 )
 from embedd.embedder.embedder import Embedder
 from embedd.engine.image_loader import ImageLoader
-from embedd.engine.image_spec import ImageModel
 from embedd.engine.installation import (
     describe_build,
     find_llama_libraries,
@@ -33,7 +32,7 @@ from embedd.engine.loader import Loader
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.store import SingleUse, TuningStore
 from embedd.engine.vocabularies import find_verdict
-from embedd.errors import EmbeddError, NotAnImageModelError, StoreError
+from embedd.errors import EmbeddError, StoreError
 from embedd.library import Library
 from embedd.library.quantize import FileType, quantize_gguf
 from embedd.machine import read_cpu_features
@@ -125,7 +124,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         context_length=settings.context_length,
     )
     painter = Painter(
-        find=functools.partial(_find_image_model, resolver),
+        find=lambda name: resolver.resolve_image(name).model,
         scheduler=scheduler,
         is_installed=has_diffusion(),
         max_pixels=settings.max_pixels,
@@ -140,11 +139,6 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     finally:
         await scheduler.close()
         await loader.close()
-
-
-def _find_image_model(resolver: Resolver, name: str) -> ImageModel:
-    model = resolver.resolve(name)
-    raise NotAnImageModelError(model.name.display, is_reranker=model.is_reranker)
 
 
 def _look(scheduler: Scheduler, vectors: VectorCache) -> Iterator[Metric]:

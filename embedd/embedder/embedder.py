@@ -23,7 +23,7 @@ from embedd.errors import (
 )
 from embedd.metrics import Metrics
 from embedd.options import Options, parse_options
-from embedd.resolve import ResolvedModel, Resolver
+from embedd.resolve import AnyModel, ResolvedModel, Resolver
 from embedd.scheduler.memory import measure_bytes
 from embedd.scheduler.records import ModelStatus, Vocabulary
 from embedd.scheduler.scheduler import Scheduler
@@ -264,6 +264,14 @@ class Embedder:
             ModelNotFoundError: The model is not in the store.
         """
         return self._resolver.resolve(name)
+
+    def find_any(self, name: str) -> AnyModel:
+        """Return the stored model *name*, whatever it does.
+
+        Raises:
+            ModelNotFoundError: The model is not in the store.
+        """
+        return self._resolver.find(name)
 
     def limit(self, model: ResolvedModel, options: Options | None = None) -> int:
         """Tokens that an input of *model* may have, special tokens included."""

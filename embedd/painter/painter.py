@@ -95,6 +95,15 @@ class Painter:
         self._draw_seed = draw_seed
         self._running: list[_Running] = []
 
+    def find(self, name: str) -> ImageModel:
+        """Return the stored image model *name*.
+
+        Raises:
+            ModelNotFoundError: The model is not in the store.
+            NotAnImageModelError: The model cannot paint.
+        """
+        return self._find(name)
+
     def paint(
         self, request: PaintRequest, *, arrived: float | None = None
     ) -> AsyncGenerator[PaintEvent, None]:

@@ -14,13 +14,16 @@ from embedd.embedder.embedder import Embedder
 from embedd.errors import EmbeddError, ServiceError, UnknownRouteError, WrongMethodError
 from embedd.library import Library
 from embedd.metrics import Metrics
+from embedd.painter.painter import Painter
 from embedd.server.access.auth import KEYS, Keys, choose_access, require_key
 from embedd.server.access.origins import OriginPolicy, add_cors_headers, make_origin_check
 from embedd.server.dialects import registry
+from embedd.server.dialects.a1111.options import CHECKPOINT, Checkpoint
 from embedd.server.dialects.base import (
     BODIES,
     EMBEDDER,
     LIBRARY,
+    PAINTER,
     POLICY,
     Dialect,
     Endpoint,
@@ -47,6 +50,7 @@ SERVER_NAME = f"embedd/{__version__}"
 def make_app(
     *,
     embedder: Embedder,
+    painter: Painter,
     library: Library,
     bodies: BodyLimits,
     origins: OriginPolicy,
@@ -54,12 +58,14 @@ def make_app(
     policy: Policy | None = None,
     keys: Keys | None = None,
 ) -> web.Application:
-    """Make the application that serves *embedder* and *library*."""
+    """Make the application that serves *embedder*, *painter* and *library*."""
     app = web.Application(
         middlewares=[ops.make_counter(metrics), make_origin_check(origins), _answer_unknown_paths],
         handler_args={"auto_decompress": False},  # see `embedd.server.http.decompress`
     )
     app[EMBEDDER] = embedder
+    app[PAINTER] = painter
+    app[CHECKPOINT] = Checkpoint()
     app[ops.METRICS] = metrics
     app[LIBRARY] = library
     app[BODIES] = bodies

@@ -2,14 +2,17 @@
 
 An answer names every field of the JSON. In place of a value that differs from run to run
 stands what it must be: ``<positive>``, ``<whole float>``, ``<vector>``, ``<vector 3>``,
-``<base64 32>`` (bytes), or one of `PATTERNS`. A file may name models to store beside those of
-`tiny_store`: the weights of ``tiny`` with these parameters.
+``<base64 32>`` (bytes), ``<png 64x48>`` (base64 of a picture of this size), ``<json>`` (text), or
+one of `PATTERNS`. A stream is the list of its lines, or of its server-sent events. A file may name
+models to store beside those of `tiny_store`: the weights of ``tiny`` with these parameters, and
+image models.
 """
 
 import base64
 import json
 import math
 import re
+import struct
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,8 @@ CASES = {
 async def test_a_conversation_goes_as_promised(name: str, served: Served, tiny_store: Path) -> None:
     for model, parameters in CASES[name].get("models", {}).items():
         store_model(served.store, model, tiny_store.parent / "tiny.gguf", parameters)
+    for model, parameters in CASES[name].get("image_models", {}).items():
+        served.add_image_model(model, parameters)
     assert CASES[name]["exchanges"]
     for number, exchange in enumerate(CASES[name]["exchanges"]):
         request, answer = exchange["request"], exchange["answer"]
@@ -53,10 +58,34 @@ async def test_a_conversation_goes_as_promised(name: str, served: Served, tiny_s
         assert reply.status == answer["status"], where
         if "text" in answer:
             assert reply.body.decode() == answer["text"], where
+        elif "lines" in answer:
+            lines = [json.loads(line) for line in reply.body.decode().splitlines()]
+            assert fits(lines, answer["lines"]), where
+        elif "events" in answer:
+            assert fits(read_events(reply.body.decode()), answer["events"]), where
+        elif "file" in answer:
+            assert picture_size(reply.body) == answer["file"], where
         else:
             assert fits(reply.json, answer["json"]), where
         for header, value in answer.get("headers", {}).items():
             assert fits(reply.headers.get(header), value), f"{where}, {header}"
+
+
+def read_events(text: str) -> list[object]:
+    """The events of a stream: their names, if they have one, and their data."""
+    events: list[object] = []
+    for block in text.strip().split("\n\n"):
+        named = dict(line.split(": ", 1) for line in block.splitlines())
+        data = named["data"]
+        events.append(named | {"data": data if data == "[DONE]" else json.loads(data)})
+    return events
+
+
+def picture_size(data: bytes) -> str:
+    """Size of a PNG as its header says it."""
+    assert data.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", data[16:24])
+    return f"png {width}x{height}"
 
 
 async def send(served: Served, request: dict[str, Any]) -> Reply:
@@ -86,11 +115,24 @@ def word_fits(value: object, wanted: str) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value > 0
     if wanted == "<whole float>":
         return isinstance(value, float) and value.is_integer()
-    if wanted.startswith("<base64"):
-        return isinstance(value, str) and len(base64.b64decode(value)) == int(wanted[7:-1])
     if wanted.startswith("<vector"):
         return is_unit_vector(value, int(wanted[7:-1] or WIDTH))
-    return isinstance(value, str) and text_fits(value, wanted)
+    return isinstance(value, str) and (
+        content_fits(value, wanted) if wanted.startswith(CONTENTS) else text_fits(value, wanted)
+    )
+
+
+CONTENTS = ("<json", "<png", "<base64")
+
+
+def content_fits(value: str, wanted: str) -> bool:
+    """Whether the text contains what *wanted* names."""
+    if wanted == "<json>":
+        return isinstance(json.loads(value), dict)
+    data = base64.b64decode(value.removeprefix("data:image/png;base64,"))
+    if wanted.startswith("<png"):
+        return f"<{picture_size(data)}>" == wanted
+    return len(data) == int(wanted[7:-1])
 
 
 def text_fits(value: str, wanted: str) -> bool:

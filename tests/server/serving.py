@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from embedd.embedder.embedder import Embedder
 from embedd.engine.spec import ModelSpec
 from embedd.library import Library
 from embedd.metrics import Metrics
+from embedd.painter.painter import Painter
 from embedd.resolve import Resolver
 from embedd.scheduler.scheduler import Scheduler
 from embedd.server.access.auth import Keys
@@ -26,9 +28,11 @@ from embedd.server.app import make_app
 from embedd.server.dialects.base import Policy
 from embedd.server.http.bodies import BodyLimits
 from embedd.store.store import Store
+from tests.fake_images import FakeImageLoads
 from tests.fakes import Clock, FakeModel
+from tests.image_files import write_klein
 from tests.tiny_models import write_tiny_bert, write_tiny_decoder
-from tests.unit.stored import store_model
+from tests.unit.stored import store_image_model, store_model
 
 CONTEXT = 64
 MIB = 1 << 20
@@ -92,6 +96,7 @@ class Served:
     client: TestClient[web.Request, web.Application]
     clock: Clock
     loads: Loads
+    images: FakeImageLoads
     store: Store
     scheduler: Scheduler
 
@@ -115,6 +120,13 @@ class Served:
 
     async def embed(self, **body: object) -> Reply:
         return await self.post("/api/embed", {"model": "tiny", **body})
+
+    def add_image_model(self, name: str, parameters: Mapping[str, object] | None = None) -> None:
+        """Store a model whose files have names of tensors alone; it paints 64x64 in 2 steps."""
+        with tempfile.TemporaryDirectory() as folder:
+            paths = write_klein(Path(folder))
+            defaults = {"width": 64, "height": 64, "steps": 2}
+            store_image_model(self.store, name, paths, defaults | dict(parameters or {}))
 
     async def ps(self) -> list[Any]:
         models: list[Any] = (await self.send("GET", "/api/ps")).json["models"]
@@ -168,12 +180,16 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
         origins: OriginPolicy | None = None,
         policy: Policy | None = None,
         keys: Keys | None = None,
+        with_images: bool = True,
+        max_waiting_images: int = 16,
     ) -> Served:
         if models:
             shutil.copytree(tiny_store, store.layout.root, dirs_exist_ok=True)
         clock, loads, resolver, metrics = Clock(), Loads(), Resolver(store), Metrics()
+        images = FakeImageLoads(metrics, max_waiting=max_waiting_images)
         scheduler = Scheduler(
             load=loads.load,
+            load_image=images.load,
             estimate=lambda spec: spec.weights,
             memory=1 << 30,
             max_models=max_models,
@@ -190,6 +206,11 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
                 metrics=metrics,
                 context_length=context_length,
             ),
+            painter=Painter(
+                find=lambda name: resolver.resolve_image(name).model,
+                scheduler=scheduler,
+                is_installed=with_images,
+            ),
             library=Library(store, resolver, read_catalog(tmp_path / "recipes")),
             bodies=bodies or BodyLimits(max_body=64 * MIB, max_in_flight=512 * MIB),
             origins=origins or OriginPolicy(check_host=True),
@@ -201,7 +222,14 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
         await client.start_server()
         clients.append(client)
         schedulers.append(scheduler)
-        return Served(client=client, clock=clock, loads=loads, store=store, scheduler=scheduler)
+        return Served(
+            client=client,
+            clock=clock,
+            loads=loads,
+            images=images,
+            store=store,
+            scheduler=scheduler,
+        )
 
     yield open_one
     for client in clients:

@@ -80,6 +80,7 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
     async with open_runtime(settings) as runtime:
         app = make_app(
             embedder=runtime.embedder,
+            painter=runtime.painter,
             library=runtime.library,
             bodies=BodyLimits(
                 max_body=settings.max_body, max_in_flight=settings.max_body_in_flight

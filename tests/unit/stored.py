@@ -41,6 +41,26 @@ def store_model(
     return stored
 
 
+def store_image_model(
+    store: Store,
+    name: str,
+    paths: Mapping[str, Path],
+    parameters: Mapping[str, object] | bytes | None = None,
+) -> StoredManifest:
+    """Store the files of an image model by component; a layer without a name for ``""``."""
+    with store.open_for_change():
+        layers = [
+            make_layer(MODEL, add_file(store.blobs, path), part) for part, path in paths.items()
+        ]
+        if parameters is not None:
+            layers.append(make_layer(PARAMS, store.blobs.add_bytes(_encode(parameters))))
+        config = make_layer(CONFIG_TYPE, store.blobs.add_bytes(b"{}"))
+        store.commit(parse_model_name(name), Manifest(config=config, layers=layers))
+    stored = store.manifests.read(parse_model_name(name))
+    assert stored is not None
+    return stored
+
+
 def add_file(
     blobs: BlobStore, source: Path, *, expected: str | None = None, report: Report | None = None
 ) -> Blob:

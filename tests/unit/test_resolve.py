@@ -31,14 +31,13 @@ from embedd.resolve import (
     parse_parameters,
 )
 from embedd.store.blobs import hash_file
-from embedd.store.manifests import CONFIG_TYPE, MODEL, PARAMS, Manifest, make_layer
 from embedd.store.store import Store
 from embedd.types import EngineChoice, Pooling, Precision, TokenizerChoice
 from tests.families import FAMILIES
 from tests.families.hybrid import OUT
 from tests.image_files import klein_in_one_file, write_gguf, write_klein
 from tests.tiny_models import write_tiny_bert, write_tiny_decoder
-from tests.unit.stored import add_file, store_model
+from tests.unit.stored import store_image_model, store_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,24 +439,13 @@ def test_a_resolved_model_is_a_value(models: Models) -> None:
     assert model == Resolver(models.store).resolve("m")
 
 
-def store_image(models: Models, name: str, paths: Mapping[str, Path]) -> None:
-    """Store files as components; a single one under no name, as other programs do."""
-    with models.store.open_for_change():
-        layers = [
-            make_layer(MODEL, add_file(models.store.blobs, path), part)
-            for part, path in paths.items()
-        ]
-        config = make_layer(CONFIG_TYPE, models.store.blobs.add_bytes(b"{}"))
-        models.store.commit(parse_model_name(name), Manifest(config=config, layers=layers))
-
-
 @pytest.mark.parametrize("architecture", ["", "flux"])
 def test_an_image_model_is_recognised_without_an_architecture_that_llama_cpp_knows(
     models: Models, architecture: str
 ) -> None:
     path = write_gguf(models.root / "a", klein_in_one_file(), architecture=architecture)
     for name, part in (("named", "model"), ("unnamed", "")):
-        store_image(models, name, {part: path})
+        store_image_model(models.store, name, {part: path})
         model = models.resolver.resolve_image(name)
         assert model.spec.family is ImageFamily.FLUX2_KLEIN
         assert [*model.spec.parts] == [ImagePart.MODEL]
@@ -465,7 +453,7 @@ def test_an_image_model_is_recognised_without_an_architecture_that_llama_cpp_kno
 
 def test_a_model_that_paints_does_not_embed_and_the_other_way_round(models: Models) -> None:
     models.add("reader", write_tiny_bert(models.root / "reader.gguf"))
-    store_image(models, "sd", write_klein(models.root / "klein"))
+    store_image_model(models.store, "sd", write_klein(models.root / "klein"))
     with pytest.raises(WrongModelError, match=r'^"SD" makes images, not embeddings$'):
         models.resolver.resolve("SD")
     with pytest.raises(NotAnImageModelError, match=r'^"reader" does not make images$'):
@@ -475,28 +463,22 @@ def test_a_model_that_paints_does_not_embed_and_the_other_way_round(models: Mode
 
 def test_a_manifest_whose_files_do_not_belong_together_cannot_be_loaded(models: Models) -> None:
     paths = write_klein(models.root / "klein")
-    store_image(models, "half", {"diffusion": paths["diffusion"], "llm": paths["llm"]})
+    store_image_model(models.store, "half", {"diffusion": paths["diffusion"], "llm": paths["llm"]})
     with pytest.raises(ModelLoadError, match=r"do not belong together: .*without vae"):
         models.resolver.resolve_image("half")
-    store_image(models, "headless", {"llm": paths["llm"], "vae": paths["vae"]})
+    store_image_model(models.store, "headless", {"llm": paths["llm"], "vae": paths["vae"]})
     with pytest.raises(ModelLoadError, match="names no diffusion model"):
         models.resolver.resolve_image("headless")
-    store_image(models, "text", {"model": paths["llm"]})
+    store_image_model(models.store, "text", {"model": paths["llm"]})
     with pytest.raises(ModelLoadError, match="the file is not an image model"):
         models.resolver.resolve_image("text")
-    store_image(models, "vae", {"": paths["vae"]})
+    store_image_model(models.store, "vae", {"": paths["vae"]})
     with pytest.raises(ModelLoadError, match="not a GGUF"):
         models.resolver.resolve_image("vae")
 
 
 def test_wrong_parameters_of_an_image_model_are_the_operators_fault(models: Models) -> None:
     paths = write_klein(models.root / "klein")
-    store_image(models, "sd", paths)
-    stored = models.store.manifests.read(parse_model_name("sd"))
-    assert stored is not None
-    params = make_layer(PARAMS, models.store.blobs.add_bytes(b'{"steps": "many"}'))
-    manifest = stored.manifest
-    changed = Manifest(config=manifest.config, layers=[*manifest.layers, params])
-    models.store.commit(parse_model_name("sd"), changed)
+    store_image_model(models.store, "sd", paths, {"steps": "many"})
     with pytest.raises(ModelLoadError, match="steps"):
         models.resolver.resolve_image("sd")

@@ -1,5 +1,7 @@
 """Authentication by API key: the access level of each route, and the check of a request."""
 
+import base64
+import hashlib
 import hmac
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,10 @@ from embedd.ollama_api import MANAGEMENT_PATHS
 
 log = logging.getLogger(__name__)
 
+# Of A1111's API, which alone has Basic authentication too.
+A1111_PATHS: Final = "/sdapi/"
+A1111_MANAGED: Final = ("/sdapi/v1/options", "/sdapi/v1/interrupt")
+
 PUBLIC_PATHS: Final = ("/", "/api/version", "/health", "/v1/health", "/ping")
 
 
@@ -31,6 +37,8 @@ def choose_access(method: str, path: str) -> Access:
     """Return what a route requires; *path* is a pattern, as in `Route`."""
     if method in ("GET", "HEAD") and path in PUBLIC_PATHS:
         return Access.PUBLIC
+    if method == "POST" and path in A1111_MANAGED:
+        return Access.MANAGE
     return Access.MANAGE if path.startswith(MANAGEMENT_PATHS) else Access.USE
 
 
@@ -97,6 +105,13 @@ class Keys:
             return True
         return _has_key(headers, (*self._listed, *(self._file.read() if self._file else ())))
 
+    def owner(self, headers: Mapping[str, str]) -> str:
+        """The digest of the key in *headers*; empty where access is unrestricted."""
+        if not (self._listed or self._file or self._admin):
+            return ""
+        sent = "\n".join(_sent_keys(headers))
+        return hashlib.sha256(_to_bytes(sent)).hexdigest()
+
 
 KEYS = web.AppKey("keys", Keys)
 
@@ -105,21 +120,43 @@ def require_key(endpoint: Handler, access: Access) -> Handler:
     """Wrap *endpoint*: `UnauthorizedError` without a key for *access*, before a body is read."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        if not request.app[KEYS].admit(access, request.headers):
+        if not request.app[KEYS].admit(access, _credentials(request)):
             raise UnauthorizedError("invalid API key")
         return await endpoint(request)
 
     return answer
 
 
+def find_owner(request: web.Request) -> str:
+    """Who sends *request*, for what belongs to the holder of a key: see `Keys.owner`."""
+    return request.app[KEYS].owner(_credentials(request))
+
+
+def _credentials(request: web.Request) -> Mapping[str, str]:
+    """The headers with the client's key; on A1111's paths the password of Basic is one."""
+    scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "basic" or not request.path.startswith(A1111_PATHS):
+        return request.headers
+    try:
+        text = base64.b64decode(encoded, validate=True).decode("utf-8", "surrogateescape")
+    except ValueError:
+        return request.headers
+    return {"X-Api-Key": text.partition(":")[2]}
+
+
 def _has_key(headers: Mapping[str, str], keys: Sequence[str]) -> bool:
+    sent = _sent_keys(headers)
+    # Every pair is compared in constant time, so that timing reveals nothing about a key.
+    matches = [hmac.compare_digest(_to_bytes(one), _to_bytes(key)) for one in sent for key in keys]
+    return any(matches)
+
+
+def _sent_keys(headers: Mapping[str, str]) -> list[str]:
     scheme, _, bearer = headers.get("Authorization", "").partition(" ")
     sent = [headers.get("X-Api-Key", "").strip()]
     if scheme.lower() == "bearer":
         sent.append(bearer.strip())
-    # Every pair is compared in constant time, so that timing reveals nothing about a key.
-    matches = [hmac.compare_digest(_to_bytes(one), _to_bytes(key)) for one in sent for key in keys]
-    return any(matches)
+    return sent
 
 
 def _to_bytes(text: str) -> bytes:

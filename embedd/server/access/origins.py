@@ -30,8 +30,8 @@ ALLOWED_HEADERS = (
     "x-stainless-runtime-version,x-stainless-timeout"
 )
 EXPOSED_HEADERS = (
-    "Retry-After,Server-Timing,X-Embedd-Model,X-Embedd-Quantization,X-Embedd-Truncated,"
-    "X-Embedd-Warning,X-Request-Id,x-should-retry"
+    "Retry-After,Server-Timing,X-Embedd-Ignored,X-Embedd-Model,X-Embedd-Quantization,"
+    "X-Embedd-Seed,X-Embedd-Truncated,X-Embedd-Warning,X-Request-Id,x-should-retry"
 )
 
 

@@ -10,9 +10,11 @@ from aiohttp import web
 from embedd.embedder.embedder import Embedder
 from embedd.errors import EmbeddError
 from embedd.library import Library
+from embedd.painter.painter import Painter
 from embedd.server.http.bodies import BodyLimits
 
 EMBEDDER = web.AppKey("embedder", Embedder)
+PAINTER = web.AppKey("painter", Painter)
 LIBRARY = web.AppKey("library", Library)
 BODIES = web.AppKey("bodies", BodyLimits)
 

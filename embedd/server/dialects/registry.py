@@ -3,17 +3,23 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from embedd.server.dialects import aigne, nugen, rerank
+from embedd.server.dialects import aigne, nebula, nugen, rerank
+from embedd.server.dialects.a1111 import dialect as a1111
 from embedd.server.dialects.base import Dialect
 from embedd.server.dialects.cohere import dialect as cohere
 from embedd.server.dialects.llamacpp import dialect as llamacpp
 from embedd.server.dialects.ollama import dialect as ollama
 from embedd.server.dialects.openai import dialect as openai
+from embedd.server.dialects.openai import images as openai_images
 from embedd.server.dialects.tei import dialect as tei
 
 DIALECTS: Final[Sequence[Dialect]] = (
     ollama.DIALECT,
     openai.DIALECT,
+    openai_images.DIALECT,
+    nebula.EMBEDDINGS,
+    nebula.DIALECT,
+    a1111.DIALECT,
     aigne.DIALECT,
     nugen.DIALECT,
     cohere.DIALECT,
@@ -25,5 +31,6 @@ DIALECTS: Final[Sequence[Dialect]] = (
 NOT_SERVED: Final[Mapping[str, Dialect]] = {
     "/v1/": openai.DIALECT,
     "/v2/": openai.DIALECT,
+    "/sdapi/": a1111.DIALECT,
     **dict.fromkeys(("/embed_sparse", "/predict", "/vertex", "/invocations"), tei.DIALECT),
 }

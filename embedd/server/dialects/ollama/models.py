@@ -12,6 +12,7 @@ from embedd.names import parse_model_name
 from embedd.ollama_api import CopyBody, DeleteBody, ShowBody, TagsReply
 from embedd.server.dialects.base import BODIES, EMBEDDER, LIBRARY
 from embedd.server.dialects.ollama.fields import check_name, name_in
+from embedd.server.dialects.ollama.images import unload
 from embedd.server.http.bodies import decode
 from embedd.server.http.json_out import json_response
 
@@ -76,4 +77,4 @@ async def _unload_unless_shared(request: web.Request, name: str) -> None:
     """Unload the model before its name is deleted: without a name it could not be found."""
     with contextlib.suppress(EmbeddError):
         if not await asyncio.to_thread(request.app[LIBRARY].is_shared, name):
-            await request.app[EMBEDDER].unload(name)
+            await unload(request.app, name)

@@ -12,6 +12,7 @@ from embedd.engine.image_spec import ImageSpec
 from embedd.engine.spec import ModelInfo
 from embedd.errors import EmbeddError
 from embedd.ollama_api import Details, PsReply, RunningModel, VersionReply
+from embedd.resolve import AnyModel, ResolvedModel
 from embedd.scheduler.records import ModelStatus
 from embedd.server.dialects.base import EMBEDDER
 from embedd.server.http.json_out import json_response
@@ -41,12 +42,14 @@ def to_running_model(status: ModelStatus, embedder: Embedder, now: datetime) -> 
     """Return a row of ``/api/ps``; without digest and details if its name was deleted."""
     name, info = status.spec.name, status.info
     ahead = FOR_EVER if math.isinf(status.expires_in) else timedelta(seconds=status.expires_in)
+    limit = 0 if isinstance(status.spec, ImageSpec) else status.spec.context_length
+    model: AnyModel | None = None
     try:
-        model = embedder.find(name)
-        limit = embedder.limit(model)
+        model = embedder.find_any(name)
+        if isinstance(model, ResolvedModel):
+            limit = embedder.limit(model)
     except EmbeddError:
-        model = None
-        limit = 0 if isinstance(status.spec, ImageSpec) else status.spec.context_length
+        pass  # its name was deleted
     return RunningModel(
         name=name,
         model=name,

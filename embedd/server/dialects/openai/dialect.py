@@ -10,7 +10,7 @@ DIALECT = Dialect(
     routes=(
         *(
             Route(method="POST", path=path, endpoint=embeddings, body=EmbedBody, reply=EmbedReply)
-            for path in ("/v1/embeddings", "/embeddings")
+            for path in ("/v1/embeddings", "/embeddings", "/api/v1/embeddings")
         ),
         *(
             Route(

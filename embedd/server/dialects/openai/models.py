@@ -11,6 +11,7 @@ from embedd.errors import EmbeddError, InvalidModelNameError, ModelNotFoundError
 from embedd.library import Library
 from embedd.names import ModelName, parse_model_name
 from embedd.ollama_api import StoredModel
+from embedd.resolve import ResolvedModel
 from embedd.server.dialects.base import EMBEDDER, LIBRARY
 from embedd.server.dialects.common.fields import choose_word
 from embedd.server.http.json_out import json_response
@@ -85,7 +86,7 @@ def _list(library: Library, embedder: Embedder, endpoint: str | None) -> ModelLi
 
 def _show(embedder: Embedder, id_: str) -> ShownModel:
     try:
-        model = embedder.find(id_)
+        model = embedder.find_any(id_)
     except (InvalidModelNameError, ModelNotFoundError):
         raise ModelNotFoundError(id_, f"model '{id_}' not found") from None
     return ShownModel(
@@ -94,7 +95,7 @@ def _show(embedder: Embedder, id_: str) -> ShownModel:
         owned_by=_owner(model.name),
         name=model.name.display,
         endpoints=_endpoints(model.capabilities),
-        context_length=embedder.limit(model),
+        context_length=embedder.limit(model) if isinstance(model, ResolvedModel) else 0,
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from embedd.errors import ConfigError
 from embedd.server.access.auth import PUBLIC_PATHS, Access, KeyFile, Keys, choose_access
 from embedd.server.app import DIALECTS
+from embedd.server.dialects.a1111 import options, paint
 from embedd.server.dialects.ollama import blobs, create, models, pull
 
 KEYS = Keys(listed=["one", "two"], admin=["three"])
@@ -61,7 +62,8 @@ def test_without_keys_access_is_unrestricted(headers: dict[str, str]) -> None:
 
 
 MANAGING = {
-    blobs.add_blob, blobs.has_blob, create.create, models.copy, models.delete, pull.pull, pull.push
+    blobs.add_blob, blobs.has_blob, create.create, models.copy, models.delete, pull.pull, pull.push,
+    options.set_options, paint.interrupt,
 }  # fmt: skip
 
 
@@ -79,6 +81,15 @@ def test_every_route_has_the_access_level_of_the_contract() -> None:
                 assert access is Access.USE
     assert found == set(Access)
     assert choose_access("POST", "/") is Access.USE
+
+
+def test_an_owner_is_the_holder_of_a_key_and_is_not_its_text() -> None:
+    owners = [KEYS.owner(headers) for headers in (bearer("one"), bearer("two"), {})]
+    assert len(set(owners)) == 3
+    assert KEYS.owner({"X-Api-Key": "one"}) != ""
+    assert "one" not in owners[0]
+    # Without keys all clients are the same, whatever they send.
+    assert Keys().owner(bearer("one")) == Keys().owner({}) == ""
 
 
 def write(path: Path, text: str, *, time: int) -> None:

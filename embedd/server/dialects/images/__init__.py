@@ -1,0 +1,1 @@
+"""What the APIs that paint share: fields of requests, answers, streams."""
