@@ -101,6 +101,7 @@ class Loader:
             self._backends = [replace(backend, flash_attention=False) for backend in LLAMA_BACKENDS]
         self._vocabularies = Vocabularies(
             start=self._start,
+            backend=LLAMA_BACKENDS[-1],
             store=calibrations,
             load_timeout=self._load_timeout,
         )

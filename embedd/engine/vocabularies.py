@@ -5,7 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from embedd.engine.backends import LLAMA_BACKENDS
+from embedd.engine.backends import Backend
 from embedd.engine.host.errors import WorkerDiedError
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.ipc.messages import Load
@@ -40,6 +40,7 @@ class Vocabularies:
 
     Args:
         start: Starts a worker process that has loaded nothing yet.
+        backend: Whose tokenizer is used where the model's own is not.
         store: Keeps what was found out of each file.
         load_timeout: Seconds that a load may make no progress; None is unlimited.
     """
@@ -48,11 +49,13 @@ class Vocabularies:
         self,
         *,
         start: Callable[[], Awaitable[WorkerProcess]],
+        backend: Backend,
         store: TuningStore,
         load_timeout: float | None,
         cache: TokenizerCache | None = None,
     ) -> None:
         self._start = start
+        self._backend = backend
         self._store = store
         self._load_timeout = load_timeout
         self._cache = TokenizerCache() if cache is None else cache
@@ -126,7 +129,7 @@ class Vocabularies:
         """A worker with the tokenizer and no weights, which ends with *stack*."""
         worker = await self._start()
         stack.push_async_callback(worker.close)
-        load = Load(spec=spec, backend=LLAMA_BACKENDS[-1], vocabulary_only=True, tokenizer=place)
+        load = Load(spec=spec, backend=self._backend, vocabulary_only=True, tokenizer=place)
         await worker.load(load, timeout=self._load_timeout)
         return worker
 

@@ -129,12 +129,13 @@ class TokenizerCache:
             ModelLoadError: The file cannot be read.
         """
         entry = self._entries.get(spec.digest)
-        if entry is None:
+        if entry is not None:
+            entry.stop_timer()
+        if entry is None or entry.has_failed:
             building = asyncio.create_task(asyncio.to_thread(self._build, spec.path))
             building.add_done_callback(_retrieve)
             entry = self._entries[spec.digest] = _Entry(building=building)
         entry.users += 1
-        entry.stop_timer()
         release = functools.partial(self._release, spec.digest, entry)
         try:
             # Others may wait for it too: a caller that leaves must not end it.

@@ -54,7 +54,7 @@ def choose_tokenizer(
         reason = find_disagreement(ours, theirs)
     if ours is None or reason:
         return theirs, TokenizerVerdict(place=TokenizerPlace.LLAMA, reason=reason)
-    place = choose_place(candidate.size)
+    place = load.tokenizer or choose_place(candidate.size)
     return ours, TokenizerVerdict(place=place, size=candidate.size)
 
 

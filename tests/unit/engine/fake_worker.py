@@ -18,6 +18,7 @@ from embedd.engine.ipc.messages import Load
 from embedd.engine.protocol import check_ids
 from embedd.engine.settings import ONE_REPLICA
 from embedd.engine.spec import ModelInfo, ModelSpec
+from embedd.engine.tokenizer_place import TokenizerPlace, TokenizerVerdict
 from embedd.errors import EngineError
 from embedd.metrics import DeathReason, Metrics
 from embedd.tokenizers.truncation import SpecialTokens
@@ -85,6 +86,7 @@ class FakeWorker(WorkerProcess):
         self.died_computing = False
         self.backend = ""
         self.cores = 0
+        self.place: TokenizerPlace | None = None
         self.batches: list[Batch] = []
         self.closed = False
 
@@ -102,6 +104,9 @@ class FakeWorker(WorkerProcess):
         self._refuse_if_dead()
         self.tuning, self.crosscheck = load.tuning, load.crosscheck
         self.cores, self.backend = load.cores, load.backend.name
+        self.place = load.tokenizer
+        self._build_tokenizer(load)
+        report(0.0)
         await self._workers.load(load.backend)
         report(1.0)
         self.info = replace(
@@ -109,8 +114,20 @@ class FakeWorker(WorkerProcess):
             backend=load.backend.name,
             replicas=load.tuning.replicas,
             max_batch_tokens=load.tuning.batch_tokens or MAX_BATCH_TOKENS,
+            tokenizer=self.tokenizer.name,
         )
         return self.info
+
+    def _build_tokenizer(self, load: Load) -> None:
+        """Find out what the test says of the model's own tokenizer, or use what is known."""
+        builds = load.tokenizer in (None, TokenizerPlace.WORKER)
+        if self._workers.dies_loading or (builds and self._workers.dies_building):
+            self.die(computing=False)
+            self._refuse_if_dead()
+        if builds and self._workers.verdict is not None:
+            self.tokenizer = self._workers.verdict
+        elif load.tokenizer is not None:
+            self.tokenizer = TokenizerVerdict(place=load.tokenizer)
 
     async def tokenize(
         self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
@@ -237,6 +254,9 @@ class FakeWorkers:
     Attributes:
         faults: What loading on a backend fails with.
         delays: Seconds that were waited before restarts.
+        verdict: What a worker finds out of the model's own tokenizer; None: nothing.
+        dies_building: Whether workers die while they build that tokenizer.
+        dies_loading: Whether they die in any case before they have loaded something.
         memory: Tokens of a batch above which it runs out of memory.
         computed: Sequences in each batch that was computed.
         tokenized: Texts in each call of `FakeWorker.tokenize`.
@@ -253,6 +273,8 @@ class FakeWorkers:
         self.tokenized: list[int] = []
         self.now = 0.0
         self.memory = 10_000
+        self.verdict: TokenizerVerdict | None = None
+        self.dies_building = self.dies_loading = False
         self.may_load = asyncio.Event()
         self.may_load.set()
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedd.engine.tokenizer_place import TokenizerPlace, TokenizerVerdict
 from embedd.scheduler.memory import estimate_bytes, measure_bytes
 from embedd.types import EngineChoice
 from tests.unit.scheduler.clients import make_spec
@@ -61,6 +62,22 @@ def test_a_quantised_table_of_tokens_is_planned_as_float16() -> None:
     )
     more = estimate_bytes(large, with_openvino=True) - estimate_bytes(small, with_openvino=True)
     assert 2 * words * small.width < more < 3 * words * small.width + 4 * 512 * words
+
+
+def test_a_tokenizer_costs_what_was_measured_wherever_it_lives() -> None:
+    plain = estimate_bytes(MINILM)
+    for place in (TokenizerPlace.SERVER, TokenizerPlace.WORKER):
+        verdict = TokenizerVerdict(place=place, size=13 << 20)
+        assert estimate_bytes(MINILM, tokenizer=verdict) == plain + (13 << 20)
+    refused = TokenizerVerdict(place=TokenizerPlace.LLAMA, reason="they differ")
+    assert estimate_bytes(MINILM, tokenizer=refused) == plain
+
+
+def test_a_tokenizer_that_was_never_built_is_planned_as_the_largest_kind() -> None:
+    """A unigram vocabulary of 250,000 tokens was measured to take 425 MB."""
+    xlm = replace(MINILM, vocabulary=250_002)
+    more = estimate_bytes(xlm, tokenizer=None) - estimate_bytes(xlm)
+    assert 425e6 < more < 500e6
 
 
 def test_the_first_load_maps_the_file_for_both_engines() -> None:

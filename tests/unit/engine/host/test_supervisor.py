@@ -265,7 +265,7 @@ async def test_the_progress_of_a_load_is_traced(caplog: pytest.LogCaptureFixture
     caplog.set_level(TRACE, "embedd")
     await FakeWorkers().open()
     shares = [vars(record).get("share") for record in caplog.records]
-    assert shares == [1.0]
+    assert shares == [0.0, 1.0]
 
 
 async def test_every_load_asks_for_the_comparison_of_vectors() -> None:

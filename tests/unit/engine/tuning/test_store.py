@@ -8,6 +8,8 @@ import pytest
 
 from embedd.engine.settings import Tuning
 from embedd.engine.spec import ModelSpec
+from embedd.engine.tokenizer_place import LLAMA_TOKENIZER, TokenizerPlace, TokenizerVerdict
+from embedd.engine.tuning import store as store_module
 from embedd.engine.tuning.calibrate import Calibration, Trial, Verdict
 from embedd.engine.tuning.store import SingleUse, TuningStore
 from embedd.state import StateFolder
@@ -70,6 +72,25 @@ def test_nothing_is_known_when_what_was_measured_is_different(
     assert (other.read(spec), other.read_verdict(spec)) == (None, None)
 
 
+TOKENIZER = TokenizerVerdict(place=TokenizerPlace.WORKER, size=425 << 20)
+
+
+def test_what_is_known_of_a_tokenizer_holds_for_the_file_however_it_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert open_store(tmp_path).read_tokenizer(SPEC) is None
+    open_store(tmp_path).write_tokenizer(SPEC, TOKENIZER)
+    other = open_store(tmp_path, cores=5, engine=EngineChoice.LLAMA, precision=Precision.BF16)
+    assert other.read_tokenizer(replace(SPEC, pooling=Pooling.CLS)) == TOKENIZER
+    assert other.read_tokenizer(replace(SPEC, digest="sha256:1")) is None
+    assert open_store(tmp_path, build="llama 2").read_tokenizer(SPEC) is None
+    monkeypatch.setattr(store_module, "version", lambda _: "99")
+    assert other.read_tokenizer(SPEC) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(store_module, "BUILDERS", store_module.BUILDERS + 1)
+    assert other.read_tokenizer(SPEC) is None
+
+
 def test_a_value_of_another_shape_is_ignored_and_replaced(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.write(SPEC, FOUND)
@@ -85,5 +106,7 @@ def test_a_model_that_is_loaded_once_is_neither_calibrated_nor_remembered() -> N
     store = SingleUse()
     store.write(SPEC, FOUND)
     store.write_verdict(SPEC, VERDICT)
+    store.write_tokenizer(SPEC, TOKENIZER)
+    assert store.read_tokenizer(SPEC) == LLAMA_TOKENIZER
     assert store.read(SPEC) == Calibration(trials=(), best=Tuning(replicas=1))
     assert store.read_verdict(SPEC) is None

@@ -1,5 +1,8 @@
 """What a worker answers to tokenizer calls."""
 
+import queue
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +10,7 @@ import numpy as np
 import pytest
 
 from embedd.engine.backends import LLAMA_BACKENDS
+from embedd.engine.fake import FakeTokenizer
 from embedd.engine.ipc.framing import split_located
 from embedd.engine.ipc.messages import (
     Detokenize,
@@ -17,10 +21,12 @@ from embedd.engine.ipc.messages import (
     Texts,
     Tokenize,
     Tokens,
+    ToWorker,
 )
+from embedd.engine.worker.connection import Answer, Connection
 from embedd.engine.worker.load import open_tokenizer
-from embedd.engine.worker.tokenizer_calls import answer_call
-from embedd.types import Pooling
+from embedd.engine.worker.tokenizer_calls import SHORT, TokenizerCalls, answer_call
+from embedd.types import Pooling, TokenIds
 from tests.contract.conftest import make_spec
 from tests.tiny_models import write_tiny_bert
 
@@ -48,3 +54,43 @@ def test_a_vocabulary_answers_every_kind_of_call(engine: str, tmp_path: Path) ->
     failed, _ = answer_call(tokenizer, Detokenize(5, None), np.array([-1], np.int32).tobytes())
     assert isinstance(failed, Failed)
     assert (failed.id, failed.fault) == (5, Fault.INPUT)
+
+
+class Sent(Connection[ToWorker]):
+    """A connection that keeps what is sent."""
+
+    def __init__(self) -> None:
+        # Not that of `Connection`: there is no socket.
+        self.answers: queue.SimpleQueue[Tokens] = queue.SimpleQueue()
+
+    def send(self, *answers: Answer) -> None:
+        for message, _ in answers:
+            assert isinstance(message, Tokens)
+            self.answers.put(message)
+
+
+class Held(FakeTokenizer):
+    """A tokenizer that holds long texts until the test lets it go on."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def tokenize(self, texts: Sequence[str], **options: bool) -> list[TokenIds]:
+        if len(texts[0]) > SHORT:
+            self.begun.set()
+            self.go_on.wait(20)
+        return super().tokenize(texts, **options)
+
+
+@pytest.mark.parametrize(("shared", "order"), [(True, [2, 1]), (False, [1, 2])])
+def test_a_short_text_passes_a_long_one_if_threads_may_share_the_tokenizer(
+    shared: bool, order: list[int]
+) -> None:
+    connection, tokenizer = Sent(), Held()
+    calls = TokenizerCalls(connection)
+    calls.start(tokenizer, shared=shared)
+    calls.put(Tokenize(1, ["x" * (SHORT + 1)]), b"")
+    assert tokenizer.begun.wait(20)
+    calls.put(Tokenize(2, ["x"]), b"")
+    tokenizer.go_on.set()
+    assert [connection.answers.get(timeout=20).id for _ in order] == order
