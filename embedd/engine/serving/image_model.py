@@ -99,9 +99,10 @@ class ServedImageModel:
     @property
     def pid(self) -> int | None:
         """Process id of the present worker; None while there is none."""
-        if self._worker is None or self._worker.death is not None:
+        worker = self._worker
+        if worker is None or worker.was_killed or worker.death is not None:
             return None
-        return self._worker.pid
+        return worker.pid
 
     @property
     def waiting_requests(self) -> int:
