@@ -201,8 +201,12 @@ def make_weights(path: Path, sample: Sample, pooling: Pooling, size: int) -> Wei
     path.unlink()
     width = weights["token_embd.weight"].shape[1]
     scale = 1.0 if sample.family.startswith("gemma") else width**0.5
-    embeddings = TensorSource(5).matrix(size, width, scale)
-    return weights | {"token_embd.weight": embeddings.astype(np.float64)}
+    source = TensorSource(5)
+    weights["token_embd.weight"] = source.matrix(size, width, scale).astype(np.float64)
+    # Checkpoints of RoBERTa have types that its GGUFs may lack.
+    if (types := sample.config.get("type_vocab_size")) and "token_types.weight" not in weights:
+        weights["token_types.weight"] = source.matrix(types, width, scale).astype(np.float64)
+    return weights
 
 
 def to_source(name: str, names: Mapping[str, str]) -> str:
@@ -364,8 +368,8 @@ SAMPLES: Mapping[str, Sample] = {
     ),
     # bge-m3, multilingual-e5, bge-reranker-v2-m3
     "xlm-roberta": Sample(
-        family="bert",
-        config={**_ROBERTA, "model_type": "xlm-roberta"},
+        family="xlm-roberta",
+        config={**_ROBERTA, "model_type": "xlm-roberta", "type_vocab_size": 1},
         names={key: f"roberta.{name}" for key, name in _BERT_NAMES.items()}
         | {key: name for key, name in _ROBERTA_NAMES.items() if name.startswith("classifier")},
         tokenizer=lambda: unigram(variant="stripped"),
@@ -375,8 +379,8 @@ SAMPLES: Mapping[str, Sample] = {
     ),
     # all-distilroberta-v1
     "roberta": Sample(
-        family="bert",
-        config={**_ROBERTA, "model_type": "roberta"},
+        family="roberta",
+        config={**_ROBERTA, "model_type": "roberta", "type_vocab_size": 1},
         names=_ROBERTA_NAMES,
         tokenizer=byte_pairs_of_roberta,
         roles=_XLM_ROLES,

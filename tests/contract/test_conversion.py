@@ -59,6 +59,11 @@ def differing(original: Tokenizer, found: Sequence[TokenIds], texts: Sequence[st
     ]
 
 
+def test_the_families_that_are_said_to_be_converted_have_a_sample() -> None:
+    said = {name for name, family in FAMILIES.items() if family.conversion}
+    assert said == {sample.family for sample in SAMPLES.values() if FAMILIES[sample.family].listed}
+
+
 @pytest.mark.parametrize("name", SAMPLES)
 def test_texts_have_the_tokens_of_the_checkpoint_s_tokenizer(name: str, tmp_path: Path) -> None:
     sample = SAMPLES[name]

@@ -144,6 +144,7 @@ def _make(
     poolings: tuple[Pooling, ...] = DECODER_POOLINGS,
     project: bool = False,
     listed: bool = True,
+    conversion: str = "",
     note: str = "",
 ) -> Family:
     architecture = name.partition(",")[0]
@@ -159,6 +160,7 @@ def _make(
         forward=gemma.forward,
         project=project_twice if project else None,
         listed=listed,
+        conversion=conversion,
         note=note,
     )
 
@@ -189,6 +191,7 @@ FAMILIES: Final = (
         layers=6,
         poolings=ALL_POOLINGS,
         project=True,
+        conversion="yes, with its dense layers",
         note="a file without the dense layers gives other vectors, and a warning",
     ),
     _make(

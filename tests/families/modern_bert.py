@@ -107,6 +107,7 @@ FAMILIES = (
         context=CONTEXT,
         window=WINDOW,
         openvino=True,
+        conversion="yes",
         write=partial(write, head_pooling=Pooling.MEAN),
         forward=partial(forward, activate=layers.gelu),
         score=partial(score, head_pooling=Pooling.MEAN),

@@ -147,6 +147,7 @@ FAMILIES = (
         tokenizer="bert",
         context=CONTEXT,
         openvino=True,
+        conversion="yes",
         write=write,
         forward=forward,
     ),

@@ -89,6 +89,7 @@ def _make(
     head_width: int = HEAD_WIDTH,
     rerank: bool = False,
     listed: bool = True,
+    conversion: str = "",
     note: str = "",
 ) -> Family:
     architecture = name.partition(",")[0]
@@ -103,6 +104,7 @@ def _make(
         forward=Decoder(rotation=rotation, causal="attention.causal" not in keys).forward,
         score=score if rerank else None,
         listed=listed,
+        conversion=conversion,
         note=note,
     )
 
@@ -120,7 +122,14 @@ FAMILIES: Final = (
         head_width=PLAIN_HEAD,
         note="texts only",
     ),
-    _make("qwen3", _WIDE, {}, rerank=True, note="also bidirectional: pplx-embed"),
+    _make(
+        "qwen3",
+        _WIDE,
+        {},
+        rerank=True,
+        conversion="yes, but not rerankers",
+        note="also bidirectional: pplx-embed",
+    ),
     _make("qwen3, bidirectional", _WIDE, BIDIRECTIONAL, listed=False),
     _make(
         "qwen3, linear scaling",
