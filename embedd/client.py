@@ -151,6 +151,25 @@ class Client:
         )
         return [item.embedding for item in sorted(reply.data, key=lambda item: item.index)]
 
+    async def paint(self, body: api.GenerateBody) -> AsyncGenerator[api.PaintLine, None]:
+        """Make the server paint a picture, and yield its progress up to the line with it.
+
+        Closing the generator ends the picture.
+
+        Raises:
+            ServiceError: The server reports a failure, or ends the answer early.
+        """
+        async with self._exchange("POST", "/api/generate", body) as response:
+            await _check(response, body.model or "")
+            async for text in _split_lines(response):
+                line = _decode(text, api.PaintLine)
+                if isinstance(line.error, str):
+                    raise ServiceError(line.error)
+                yield line
+                if line.done:
+                    return
+        raise ServiceError("the server ended the picture without a result")
+
     async def unload(self, model: str) -> None:
         """Unload *model* as soon as its running requests end."""
         body = api.GenerateBody(model=model, keep_alive=0.0)
@@ -265,6 +284,19 @@ class Client:
             raise UnavailableError(NO_SERVER) from error
         except (aiohttp.ClientError, OSError) as error:
             raise UnavailableError(f"lost {self._address.url}: {error or 'no answer'}") from error
+
+
+async def _split_lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """The lines of an answer, which may be longer than aiohttp's own reader accepts."""
+    pieces: list[bytes] = []
+    async for chunk in response.content.iter_any():
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            yield b"".join([*pieces, end])
+            pieces.clear()
+        pieces.append(rest)
+    if any(pieces):
+        yield b"".join(pieces)
 
 
 def _to_json(texts: Sequence[str]) -> msgspec.Raw:

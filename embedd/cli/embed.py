@@ -1,4 +1,4 @@
-"""``embedd run`` and ``embedd embed``: texts in, vectors out."""
+"""``embedd run`` and ``embedd embed``: texts in, vectors out; a picture from an image model."""
 
 import asyncio
 import sys
@@ -51,7 +51,10 @@ def run(
     dimensions: int | None,
     keep_alive: float | None,
 ) -> None:
-    """Print the vector of one text: stdin, if it is not a terminal, and the arguments."""
+    """Print the vector of one text, or paint with an image model.
+
+    The text is stdin, if it is not a terminal, and the arguments.
+    """
     from embedd.cli.pull import pull_model
 
     stdin = _open_stdin()
@@ -63,9 +66,15 @@ def run(
         )
     settings = load_settings()
     try:
-        asyncio.run(_show(settings.host, model))
+        shown = asyncio.run(_show(settings.host, model))
     except ModelNotFoundError:
         pull_model(settings, model)
+        shown = asyncio.run(_show(settings.host, model))
+    if "image" in shown.capabilities:
+        from embedd.cli.image import Wish, paint_files
+
+        paint_files(settings.host, Wish(model=model, prompt=whole))
+        return
     reply = asyncio.run(
         _embed(
             settings.host,
@@ -79,9 +88,9 @@ def run(
     click.echo(msgspec.json.encode(reply.embeddings[0]))
 
 
-async def _show(address: Address, model: str) -> None:
+async def _show(address: Address, model: str) -> api.ShowReply:
     async with connect(address) as client:
-        await client.show(model)
+        return await client.show(model)
 
 
 async def _embed(

@@ -4,6 +4,7 @@ It has a set of models and remembers what it was asked; `refusals` are answered 
 """
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -55,13 +56,16 @@ class FakeServer:
     models: set[str] = field(default_factory=lambda: {"all-minilm"})
     version: str = "0.0.1"
     pull_lines: tuple[Json, ...] = ({"status": "pulling manifest"}, {"status": "success"})
+    capabilities: tuple[str, ...] = ("embedding",)
+    picture: bytes = b"a picture"
+    paint_lines: tuple[Json, ...] = ({"completed": 1, "total": 2}, {"completed": 2, "total": 2})
     refusals: dict[str, web.Response] = field(default_factory=dict)
     asked: list[tuple[str, str, Json]] = field(default_factory=list)
     keys: dict[str, str] = field(default_factory=dict)  # of the last request to each path
     blobs: dict[str, bytes] = field(default_factory=dict)
     url: str = ""
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:  # noqa: PLR0911 - a table
         data = await request.read()
         is_blob = request.path.startswith("/api/blobs/")
         body: Json = {"bytes": len(data)} if is_blob else json.loads(data or b"{}")
@@ -83,6 +87,8 @@ class FakeServer:
             return self._blob(request, data)
         if request.path in {"/api/pull", "/api/create"}:
             return await self._pull(request, body["model"])
+        if request.path == "/api/generate" and body.get("prompt"):
+            return await self._paint(request)
         if request.path == "/api/copy":
             body = {"model": body["source"]}
         return self._about_a_model(request.path, body)
@@ -113,7 +119,7 @@ class FakeServer:
                     {"model": name, "created_at": "2026-08-21T15:06:48Z", "done_reason": "unload"}
                 )
             case "/api/show":
-                return web.json_response(SHOWN)
+                return web.json_response({**SHOWN, "capabilities": self.capabilities})
             case "/api/copy":
                 return web.Response()
             case "/api/delete":
@@ -127,6 +133,20 @@ class FakeServer:
             return web.Response(status=200 if digest in self.blobs else 404)
         self.blobs[digest] = data
         return web.Response(status=201)
+
+    async def _paint(self, request: web.Request) -> web.StreamResponse:
+        """Lines of progress, and the picture in the last one, in pieces of any size."""
+        image = base64.b64encode(self.picture).decode()
+        last = {"done": True, "done_reason": "stop", "image": image, "total_duration": 1500000000}
+        lines = self.paint_lines
+        if "error" not in (lines or ({},))[-1]:
+            lines = (*lines, last)
+        data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for start in range(0, len(data), 50_000):
+            await response.write(data[start : start + 50_000])
+        return response
 
     async def _pull(self, request: web.Request, name: str) -> web.StreamResponse:
         response = web.StreamResponse()

@@ -79,7 +79,7 @@ def test_run_pulls_a_missing_model_and_goes_on(embedd: Run, server: FakeServer) 
     assert outcome.out == "[1.0,0.0,0.1]\n"
     assert outcome.err == "pulling manifest\nsuccess\n"
     paths = [path for method, path, _ in server.asked if method == "POST"]
-    assert paths == ["/api/show", "/api/pull", "/api/embed"]
+    assert paths == ["/api/show", "/api/pull", "/api/show", "/api/embed"]
 
 
 def test_run_says_why_a_missing_model_cannot_be_pulled(embedd: Run, server: FakeServer) -> None:
