@@ -18,15 +18,37 @@ SLICE_CHARACTERS: Final = 1 << 18
 # Kinds of places between two tokens, the better ones higher
 WITHIN_CHARACTER, WITHIN_WORD, WORD, SENTENCE, PARAGRAPH = -1, 0, 1, 2, 3
 
-_SPACES: Final = [ord(one) for one in "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000"]
-_SPACES.extend(range(0x2000, 0x200B))
-_NO_SPACE: Final = re.compile(f"[^{re.escape(''.join(map(chr, _SPACES)))}]")
-_LINE_ENDS: Final = [ord(one) for one in "\n\v\f\x85\u2028"]
-_PARAGRAPH_ENDS: Final = [0x2029]
-_SENTENCE_ENDS: Final = [ord(one) for one in ".!?…:;։؟۔।॥።။។៕‽⁇⁈⁉。！？．｡︒"]
+_SPACES: Final = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
+_LINE_ENDS: Final = "\n\v\f\x85\u2028"
+_PARAGRAPH_ENDS: Final = "\u2029"
+_SENTENCE_ENDS: Final = ".!?…:;։؟۔।॥።။។៕‽⁇⁈⁉。！？．｡︒།"
 # After these a sentence ends although no space follows
-_FULL_WIDTH_ENDS: Final = [ord(one) for one in "。！？｡︒"]
-_CLOSERS: Final = [ord(one) for one in "\"')]}»›”’」』）】》〉〕"]
+_FULL_WIDTH_ENDS: Final = "。！？｡︒"
+_CLOSERS: Final = "\"')]}»›”’」』）】》〉〕"
+_NO_SPACE: Final = re.compile(f"[^{re.escape(_SPACES)}]")
+
+# Bits of `_KINDS`
+_SPACE, _LINE, _PARAGRAPH, _END, _FULL_WIDTH_END, _CLOSER = (1 << bit for bit in range(6))
+
+
+def _make_kinds() -> npt.NDArray[np.uint8]:
+    """For each character what it is; all beyond the table are as its last one, which is none."""
+    table = np.zeros(1 << 16, np.uint8)
+    for kind, letters in (
+        (_SPACE, _SPACES),
+        (_LINE, _LINE_ENDS),
+        (_PARAGRAPH, _PARAGRAPH_ENDS),
+        (_END, _SENTENCE_ENDS),
+        (_FULL_WIDTH_END, _FULL_WIDTH_ENDS),
+        (_CLOSER, _CLOSERS),
+    ):
+        table[[*map(ord, letters)]] |= kind
+    return table
+
+
+_KINDS: Final = _make_kinds()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,31 +193,33 @@ def _find_slice_end(text: str, at_least: int) -> int:
 
 def _rank_slice(text: str) -> Ranks:
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    kinds = _KINDS[np.minimum(codes, len(_KINDS) - 1)]
+    edges = np.zeros(len(kinds) + 2, np.int8)
+    edges[1:-1] = kinds & _SPACE
+    steps = np.diff(edges)
+    starts, ends = np.flatnonzero(steps > 0), np.flatnonzero(steps < 0)
+    ranks = _rank_runs(kinds, starts, ends)
     # A change of a running total at each end of a run of spaces: no loop over characters.
-    changes = np.zeros(len(codes) + 2, np.int8)
-    spaces = np.concatenate(([0], np.isin(codes, _SPACES).view(np.int8), [0]))
-    starts, ends = np.flatnonzero(np.diff(spaces) > 0), np.flatnonzero(np.diff(spaces) < 0)
-    ranks = _rank_runs(codes, starts, ends)
+    changes = np.zeros(len(kinds) + 2, np.int8)
     changes[starts] += ranks
     changes[ends + 1] -= ranks
     result = np.cumsum(changes[:-1], dtype=np.int8)
-    after = np.flatnonzero(np.isin(codes, _FULL_WIDTH_ENDS)) + 1
+    after = np.flatnonzero(kinds & _FULL_WIDTH_END) + 1
     result[after] = np.maximum(result[after], SENTENCE)
     return result
 
 
 def _rank_runs(
-    codes: npt.NDArray[np.uint32], starts: npt.NDArray[np.intp], ends: npt.NDArray[np.intp]
+    kinds: npt.NDArray[np.uint8], starts: npt.NDArray[np.intp], ends: npt.NDArray[np.intp]
 ) -> Ranks:
     """What each run of spaces separates: paragraphs, sentences (or lines), words."""
-    lines = np.isin(codes, _LINE_ENDS).astype(np.int64)
-    lines += 2 * np.isin(codes, _PARAGRAPH_ENDS)
-    totals = np.concatenate(([0], np.cumsum(lines)))
+    lines = (kinds & _LINE > 0).astype(np.int32)
+    lines += 2 * (kinds & _PARAGRAPH > 0)
+    totals = np.zeros(len(lines) + 1, np.int32)
+    np.cumsum(lines, out=totals[1:])
     breaks = totals[ends] - totals[starts]
-    before = codes[np.maximum(starts - 1, 0)]
-    closed = codes[np.maximum(starts - 2, 0)]
-    ended = np.isin(before, _SENTENCE_ENDS) | (
-        np.isin(before, _CLOSERS) & np.isin(closed, _SENTENCE_ENDS)
-    )
+    before = kinds[np.maximum(starts - 1, 0)]
+    closed = kinds[np.maximum(starts - 2, 0)]
+    ended = (before & _END > 0) | ((before & _CLOSER > 0) & (closed & _END > 0))
     ranks = np.where((breaks > 0) | ended, SENTENCE, WORD)
     return np.where(breaks > 1, PARAGRAPH, ranks).astype(np.int8)

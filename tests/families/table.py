@@ -5,7 +5,6 @@
 
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +12,7 @@ from embedd.gguf.faults import find_fault
 from embedd.gguf.header import read_header_file
 from embedd.tokenizers.failures import TokenizerError
 from embedd.tokenizers.model_tokenizer import load_tokenizer
+from embedd.types import Pooling
 from tests.families import FAMILIES
 from tests.families.family import Family
 
@@ -29,6 +29,7 @@ EXAMPLES: Final[Mapping[str, str]] = {
     "gemma2": "bge-multilingual-gemma2",
     "gemma3": "harrier-oss-v1-270m",
     "jina-bert-v2": "jina-embeddings-v2",
+    "jina-bert-v2, code": "jina-embeddings-v2-base-code",
     "jina-bert-v3": "jina-embeddings-v3",
     "lfm2": "LFM2.5-Embedding",
     "llama": "e5-mistral, SFR-Embedding-Mistral",
@@ -60,17 +61,13 @@ def format_tables() -> str:
 
 
 def format_served(families: Iterable[Family]) -> str:
-    """A row for each family with its forms: ``qwen3, yarn`` is a form of ``qwen3``."""
+    """A row for each family that is one to users, by name."""
     titles = (
-        "family", "models", "also", "tokenizer", "pooling", "OpenVINO", "rerank",
-        "from a checkpoint", "note",
+        "family", "models", "tokenizer", "pooling", "OpenVINO", "rerank", "from a checkpoint",
+        "note",
     )  # fmt: skip
-    listed = sorted(
-        (family for family in families if family.listed and not family.refused),
-        key=lambda family: family.name,
-    )
-    groups = groupby(listed, key=lambda family: family.name.partition(",")[0])
-    return _format_table(titles, [_to_row(base, list(forms)) for base, forms in groups])
+    served = (family for family in families if family.listed and not family.refused)
+    return _format_table(titles, map(_to_row, sorted(served, key=lambda family: family.name)))
 
 
 def format_refused(families: Iterable[Family]) -> str:
@@ -112,43 +109,20 @@ def replace_tables(readme: str) -> str:
     return f"{before}{begin}{format_tables()}\n{end}{after}"
 
 
-def _to_row(base: str, forms: Sequence[Family]) -> Sequence[str]:
-    others = [_name_form(form) for form in forms]
-    poolings = dict.fromkeys(one.value for form in forms for one in form.poolings)
-    tokenizers = dict.fromkeys(
-        "own" if has_own_tokenizer(form) else "llama.cpp's" for form in forms
+def _to_row(family: Family) -> Sequence[str]:
+    name, architecture = family.name, family.architecture
+    poolings = [pooling.value for pooling in family.poolings if pooling is not Pooling.RANK]
+    cells = (
+        name if name.startswith(architecture) else f"{name} (`{architecture}`)",
+        EXAMPLES.get(name),
+        "own" if has_own_tokenizer(family) else "llama.cpp's",
+        ", ".join(poolings),
+        "yes" if family.openvino else None,
+        "yes" if family.rerank else None,
+        family.conversion,
+        family.note,
     )
-    return (
-        base if forms[0].architecture == base else f"{base} (`{forms[0].architecture}`)",
-        EXAMPLES.get(base, NONE),
-        _join(others),
-        _join(tokenizers),
-        _join(name for name in poolings if name != "rank"),
-        _say_whether([form.openvino for form in forms]),
-        "yes" if any(form.rerank for form in forms) else NONE,
-        _join(form.conversion for form in forms),
-        _join((_to_note(form) for form in forms), "; "),
-    )
-
-
-def _name_form(form: Family) -> str:
-    """What tells it from others of its family; empty for the plain one."""
-    return form.name.partition(", ")[2]
-
-
-def _to_note(form: Family) -> str:
-    name = _name_form(form)
-    return f"{name}: {form.note}" if name and form.note else form.note
-
-
-def _join(texts: Iterable[str], separator: str = ", ") -> str:
-    return separator.join(dict.fromkeys(filter(None, texts))) or NONE
-
-
-def _say_whether(facts: Sequence[bool]) -> str:
-    if all(facts):
-        return "yes"
-    return "some" if any(facts) else NONE
+    return [cell or NONE for cell in cells]
 
 
 def _format_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
