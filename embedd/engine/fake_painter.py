@@ -24,9 +24,7 @@ INFO = ImageInfo(sampler="euler", engine="fake", backend="fake")
 KILL = "\ue000"  # ends the process at the second step
 BLANK = "\ue001"  # gives a picture of one colour
 REFUSE = "\ue002"  # is an error of the engine
-SLOW = "\ue003"  # takes `SLOW_SECONDS` more for each step
 HANG = "\ue005"  # never gets past the first step
-SLOW_SECONDS = 0.05
 
 
 class FakePainter:
@@ -70,10 +68,8 @@ class FakePainter:
     def _fail_on_demand(self, prompt: str, step: int) -> None:
         if KILL in prompt and step == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        if SLOW in prompt:
-            time.sleep(SLOW_SECONDS)
         while HANG in prompt:
-            time.sleep(SLOW_SECONDS)
+            time.sleep(0.05)
 
 
 def paint_gradient(order: PictureOrder) -> Pixels:

@@ -75,18 +75,26 @@ class ImageWorker:
             ModelLoadError: The system gives no process.
         """
         ours, theirs = socket.socketpair()
+        worker = cls()
         with theirs:
-            worker = cls()
-            _, worker._frames = await asyncio.get_running_loop().create_unix_connection(
-                lambda: Frames(worker._dispatch, messages.parse_from_painter), sock=ours
-            )
+            await worker.connect(ours)
             try:
-                worker._child = await Child.start(MODULE, theirs, environment)
+                worker.watch(await Child.start(MODULE, theirs, environment))
             except BaseException:
                 worker._frames.close()
                 raise
-        worker._ending = asyncio.create_task(worker._await_end())
         return worker
+
+    async def connect(self, sock: socket.socket) -> None:
+        """Talk through this end of a socket pair, whose other end the process has."""
+        _, self._frames = await asyncio.get_running_loop().create_unix_connection(
+            lambda: Frames(self._dispatch, messages.parse_from_painter), sock=sock
+        )
+
+    def watch(self, child: Child) -> None:
+        """Fail every waiting call when *child*, which has the other end, ends."""
+        self._child = child
+        self._ending = asyncio.create_task(self._await_end())
 
     @property
     def pid(self) -> int:
