@@ -18,6 +18,7 @@ from embedd.engine.backends import LLAMA_BACKENDS, Backend
 from embedd.engine.protocol import Stop, StoppedError, check_ids
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import EngineError, ModelLoadError
+from embedd.tokenizers.slices import Check, no_check
 from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
 from embedd.types import Located, Pooling, TokenIds, TokenPiece, Vectors
 
@@ -56,18 +57,26 @@ class FakeTokenizer:
         return cls()
 
     def tokenize(
-        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
+        self,
+        texts: Sequence[str],
+        *,
+        add_special: bool = True,
+        parse_special: bool = True,
+        check: Check = no_check,
     ) -> list[TokenIds]:
         """See `Tokenizer.tokenize`; `FIRST` and `LAST` are special tokens as characters too."""
+        check()
         first, last = ([FIRST], [LAST]) if add_special else ([], [])
         ids = [[ord(c) % VOCABULARY for c in text] for text in texts]
         if not parse_special:
             ids = [[one for one in row if one not in (FIRST, LAST)] for row in ids]
         return [np.array([*first, *row, *last], np.int32) for row in ids]
 
-    def locate(self, texts: Sequence[str], *, parse_special: bool = True) -> list[Located]:
+    def locate(
+        self, texts: Sequence[str], *, parse_special: bool = True, check: Check = no_check
+    ) -> list[Located]:
         """See `Tokenizer.locate`."""
-        rows = self.tokenize(texts, add_special=False, parse_special=parse_special)
+        rows = self.tokenize(texts, add_special=False, parse_special=parse_special, check=check)
         located: list[Located] = []
         for text, row in zip(texts, rows, strict=True):
             kept = [

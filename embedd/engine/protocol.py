@@ -6,6 +6,7 @@ from typing import Protocol
 
 from embedd.engine.spec import ModelInfo
 from embedd.errors import EngineError
+from embedd.tokenizers.slices import Check, no_check
 from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
 from embedd.types import Located, Pooling, TokenIds, TokenPiece, Vectors
 
@@ -65,21 +66,29 @@ class Tokenizer(Protocol):
         ...
 
     def tokenize(
-        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
+        self,
+        texts: Sequence[str],
+        *,
+        add_special: bool = True,
+        parse_special: bool = True,
+        check: Check = no_check,
     ) -> list[TokenIds]:
         """Token ids of each text, never truncated.
 
         Args:
             add_special: Add `special_tokens` to each text.
             parse_special: Turn the name of a special token in a text into that token.
+            check: Called between parts of long work; what it raises ends the work.
         """
         ...
 
-    def locate(self, texts: Sequence[str], *, parse_special: bool = True) -> list[Located]:
+    def locate(
+        self, texts: Sequence[str], *, parse_special: bool = True, check: Check = no_check
+    ) -> list[Located]:
         """Token ids of each text without `special_tokens`, and the characters of each token.
 
         Args:
-            parse_special: As in `tokenize`.
+            parse_special, check: As in `tokenize`.
         """
         ...
 

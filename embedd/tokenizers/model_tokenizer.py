@@ -1,6 +1,6 @@
 """A model's own tokenizer, made of the vocabulary in its GGUF."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +16,10 @@ from embedd.tokenizers.pieces import TO_BYTES, clean_wordpieces, read_byte_token
 from embedd.tokenizers.pretokenizers import PRETOKENIZERS
 from embedd.tokenizers.slices import (
     INLINE_CHARACTERS,
+    Check,
     group_slices,
     has_word_end,
+    no_check,
     replace_surrogates,
 )
 from embedd.tokenizers.truncation import PairTemplate, SpecialTokens, surround_pair
@@ -88,7 +90,7 @@ class ModelTokenizer:
         *,
         add_special: bool = True,
         parse_special: bool = True,
-        check: Callable[[], None] = lambda: None,
+        check: Check = no_check,
     ) -> list[TokenIds]:
         """The ids of each text.
 
@@ -117,7 +119,7 @@ class ModelTokenizer:
         texts: Sequence[str],
         *,
         parse_special: bool = True,
-        check: Callable[[], None] = lambda: None,
+        check: Check = no_check,
     ) -> list[Located]:
         """The ids of each text without `special_tokens`, and where in the text each token stands.
 
@@ -171,7 +173,7 @@ class ModelTokenizer:
         *,
         parse_special: bool,
         located: bool,
-        check: Callable[[], None],
+        check: Check,
     ) -> Iterator[tuple[int, int, Encoding]]:
         """For each slice: the index of its text, where in that it begins, what became of it."""
         tokenizer = self._parsing if parse_special else self._literal

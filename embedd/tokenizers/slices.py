@@ -1,10 +1,11 @@
 """Cutting texts into slices of bounded work, without changing a token."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 Slice: TypeAlias = tuple[int, int, str]  # index of the text, place in it, characters
+Check: TypeAlias = Callable[[], None]  # raises to end the work that calls it
 
 # A lone text up to this length is tokenized in one call, on the event loop: it takes some
 # 300 µs, no longer than another thread takes to begin.
@@ -18,6 +19,10 @@ _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _REPLACEMENT: Final = "\ufffd"
 # A space between two letters begins a new word in every tokenizer that is built.
 _BETWEEN_WORDS: Final = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")
+
+
+def no_check() -> None:
+    """Let the work go on."""
 
 
 def group_slices(texts: Sequence[str], *, cut: bool) -> Iterator[list[Slice]]:

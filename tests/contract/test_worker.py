@@ -213,6 +213,18 @@ async def test_tokens_are_located_in_each_text(worker: WorkerProcess) -> None:
     assert await worker.locate([]) == []
 
 
+async def test_a_caller_that_leaves_its_texts_disturbs_no_other(worker: WorkerProcess) -> None:
+    leaving = [asyncio.create_task(worker.tokenize(["ab" * 5000] * 50)) for _ in range(2)]
+    leaving.append(asyncio.create_task(worker.locate(["ab" * 5000] * 50)))  # type: ignore[arg-type]  # of another result
+    await settle()
+    for one in leaving:
+        one.cancel()
+    await asyncio.wait(leaving)
+    rows = await worker.tokenize(TEXTS, add_special=False)
+    assert await worker.detokenize(rows, special=True) == [text.encode() for text in TEXTS]
+    assert worker.death is None
+
+
 async def test_pieces_make_up_the_text(worker: WorkerProcess) -> None:
     [ids] = await worker.tokenize(["ab"], add_special=False)
     assert await worker.token_pieces(ids) == [(b"a", False), (b"b", False)]

@@ -292,6 +292,8 @@ class WorkerProcess:
         except asyncio.CancelledError:
             if computes:
                 self._frames.write(messages.Abort(id_))
+            elif kind is messages.Tokens:
+                self._frames.write(messages.Abandon(id_))
             raise
         finally:
             self._calls.pop(id_, None)

@@ -61,6 +61,12 @@ class Locate(msgspec.Struct, tag="locate", frozen=True):
     parse_special: bool = True
 
 
+class Abandon(msgspec.Struct, tag="abandon", frozen=True):
+    """Nothing waits for the answer to this `Tokenize` or `Locate` any more."""
+
+    id: int
+
+
 class Detokenize(msgspec.Struct, tag="detokenize", frozen=True):
     """Turn the token ids in the array into text. The answer is `Texts`.
 
@@ -159,7 +165,7 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     index: int | None = None
 
 
-ToWorker: TypeAlias = Load | Cores | Tokenize | Locate | Detokenize | Encode | Abort
+ToWorker: TypeAlias = Load | Cores | Tokenize | Locate | Abandon | Detokenize | Encode | Abort
 FromWorker: TypeAlias = Progress | Ready | Tokens | Texts | Computed | Failed
 
 

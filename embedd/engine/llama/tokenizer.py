@@ -12,6 +12,7 @@ from embedd.engine.llama.places import UNKNOWN, find_places
 from embedd.engine.protocol import check_ids
 from embedd.engine.spec import ModelSpec
 from embedd.errors import ModelLoadError
+from embedd.tokenizers.slices import Check, no_check
 from embedd.tokenizers.truncation import PairTemplate, SpecialTokens, surround_pair
 from embedd.types import Located, TokenIds, TokenPiece
 
@@ -62,22 +63,32 @@ class LlamaTokenizer:
         return self._model.vocabulary
 
     def tokenize(
-        self, texts: Sequence[str], *, add_special: bool = True, parse_special: bool = True
+        self,
+        texts: Sequence[str],
+        *,
+        add_special: bool = True,
+        parse_special: bool = True,
+        check: Check = no_check,
     ) -> list[TokenIds]:
         """See `Tokenizer.tokenize`."""
-        return [
-            self._tokenize(text, add_special=add_special, parse_special=parse_special)
-            for text in texts
-        ]
+        rows = []
+        for text in texts:
+            check()
+            rows.append(self._tokenize(text, add_special=add_special, parse_special=parse_special))
+        return rows
 
-    def locate(self, texts: Sequence[str], *, parse_special: bool = True) -> list[Located]:
+    def locate(
+        self, texts: Sequence[str], *, parse_special: bool = True, check: Check = no_check
+    ) -> list[Located]:
         """See `Tokenizer.locate`."""
-        rows = self.tokenize(texts, add_special=False, parse_special=parse_special)
+        rows = self.tokenize(texts, add_special=False, parse_special=parse_special, check=check)
         by_words = self._kind == WORDPIECE
-        return [
-            (ids, find_places(text, self.token_pieces(ids), by_words=by_words))
-            for text, ids in zip(texts, rows, strict=True)
-        ]
+        located: list[Located] = []
+        for text, ids in zip(texts, rows, strict=True):
+            check()
+            places = find_places(text, self.token_pieces(ids), by_words=by_words)
+            located.append((ids, places))
+        return located
 
     def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
         """See `Tokenizer.detokenize`."""

@@ -9,19 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from embedd.engine.spec import ModelInfo, ModelSpec
-from embedd.tokenizers.slices import INLINE_CHARACTERS
+from embedd.tokenizers.slices import INLINE_CHARACTERS, Check
 from embedd.types import Located, Pooling, TokenIds, TokenPiece
 
 if TYPE_CHECKING:
     from embedd.tokenizers.model_tokenizer import ModelTokenizer
 
 INLINE_TOKENS: Final = 1024  # whose text is found on the event loop, in a millisecond
+# Texts of so many characters in all take half a second and more: they may not occupy all threads,
+# which other requests need for a moment.
+LONG: Final = 1 << 20
+LONG_AT_A_TIME: Final = 2
 KEEP: Final = 300.0  # seconds that a tokenizer is kept after its last use
 MAX_IDLE: Final = 4  # tokenizers that are kept though no model or request uses them
 
 _Found = TypeVar("_Found")
 # Between slices of long work the check is called: it raises when the caller has left.
-Work: TypeAlias = "Callable[[Callable[[], None]], _Found]"
+Work: TypeAlias = Callable[[Check], _Found]
 
 
 class LocalTokenizer:
@@ -30,11 +34,15 @@ class LocalTokenizer:
     Long texts are tokenized in a thread, which ends soon after the call is cancelled.
 
     Args:
+        long: Taken by calls with long texts; shared by all tokenizers.
         release: Called once, by `close`.
     """
 
-    def __init__(self, tokenizer: "ModelTokenizer", release: Callable[[], None]) -> None:
+    def __init__(
+        self, tokenizer: "ModelTokenizer", long: asyncio.Semaphore, release: Callable[[], None]
+    ) -> None:
         self._tokenizer = tokenizer
+        self._long = long
         self._release: Callable[[], None] | None = release
 
     @property
@@ -65,10 +73,11 @@ class LocalTokenizer:
         tokenize = self._tokenizer.tokenize
         if len(texts) == 1 and len(texts[0]) <= INLINE_CHARACTERS:
             return tokenize(texts, add_special=add_special, parse_special=parse_special)
-        return await _run(
+        return await self._run(
+            texts,
             lambda check: tokenize(
                 texts, add_special=add_special, parse_special=parse_special, check=check
-            )
+            ),
         )
 
     async def locate(self, texts: Sequence[str], *, parse_special: bool = True) -> list[Located]:
@@ -80,7 +89,9 @@ class LocalTokenizer:
         locate = self._tokenizer.locate
         if len(texts) == 1 and len(texts[0]) <= INLINE_CHARACTERS:
             return locate(texts, parse_special=parse_special)
-        return await _run(lambda check: locate(texts, parse_special=parse_special, check=check))
+        return await self._run(
+            texts, lambda check: locate(texts, parse_special=parse_special, check=check)
+        )
 
     async def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
         """Return the text of each sequence; see `Tokenizer.detokenize`."""
@@ -100,6 +111,13 @@ class LocalTokenizer:
         if release is not None:
             release()
 
+    async def _run(self, texts: Sequence[str], work: Work[_Found]) -> _Found:
+        """What *work* on *texts* returns in a thread."""
+        if sum(map(len, texts)) < LONG:
+            return await _run_abandonable(work)
+        async with self._long:
+            return await _run_abandonable(work)
+
 
 class TokenizerCache:
     """The tokenizers in the server process, by the digest of the model's file.
@@ -116,6 +134,7 @@ class TokenizerCache:
     ) -> None:
         self._build = build or _build
         self._keep = keep
+        self._long = asyncio.Semaphore(LONG_AT_A_TIME)
         self._entries: dict[str, _Entry] = {}
 
     def __len__(self) -> int:
@@ -143,7 +162,7 @@ class TokenizerCache:
         except BaseException:
             release()
             raise
-        return LocalTokenizer(tokenizer, release)
+        return LocalTokenizer(tokenizer, self._long, release)
 
     def close(self) -> None:
         """Forget all tokenizers; those in use go on working."""
@@ -194,7 +213,7 @@ class _AbandonedError(Exception):
     """Nothing waits for the result any more."""
 
 
-async def _run(work: "Work[_Found]") -> _Found:
+async def _run_abandonable(work: Work[_Found]) -> _Found:
     """What *work* returns in a thread; when the caller is cancelled its next check ends it."""
     abandoned = threading.Event()
 

@@ -48,6 +48,8 @@ class Worker:
                     self._pending.set_cores(message.count)
                 case messages.Tokenize() | messages.Locate() | messages.Detokenize():
                     self._tokenizer_calls.put(message, array)
+                case messages.Abandon():
+                    self._tokenizer_calls.abandon(message.id)
                 case messages.Encode():
                     self._pending.put((message, array))
                 case messages.Abort():

@@ -20,7 +20,8 @@ from embedd.engine.ipc.messages import (
 from embedd.engine.protocol import Tokenizer
 from embedd.engine.worker.connection import Answer, Connection
 from embedd.engine.worker.threads import start_thread
-from embedd.errors import EmbeddError
+from embedd.errors import EmbeddError, EngineError
+from embedd.tokenizers.slices import Check, no_check
 from embedd.types import TokenIds
 
 # llama.cpp's fall-back for regular expressions recurses once per letter of a word:
@@ -40,6 +41,9 @@ class TokenizerCalls:
         self._lock = threading.Lock()
         self._tokenizer: Tokenizer
         self._shared = False
+        # Changed by two threads, each change by a single call, which is atomic.
+        self._open: set[int] = set()
+        self._abandoned: set[int] = set()
 
     def start(self, tokenizer: Tokenizer, *, shared: bool = False) -> None:
         """Answer with *tokenizer* from now on.
@@ -54,44 +58,60 @@ class TokenizerCalls:
 
     def put(self, call: Call, array: bytes) -> None:
         """Answer *call*: a short text at once, anything else in the thread."""
+        self._open.add(call.id)
         match call:
             case Tokenize(texts=[text]) if len(text) <= SHORT:
                 self._answer_here(call, array)
             case _:
                 self._waiting.put((call, array))
 
+    def abandon(self, id_: int) -> None:
+        """End the work on the call *id_* soon, if it was not answered yet."""
+        if id_ in self._open:
+            self._abandoned.add(id_)
+
     def _answer_here(self, call: Call, array: bytes) -> None:
         """Answer in the calling thread: waking the other one would take longer."""
         if self._shared:
-            self._connection.send(answer_call(self._tokenizer, call, array))
+            self._answer(call, array)
             return
         if not self._lock.acquire(blocking=False):
             self._waiting.put((call, array))
             return
         try:
-            answer = answer_call(self._tokenizer, call, array)
+            self._answer(call, array)
         finally:
             self._lock.release()
-        self._connection.send(answer)
 
     def _answer_all(self) -> None:
         while True:
             call, array = self._waiting.get()
             with self._lock:
-                answer = answer_call(self._tokenizer, call, array)
-            self._connection.send(answer)
+                self._answer(call, array)
+
+    def _answer(self, call: Call, array: bytes) -> None:
+        def check() -> None:
+            if call.id in self._abandoned:
+                raise EngineError("nothing waits for the answer")
+
+        self._connection.send(answer_call(self._tokenizer, call, array, check))
+        self._open.discard(call.id)
+        self._abandoned.discard(call.id)
 
 
-def answer_call(tokenizer: Tokenizer, call: Call, array: bytes) -> Answer:
+def answer_call(tokenizer: Tokenizer, call: Call, array: bytes, check: Check = no_check) -> Answer:
     """The answer of *tokenizer* to *call*, whose array may hold token ids."""
     try:
         if isinstance(call, Tokenize):
             rows = tokenizer.tokenize(
-                call.texts, add_special=call.add_special, parse_special=call.parse_special
+                call.texts,
+                add_special=call.add_special,
+                parse_special=call.parse_special,
+                check=check,
             )
             return Tokens(call.id, [len(row) for row in rows]), join_ids(rows)
         if isinstance(call, Locate):
-            located = tokenizer.locate(call.texts, parse_special=call.parse_special)
+            located = tokenizer.locate(call.texts, parse_special=call.parse_special, check=check)
             places = [offsets.ravel() for _, offsets in located]
             lengths = [len(ids) for ids, _ in located]
             return Tokens(call.id, lengths), join_ids([*(ids for ids, _ in located), *places])

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from embedd.engine.serving import local_tokenizer
-from embedd.engine.serving.local_tokenizer import MAX_IDLE, LocalTokenizer, TokenizerCache
+from embedd.engine.serving.local_tokenizer import (
+    LONG,
+    LONG_AT_A_TIME,
+    MAX_IDLE,
+    LocalTokenizer,
+    TokenizerCache,
+)
 from embedd.engine.spec import ModelSpec
 from embedd.tokenizers import slices
 from embedd.tokenizers.failures import TokenizerError
@@ -29,7 +35,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> ModelTokenizer:
 
 @pytest.fixture
 def local(own: ModelTokenizer) -> LocalTokenizer:
-    return LocalTokenizer(own, lambda: None)
+    return LocalTokenizer(own, asyncio.Semaphore(LONG_AT_A_TIME), lambda: None)
 
 
 def spec_of(path: Path, number: int = 0) -> ModelSpec:
@@ -134,6 +140,31 @@ async def test_a_short_text_does_not_wait_for_a_long_one(
     assert order == ["short", "short", "short", "long"]
 
 
+async def test_long_texts_do_not_take_all_threads(
+    own: ModelTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of any tokenizer: however many there are, two short texts find a thread."""
+    begun: list[int] = []
+    go_on = threading.Event()
+
+    def hold(texts: list[str], **_: object) -> list[object]:
+        begun.append(len(texts[0]))
+        if len(texts[0]) >= LONG:
+            go_on.wait(20)
+        return []
+
+    monkeypatch.setattr(own, "tokenize", hold)
+    long = asyncio.Semaphore(LONG_AT_A_TIME)
+    locals_ = [LocalTokenizer(own, long, lambda: None) for _ in range(2)]
+    tasks = [asyncio.create_task(locals_[at % 2].tokenize(["x" * LONG])) for at in range(40)]
+    await until(lambda: len(begun) >= LONG_AT_A_TIME)
+    await asyncio.wait_for(locals_[0].tokenize(["a", "b"]), 20)
+    assert sorted(begun) == [1, *[LONG] * LONG_AT_A_TIME]
+    go_on.set()
+    await asyncio.gather(*tasks)
+    assert len(begun) == 41
+
+
 async def test_long_work_ends_when_its_caller_leaves(
     own: ModelTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +186,7 @@ async def test_long_work_ends_when_its_caller_leaves(
             ended.set()
 
     monkeypatch.setattr(own, "tokenize", watched)
-    local = LocalTokenizer(own, lambda: None)
+    local = LocalTokenizer(own, asyncio.Semaphore(LONG_AT_A_TIME), lambda: None)
     text = "the cat " * (CALL_CHARACTERS // 2)
     leaving = asyncio.create_task(local.tokenize([text]))
     await until(lambda: looked_at[0] == 2)

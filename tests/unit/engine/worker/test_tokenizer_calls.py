@@ -26,6 +26,8 @@ from embedd.engine.ipc.messages import (
 from embedd.engine.worker.connection import Answer, Connection
 from embedd.engine.worker.load import open_tokenizer
 from embedd.engine.worker.tokenizer_calls import SHORT, TokenizerCalls, answer_call
+from embedd.errors import EngineError
+from embedd.tokenizers.slices import Check, no_check
 from embedd.types import Pooling, TokenIds
 from tests.contract.conftest import make_spec
 from tests.tiny_models import write_tiny_bert
@@ -61,11 +63,11 @@ class Sent(Connection[ToWorker]):
 
     def __init__(self) -> None:
         # Not that of `Connection`: there is no socket.
-        self.answers: queue.SimpleQueue[Tokens] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[Tokens | Failed] = queue.SimpleQueue()
 
     def send(self, *answers: Answer) -> None:
         for message, _ in answers:
-            assert isinstance(message, Tokens)
+            assert isinstance(message, Tokens | Failed)
             self.answers.put(message)
 
 
@@ -75,11 +77,20 @@ class Held(FakeTokenizer):
     def __init__(self) -> None:
         self.begun, self.go_on = threading.Event(), threading.Event()
 
-    def tokenize(self, texts: Sequence[str], **options: bool) -> list[TokenIds]:
+    def tokenize(
+        self,
+        texts: Sequence[str],
+        *,
+        add_special: bool = True,
+        parse_special: bool = True,
+        check: Check = no_check,
+    ) -> list[TokenIds]:
         if len(texts[0]) > SHORT:
             self.begun.set()
             self.go_on.wait(20)
-        return super().tokenize(texts, **options)
+        return super().tokenize(
+            texts, add_special=add_special, parse_special=parse_special, check=check
+        )
 
 
 @pytest.mark.parametrize(("shared", "order"), [(True, [2, 1]), (False, [1, 2])])
@@ -94,3 +105,38 @@ def test_a_short_text_passes_a_long_one_if_threads_may_share_the_tokenizer(
     calls.put(Tokenize(2, ["x"]), b"")
     tokenizer.go_on.set()
     assert [connection.answers.get(timeout=20).id for _ in order] == order
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_work_ends_when_nothing_waits_for_the_answer(shared: bool) -> None:
+    connection, tokenizer = Sent(), Held()
+    calls = TokenizerCalls(connection)
+    calls.start(tokenizer, shared=shared)
+    long = "x" * (SHORT + 1)
+    calls.put(Tokenize(1, [long]), b"")
+    assert tokenizer.begun.wait(20)
+    calls.put(Locate(2, [long]), b"")
+    calls.put(Tokenize(3, [long]), b"")
+    for id_ in (1, 2, 99):  # the last is not known
+        calls.abandon(id_)
+    tokenizer.go_on.set()
+    answers = [connection.answers.get(timeout=20) for _ in range(3)]
+    assert [(one.id, type(one)) for one in answers] == [(1, Failed), (2, Failed), (3, Tokens)]
+    calls.put(Tokenize(1, [long]), b"")  # nothing of the first is remembered
+    assert isinstance(connection.answers.get(timeout=20), Tokens)
+
+
+def test_llama_cpps_tokenizer_looks_between_texts_whether_to_go_on(tmp_path: Path) -> None:
+    spec = make_spec(write_tiny_bert(tmp_path / "tiny.gguf"), Pooling.MEAN)
+    load = Load(spec=spec, backend=LLAMA_BACKENDS[0], vocabulary_only=True)
+    tokenizer = open_tokenizer(load)
+    for call in (Tokenize(1, ["a", "b", "c"]), Locate(2, ["a", "b", "c"])):
+        seen: list[None] = []
+
+        def check(seen: list[None] = seen) -> None:
+            seen.append(None)
+            if len(seen) == 3:
+                raise EngineError("enough")
+
+        assert answer_call(tokenizer, call, b"", check)[0] == Failed(call.id, "enough")
+        assert len(seen) == 3
