@@ -193,7 +193,11 @@ def check_image_files(
     if not components and (found is None or found.part in {ImagePart.LLM, ImagePart.T5XXL}):
         return None
     if found is None or found.family is None:
-        what = "not of a family that embedd knows" if found is None else f"a {found.part} alone"
+        what = (
+            "not of a family that embedd knows"
+            if found is None
+            else f"the component {found.part} alone"
+        )
         raise InvalidInputError(
             f"the file is {what}: FROM must name the diffusion model or the checkpoint of an "
             "image model, COMPONENT its other files"
@@ -201,7 +205,9 @@ def check_image_files(
     for part, file in components.items():
         other = recognise(file)
         if other is None or other.part is not part:
-            what = "not a file of an image model" if other is None else f"a {other.part}"
+            what = (
+                "not a file of an image model" if other is None else f"the component {other.part}"
+            )
             raise InvalidInputError(f"the file of COMPONENT {part} is {what}")
     missing = set(FAMILIES[found.family].companions) - found.contains - components.keys()
     if missing:

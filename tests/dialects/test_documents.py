@@ -30,6 +30,17 @@ async def test_a_curl_of_the_readme_is_answered(
     assert (await served.post(path, asked)).status == 200
 
 
+async def test_the_readmes_curl_of_a_picture_gives_its_bytes(served: Served) -> None:
+    text = (ROOT / "README.md").read_text()
+    [(path, accept, body)] = re.findall(
+        r"curl http://localhost:11434(\S+) -H 'Accept: (\S+)' -o \S+ -d '([^']+)'", text
+    )
+    served.add_image_model("sd-turbo")
+    reply = await served.send("POST", path, data=body, headers={"Accept": accept})
+    assert reply.headers["Content-Type"] == accept
+    assert reply.body.startswith(b"\x89PNG")
+
+
 def test_the_readme_has_a_curl_of_every_dialect_that_embeds() -> None:
     shown = {path for path, _ in CURLS}
     assert app.DIALECTS

@@ -219,7 +219,7 @@ def test_safetensors_that_are_not_an_image_model_are_refused_before_the_download
         place.pull("hf.co/acme/odd")
     vae = write_safetensors(place.root / "v", KLEIN["vae"]).read_bytes()
     place.hub.repositories["acme/odd"] = {"odd.safetensors": vae}
-    with pytest.raises(UnsupportedError, match="a vae alone"):
+    with pytest.raises(UnsupportedError, match="the component vae alone"):
         place.pull("hf.co/acme/odd")
     assert place.hub.streamed == []
 
