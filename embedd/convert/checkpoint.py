@@ -8,7 +8,7 @@ from typing import Final
 from embedd.convert.architectures import make_graph
 from embedd.convert.files import read_json_object, read_optional_object
 from embedd.convert.graph import Graph, TargetTensor, choose_tensors
-from embedd.convert.modules import read_dense_tensors, read_modules
+from embedd.convert.modules import Modules, read_dense_tensors, read_modules
 from embedd.convert.tensors import read_checkpoint_index
 from embedd.convert.vocabulary import read_vocabulary
 from embedd.errors import ConversionError
@@ -41,6 +41,7 @@ class Checkpoint:
         prompts: Name (``query``, ``document``, ``passage`` …) → text that the model was
             trained to see before an input.
         matryoshka: Lengths to which the model was trained to have its vectors cut.
+        note: What a GGUF cannot say and users of the model should know; empty if nothing.
     """
 
     graph: Graph
@@ -50,6 +51,7 @@ class Checkpoint:
     max_seq_length: int | None
     prompts: Mapping[str, str]
     matryoshka: tuple[int, ...]
+    note: str
 
 
 def read_checkpoint(source: Path) -> Checkpoint:
@@ -71,14 +73,16 @@ def read_checkpoint(source: Path) -> Checkpoint:
         raise ConversionError(
             f"{lengths} lower-cases texts for a cased tokenizer, which a GGUF cannot express"
         )
+    described = read_optional_object(source / PROMPTS)
     return Checkpoint(
         graph=graph,
         tensors=tensors,
         vocabulary=vocabulary,
         pooling=_read_pooling(modules.pooling, graph) if modules.pooling else Pooling.RANK,
         max_seq_length=_max_seq_length(limits, graph),
-        prompts=_prompts(read_optional_object(source / PROMPTS)),
+        prompts=_prompts(described),
         matryoshka=_matryoshka(raw, graph),
+        note=_note(described, modules),
     )
 
 
@@ -144,3 +148,14 @@ def _matryoshka(config: Mapping[str, object], graph: Graph) -> tuple[int, ...]:
     if not isinstance(listed, list) or not all(type(size) is int and size > 0 for size in listed):
         raise ConversionError(f"config.json has matryoshka_dimensions {listed!r}")
     return tuple(sorted({size for size in listed if size <= graph.embedding_length}))
+
+
+def _note(config: Mapping[str, object], modules: Modules) -> str:
+    """What is lost where vectors are not compared by their direction alone."""
+    similarity = config.get("similarity_fn_name")
+    if modules.normalizes or modules.pooling is None or similarity in (None, "cosine"):
+        return ""
+    return (
+        f"note: this checkpoint compares vectors by {similarity} and has no Normalize module; "
+        "answers are normalised unless a request says otherwise"
+    )

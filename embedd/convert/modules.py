@@ -38,12 +38,14 @@ class Modules:
         transformer: Its folder.
         pooling: Its folder; None for a cross-encoder.
         dense: Folders of the Dense modules within *source*, in the order of computation.
+        normalizes: Whether vectors are brought to length 1.
     """
 
     source: Path
     transformer: Path
     pooling: Path | None
     dense: tuple[str, ...]
+    normalizes: bool
 
 
 def read_modules(source: Path) -> Modules:
@@ -74,6 +76,7 @@ def read_modules(source: Path) -> Modules:
         transformer=folders.get("Transformer", source),
         pooling=folders.get("Pooling"),
         dense=tuple(name for kind, name in found if kind == "Dense"),
+        normalizes="Normalize" in folders,
     )
     for folder in (source, modules.transformer):
         for file in ADAPTERS:

@@ -30,6 +30,7 @@ from embedd.convert.words import find_mask, make_vocabulary
 from embedd.errors import ConversionError
 from embedd.tokenizers.vocabulary import TokenType, Vocabulary
 
+MAX_CHARACTERS: Final = 256  # of a token: each of its parts is looked up
 # Of Gemma: its id has no row in the embedding matrix, and no text of an embedding model has it.
 IMAGE: Final = "<image_soft_token>"
 _MARK_SPACES: Final = {"type": "Replace", "pattern": {"String": " "}, "content": WORD_START}
@@ -131,9 +132,15 @@ def _rank_results(
     for piece in known - apart:
         if is_byte(piece):
             continue
+        if len(piece) > MAX_CHARACTERS:
+            raise ConversionError(
+                f"the token {piece!r:.80} has {len(piece)} characters, at most {MAX_CHARACTERS} "
+                "are converted",
+                limit=MAX_CHARACTERS,
+            )
         for at in range(1, len(piece)):
             pair = piece[:at], piece[at:]
-            if pair not in listed and pair[0] in known and pair[1] in known:
+            if pair[0] in known and pair[1] in known and pair not in listed:
                 raise ConversionError(
                     f"{TOKENIZER} has no merge of {pair[0]!r} and {pair[1]!r}, which llama.cpp "
                     "would merge"

@@ -24,12 +24,12 @@ def find_mask(files: TokenizerFiles, added: Sequence[AddedToken]) -> int | None:
         ConversionError: Another token takes them.
     """
     name = files.role("mask")
-    for token in added:
-        if token.lstrip and token.text != name:
-            raise ConversionError(
-                f"the tokenizer looks for {token.text!r} with lstrip, which a GGUF cannot say"
-            )
-    return next((token.id for token in added if token.lstrip), None)
+    found = {token.id: token.text for token in added if token.lstrip}
+    for text in [*found.values()][1:] if name is None else {*found.values()} - {name}:
+        raise ConversionError(
+            f"the tokenizer looks for {text!r} with lstrip, which a GGUF can only say of a mask"
+        )
+    return next(iter(found), None)
 
 
 def is_replacement(step: Object, expression: str, content: str) -> bool:

@@ -132,6 +132,8 @@ def convert(
     )
     if verify is not None:
         verify(target)
+    if checkpoint.note:
+        report(ProgressLine(status=checkpoint.note))
     return checkpoint
 
 

@@ -17,7 +17,7 @@ from embedd.types import Pooling, TokenIds
 from tests.checkpoints import SAMPLES, Sample, unigram, write_sample
 from tests.contract.conftest import find_engine, make_spec
 from tests.families import FAMILIES
-from tests.families.family import Weights
+from tests.families.family import Weights, read_weights
 from tests.unit.tokenizers.vocabularies import CORPUS, mix_scripts
 
 COSINE = 0.9999
@@ -94,6 +94,20 @@ def test_spaces_at_the_end_are_no_token_whatever_the_steps_of_a_unigram_tokenize
     assert differing(original, ours.tokenize(trimmed), trimmed) == []
     assert differing(original, ours.tokenize(["a "]), ["a "]) == ["a "]
     assert ours.tokenize(["a "])[0].tolist() == original.encode("a").ids
+
+
+@pytest.mark.parametrize(("dtype", "error"), [("F32", 1e-6), ("F16", 1e-3), ("BF16", 8e-3)])
+@pytest.mark.parametrize("name", SAMPLES)
+def test_every_value_of_each_type_is_in_its_place(
+    name: str, dtype: str, error: float, tmp_path: Path
+) -> None:
+    pooling = Pooling.RANK if name in SCORERS else Pooling.MEAN
+    weights = write_sample(tmp_path / "in", SAMPLES[name], pooling, dtype=dtype, shards=3)
+    convert_checkpoint(tmp_path / "in", tmp_path / "out.gguf", weights=WeightType.F32)
+    found = read_weights(tmp_path / "out.gguf")
+    assert found.keys() == weights.keys()
+    for tensor, values in weights.items():
+        np.testing.assert_allclose(found[tensor], values, rtol=error, atol=error, err_msg=tensor)
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -58,6 +58,7 @@ def modules(folder: Path, *, pooling: bool = True, dense: tuple[str, ...] = ()) 
         transformer=folder,
         pooling=folder / "1_Pooling" if pooling else None,
         dense=dense,
+        normalizes=True,
     )
 
 

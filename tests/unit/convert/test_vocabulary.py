@@ -91,6 +91,17 @@ def test_a_mask_is_one_that_takes_the_spaces_before_it(tmp_path: Path) -> None:
     assert read(tmp_path, "roberta", change).mask is None
 
 
+def test_a_mask_needs_no_role_where_no_other_token_takes_spaces(tmp_path: Path) -> None:
+    size = write_tokenizer(tmp_path, "roberta")
+    (tmp_path / "tokenizer_config.json").unlink()
+    vocabulary = read_vocabulary(tmp_path, size=size)
+    assert vocabulary.mask == vocabulary.tokens.index("<mask>")
+    write_tokenizer(tmp_path, "roberta", add_token(lstrip=True))
+    (tmp_path / "tokenizer_config.json").unlink()
+    with pytest.raises(ConversionError, match="with lstrip, which a GGUF can only say of a mask"):
+        read_vocabulary(tmp_path, size=size)
+
+
 def test_spare_ids_are_unused_and_as_unlikely_as_the_least_likely_token(tmp_path: Path) -> None:
     vocabulary = read(tmp_path, "xlm-roberta", spare=2)
     assert vocabulary.types[-2:].tolist() == [TokenType.UNUSED] * 2
@@ -202,7 +213,7 @@ REFUSALS: list[tuple[str, Change, str]] = [
     ("xlm-roberta", set_in("model", "vocab", 9, to=["a", float("nan")]), "as token 9"),
     ("xlm-roberta", set_in("model", "vocab", 9, to=["<s>", 0.0]), "'<s>' twice, as id 0"),
     ("xlm-roberta", add_token(rstrip=True), "looks for '<s>' with rstrip, which a GGUF cannot"),
-    ("xlm-roberta", add_token(lstrip=True), "looks for '<s>' with lstrip, which a GGUF cannot"),
+    ("xlm-roberta", add_token(lstrip=True), "looks for '<s>' with lstrip, which a GGUF can only"),
     ("xlm-roberta", add_token(id=5), "id 5 is both"),
     ("xlm-roberta", add_token(id=5000), "the vocabulary goes up to id 5000, config.json has"),
     ("xlm-roberta", set_in("post_processor", to=TWICE), "ids [2, 2] before and [] after a text"),
@@ -245,6 +256,11 @@ REFUSALS: list[tuple[str, Change, str]] = [
     ("embeddinggemma", set_in("model", "ignore_merges", to=True), "ignore_merges or dropout"),
     ("embeddinggemma", drop_merge, f"no merge of {MARK!r} and {MARK * 2!r}, which llama.cpp"),
     ("embeddinggemma", part_merges, f"has merges for {MARK * 3!r} at the ranks 1 and"),
+    (
+        "embeddinggemma",
+        lambda content: content["model"]["vocab"].update({"a" * 257: 1000}),
+        "has 257 characters, at most 256",
+    ),
     ("embeddinggemma", invent_merge, "merges 'a' and 'never', which are not tokens"),
 ]
 

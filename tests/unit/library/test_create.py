@@ -1,6 +1,7 @@
 """Creating from models, uploads and files; quantising; copying."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,27 @@ def test_prompts_and_sizes_of_a_checkpoint_become_parameters(
         "document_prefix": "p: ",
         "prompts": {"Clustering": "c: "},
     }
+
+
+@pytest.mark.parametrize(
+    ("similarity", "kinds", "noted"),
+    [
+        ("dot", ("Transformer", "Pooling"), True),
+        ("dot", ("Transformer", "Pooling", "Normalize"), False),
+        ("cosine", ("Transformer", "Pooling"), False),
+        (None, ("Transformer", "Pooling"), False),
+    ],
+)
+def test_lengths_that_count_and_are_normalised_are_reported(
+    similarity: str | None, kinds: tuple[str, ...], noted: bool, workshop: Workshop, tmp_path: Path
+) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "checkpoint")
+    modules = json.loads((folder / "modules.json").read_text())[: len(kinds)]
+    write_json(folder / "modules.json", modules)
+    described = {"similarity_fn_name": similarity}
+    write_json(folder / "config_sentence_transformers.json", described)
+    workshop.create("mine", folder)
+    assert any("compares vectors by dot" in status for status in workshop.statuses) is noted
 
 
 def test_a_file_type_that_is_not_said_is_taken_from_the_tensors(workshop: Workshop) -> None:
