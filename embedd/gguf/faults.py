@@ -41,6 +41,7 @@ def find_fault(facts: GgufFacts, pooling: Pooling | None) -> str | None:
         or _check_head(facts, shapes, pooling)
         or _check_dense(facts, shapes)
         or _check_window(facts)
+        or _check_direction(facts, pooling)
     )
 
 
@@ -111,4 +112,14 @@ def _check_window(facts: GgufFacts) -> str | None:
     return (
         f"its attention has no direction and a window of {window} tokens, which llama.cpp limits "
         f"on one side only in the architecture {architecture}"
+    )
+
+
+def _check_direction(facts: GgufFacts, pooling: Pooling | None) -> str | None:
+    if facts.architecture != "gemma-embedding" or pooling is not Pooling.LAST:
+        return None
+    return (
+        "it is pooled by its last token, as causal models are, but llama.cpp computes "
+        "gemma-embedding without a direction, and its converter takes every text model of Gemma 3 "
+        "for one: choose a conversion to the architecture gemma3"
     )

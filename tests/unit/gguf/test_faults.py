@@ -159,5 +159,19 @@ def check(facts: GgufFacts, pooling: Pooling | None, message: str | None) -> Non
         assert re.search(message, fault)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "pooling", "message"),
+    [
+        ("gemma-embedding", Pooling.MEAN, None),
+        ("gemma-embedding", Pooling.LAST, "pooled by its last token, .* architecture gemma3"),
+        ("gemma3", Pooling.LAST, None),
+    ],
+)
+def test_a_causal_gemma_that_was_converted_as_embeddinggemma_is_recognised(
+    architecture: str, pooling: Pooling, message: str | None
+) -> None:
+    check(make_facts(architecture), pooling, message)
+
+
 def test_the_architectures_that_are_named_are_known_to_llama_cpp() -> None:
     assert SCORED | PROJECTED | WINDOWED <= ARCHITECTURES
