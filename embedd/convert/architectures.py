@@ -10,7 +10,7 @@ from embedd.convert.hyperparameters import Config
 from embedd.convert.modules import DenseModule, Modules, read_dense
 from embedd.errors import ConversionError
 
-ADVICE: Final = "pull a GGUF of the model instead"
+ADVICE: Final = "pull a GGUF of the model instead (embedd pull hf.co/OWNER/REPOSITORY)"
 # Why well-known others are not converted
 _REASONS: Final[Mapping[str, str]] = {
     "mpnet": "llama.cpp has no relative positions of this kind",
@@ -92,8 +92,8 @@ def make_graph(config: Config, modules: Modules) -> Graph:
     if scores and (architecture.scorer is None or found != [architecture.scorer]):
         scorer = f", not {[architecture.scorer]!r}" if architecture.scorer else ""
         raise ConversionError(
-            f"there is no modules.json with a Pooling module, and the architecture is {found!r}"
-            f"{scorer}: the pooling is unknown"
+            f"modules.json names no Pooling module, and the architecture is {found!r}{scorer}: "
+            "the pooling is unknown"
         )
     if modules.dense and not architecture.has_dense:
         raise ConversionError(

@@ -28,8 +28,7 @@ def read_byte_pairs(files: TokenizerFiles, *, size: int) -> Vocabulary:
         ConversionError: A step of the tokenizer is one that a GGUF cannot name, or the
             vocabulary is damaged.
     """
-    model = files.tokenizer["model"]
-    assert isinstance(model, dict)  # noqa: S101 - it names the reader
+    model = files.model
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "byte_fallback"):
         if model.get(key):
             raise ConversionError(
@@ -47,7 +46,7 @@ def read_byte_pairs(files: TokenizerFiles, *, size: int) -> Vocabulary:
         frame=read_frame(files),
         unk=None,
         mask=find_mask(files, added),
-        pre=find_pre(files.tokenizer),
+        pre=find_pre(files),
         merges=tuple(" ".join(pair) for pair in read_merges(model)),
     )
 
@@ -77,21 +76,20 @@ def read_merges(model: Object) -> list[tuple[str, str]]:
     return merges
 
 
-def find_pre(tokenizer: Object) -> str:
+def find_pre(files: TokenizerFiles) -> str:
     """The name for the way in which texts are normalised and cut into words.
 
     Raises:
         ConversionError: None of the names that llama.cpp knows means just this.
     """
-    normalizer = steps(tokenizer.get("normalizer"), "normalizers")
+    normalizer = steps(files.tokenizer.get("normalizer"), "normalizers")
     kinds = [step.get("type") for step in normalizer]
     if kinds not in ([], ["NFC"]):
         raise ConversionError(
             f"{TOKENIZER} has the normalizer {kinds}: with byte pairs only NFC is converted"
         )
-    model = tokenizer.get("model")
-    whole = isinstance(model, dict) and model.get("ignore_merges") is True
-    expressions = _read_expressions(tokenizer)
+    whole = files.model.get("ignore_merges") is True
+    expressions = _read_expressions(files.tokenizer)
     for name, rules in PRETOKENIZERS.items():
         if (rules.expressions, rules.nfc, rules.ignore_merges) == (expressions, bool(kinds), whole):
             return name

@@ -16,7 +16,6 @@ from embedd.convert.byte_pairs import read_merges
 from embedd.convert.tokenizer_files import (
     TOKENIZER,
     AddedToken,
-    Object,
     TokenizerFiles,
     invert,
     merge_added,
@@ -36,10 +35,9 @@ IMAGE: Final = "<image_soft_token>"
 _MARK_SPACES: Final = {"type": "Replace", "pattern": {"String": " "}, "content": WORD_START}
 
 
-def is_sentencepiece(tokenizer: Object) -> bool:
-    """Whether the byte pairs of *tokenizer* are SentencePiece's: of characters, not of bytes."""
-    model = tokenizer.get("model")
-    return isinstance(model, dict) and model.get("byte_fallback") is True
+def is_sentencepiece(files: TokenizerFiles) -> bool:
+    """Whether the byte pairs of *files* are SentencePiece's: of characters, not of bytes."""
+    return files.model.get("byte_fallback") is True
 
 
 def read_sentencepiece(files: TokenizerFiles, *, size: int) -> Vocabulary:
@@ -49,9 +47,8 @@ def read_sentencepiece(files: TokenizerFiles, *, size: int) -> Vocabulary:
         ConversionError: A step of the tokenizer is one that llama.cpp does not have, or its
             ranks cannot be said by scores.
     """
-    _check_steps(files.tokenizer)
-    model = files.tokenizer["model"]
-    assert isinstance(model, dict)  # noqa: S101 - it names the reader
+    _check_steps(files)
+    model = files.model
     pieces = read_ids(model.get("vocab"))
     merges = read_merges(model)
     added = [one for one in read_added(files) if one.text != IMAGE or one.id < size]
@@ -81,22 +78,21 @@ def read_sentencepiece(files: TokenizerFiles, *, size: int) -> Vocabulary:
     )
 
 
-def _check_steps(tokenizer: Object) -> None:
-    normalizer = steps(tokenizer.get("normalizer"), "normalizers")
+def _check_steps(files: TokenizerFiles) -> None:
+    normalizer = steps(files.tokenizer.get("normalizer"), "normalizers")
     if normalizer != [_MARK_SPACES]:
         raise ConversionError(
             f"{TOKENIZER} has the normalizer {normalizer!r:.200}: with SentencePiece's byte pairs "
             f"only {_MARK_SPACES} is converted"
         )
     # Without effect: no space is left.
-    for step in steps(tokenizer.get("pre_tokenizer"), "pretokenizers"):
+    for step in steps(files.tokenizer.get("pre_tokenizer"), "pretokenizers"):
         if step.get("type") != "Split" or step.get("pattern") != {"String": " "}:
             raise ConversionError(
                 f"{TOKENIZER} has the pre_tokenizer {step.get('type')!r}: with SentencePiece's "
                 "byte pairs only a Split at spaces is converted"
             )
-    model = tokenizer.get("model")
-    if isinstance(model, dict) and (model.get("ignore_merges") or model.get("dropout")):
+    if files.model.get("ignore_merges") or files.model.get("dropout"):
         raise ConversionError(
             f"{TOKENIZER} has ignore_merges or dropout: SentencePiece's byte pairs are only "
             "converted without"

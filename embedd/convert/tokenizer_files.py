@@ -31,6 +31,12 @@ class TokenizerFiles:
     config: Object
     names: Object
 
+    @property
+    def model(self) -> Object:
+        """The ``model`` of ``tokenizer.json``; empty where there is none."""
+        model = self.tokenizer.get("model")
+        return model if isinstance(model, dict) else {}
+
     def role(self, name: str) -> str | None:
         """The token with the role *name* (``pad``, ``sep`` …), None where there is none."""
         token = self.names.get(f"{name}_token")

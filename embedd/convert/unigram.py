@@ -31,8 +31,7 @@ def read_unigram(files: TokenizerFiles, *, size: int) -> Vocabulary:
     """
     charsmap = _read_charsmap(files.tokenizer)
     _check_words(files.tokenizer)
-    model = files.tokenizer["model"]
-    assert isinstance(model, dict)  # noqa: S101 - it names the reader
+    model = files.model
     entries = _read_entries(model)
     pieces = {id_: piece for id_, (piece, _) in enumerate(entries)}
     unk = model.get("unk_id")

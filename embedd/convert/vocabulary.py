@@ -17,7 +17,7 @@ _READERS: Final[Mapping[str, Callable[..., Vocabulary]]] = {
     "Unigram": read_unigram,
     "BPE": lambda files, *, size: (
         read_sentencepiece(files, size=size)
-        if is_sentencepiece(files.tokenizer)
+        if is_sentencepiece(files)
         else read_byte_pairs(files, size=size)
     ),
 }
@@ -40,7 +40,6 @@ def read_vocabulary(folder: Path, *, size: int) -> Vocabulary:
 
 
 def _find_kind(files: TokenizerFiles) -> str:
-    model = files.tokenizer.get("model")
     if not files.tokenizer:
         if (files.folder / VOCABULARY).is_file():
             return "WordPiece"
@@ -48,7 +47,7 @@ def _find_kind(files: TokenizerFiles) -> str:
             f"{files.folder} has neither {TOKENIZER} nor {VOCABULARY}: save the checkpoint with "
             "its fast tokenizer"
         )
-    kind = model.get("type") if isinstance(model, dict) else None
+    kind = files.model.get("type")
     if not isinstance(kind, str) or kind not in _READERS:
         raise ConversionError(
             f"{files.folder / TOKENIZER} has a model of type {kind!r}: only "

@@ -282,7 +282,7 @@ TRANSFORMER, POOLING = module("Transformer", ""), module("Pooling", "1_Pooling")
         ([TRANSFORMER, POOLING, {"type": "own.Normalize", "path": ""}], "'own.Normalize', which"),
         ([POOLING, TRANSFORMER], "modules Pooling, Transformer: only the order Transformer,"),
         ([TRANSFORMER, POOLING, POOLING], "has two Pooling modules"),
-        ([TRANSFORMER], "no modules.json with a Pooling module"),
+        ([TRANSFORMER], "modules.json names no Pooling module"),
         ([TRANSFORMER, module("Pooling", "../1_Pooling")], "'../1_Pooling' outside the checkpoint"),
         ([TRANSFORMER, module("Pooling", "/etc")], "'/etc' outside the checkpoint"),
         ([{"type": "Transformer"}], "has the entry {'type': 'Transformer'}"),
