@@ -50,6 +50,10 @@ SETTINGS = (
     Setting("NOPRUNE", "false", "keep files of the store that no model uses"),
     Setting("MAX_BODY", "67108864", "bytes of a request body, decompressed", twin=False),
     Setting("MAX_BODY_IN_FLIGHT", "8 × MAX_BODY", "bytes of all bodies at a time", twin=False),
+    Setting("HEAD_TIMEOUT", "15s", "how long a client may send the head of a request", twin=False),
+    Setting("BODY_TIMEOUT", "30s", "how long a client may send no byte of a body", twin=False),
+    Setting("WRITE_TIMEOUT", "60s", "how long a client may read no byte of an answer", twin=False),
+    Setting("SHUTDOWN_GRACE", "30s", "how long requests may run after SIGTERM", twin=False),
     Setting("MAX_INPUTS", "2048", "inputs of a request, except on Ollama's routes", twin=False),
     Setting("DEFAULT_MODEL", "the only one", "model for requests without a name", twin=False),
     Setting(
@@ -145,6 +149,10 @@ class Settings:
     noprune: bool
     max_body: int
     max_body_in_flight: int
+    head_timeout: float
+    body_timeout: float
+    write_timeout: float
+    shutdown_grace: float
     max_inputs: int
     default_model: str | None
     default_rerank_model: str | None
@@ -194,6 +202,10 @@ def read_settings(
         noprune=read.switch("NOPRUNE") or False,
         max_body=max_body,
         max_body_in_flight=read.unsigned("MAX_BODY_IN_FLIGHT", 8 * max_body, least=1),
+        head_timeout=read.duration("HEAD_TIMEOUT", 15.0) or math.inf,
+        body_timeout=read.duration("BODY_TIMEOUT", 30.0) or math.inf,
+        write_timeout=read.duration("WRITE_TIMEOUT", 60.0) or math.inf,
+        shutdown_grace=read.duration("SHUTDOWN_GRACE", 30.0),
         max_inputs=read.unsigned("MAX_INPUTS", 2048, least=1),
         default_model=read.text("DEFAULT_MODEL") or None,
         default_rerank_model=read.text("DEFAULT_RERANK_MODEL") or None,

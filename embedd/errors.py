@@ -15,6 +15,7 @@ EmbeddError
 │   ├── WrongMethodError
 │   ├── UnauthorizedError
 │   ├── TooLargeError
+│   ├── StalledBodyError
 │   └── UnsupportedError
 │       ├── ExtraMissingError
 │       └── WrongModelError
@@ -181,6 +182,20 @@ class UnauthorizedError(RequestError):
 
 class TooLargeError(RequestError):
     """The request body is larger than the server accepts."""
+
+
+class StalledBodyError(RequestError):
+    """The client stopped sending its request body.
+
+    Args:
+        seconds: How long it may.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"the request body made no progress for {seconds:g} s (EMBEDD_BODY_TIMEOUT): "
+            "send it again"
+        )
 
 
 class UnsupportedError(RequestError):

@@ -18,6 +18,7 @@ STATUSES: Mapping[type[errors.EmbeddError], int] = {
     errors.WrongMethodError: 405,
     errors.UnauthorizedError: 401,
     errors.TooLargeError: 413,
+    errors.StalledBodyError: 408,
     errors.UnavailableError: 503,
     errors.ServiceError: 500,
     errors.PullError: 502,

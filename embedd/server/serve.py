@@ -29,6 +29,7 @@ from embedd.server.access.origins import OriginPolicy
 from embedd.server.app import make_app
 from embedd.server.dialects.base import Policy
 from embedd.server.http.bodies import BodyLimits
+from embedd.server.http.timeouts import Timeouts
 from embedd.server.http.tls import open_tls
 from embedd.types import EmbedRequest
 
@@ -80,6 +81,11 @@ async def serve(
                 token_ids=settings.token_ids,
                 default_model=settings.default_model,
                 default_rerank_model=settings.default_rerank_model,
+            ),
+            timeouts=Timeouts(
+                head=settings.head_timeout,
+                body=settings.body_timeout,
+                write=settings.write_timeout,
             ),
         )
         async with _listen(app, sock, tls):

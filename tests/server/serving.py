@@ -27,6 +27,7 @@ from embedd.server.access.origins import OriginPolicy
 from embedd.server.app import make_app
 from embedd.server.dialects.base import Policy
 from embedd.server.http.bodies import BodyLimits
+from embedd.server.http.timeouts import Timeouts
 from embedd.store.store import Store
 from tests.fake_images import FakeImageLoads
 from tests.fakes import Clock, FakeModel
@@ -177,6 +178,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
         max_queue: int = 512,
         context_length: int = 0,
         bodies: BodyLimits | None = None,
+        timeouts: Timeouts | None = None,
         origins: OriginPolicy | None = None,
         policy: Policy | None = None,
         keys: Keys | None = None,
@@ -217,6 +219,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
             metrics=metrics,
             policy=policy,
             keys=keys,
+            timeouts=timeouts,
         )
         client = TestClient(TestServer(app), timeout=aiohttp.ClientTimeout(total=20))
         await client.start_server()

@@ -3,6 +3,8 @@
 import asyncio
 import gzip
 import hashlib
+import io
+import random
 import sys
 import time
 import tracemalloc
@@ -13,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedd.server.http.bodies import BodyLimits
-from embedd.server.http.decompress import MAX_PIECE, _open_stream
+from embedd.server.http.decompress import FREE_BYTES, MAX_PIECE, MAX_RATIO, _open_stream
+from embedd.store.blobs import Incoming
 from tests.server.serving import MIB, OpenServer, Served
 
 if sys.version_info >= (3, 14):
@@ -129,4 +132,27 @@ async def test_an_upload_is_decompressed_before_it_is_hashed(served: Served) -> 
     path = f"/api/blobs/sha256:{hashlib.sha256(BODY).hexdigest()}"
     headers = {"Content-Encoding": "zstd"}
     data = zstd.compress(BODY)
+    assert (await served.send("POST", path, data=data, headers=headers)).status == 201
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+async def test_an_upload_that_becomes_far_larger_is_refused_before_it_fills_the_disk(
+    encoding: str, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    monkeypatch.setattr(Incoming, "write", lambda _, data: written.append(len(data)))
+    data = await asyncio.to_thread(bomb, encoding, 600)
+    reply = await served.send(
+        "POST", f"/api/blobs/sha256:{'0' * 64}", data=data, headers={"Content-Encoding": encoding}
+    )
+    assert reply.status == 413
+    assert reply.json["error"].startswith("compressed file too large: ")
+    assert sum(written) <= max(MAX_RATIO * len(data), FREE_BYTES)
+
+
+async def test_an_upload_may_be_compressed_well(served: Served) -> None:
+    content = bytes(FREE_BYTES) + random.Random(0).randbytes(MIB)
+    path = f"/api/blobs/sha256:{hashlib.sha256(content).hexdigest()}"
+    headers = {"Content-Encoding": "gzip"}
+    data = io.BytesIO(gzip.compress(content, 1))
     assert (await served.send("POST", path, data=data, headers=headers)).status == 201

@@ -16,13 +16,9 @@ from typing import Any, Final, TypeAlias, TypeVar, get_args, get_type_hints
 import msgspec
 from aiohttp import web
 
-from embedd.errors import (
-    InvalidInputError,
-    MalformedBodyError,
-    OverloadedError,
-    TooLargeError,
-)
+from embedd.errors import InvalidInputError, MalformedBodyError, TooLargeError
 from embedd.server.http.decompress import read_decompressed
+from embedd.server.http.in_flight import BytesInFlight
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 
@@ -63,13 +59,12 @@ class BodyLimits:
 
     Args:
         max_body: Bytes of one body, decompressed.
-        max_in_flight: Bytes of all bodies together.
+        max_in_flight: Bytes of all bodies together, half of them from one client's address.
     """
 
     def __init__(self, *, max_body: int, max_in_flight: int) -> None:
         self._max_body = max_body
-        self._max_in_flight = max_in_flight
-        self._in_flight = 0
+        self._in_flight = BytesInFlight(max_in_flight)
 
     @asynccontextmanager
     async def read(self, request: web.Request) -> AsyncIterator[bytes]:
@@ -78,6 +73,7 @@ class BodyLimits:
         Raises:
             MalformedBodyError: The body is not encoded as its headers say.
             TooLargeError: The body is longer than one may be.
+            StalledBodyError: The client stopped sending it.
             OverloadedError: Too many bytes are in flight.
         """
         if ALREADY_READ in request:  # and counted
@@ -85,22 +81,20 @@ class BodyLimits:
             return
         if (request.content_length or 0) > self._max_body:
             raise self._too_large()
+        address = request.remote or ""
         chunks: list[bytes] = []
         size = 0
         try:
             async with aclosing(read_decompressed(request)) as pieces:
                 async for piece in pieces:
                     size += len(piece)
-                    self._in_flight += len(piece)
+                    self._in_flight.add(address, len(piece), size)
                     if size > self._max_body:
                         raise self._too_large()
-                    # A body that is the only one always fits, even if larger than `max_in_flight`.
-                    if self._in_flight > self._max_in_flight and self._in_flight > size:
-                        raise OverloadedError("too many bytes of request bodies are in flight")
                     chunks.append(piece)
             yield b"".join(chunks)
         finally:
-            self._in_flight -= size
+            self._in_flight.remove(address, size)
 
     def _too_large(self) -> TooLargeError:
         return TooLargeError(

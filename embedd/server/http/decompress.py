@@ -8,11 +8,13 @@ import asyncio
 import sys
 import zlib
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing
 from typing import Final, TypeAlias
 
 from aiohttp import web
 
-from embedd.errors import MalformedBodyError
+from embedd.errors import MalformedBodyError, StalledBodyError, TooLargeError
+from embedd.server.http.timeouts import TIMEOUTS
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -20,6 +22,9 @@ else:
     from backports import zstd
 
 MAX_PIECE: Final = 1 << 18  # bytes between two turns of the event loop: about half a ms
+LOOK: Final = 0.5  # seconds between two looks at the timeout, which a shutdown shortens
+MAX_RATIO: Final = 16  # bytes that one byte of a file may become; weights shrink to half at best
+FREE_BYTES: Final = 1 << 20  # of a file, whatever it was compressed to
 WINDOW: Final = 23  # log2 of zstd's largest window; RFC 9659 allows no more for HTTP
 
 
@@ -32,12 +37,41 @@ async def read_decompressed(request: web.Request) -> AsyncGenerator[bytes, None]
 
     Raises:
         MalformedBodyError: The body ends early or is not encoded as its headers say.
+        StalledBodyError: The client stopped sending.
     """
+    async with aclosing(_read_pieces(request)) as pieces:
+        async for piece, _ in pieces:
+            yield piece
+
+
+async def read_file(request: web.Request) -> AsyncGenerator[bytes, None]:
+    """As `read_decompressed`, for a body of any size that was not compressed to nearly nothing.
+
+    Raises:
+        TooLargeError: It has more than `MAX_RATIO` times the bytes that were sent.
+    """
+    size = 0
+    async with aclosing(_read_pieces(request)) as pieces:
+        async for piece, sent in pieces:
+            size += len(piece)
+            if size > max(MAX_RATIO * sent, FREE_BYTES):
+                raise TooLargeError(
+                    f"compressed file too large: {sent} bytes become more than {MAX_RATIO} times "
+                    "as many: send it without Content-Encoding",
+                    limit=MAX_RATIO,
+                )
+            yield piece
+
+
+async def _read_pieces(request: web.Request) -> AsyncGenerator[tuple[bytes, int], None]:
+    """Yield pieces of the body, each with the number of bytes that had to be sent so far."""
     stream = _open_stream(request.headers.get("Content-Encoding", ""))
+    sent = 0
     try:
-        async for chunk in request.content.iter_any():
+        while chunk := await _read_chunk(request):
+            sent += len(chunk)
             for piece in stream.decompress(chunk) if stream else [chunk]:
-                yield piece
+                yield piece, sent
                 if stream:
                     await asyncio.sleep(0)
         if stream:
@@ -47,6 +81,20 @@ async def read_decompressed(request: web.Request) -> AsyncGenerator[bytes, None]
     except (zlib.error, zstd.ZstdError, EOFError) as error:
         text = f"cannot read the request body: not valid {stream and stream.name}: {error}"
         raise MalformedBodyError(text) from error
+
+
+async def _read_chunk(request: web.Request) -> bytes:
+    """Return the bytes that have arrived, at least one; none at the end of the body."""
+    timeouts, loop = request.app[TIMEOUTS], asyncio.get_running_loop()
+    begun = loop.time()
+    while True:
+        remaining = begun + timeouts.body - loop.time()
+        try:
+            async with asyncio.timeout(max(0.0, min(remaining, LOOK))):
+                return await request.content.readany()
+        except TimeoutError:
+            if remaining <= LOOK:
+                raise StalledBodyError(timeouts.body) from None
 
 
 class DecompressedStream:

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
 
 from embedd.errors import CorruptBlobError, InvalidInputError, ModelNotFoundError
 from embedd.server.dialects.base import LIBRARY
-from embedd.server.http.decompress import read_decompressed
+from embedd.server.http.decompress import read_file
 from embedd.server.http.streams import in_thread
 
 CHUNK = 1 << 20  # bytes of an upload that are written at once
@@ -30,11 +31,12 @@ async def add_blob(request: web.Request) -> web.StreamResponse:
     with contextlib.ExitStack() as stack:
         incoming = await in_thread(stack.enter_context, library.open_upload())
         pieces = bytearray()
-        async for piece in read_decompressed(request):
-            pieces += piece
-            if len(pieces) >= CHUNK:
-                await in_thread(incoming.write, bytes(pieces))
-                pieces.clear()
+        async with aclosing(read_file(request)) as arriving:
+            async for piece in arriving:
+                pieces += piece
+                if len(pieces) >= CHUNK:
+                    await in_thread(incoming.write, bytes(pieces))
+                    pieces.clear()
         await in_thread(incoming.write, bytes(pieces))
         await in_thread(_keep, incoming, digest)
     return web.Response(status=201)
