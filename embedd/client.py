@@ -151,7 +151,7 @@ class Client:
         )
         return [item.embedding for item in sorted(reply.data, key=lambda item: item.index)]
 
-    async def paint(self, body: api.GenerateBody) -> AsyncGenerator[api.PaintLine, None]:
+    async def paint(self, body: api.GenerateBody) -> AsyncGenerator[api.GenerateReply, None]:
         """Make the server paint a picture, and yield its progress up to the line with it.
 
         Closing the generator ends the picture.
@@ -162,7 +162,7 @@ class Client:
         async with self._exchange("POST", "/api/generate", body) as response:
             await _check(response, body.model or "")
             async for text in _split_lines(response):
-                line = _decode(text, api.PaintLine)
+                line = _decode(text, api.GenerateReply)
                 if isinstance(line.error, str):
                     raise ServiceError(line.error)
                 yield line

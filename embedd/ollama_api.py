@@ -211,34 +211,22 @@ class ChatBody(RunBody, frozen=True, kw_only=True):
 class GenerateReply(Struct, frozen=True, kw_only=True):
     """``POST /api/generate``, and ``/api/chat`` with *message* in place of *response*.
 
-    *done_reason* is ``load`` or ``unload``.
-    """
-
-    model: str
-    created_at: datetime
-    response: str | UnsetType = ""
-    done: bool = True
-    done_reason: str = ""
-    message: dict[str, str] | UnsetType = UNSET
-
-
-class PaintLine(Struct, frozen=True, kw_only=True):
-    """A line of ``POST /api/generate`` with an image model: progress, or the picture as base64.
-
-    *completed* and *total* are steps; durations in nanoseconds. A line with an *error* is the
-    last one, and has nothing else.
+    *done_reason* is ``load``, ``unload`` or ``stop``. An image model answers lines of progress,
+    *completed* and *total* steps, and the *image* as base64 in the last one; durations in
+    nanoseconds. A line with an *error* is the last one.
     """
 
     model: str = ""
     created_at: datetime | UnsetType = UNSET
-    response: str = ""
+    response: str | UnsetType = ""
     image: str | UnsetType = UNSET
-    done: bool = False
-    done_reason: str | UnsetType = UNSET
+    done: bool = True
+    done_reason: str | UnsetType = ""
     completed: int | UnsetType = UNSET
     total: int | UnsetType = UNSET
     total_duration: int | UnsetType = UNSET
     load_duration: int | UnsetType = UNSET
+    message: dict[str, str] | UnsetType = UNSET
     error: str | UnsetType = UNSET
 
 

@@ -154,7 +154,7 @@ def paint_files(
             click.launch(str(path))
 
 
-async def _paint(address: Address, body: api.GenerateBody, report: Report) -> api.PaintLine:
+async def _paint(address: Address, body: api.GenerateBody, report: Report) -> api.GenerateReply:
     async with connect(address) as client, aclosing(client.paint(body)) as lines:
         async for line in lines:
             if line.done:

@@ -41,6 +41,15 @@ GOOD: list[tuple[str, str, object]] = [
     ("POST", "/embedding", {"model": "tiny", "content": "x"}),
     ("POST", "/tokenize", {"model": "tiny", "content": "x"}),
     ("POST", "/tokenize", {"model": "tiny", "inputs": "x"}),
+    ("POST", "/api/generate", {"model": "sd", "prompt": "x", "stream": False}),
+    ("POST", "/v1/images/generations", {"model": "sd", "prompt": "x"}),
+    ("POST", "/v1/images/generations", {"model": "sd", "prompt": "x", "response_format": "url"}),
+    ("POST", "/api/v1/images/generation", {"model": "sd", "prompt": "x"}),
+    ("POST", "/v1/images/generation", {"model": "tiny", "input": "x"}),
+    ("POST", "/sdapi/v1/txt2img", {"prompt": "x"}),
+    ("GET", "/sdapi/v1/options", None),
+    ("GET", "/sdapi/v1/sd-models", None),
+    ("GET", "/sdapi/v1/progress", None),
     ("GET", "/v1/models", None),
     ("GET", "/api/tags", None),
     ("GET", "/api/ps", None),
@@ -91,6 +100,7 @@ async def test_bodies_are_those_that_decode(served: Served) -> None:
 
 
 async def test_what_the_document_allows_is_answered_as_it_says(served: Served) -> None:
+    served.add_image_model("sd")
     document = await read_document(served)
     base_url = str(served.client.make_url("/"))
     schema = schemathesis.openapi.from_dict(document).exclude(path_regex=LEFT_OUT)
@@ -102,6 +112,7 @@ async def test_what_the_document_allows_is_answered_as_it_says(served: Served) -
 
 
 async def test_good_requests_have_the_answers_of_the_document(served: Served) -> None:
+    served.add_image_model("sd")
     schema = schemathesis.openapi.from_dict(await read_document(served))
     base_url = str(served.client.make_url("/"))
     for method, path, body in GOOD:

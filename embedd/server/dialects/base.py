@@ -66,6 +66,7 @@ class Route:
         body: The struct that decodes the body; None is an empty body, `bytes` a file.
         reply: Type of the answer as JSON; None is an empty answer.
         media: Content type of the answer.
+        other_media: Content types of answers that are no JSON: streams of events, pictures.
         query: Names of the parameters after the path.
         accepts: On a path that several routes share: whether this route answers a body,
             given its fields that are not null, each as JSON. None answers all other bodies.
@@ -77,6 +78,7 @@ class Route:
     body: type | None = None
     reply: Any = None
     media: str = JSON
+    other_media: tuple[str, ...] = ()
     query: tuple[str, ...] = ()
     accepts: Callable[[Mapping[str, bytes]], bool] | None = None
 

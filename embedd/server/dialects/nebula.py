@@ -13,7 +13,12 @@ from embedd.images import PaintEvent, PaintProgress, PaintRequest, PaintResult
 from embedd.server.access.auth import find_owner
 from embedd.server.dialects.base import BODIES, Dialect, Failure, Route
 from embedd.server.dialects.common.fields import parse_optional_keep_alive, require_model
-from embedd.server.dialects.images.answers import answer_whole, ignored_header, to_base64
+from embedd.server.dialects.images.answers import (
+    OTHER_MEDIA,
+    answer_whole,
+    ignored_header,
+    to_base64,
+)
 from embedd.server.dialects.images.events import (
     SSE,
     Stream,
@@ -275,11 +280,18 @@ DIALECT: Final = Dialect(
                 endpoint=generation,
                 body=GenerationBody,
                 reply=GenerationReply,
+                other_media=OTHER_MEDIA,
             )
             for path in PATHS
         ),
         *(
-            Route(method="GET", path=path, endpoint=generation_by_get, reply=GenerationReply)
+            Route(
+                method="GET",
+                path=path,
+                endpoint=generation_by_get,
+                reply=GenerationReply,
+                other_media=OTHER_MEDIA,
+            )
             for path in PATHS
         ),
     ),

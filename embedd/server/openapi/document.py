@@ -88,6 +88,7 @@ def _replies(routes: Sequence[Route], schemas: Schemas) -> Json:
     if NDJSON in media:  # ``"stream": false`` gives one object
         media.add(JSON)
     content = {name: {"schema": schemas.any_of(kinds)} for name in sorted(media)}
+    content |= {name: {} for route in routes for name in route.other_media}
     return {"200": {"description": "done", "content": content}}
 
 

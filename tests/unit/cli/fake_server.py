@@ -58,7 +58,10 @@ class FakeServer:
     pull_lines: tuple[Json, ...] = ({"status": "pulling manifest"}, {"status": "success"})
     capabilities: tuple[str, ...] = ("embedding",)
     picture: bytes = b"a picture"
-    paint_lines: tuple[Json, ...] = ({"completed": 1, "total": 2}, {"completed": 2, "total": 2})
+    paint_lines: tuple[Json, ...] = (
+        {"done": False, "completed": 1, "total": 2},
+        {"done": False, "completed": 2, "total": 2},
+    )
     refusals: dict[str, web.Response] = field(default_factory=dict)
     asked: list[tuple[str, str, Json]] = field(default_factory=list)
     keys: dict[str, str] = field(default_factory=dict)  # of the last request to each path

@@ -119,7 +119,7 @@ def test_a_picture_of_many_megabytes_arrives(embedd: Run, server: FakeServer) ->
 
 
 def test_the_servers_error_is_shown_and_nothing_is_written(embedd: Run, server: FakeServer) -> None:
-    server.paint_lines = ({"total": 2}, {"error": "the image engine died"})
+    server.paint_lines = ({"done": False, "total": 2}, {"error": "the image engine died"})
     outcome = embedd("image", "sd", "cat")
     assert (outcome.status, outcome.err) == (1, "Error: the image engine died\n")
     server.paint_lines = ()

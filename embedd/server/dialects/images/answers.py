@@ -12,10 +12,13 @@ from aiohttp import web
 from embedd.errors import InvalidInputError
 from embedd.images import ImageFormat, PaintRequest, PaintResult, Picture
 from embedd.server.dialects.base import LIBRARY, PAINTER
+from embedd.server.dialects.images.events import SSE
 from embedd.server.dialects.images.fields import FORMATS, MEDIA
 from embedd.server.http.json_out import JSON, dump
 
 PICTURE: Final = "image/"
+# Content types of answers that paint, besides JSON.
+OTHER_MEDIA: Final = (SSE, *MEDIA.values())
 DATA_URL: Final = "data:{media};base64,{data}"
 
 

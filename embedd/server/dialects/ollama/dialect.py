@@ -32,6 +32,7 @@ DIALECT = Dialect(
             endpoint=generate.generate,
             body=api.GenerateBody,
             reply=api.GenerateReply,
+            media=NDJSON,
         ),
         Route(
             method="POST",

@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from embedd.errors import InvalidInputError, ModelNotFoundError, NotAnImageModelError
 from embedd.images import PaintEvent, PaintProgress, PaintRequest, PaintResult, Phase
-from embedd.ollama_api import GenerateBody, PaintLine
+from embedd.ollama_api import GenerateBody, GenerateReply
 from embedd.server.access.auth import find_owner
 from embedd.server.dialects.base import EMBEDDER, NDJSON, PAINTER
 from embedd.server.dialects.common.fields import parse_optional_keep_alive
@@ -90,25 +90,26 @@ def _integer_option(options: dict[str, Any], name: str) -> int | None:
     raise InvalidInputError(f'option "{name}" must be of type integer')
 
 
-def to_line(model: str, event: PaintProgress) -> PaintLine:
+def to_line(model: str, event: PaintProgress) -> GenerateReply:
     """A line of progress: steps so far and in all."""
     completed = event.step if event.phase in (Phase.SAMPLING, Phase.DECODING) else 0
-    return PaintLine(
+    return GenerateReply(
         model=model,
         created_at=datetime.now(UTC),
+        done=False,
+        done_reason=UNSET,
         completed=completed or UNSET,  # as Ollama, which leaves 0 out
         total=event.steps,
     )
 
 
-def to_last_line(model: str, result: PaintResult) -> PaintLine:
+def to_last_line(model: str, result: PaintResult) -> GenerateReply:
     """The last line, which is the whole answer without a stream."""
     timings = result.timings
-    return PaintLine(
+    return GenerateReply(
         model=model,
         created_at=datetime.now(UTC),
         image=to_base64(result.pictures[0]),
-        done=True,
         done_reason="stop",
         total_duration=max(1, int(timings.total * NANOSECONDS)),
         load_duration=int(timings.load * NANOSECONDS),

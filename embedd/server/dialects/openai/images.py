@@ -15,6 +15,7 @@ from embedd.server.access.auth import find_owner
 from embedd.server.dialects.base import Dialect, Failure, Route
 from embedd.server.dialects.common.fields import choose_word, parse_optional_keep_alive
 from embedd.server.dialects.images.answers import (
+    OTHER_MEDIA,
     answer_whole,
     choose_image_model,
     ignored_header,
@@ -263,6 +264,7 @@ DIALECT: Final = Dialect(
             endpoint=generations,
             body=ImageBody,
             reply=ImageReply,
+            other_media=OTHER_MEDIA,
         ),
     ),
     to_error=to_error,
