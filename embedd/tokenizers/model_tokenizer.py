@@ -1,5 +1,6 @@
 """A model's own tokenizer, made of the vocabulary in its GGUF."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -15,10 +16,10 @@ from embedd.tokenizers.failures import TokenizerError, named_failures
 from embedd.tokenizers.pieces import TO_BYTES, clean_wordpieces, read_byte_token
 from embedd.tokenizers.pretokenizers import PRETOKENIZERS
 from embedd.tokenizers.slices import (
+    CUTS,
     INLINE_CHARACTERS,
     Check,
     group_slices,
-    has_word_end,
     no_check,
     replace_surrogates,
 )
@@ -78,7 +79,7 @@ class ModelTokenizer:
         self._literal = _assemble(assemble, [one for _, one in added if not one.special])
         self._parsing = _assemble(assemble, [one for _, one in added])
         self._ids = _map_ids(self._parsing, added, self.vocabulary_size)
-        self._can_slice = _can_slice(vocabulary, [one.content for _, one in added])
+        self._cuts = _choose_cuts(vocabulary, [one.content for _, one in added])
         self.special_tokens = _find_special_tokens(vocabulary)
         self._before = np.array(self.special_tokens.prefix, np.int32)
         self._after = np.array(self.special_tokens.suffix, np.int32)
@@ -184,7 +185,7 @@ class ModelTokenizer:
             yield 0, 0, encoding
             return
         encode = tokenizer.encode_batch if located else tokenizer.encode_batch_fast
-        for call in group_slices(texts, cut=self._can_slice):
+        for call in group_slices(texts, cuts=self._cuts):
             check()
             with named_failures("tokenizing"):
                 rows = encode([part for _, _, part in call], add_special_tokens=False)
@@ -299,11 +300,12 @@ def _map_ids(
     return ids
 
 
-def _can_slice(vocabulary: Vocabulary, added: Iterable[str]) -> bool:
-    """Whether a text may be cut between two words without changing its tokens."""
-    if any(has_word_end(text) for text in added):
-        return False
-    return vocabulary.model != "t5" or has_separate_words(vocabulary)
+def _choose_cuts(vocabulary: Vocabulary, added: Iterable[str]) -> re.Pattern[str] | None:
+    """Where a text may be cut without changing its tokens; None is nowhere."""
+    cuts = CUTS[vocabulary.model]
+    if any(map(cuts.search, added)):
+        return None
+    return cuts if vocabulary.model != "t5" or has_separate_words(vocabulary) else None
 
 
 def _find_special_tokens(vocabulary: Vocabulary) -> SpecialTokens:

@@ -1,6 +1,7 @@
 """What a model's tokenizer does beside giving the right ids; llama.cpp's is the measure."""
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from embedd.tokenizers.model_tokenizer import (
     load_tokenizer,
 )
 from embedd.tokenizers.probe import PROBE, find_differences
-from embedd.tokenizers.slices import INLINE_CHARACTERS
+from embedd.tokenizers.slices import INLINE_CHARACTERS, Slice
 from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
 from embedd.tokenizers.vocabulary import TokenType
 from embedd.types import Pooling
@@ -200,6 +201,7 @@ def test_nothing_has_the_ids_of_its_frame_alone(ours: ModelTokenizer) -> None:
 
 
 WORDS = ["the", "fox", "나라", "über", "x1", "don't", "의", "की", "\n", "  ", "…", "<tool>"]
+WORDS += ["字", "漢字", ".", "(", "_", "[SEP]", "\u0301", ".\n", "。\n", "\t"]
 
 
 @given(words=st.lists(st.sampled_from(WORDS), max_size=60), joint=st.sampled_from([" ", "", "  "]))
@@ -216,6 +218,33 @@ def test_slices_change_no_token_and_no_place(
     assert np.array_equal(whole[0][0], sliced[0][0])
     for one, other in zip(whole[1][0], sliced[1][0], strict=True):
         assert np.array_equal(one, other)
+
+
+def test_a_stretch_without_a_place_to_cut_is_cut_anyway(
+    ours: ModelTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a client sends, one call of the library has little to remember."""
+    monkeypatch.setattr(slices, "SLICE_CHARACTERS", 1000)
+    monkeypatch.setattr(slices, "LONGEST_SLICE", 2000)
+    monkeypatch.setattr(slices, "CALL_CHARACTERS", 2000)
+    lengths: list[int] = []
+    group = slices.group_slices
+
+    def watch(texts: Sequence[str], *, cuts: re.Pattern[str] | None) -> Iterator[list[Slice]]:
+        for call in group(texts, cuts=cuts):
+            lengths.append(sum(len(part) for _, _, part in call))
+            yield call
+
+    monkeypatch.setattr("embedd.tokenizers.model_tokenizer.group_slices", watch)
+    for letter in ("x", ".", "…", "字", "가", "\u0301", "😀", "\n", "a…", "é_"):
+        text = letter * (20_000 // len(letter))
+        lengths.clear()
+        [(ids, offsets)] = ours.locate([text])
+        assert sum(lengths) == len(text)
+        assert max(lengths) <= 3000
+        assert len(ids) == len(offsets)
+        assert (np.diff(offsets[:, 0]) >= 0).all()
+        assert offsets.max(initial=0) <= len(text)
 
 
 def test_long_work_can_be_ended_between_two_calls(ours: ModelTokenizer) -> None:

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import pre_tokenizers
 
 from embedd.engine.llama.tokenizer import LlamaTokenizer
+from embedd.tokenizers import slices
 from embedd.tokenizers.model_tokenizer import load_tokenizer
 from embedd.tokenizers.pretokenizers import PRETOKENIZERS
 from embedd.tokenizers.probe import PROBE, find_differences
@@ -21,6 +23,7 @@ TEXTS = (
     "HTMLParser camelCaseWord ABCdef ABC",
     "a  b   c    d\n\n\ne \n f\t\tg  ",
     "Äpfel über-Übung naïve's",
+    "one\ntwo three.\nfour,\nfive!\n\nsix\nseven one\ntwo three.\nfour",
     "...!!! ?!?! (((a))) $$x$$ a/b//c <<>> ==",
 )
 # llama.cpp's engine has no unions of categories: it takes a capital beyond ASCII for a small
@@ -50,6 +53,20 @@ def test_a_row_cuts_plain_texts_as_llama_cpp_does(name: str, names: dict[str, Pa
     finally:
         theirs._model.close()
     assert [texts[index] for index in found] == (["ÄPFEL"] if name in WITH_CASES else [])
+
+
+@pytest.mark.parametrize("name", PRETOKENIZERS)
+def test_a_row_cuts_slices_as_it_cuts_whole_texts(
+    name: str, names: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = load_tokenizer(names[name])[0]
+    lines = [text.strip() for text in PROBE]
+    text = "\n".join([*TEXTS, "天空。", *lines, "x\n\ny z \nÄ", "a/\nb", "don\n't"])
+    whole = ours.tokenize([text])[0]
+    monkeypatch.setattr("embedd.tokenizers.model_tokenizer.INLINE_CHARACTERS", -1)
+    monkeypatch.setattr(slices, "SLICE_CHARACTERS", 1)
+    monkeypatch.setattr(slices, "LONGEST_SLICE", len(text))
+    assert np.array_equal(ours.tokenize([text])[0], whole)
 
 
 def test_rows_differ_where_their_checkpoints_do(names: dict[str, Path]) -> None:
