@@ -26,6 +26,7 @@ EmbeddError
 │   ├── LoadTimeoutError
 │   ├── InsufficientMemoryError
 │   ├── PictureCancelledError
+│   ├── StoreLockedError
 │   └── ShuttingDownError
 └── ServiceError             the operator must act
     ├── ConfigError
@@ -272,6 +273,21 @@ class PictureCancelledError(UnavailableError):
 
     def __init__(self) -> None:
         super().__init__("the picture was cancelled")
+
+
+class StoreLockedError(UnavailableError):
+    """Another process changes the model store.
+
+    Args:
+        path: The lock file.
+        seconds: How long it was waited for.
+    """
+
+    def __init__(self, path: object, seconds: float) -> None:
+        super().__init__(
+            f"the model store is locked by another process since {seconds:g} s ({path}): "
+            "wait until it has ended, or stop it"
+        )
 
 
 class ShuttingDownError(UnavailableError):

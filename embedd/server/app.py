@@ -35,6 +35,7 @@ from embedd.server.errors import choose_status, error_headers, log_error, log_re
 from embedd.server.http.bodies import ALREADY_READ, BodyLimits, raw_fields
 from embedd.server.http.json_out import JSON, dump
 from embedd.server.http.request_id import add_request_id, request_id
+from embedd.server.http.threads import POOLS, Pools
 from embedd.server.http.timeouts import TIMEOUTS, Timeouts
 from embedd.server.openapi import pages
 from embedd.server.openapi.document import describe
@@ -74,6 +75,7 @@ def make_app(
     app[POLICY] = policy or Policy()
     app[KEYS] = keys or Keys()
     app[TIMEOUTS] = timeouts or Timeouts()
+    app[POOLS] = Pools()
     routes = _group_routes(DIALECTS)
     document: Callable[[], bytes] = functools.cache(functools.partial(describe, routes))
     app[pages.DOCUMENT] = document

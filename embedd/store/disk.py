@@ -3,15 +3,18 @@
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from embedd.errors import StoreError
+from embedd.errors import StoreError, StoreLockedError
 
 # A leading dot: no model name and no digest begins with one.
 TEMPORARY_PREFIX: Final = ".embedd-"
+LOCK_TIMEOUT: Final = 30.0  # seconds; changes hold the lock for milliseconds
+_LOCK_PAUSE: Final = 0.02  # seconds between two attempts
 
 
 class Disk:
@@ -82,13 +85,27 @@ def open_lock(path: Path) -> Iterator[None]:
     reentrant.
 
     Raises:
+        StoreLockedError: Another held it for `LOCK_TIMEOUT` seconds.
         StoreError: The lock file cannot be created.
     """
     with translated(f"cannot lock the model store with {path}"):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         with translated(f"cannot lock the model store with {path}"):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock(descriptor, path)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    deadline = time.monotonic() + LOCK_TIMEOUT
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise StoreLockedError(path, LOCK_TIMEOUT) from None
+            time.sleep(_LOCK_PAUSE)
+        else:
+            return

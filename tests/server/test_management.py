@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from embedd.errors import PullError
 from embedd.library import Library, ReportProgress
 from embedd.ollama_api import ProgressLine
 from embedd.server.dialects.base import LIBRARY
+from embedd.store import disk
+from embedd.store.disk import open_lock
 from tests.server.serving import CONTEXT, MIB, OpenServer, Served
 from tests.tiny_models import (
     TINY_VOCABULARY,
@@ -55,6 +58,10 @@ async def until(is_so: Callable[[], object]) -> None:
             return
         await asyncio.sleep(0.01)
     raise AssertionError("it never was so")
+
+
+def threads_named(name: str) -> int:
+    return sum(thread.name == name for thread in threading.enumerate())
 
 
 def blobs_in(served: Served) -> set[str]:
@@ -264,6 +271,44 @@ async def test_letter_case_never_makes_a_second_model(served: Served) -> None:
         "New:latest"
     }
     assert (await served.send("DELETE", "/api/delete", json={"model": "NEW"})).status == 200
+
+
+async def test_waiters_for_the_stores_lock_hold_up_no_other_request_and_are_answered(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as used to take every thread that requests share."""
+    monkeypatch.setattr(disk, "LOCK_TIMEOUT", 0.5)
+    with open_lock(served.store.layout.lock):
+        copies = [
+            asyncio.create_task(
+                served.post("/api/copy", {"source": "tiny", "destination": f"x{number}"})
+            )
+            for number in range(40)
+        ]
+        await until(lambda: threads_named("changes of the store") == 4)
+        assert (await served.send("GET", "/api/tags")).status == 200
+        assert (await served.embed(input="hello " * 500)).status == 200
+        assert not any(copy.done() for copy in copies)
+        replies = [await copy for copy in copies[:4]]
+    assert {reply.status for reply in replies} == {503}
+    assert "locked by another process since 0.5 s" in replies[0].json["error"]
+    assert "Retry-After" in replies[0].headers
+    assert {(await copy).status for copy in copies[-4:]} == {200}
+
+
+async def test_more_pulls_and_creates_than_threads_for_them_are_refused(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(Library, "pull", lambda *_, **__: go_on.wait(10))
+    pulls = [asyncio.create_task(served.post("/api/pull", {"model": "x"})) for _ in range(16)]
+    await until(lambda: threads_named("pulls and creates") == 16)
+    reply = await served.post("/api/pull", {"model": "x"})
+    assert (reply.status, "Retry-After" in reply.headers) == (503, True)
+    go_on.set()
+    for pull in pulls:
+        pull.cancel()
+    await asyncio.wait(pulls)
 
 
 # --- create --------------------------------------------------------------------------------

@@ -6,11 +6,13 @@ import threading
 from typing import Any
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from embedd.ollama_api import ProgressLine
 from embedd.server.http import streams
 from embedd.server.http.streams import MAX_WAITING_LINES, follow, in_thread
+from embedd.server.http.threads import POOLS, Pools
 
 
 class Transport(asyncio.Transport):
@@ -25,6 +27,12 @@ class Transport(asyncio.Transport):
         return self._looks < 0
 
 
+def make_request(transport: Transport) -> web.Request:
+    app = web.Application()
+    app[POOLS] = Pools()
+    return make_mocked_request("POST", "/", transport=transport, app=app)
+
+
 async def test_in_thread_waits_for_its_function_when_cancelled() -> None:
     begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
@@ -33,7 +41,7 @@ async def test_in_thread_waits_for_its_function_when_cancelled() -> None:
         go_on.wait(10)
         ended.set()
 
-    task = asyncio.create_task(in_thread(work))
+    task = asyncio.create_task(in_thread(Pools().uploads, work))
     await asyncio.to_thread(begun.wait, 10)
     task.cancel()
     await asyncio.sleep(0)
@@ -55,7 +63,7 @@ async def test_a_client_that_leaves_during_a_silent_step_stops_the_job(
             threading.Event().wait(0.001)
         stopped.set()
 
-    request = make_mocked_request("POST", "/", transport=Transport(2))
+    request = make_request(Transport(2))
     with pytest.raises(ConnectionResetError):
         async for _ in follow(request, work):
             pass
@@ -74,7 +82,7 @@ async def test_a_slow_client_misses_progress_within_steps_but_no_step() -> None:
         report(ProgressLine(status="last"))
         done.set()
 
-    request = make_mocked_request("POST", "/", transport=Transport(math.inf))
+    request = make_request(Transport(math.inf))
     lines = follow(request, work)
     first = await anext(lines)
     while not done.is_set():

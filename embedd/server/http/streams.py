@@ -15,6 +15,7 @@ from embedd.library import ReportProgress
 from embedd.logs import MAX_REASON
 from embedd.ollama_api import ProgressLine
 from embedd.server.http.json_out import dump
+from embedd.server.http.threads import POOLS, Threads
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +37,9 @@ async def follow(request: web.Request, work: Work) -> Lines:
 
     Raises:
         ConnectionResetError: The client disconnected.
+        OverloadedError: Too many jobs are running.
         EmbeddError: As *work*.
     """
-    # Not a thread of the pool, which requests need: a pull may take hours.
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[ProgressLine | None] = asyncio.Queue()
     done: asyncio.Future[None] = loop.create_future()
@@ -55,7 +56,7 @@ async def follow(request: web.Request, work: Work) -> Lines:
         if not loop.is_closed():
             loop.call_soon_threadsafe(_finish, done, lines, error)
 
-    threading.Thread(target=run, name=request.path, daemon=True).start()
+    await request.app[POOLS].jobs.start(run)
     try:
         while (line := await _next_line(lines, request)) is not None:
             if line.total is not None:
@@ -103,12 +104,12 @@ async def answer_whole(lines: Lines) -> web.Response:
     return web.Response(body=body, headers={"Content-Type": "application/json"})
 
 
-async def in_thread(function: Callable[..., T], *arguments: object) -> T:
-    """Call *function* as ``asyncio.to_thread`` does; when cancelled, wait for it to end.
+async def in_thread(threads: Threads, function: Callable[..., T], *arguments: object) -> T:
+    """Call *function* in one of *threads*; when cancelled, wait for it to end.
 
     So the function writes nothing more when its caller cleans up.
     """
-    task = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    task = asyncio.ensure_future(threads.run(function, *arguments))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from embedd.errors import StoreError
+from embedd.errors import StoreError, StoreLockedError
 from embedd.names import parse_model_name
+from embedd.store import disk
 from embedd.store.disk import open_lock
 from embedd.store.manifests import CONFIG_TYPE, MODEL, Manifest, make_layer
 from embedd.store.store import Store
@@ -274,4 +275,19 @@ def test_only_one_at_a_time_changes_a_store(tmp_path: Path) -> None:
 def test_a_lock_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     lock = open_lock(tmp_path / "none" / "lock")
     with pytest.raises(StoreError, match=r"cannot lock the model store with .*none/lock"), lock:
+        pass
+
+
+def test_a_lock_that_stays_taken_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "LOCK_TIMEOUT", 0.05)
+    store = Store(tmp_path)
+    with (
+        store.open_for_change(),
+        pytest.raises(StoreLockedError, match=r"locked .* since 0\.05 s \(.*embedd\.lock\)"),
+        Store(tmp_path).open_for_change(),
+    ):
+        pass
+    with store.open_for_change():
         pass

@@ -11,6 +11,7 @@ from embedd.errors import CorruptBlobError, InvalidInputError, ModelNotFoundErro
 from embedd.server.dialects.base import LIBRARY
 from embedd.server.http.decompress import read_file
 from embedd.server.http.streams import in_thread
+from embedd.server.http.threads import POOLS
 
 CHUNK = 1 << 20  # bytes of an upload that are written at once
 
@@ -26,19 +27,20 @@ async def has_blob(request: web.Request) -> web.StreamResponse:
 async def add_blob(request: web.Request) -> web.StreamResponse:
     """``POST /api/blobs/{digest}``: written to the disk as it arrives, whatever its size."""
     digest, library = _digest_in(request), request.app[LIBRARY]
+    threads = request.app[POOLS].uploads
     if await asyncio.to_thread(library.has_blob, digest):
         return web.Response(status=200)
     with contextlib.ExitStack() as stack:
-        incoming = await in_thread(stack.enter_context, library.open_upload())
+        incoming = await in_thread(threads, stack.enter_context, library.open_upload())
         pieces = bytearray()
         async with aclosing(read_file(request)) as arriving:
             async for piece in arriving:
                 pieces += piece
                 if len(pieces) >= CHUNK:
-                    await in_thread(incoming.write, bytes(pieces))
+                    await in_thread(threads, incoming.write, bytes(pieces))
                     pieces.clear()
-        await in_thread(incoming.write, bytes(pieces))
-        await in_thread(_keep, incoming, digest)
+        await in_thread(threads, incoming.write, bytes(pieces))
+        await in_thread(threads, _keep, incoming, digest)
     return web.Response(status=201)
 
 

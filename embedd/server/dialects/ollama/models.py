@@ -15,6 +15,7 @@ from embedd.server.dialects.ollama.fields import check_name, name_in
 from embedd.server.dialects.ollama.images import unload
 from embedd.server.http.bodies import decode
 from embedd.server.http.json_out import json_response
+from embedd.server.http.threads import POOLS
 
 
 async def tags(request: web.Request) -> web.StreamResponse:
@@ -52,7 +53,7 @@ async def copy(request: web.Request) -> web.StreamResponse:
     check_name(source, f'source "{source}" is invalid')
     check_name(destination, f'destination "{destination}" is invalid')
     try:
-        await asyncio.to_thread(request.app[LIBRARY].copy, source, destination)
+        await request.app[POOLS].changes.run(request.app[LIBRARY].copy, source, destination)
     except ModelNotFoundError:
         raise ModelNotFoundError(source, f'model "{source}" not found') from None
     return web.Response()
@@ -67,7 +68,7 @@ async def delete(request: web.Request) -> web.StreamResponse:
     check_name(name, f'name "{name}" is invalid')
     await _unload_unless_shared(request, name)
     try:
-        await asyncio.to_thread(request.app[LIBRARY].delete, name)
+        await request.app[POOLS].changes.run(request.app[LIBRARY].delete, name)
     except ModelNotFoundError:
         raise ModelNotFoundError(name, f"model '{name}' not found") from None
     return web.Response()
