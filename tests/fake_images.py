@@ -20,6 +20,7 @@ from embedd.engine.worker.picture_file import encode_picture, encode_preview
 from embedd.errors import EngineError
 from embedd.images import Phase, Preview
 from embedd.metrics import DeathReason, Metrics
+from tests.fakes import settle
 
 
 class FakeImageWorker(ImageWorker):
@@ -73,6 +74,13 @@ class FakeImageWorker(ImageWorker):
             picture[:] = 255
         data = encode_picture(picture, order)
         return PaintedFile(data=data, sample_seconds=0.25, decode_seconds=0.125)
+
+    async def let_step(self) -> None:
+        """Let it do one step more."""
+        self.gate.set()
+        await asyncio.sleep(0)
+        self.gate.clear()
+        await settle()
 
     def kill(self) -> None:
         self.was_killed = True

@@ -314,6 +314,24 @@ async def test_a_worker_without_a_sign_of_life_is_ended(
     await model.close()
 
 
+async def test_a_sign_of_life_postpones_the_end_of_a_slow_picture(
+    model: ServedImageModel, loads: FakeImageLoads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four steps of 50 seconds each, by a clock that the test moves."""
+    loop, passed = asyncio.get_running_loop(), 0.0
+    now = loop.time
+    monkeypatch.setattr(loop, "time", lambda: now() + passed)
+    worker = loads.workers[0]
+    worker.gate.clear()
+    asked = begin(model, steps=4)
+    for _ in range(5):
+        await settle()
+        passed += 50.0
+        await worker.let_step()
+    assert (await asked.task)[0].data
+    assert not worker.was_killed
+
+
 @pytest.mark.parametrize(
     ("weights", "pause", "seconds"),
     [
