@@ -19,7 +19,7 @@ from embedd.config import worker_environment
 from embedd.engine import fake
 from embedd.engine.backends import LLAMA_BACKENDS, Backend
 from embedd.engine.fake import FAKE_BACKENDS
-from embedd.engine.host import process, watchdog
+from embedd.engine.host import child, watchdog
 from embedd.engine.host.errors import WorkerDiedError
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.ipc.messages import Load
@@ -358,7 +358,7 @@ async def test_llama_says_why_it_refuses_a_file(yard: Yard) -> None:
 async def test_a_load_without_progress_is_given_up(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "GRACE", 0.1)
+    monkeypatch.setattr(child, "GRACE", 0.1)
     worker = await yard.start()
     os.kill(worker.pid, signal.SIGSTOP)
     with pytest.raises(LoadTimeoutError, match='timed out loading model "tiny"'):
@@ -423,7 +423,7 @@ async def test_closing_fails_the_requests_that_wait(yard: Yard) -> None:
     await wait_until(lambda: is_computing(yard.workers[0]))
     start = time.monotonic()
     await model.close()
-    assert time.monotonic() - start < process.GRACE
+    assert time.monotonic() - start < child.GRACE
     for request in requests:
         with pytest.raises(ShuttingDownError):
             await request

@@ -1,10 +1,9 @@
-"""A child process with a socket to it: started, its last words kept, its end described."""
+"""A child process that has a socket: started, its last words kept, its end described."""
 
 import asyncio
 import contextlib
-import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 from embedd.engine.host.errors import WorkerDiedError
@@ -26,9 +25,11 @@ class Child:
 
     @classmethod
     async def start(
-        cls, module: str, theirs: socket.socket, environment: Mapping[str, str]
+        cls, module: str, descriptors: Sequence[int], environment: Mapping[str, str]
     ) -> Self:
-        """Start ``python -m module <descriptor of theirs>``, never a fork.
+        """Start ``python -m module <descriptors>``, a new interpreter that has these files open.
+
+        It is never a fork: threads and locks do not survive one.
 
         Raises:
             ModelLoadError: The system gives no process.
@@ -39,8 +40,8 @@ class Child:
                 "-P",  # the user's folder must not provide modules
                 "-m",
                 module,
-                str(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
+                *map(str, descriptors),
+                pass_fds=descriptors,
                 env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,

@@ -79,7 +79,7 @@ class ImageWorker:
         with theirs:
             await worker.connect(ours)
             try:
-                worker.watch(await Child.start(MODULE, theirs, environment))
+                worker.watch(await Child.start(MODULE, [theirs.fileno()], environment))
             except BaseException:
                 worker._frames.close()
                 raise

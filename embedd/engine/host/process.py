@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import logging
 import socket
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self, TypeAlias, TypeVar
@@ -13,9 +12,10 @@ from typing import Self, TypeAlias, TypeVar
 import msgspec
 import numpy as np
 
+from embedd.engine.host import child
+from embedd.engine.host.child import Child
 from embedd.engine.host.connection import Frames
 from embedd.engine.host.errors import SelfTestError, StuckError, WorkerDiedError
-from embedd.engine.host.exit_status import count_oom_kills, describe_exit
 from embedd.engine.host.watchdog import Watchdog
 from embedd.engine.ipc import messages
 from embedd.engine.ipc.board import Board
@@ -38,8 +38,7 @@ log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer", bound=messages.FromWorker)
 _Waiting: TypeAlias = asyncio.Future[tuple[messages.FromWorker, bytes]]
 
-KEPT_STDERR = 8192  # bytes: a failed assertion is at the end
-GRACE = 2.0  # seconds between the end of the socket and SIGKILL
+MODULE = "embedd.engine.worker"
 
 
 class WorkerProcess:
@@ -62,7 +61,7 @@ class WorkerProcess:
         self.death: WorkerDiedError | None = None
         self.died_computing = False
         self._board = board
-        self._process: asyncio.subprocess.Process
+        self._child: Child
         self._frames: Frames[messages.FromWorker]
         self._ids = itertools.count(1)
         self._calls: dict[int, _Waiting] = {}
@@ -72,14 +71,11 @@ class WorkerProcess:
             kill=self._kill,
         )
         self._take_progress: Callable[[float], None] | None = None
-        self._oom_kills = count_oom_kills()
-        self._stderr = b""
-        self._errors: asyncio.Task[None]
         self._reading: asyncio.Task[None]
 
     @classmethod
     async def start(cls, environment: Mapping[str, str]) -> Self:
-        """Start an interpreter of its own, never a fork: threads and locks do not survive one.
+        """Start a process that has loaded nothing yet.
 
         Raises:
             ModelLoadError: The system gives no process.
@@ -92,23 +88,9 @@ class WorkerProcess:
             await worker.connect(ours)
             undo.callback(worker._frames.close)
             descriptors = [theirs.fileno(), file.fileno()]
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-P",  # the user's folder must not provide modules
-                    "-m",
-                    "embedd.engine.worker",
-                    *map(str, descriptors),
-                    pass_fds=descriptors,
-                    env=environment,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.DEVNULL,
-                    stderr=asyncio.subprocess.PIPE,
-                )
-            except OSError as error:
-                raise ModelLoadError(f"cannot start a worker process: {error}") from error
+            started = await Child.start(MODULE, descriptors, environment)
             undo.pop_all()
-        worker.watch(process)
+        worker.watch(started)
         return worker
 
     async def connect(self, sock: socket.socket) -> None:
@@ -117,16 +99,15 @@ class WorkerProcess:
             lambda: Frames(self._dispatch, messages.parse_from_worker), sock=sock
         )
 
-    def watch(self, process: asyncio.subprocess.Process) -> None:
+    def watch(self, process: Child) -> None:
         """Fail every waiting call when *process*, which has the other end, ends."""
-        self._process = process
-        self._errors = asyncio.create_task(self._keep_stderr())
+        self._child = process
         self._reading = asyncio.create_task(self._await_end())
 
     @property
     def pid(self) -> int:
         """Process id."""
-        return self._process.pid
+        return self._child.pid
 
     async def load(
         self,
@@ -260,7 +241,7 @@ class WorkerProcess:
         """End the process and wait until it is gone."""
         self._frames.close()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(GRACE):
+            async with asyncio.timeout(child.GRACE):
                 await asyncio.shield(self._reading)
                 return
         self._kill()
@@ -318,19 +299,11 @@ class WorkerProcess:
 
     async def _wait_for_end(self) -> WorkerDiedError:
         """The process has closed its socket: how it ended."""
-        try:
-            async with asyncio.timeout(GRACE):
-                await self._process.wait()
-        except TimeoutError:
-            self._kill()
-            await self._process.wait()
-        await self._errors
+        death = await self._child.wait()
         if self._watchdog.killed:
             message = "SIGKILL: it did not stop a batch that took too long"
             return WorkerDiedError(f"the worker process ended with {message}", DeathReason.STUCK)
-        kills = count_oom_kills() - self._oom_kills
-        code = self._process.returncode or 0
-        return WorkerDiedError(*describe_exit(code, self._stderr, oom_kills=kills))
+        return death
 
     def _fail_calls(self, death: WorkerDiedError) -> None:
         self.death = death
@@ -345,14 +318,8 @@ class WorkerProcess:
         self._watchdog.close()
         self._board.close()
 
-    async def _keep_stderr(self) -> None:
-        stderr = self._process.stderr
-        while stderr is not None and (chunk := await stderr.read(4096)):
-            self._stderr = (self._stderr + chunk)[-KEPT_STDERR:]
-
     def _kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        self._child.kill()
 
 
 def _to_error(answer: messages.FromWorker) -> EmbeddError:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from embedd.engine.backends import LLAMA_BACKENDS
-from embedd.engine.host import process
+from embedd.engine.host import child
+from embedd.engine.host.child import Child
 from embedd.engine.host.errors import SelfTestError, WorkerDiedError
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.ipc import framing, messages
@@ -55,7 +56,7 @@ class Peer:
 @pytest.fixture
 async def peer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Peer]:
     # It does not look at the socket: what ends it is the signal.
-    monkeypatch.setattr(process, "GRACE", 0.05)
+    monkeypatch.setattr(child, "GRACE", 0.05)
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     sleeper = await asyncio.create_subprocess_exec(
@@ -65,7 +66,7 @@ async def peer(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Peer]:
         peer = Peer(theirs, sleeper, Board.create(file))
         peer.worker = WorkerProcess(peer.board)
         await peer.worker.connect(ours)
-        peer.worker.watch(sleeper)
+        peer.worker.watch(Child(sleeper))
         yield peer
         await peer.worker.close()
     assert sleeper.returncode is not None
