@@ -142,7 +142,7 @@ class FakeServer:
         image = base64.b64encode(self.picture).decode()
         last = {"done": True, "done_reason": "stop", "image": image, "total_duration": 1500000000}
         lines = self.paint_lines
-        if "error" not in (lines or ({},))[-1]:
+        if self.picture and "error" not in (lines or ({},))[-1]:
             lines = (*lines, last)
         data = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
         response = web.StreamResponse()

@@ -122,10 +122,12 @@ def test_the_servers_error_is_shown_and_nothing_is_written(embedd: Run, server: 
     server.paint_lines = ({"done": False, "total": 2}, {"error": "the image engine died"})
     outcome = embedd("image", "sd", "cat")
     assert (outcome.status, outcome.err) == (1, "Error: the image engine died\n")
-    server.paint_lines = ()
-    server.picture = b""
-    assert embedd("image", "sd", "cat", "-o", "empty.png").status == 0
-    assert [path.name for path in Path.cwd().iterdir()] == ["empty.png"]
+    server.paint_lines = ({"done": False, "total": 2},)
+    server.picture = b""  # the answer ends without one
+    outcome = embedd("image", "sd", "cat")
+    text = "Error: the server ended the picture without a result\n"
+    assert (outcome.status, outcome.err) == (1, text)
+    assert list(Path.cwd().iterdir()) == []
 
 
 @pytest.mark.usefixtures("_no_server")

@@ -9,6 +9,7 @@ from embedd.errors import InvalidInputError, ModelLoadError, UnsupportedError
 from embedd.images import ImageFamily, ImagePart
 from embedd.library.uploads import blob_at
 from embedd.modelfile import parse_modelfile
+from embedd.ollama_api import ProgressLine
 from embedd.resolve import Resolver
 from embedd.store.manifests import LICENSE, MODEL
 from embedd.stored_images import StoredImageModel
@@ -159,6 +160,19 @@ def test_a_component_that_is_missing_is_named_before_anything_is_stored(
         workshop.create("k", paths["diffusion"])
     with pytest.raises(InvalidInputError, match="without vae:"):
         workshop.create("k", paths["diffusion"], components={"llm": paths["llm"]})
+    assert workshop.files == set()
+
+
+def test_a_file_that_changes_while_it_is_copied_is_not_stored(workshop: Workshop) -> None:
+    paths = write_klein(workshop.root / "k")
+
+    def swap(line: ProgressLine) -> None:
+        if line.status == "copying diffusion":
+            write_safetensors(paths["vae"], {"other.weight": (2, 2)})
+
+    components = {"llm": paths["llm"], "vae": paths["vae"]}
+    with pytest.raises(InvalidInputError, match="not a file of an image model"):
+        workshop.library.create("k", paths["diffusion"], components=components, report=swap)
     assert workshop.files == set()
 
 
