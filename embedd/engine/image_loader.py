@@ -71,6 +71,7 @@ class ImageLoader:
                 "model": spec.name,
                 "engine": model.info.engine,
                 "backend": model.info.backend,
+                "library": model.info.library,
                 "pid": model.pid,
                 "cores": model.cores,
                 "pixels": spec.pixels,

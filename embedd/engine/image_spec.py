@@ -81,12 +81,14 @@ class ImageInfo:
 
     Args:
         sampler: Name of the method that it samples with.
-        engine: Name and version of the library.
-        backend: Name of the backend that computes it.
+        backend: Name of the backend that computes it: ``diffusion``, or ``diffusion-flash``
+            with flash attention, which large pictures take; their bits differ.
+        library: Name and version of the library that computes it.
         gpu_bytes: Memory taken on a GPU.
     """
 
     sampler: str
     engine: str
     backend: str
+    library: str = ""
     gpu_bytes: int = 0

@@ -164,7 +164,7 @@ async def test_pictures_have_their_size_seed_and_text(studio: Studio) -> None:
         image = open_picture(picture.data)
         assert (image.size, image.format) == ((72, 64), "PNG")
         assert f"Seed: {picture.seed}, Size: 72x64" in str(image.info["parameters"])
-    assert both.served_by.engine.startswith("stable-diffusion.cpp")
+    assert (both.served_by.engine, both.served_by.backend) == ("diffusion", "diffusion")
     assert both.timings.load > 0 == again.timings.load
     assert min(both.timings.sample, both.timings.decode) > 0
 

@@ -55,8 +55,10 @@ class DiffusionEngine:
             ModelLoadError: The files cannot be used; the error names the tensor where it can.
             EngineError: The library does not match the binding.
         """
-        engine = library.open_library()
+        version = library.open_library()
         params = library.make_context_params()
+        # Takes less memory, and on a CPU three times as long.
+        flash_attention = spec.pixels > SMALL_PIXELS
         library.fill_params(
             params,
             **{PATHS[part]: bytes(path) for part, path in spec.parts.items()},
@@ -64,8 +66,7 @@ class DiffusionEngine:
             free_params_immediately=False,  # or there would be no second picture
             n_threads=threads,
             enable_mmap=spec.use_mmap,
-            # Takes less memory, and on a CPU three times as long.
-            diffusion_flash_attn=spec.pixels > SMALL_PIXELS,
+            diffusion_flash_attn=flash_attention,
         )
         callback = _watch_load(report)
         lib.sd_set_progress_callback(callback, None)
@@ -76,7 +77,12 @@ class DiffusionEngine:
         method = lib.sd_get_default_sample_method(context)
         name = lib._lib.sd_sample_method_name  # noqa: SLF001 - exported, but not wrapped
         name.restype = ctypes.c_char_p
-        info = ImageInfo(sampler=name(method).decode(), engine=engine, backend="diffusion")
+        info = ImageInfo(
+            sampler=name(method).decode(),
+            engine="diffusion",
+            backend="diffusion-flash" if flash_attention else "diffusion",
+            library=version,
+        )
         return cls(context, spec.facts, info)
 
     def paint(self, order: PictureOrder, report: Report, show: Show | None = None) -> Pixels:

@@ -40,7 +40,7 @@ def painted_headers(result: PaintResult, ignored: str = "") -> dict[str, str]:
     headers = {
         "X-Embedd-Seed": ", ".join(str(picture.seed) for picture in result.pictures),
         # The engine's own name has a version in it, for people.
-        "X-Embedd-Model": f"{digest};engine={served_by.backend};backend={served_by.backend}",
+        "X-Embedd-Model": f"{digest};engine={served_by.engine};backend={served_by.backend}",
         "Server-Timing": ", ".join(
             f"{name};dur={1000 * getattr(timings, name):.1f}"
             for name in ("queue", "load", "sample", "decode", "total")

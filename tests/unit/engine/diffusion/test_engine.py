@@ -45,8 +45,9 @@ def plain(engine: DiffusionEngine) -> Pixels:
 
 
 def test_it_knows_its_version_and_how_it_samples(engine: DiffusionEngine) -> None:
-    assert engine.info.engine.startswith("stable-diffusion.cpp 0.")
-    assert (engine.info.sampler, engine.info.backend) == ("euler", "diffusion")
+    assert engine.info.library.startswith("stable-diffusion.cpp 0.")
+    assert (engine.info.engine, engine.info.backend) == ("diffusion", "diffusion")
+    assert engine.info.sampler == "euler"
 
 
 def test_equal_orders_give_equal_pictures(engine: DiffusionEngine, plain: Pixels) -> None:
@@ -135,6 +136,7 @@ def test_a_model_for_large_pictures_computes_attention_another_way(
     tiny_klein: Path, plain: Pixels
 ) -> None:
     large = load({ImagePart.MODEL: tiny_klein}, pixels=2 * SMALL_PIXELS)
+    assert large.info.backend == "diffusion-flash"
     picture = paint(large)
     assert (picture != plain).any()
     assert np.abs(picture.astype(int) - plain).mean() < 5
