@@ -122,7 +122,7 @@ class Client:
         """
         body = api.EmbedBody(
             model=model,
-            input=_to_json(inputs),
+            input=list(inputs),
             truncate=truncate,
             chunk=chunk,
             dimensions=dimensions,
@@ -145,7 +145,7 @@ class Client:
     async def embed_as_openai(self, model: str, inputs: Sequence[str]) -> list[list[float]]:
         """Return a vector for each input, in order, from any server with OpenAI's route."""
         # Both services take these fields, and send lists of numbers by default.
-        body = api.EmbedBody(model=model, input=_to_json(inputs))
+        body = api.EmbedBody(model=model, input=list(inputs))
         reply = await self._request(
             "POST", "/v1/embeddings", api.OpenAIEmbedReply, body, model=model
         )
@@ -297,10 +297,6 @@ async def _split_lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]
         pieces.append(rest)
     if any(pieces):
         yield b"".join(pieces)
-
-
-def _to_json(texts: Sequence[str]) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(list(texts)))
 
 
 async def _check(response: aiohttp.ClientResponse, model: str) -> None:

@@ -55,6 +55,7 @@ SETTINGS = (
     Setting("WRITE_TIMEOUT", "60s", "how long a client may read no byte of an answer", twin=False),
     Setting("SHUTDOWN_GRACE", "30s", "how long requests may run after SIGTERM", twin=False),
     Setting("MAX_INPUTS", "2048", "inputs of a request, except on Ollama's routes", twin=False),
+    Setting("MAX_OLLAMA_INPUTS", "100000", "inputs of a request on Ollama's routes", twin=False),
     Setting("DEFAULT_MODEL", "the only one", "model for requests without a name", twin=False),
     Setting(
         "DEFAULT_RERANK_MODEL", "DEFAULT_MODEL", "as DEFAULT_MODEL, for rerank requests", twin=False
@@ -154,6 +155,7 @@ class Settings:
     write_timeout: float
     shutdown_grace: float
     max_inputs: int
+    max_ollama_inputs: int
     default_model: str | None
     default_rerank_model: str | None
     token_ids: bool
@@ -207,6 +209,7 @@ def read_settings(
         write_timeout=read.duration("WRITE_TIMEOUT", 60.0) or math.inf,
         shutdown_grace=read.duration("SHUTDOWN_GRACE", 30.0),
         max_inputs=read.unsigned("MAX_INPUTS", 2048, least=1),
+        max_ollama_inputs=read.unsigned("MAX_OLLAMA_INPUTS", 100_000, least=1),
         default_model=read.text("DEFAULT_MODEL") or None,
         default_rerank_model=read.text("DEFAULT_RERANK_MODEL") or None,
         token_ids=read.choice("TOKEN_IDS", ("own", "reject")) == "own",

@@ -8,11 +8,9 @@ only so that replies of other versions can be read.
 from datetime import datetime
 from typing import Annotated, Any, Final, TypeAlias
 
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field, structs
+from msgspec import UNSET, Meta, Struct, UnsetType, field, structs
 
 from embedd.types import ChunkPlace, Truncated
-
-NULL: Final = Raw(b"null")
 
 _COUNT: Final = {"type": ["integer", "null"]}
 # Fields of `Chunking` by their names on the wire: the schema is for the OpenAPI document, the
@@ -148,9 +146,9 @@ class RunBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EmbedBody(RunBody, frozen=True, kw_only=True):
-    """Body of ``POST /api/embed``; *input* is parsed after the other fields."""
+    """Body of ``POST /api/embed``; *input* is a text, texts, token ids or lists of them."""
 
-    input: Raw = field(default_factory=lambda: NULL)
+    input: Any = None
     truncate: bool | str | None = None
     chunk: ChunkField = None
     dimensions: int | None = None

@@ -118,7 +118,10 @@ def _choose_by_body(candidates: Candidates) -> Endpoint:
     async def choose(request: web.Request) -> web.StreamResponse:
         async with request.app[BODIES].read(request) as data:
             request[ALREADY_READ] = data
-            if (chosen := _find_accepting(conditional, data)) is None:
+            chosen = await request.app[BODIES].inspect(
+                data, lambda: _find_accepting(conditional, data)
+            )
+            if chosen is None:
                 return await route.endpoint(request)
             other, shared = chosen
             return await _answer_errors(other, shared.endpoint)(request)
@@ -128,9 +131,8 @@ def _choose_by_body(candidates: Candidates) -> Endpoint:
     return _answer_errors(dialect, require_key(endpoint, choose_access(route.method, route.path)))
 
 
-def _find_accepting(conditional: Candidates, data: bytes) -> tuple[Dialect, Route] | None:
+def _find_accepting(conditional: Candidates, data: bytearray) -> tuple[Dialect, Route] | None:
     """Return the first that accepts the body *data*, or None."""
-    # The fields are copies as large as the body: they end here, not with the request.
     fields = raw_fields(data)
     return next((one for one in conditional if one[1].accepts and one[1].accepts(fields)), None)
 

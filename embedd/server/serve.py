@@ -78,6 +78,7 @@ async def serve(
             metrics=runtime.metrics,
             policy=Policy(
                 max_inputs=settings.max_inputs,
+                max_ollama_inputs=settings.max_ollama_inputs,
                 token_ids=settings.token_ids,
                 default_model=settings.default_model,
                 default_rerank_model=settings.default_rerank_model,

@@ -5,12 +5,15 @@ import contextlib
 import gzip
 import io
 import logging
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Container
 
 import pytest
 
 from embedd.server.app import SERVER_NAME
+from embedd.server.dialects.base import Policy
 from embedd.server.http.bodies import BodyLimits
+from embedd.server.http.large_json import LargeJson
 from embedd.server.http.timeouts import Timeouts
 from tests.server.serving import MIB, OpenServer, Served, until
 
@@ -47,6 +50,43 @@ async def test_the_limit_counts_the_decompressed_bytes(open_server: OpenServer) 
         data = gzip.compress(padded(size))
         reply = await served.send("POST", "/api/embed", data=data, headers=headers)
         assert reply.status == status
+
+
+async def test_a_short_request_is_answered_while_a_long_body_is_decoded(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered, turns = threading.Event(), []
+    parse = LargeJson.parse_fields
+
+    def parse_when_answered(self: LargeJson, known: Container[str]) -> dict[str, object]:
+        turns.append(answered.wait(60))
+        return parse(self, known)
+
+    monkeypatch.setattr(LargeJson, "parse_fields", parse_when_answered)
+    for path, key in (("/api/embed", "input"), ("/v1/embeddings", "input"), ("/embed", "inputs")):
+        answered.clear()
+        body = b'{"model":"tiny","%b":[%b[1]]}' % (key.encode(), b"[1]," * 200_000)
+        long = asyncio.create_task(served.post(path, body))
+        assert (await served.embed(input="x")).status == 200
+        answered.set()
+        refused = await long
+        assert refused.status in (400, 422)
+        assert b"200001" in refused.body
+    assert turns == [True] * 3
+
+
+async def test_ollama_takes_a_limited_number_of_inputs(open_server: OpenServer) -> None:
+    served: Served = await open_server(policy=Policy(max_inputs=1, max_ollama_inputs=3))
+    assert (await served.embed(input=["x"] * 3)).status == 200
+    assert (await served.embed(input=[1] * 4)).status == 200  # one input of four tokens
+    for inputs in (["x"] * 4, [[1]] * 4):
+        refused = await served.embed(input=inputs)
+        assert refused.status == 400
+        assert refused.json == {
+            "error": "too many inputs: 4, the limit is 3 (EMBEDD_MAX_OLLAMA_INPUTS): "
+            "send fewer at a time",
+            "limit": 3,
+        }
 
 
 async def test_the_usual_limit_is_64_mib(served: Served) -> None:

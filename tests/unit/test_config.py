@@ -140,6 +140,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         write_timeout=60.0,
         shutdown_grace=30.0,
         max_inputs=2048,
+        max_ollama_inputs=100_000,
         default_model=None,
         default_rerank_model=None,
         token_ids=True,

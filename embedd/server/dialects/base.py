@@ -24,21 +24,25 @@ NDJSON: Final = "application/x-ndjson"
 TEXT: Final = "text/plain"
 HTML: Final = "text/html"
 
+MAX_OLLAMA_INPUTS: Final = 100_000
+
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What the operator allows in all dialects but Ollama's.
+    """What the operator allows.
 
     Args:
-        max_inputs: Inputs of one request.
+        max_inputs: Inputs of one request in all dialects but Ollama's.
+        max_ollama_inputs: The same in Ollama's.
         token_ids: Whether token arrays are accepted.
         default_model: For requests that name none; None is the only model there is.
         default_rerank_model: The same for those that rerank; None is `default_model`.
     """
 
     max_inputs: int = 2048
+    max_ollama_inputs: int = MAX_OLLAMA_INPUTS
     token_ids: bool = True
     default_model: str | None = None
     default_rerank_model: str | None = None

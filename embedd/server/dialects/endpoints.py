@@ -45,7 +45,10 @@ async def embed_body(
     """
     arrived = time.perf_counter()
     async with request.app[BODIES].read(request) as data:
-        wanted = to_request(decode_plainly(data, kind), request.app[POLICY])
+        policy = request.app[POLICY]
+        wanted = await request.app[BODIES].decode(
+            data, lambda: to_request(decode_plainly(data, kind, policy.max_inputs), policy)
+        )
         model = wanted.model or await choose_model(request.app, "embedding")
         wanted = replace(wanted, model=model, store=may_store(request))
         with add_model_to_timeouts(model):
@@ -62,8 +65,13 @@ async def rerank_body(
     """
     arrived = time.perf_counter()
     async with request.app[BODIES].read(request) as data:
-        body = decode_plainly(data, kind)
-        wanted = to_request(body, request.app[POLICY])
+        policy = request.app[POLICY]
+
+        def translate() -> tuple[Body, RerankRequest]:
+            body = decode_plainly(data, kind, policy.max_inputs)
+            return body, to_request(body, policy)
+
+        body, wanted = await request.app[BODIES].decode(data, translate)
         model = wanted.model or await choose_model(request.app, "rerank")
         wanted = replace(wanted, model=model, store=may_store(request))
         with add_model_to_timeouts(model):
@@ -79,7 +87,10 @@ async def tokenize_body(
         EmbeddError: As `Embedder.tokenize`, and for a body that cannot be read or translated.
     """
     async with request.app[BODIES].read(request) as data:
-        wanted = to_request(decode_plainly(data, kind), request.app[POLICY])
+        policy = request.app[POLICY]
+        wanted = await request.app[BODIES].decode(
+            data, lambda: to_request(decode_plainly(data, kind, policy.max_inputs), policy)
+        )
         model = wanted.model or await choose_model(request.app, "embedding")
         wanted = replace(wanted, model=model)
         return wanted, await request.app[EMBEDDER].tokenize(wanted)
@@ -94,8 +105,13 @@ async def detokenize_body(
         EmbeddError: As `Embedder.detokenize`, and for a body that cannot be read or translated.
     """
     async with request.app[BODIES].read(request) as data:
-        body = decode_plainly(data, DetokenizeBody)
-        [text] = await detokenize(request, body.model, [to_sequence(body)], special=True)
+
+        def translate() -> tuple[str | None, ClientIds]:
+            body = decode_plainly(data, DetokenizeBody)
+            return body.model, to_sequence(body)
+
+        model, ids = await request.app[BODIES].decode(data, translate)
+        [text] = await detokenize(request, model, [ids], special=True)
         return text
 
 

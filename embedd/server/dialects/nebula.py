@@ -204,7 +204,10 @@ async def generation_by_get(request: web.Request) -> web.StreamResponse:
             message = f"{request.path} does not take {request.method} without a body, use POST"
             raise WrongMethodError(message, allowed=("POST",))
         request[ALREADY_READ] = data
-        endpoint = embeddings if _is_embedding(raw_fields(data)) else generation
+        is_embedding = await request.app[BODIES].inspect(
+            data, lambda: _is_embedding(raw_fields(data))
+        )
+        endpoint = embeddings if is_embedding else generation
         return await endpoint(request)
 
 

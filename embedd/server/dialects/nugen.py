@@ -30,7 +30,7 @@ def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
     """
     return EmbedRequest(
         model=require_model(body.model),
-        inputs=_parse_texts(bytes(body.input), policy),
+        inputs=_parse_texts(body.input, policy),
         truncate=Truncate.ERROR,
         dimensions=body.dimensions,
         dimension_check=DimensionCheck.MATRYOSHKA,
@@ -61,9 +61,9 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     return await parts_response(request, parts, computed_headers(result))
 
 
-def _parse_texts(raw: bytes, policy: Policy) -> Sequence[str | ClientIds]:
+def _parse_texts(value: object, policy: Policy) -> Sequence[str | ClientIds]:
     try:
-        inputs = parse_inputs(raw, policy)
+        inputs = parse_inputs(value, policy)
     except EmptyInputError:
         inputs = [""]
     if not all(isinstance(one, str) for one in inputs):

@@ -12,7 +12,7 @@ from msgspec import UNSET, Struct, UnsetType
 from embedd.errors import EmptyInputError, InvalidInputError
 from embedd.server.dialects.base import Dialect, Failure, Policy, Route
 from embedd.server.dialects.common.fields import parse_truncate, require_model
-from embedd.server.dialects.common.openai_input import check_inputs
+from embedd.server.dialects.common.openai_input import check_count
 from embedd.server.dialects.common.vector_json import shortest
 from embedd.server.dialects.endpoints import computed_headers, rerank_body
 from embedd.server.dialects.openai import errors as openai
@@ -81,8 +81,8 @@ def to_request(body: RerankBody, policy: Policy) -> RerankRequest:
         raise InvalidInputError(NO_DOCUMENTS, field="documents")
     if not body.documents:
         raise EmptyInputError(NO_DOCUMENTS, field="documents")
+    check_count(body.documents, policy.max_inputs, "documents")
     texts = [_to_text(one, body.rank_fields) for one in body.documents]
-    check_inputs(texts, policy, "documents")
     return RerankRequest(
         model=body.model or "",
         query=body.query,
@@ -132,7 +132,7 @@ def to_request_v2(body: RerankBody, policy: Policy) -> RerankRequest:
         InvalidInputError: As `to_request`, or the model is missing.
     """
     require_model(body.model)
-    if body.documents == []:
+    if isinstance(body.documents, list) and not body.documents:
         raise EmptyInputError("list of documents must not be empty", field="documents")
     if not isinstance(body.query, str) or not body.query.strip():
         message = "query must not be empty or be only whitespace"

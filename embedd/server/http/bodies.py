@@ -4,6 +4,8 @@ A body is decoded by msgspec. If that fails, the standard library parses it, whi
 what clients really send (a byte order mark, bytes after the value, ``256.0`` for an integer,
 lone surrogates), and msgspec decodes the result. If that fails too, the error names the field
 that is wrong: in Go's wording, which Ollama's clients know, or in plain words.
+
+Long bodies are decoded in a thread, and what they hold is counted first: see `large_json`.
 """
 
 import json
@@ -14,13 +16,18 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, TypeAlias, TypeVar, get_args, get_type_hints
 
 import msgspec
+import numpy as np
 from aiohttp import web
 
 from embedd.errors import InvalidInputError, MalformedBodyError, TooLargeError
 from embedd.server.http.decompress import read_decompressed
 from embedd.server.http.in_flight import BytesInFlight
+from embedd.server.http.large_json import MAX_ITEMS, SLICE, Data, LargeJson
+from embedd.server.http.streams import in_thread
+from embedd.server.http.threads import MAX_WAITING, Threads
 
 Body = TypeVar("Body", bound=msgspec.Struct)
+Decoded = TypeVar("Decoded")
 
 KINDS = {
     str: "string",
@@ -47,8 +54,9 @@ PLAIN_TYPES = {
     list: "a list",
 }
 # The body of a request, if it was read to choose the dialect.
-ALREADY_READ: Final = web.RequestKey("body", bytes)
+ALREADY_READ: Final = web.RequestKey("body", bytearray)
 MAX_DEPTH = 200  # levels of nesting; the standard library's parser recurses
+LONG_AT_A_TIME: Final = 2  # bodies that are decoded in threads
 
 # (struct, value, field or None for the whole body, expected type) → the error
 MakeError: TypeAlias = Callable[[type, object, str | None, type], InvalidInputError]
@@ -65,9 +73,12 @@ class BodyLimits:
     def __init__(self, *, max_body: int, max_in_flight: int) -> None:
         self._max_body = max_body
         self._in_flight = BytesInFlight(max_in_flight)
+        self._threads = Threads(
+            "long request bodies", size=LONG_AT_A_TIME, waiting=MAX_WAITING, wait=60.0
+        )
 
     @asynccontextmanager
-    async def read(self, request: web.Request) -> AsyncIterator[bytes]:
+    async def read(self, request: web.Request) -> AsyncIterator[bytearray]:
         """Read the whole body; its bytes count as in flight until the block ends.
 
         Raises:
@@ -82,7 +93,7 @@ class BodyLimits:
         if (request.content_length or 0) > self._max_body:
             raise self._too_large()
         address = request.remote or ""
-        chunks: list[bytes] = []
+        body = bytearray()
         size = 0
         try:
             async with aclosing(read_decompressed(request)) as pieces:
@@ -91,10 +102,27 @@ class BodyLimits:
                     self._in_flight.add(address, len(piece), size)
                     if size > self._max_body:
                         raise self._too_large()
-                    chunks.append(piece)
-            yield b"".join(chunks)
+                    body += piece
+            yield body
         finally:
             self._in_flight.remove(address, size)
+
+    async def decode(self, body: bytearray, function: Callable[[], Decoded]) -> Decoded:
+        """Return what *function* makes of *body*, in a thread if that is long; then empty *body*.
+
+        Raises:
+            EmbeddError: As *function*.
+        """
+        decoded = await self.inspect(body, function)
+        # What was made of it takes as much memory, until the request is answered.
+        body.clear()
+        return decoded
+
+    async def inspect(self, body: bytearray, function: Callable[[], Decoded]) -> Decoded:
+        """As `decode`, but leave *body* as it is."""
+        if len(body) <= SLICE:
+            return function()
+        return await in_thread(self._threads, function)
 
     def _too_large(self) -> TooLargeError:
         return TooLargeError(
@@ -103,28 +131,38 @@ class BodyLimits:
         )
 
 
-def decode(body: bytes, kind: type[Body]) -> Body:
+def decode(body: Data, kind: type[Body], max_inputs: int = MAX_ITEMS) -> Body:
     """Decode the body; errors have Go's wording and the name of *kind*.
 
+    Args:
+        max_inputs: Inputs of a request, for a long body; see `LargeJson`. In it a long list of
+            numbers becomes an array.
+
     Raises:
-        InvalidInputError: The body is empty, not JSON, or has a field of the wrong type.
+        InvalidInputError: The body is empty, not JSON, has a field of the wrong type, or too
+            many values.
     """
-    return _decode(body, kind, _go_error)
+    return _decode(body, kind, max_inputs, _go_error)
 
 
-def decode_plainly(body: bytes, kind: type[Body]) -> Body:
+def decode_plainly(body: Data, kind: type[Body], max_inputs: int = MAX_ITEMS) -> Body:
     """Decode the body as `decode` does; errors name the field in plain words."""
-    return _decode(body, kind, _plain_error)
+    return _decode(body, kind, max_inputs, _plain_error)
 
 
-def raw_fields(body: bytes) -> Mapping[str, bytes]:
+def raw_fields(body: Data) -> Mapping[str, bytes]:
     """Return the fields of the JSON object *body* that are not null; none if not an object.
 
-    Each is its JSON text.
+    Each is its JSON text, or the start of a long one.
 
     Raises:
         MalformedBodyError: The body is empty or not JSON.
+        InvalidInputError: It has too many fields.
     """
+    if len(body) > SLICE:
+        large = _open_large(body, MAX_ITEMS)
+        heads = large.heads() if large.is_object else {}
+        return {name: value for name, value in heads.items() if value.strip() != b"null"}
     try:
         raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         fields = {name: bytes(value) for name, value in raw.items()}
@@ -137,27 +175,52 @@ def raw_fields(body: bytes) -> Mapping[str, bytes]:
     return fields
 
 
-def _decode(body: bytes, kind: type[Body], make_error: MakeError) -> Body:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    value = parse_leniently(body)
+def _decode(body: Data, kind: type[Body], max_inputs: int, make_error: MakeError) -> Body:
+    value: object
+    if len(body) > SLICE:
+        large = _open_large(body, max_inputs)
+        value = large.parse_fields(get_type_hints(kind)) if large.is_object else large.sample()
+    else:
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            value = parse_leniently(body)
     if value is None:
         value = {}
     if not isinstance(value, dict):
         raise make_error(kind, value, None, dict)
+    return _to_struct(value, kind, make_error)
+
+
+def _to_struct(value: Mapping[str, object], kind: type[Body], make_error: MakeError) -> Body:
     hints = get_type_hints(kind)
     fields = {name: _to_integer(field, hints.get(name)) for name, field in value.items()}
     fields = {name: field for name, field in fields.items() if field is not None}
+    # A list of numbers, where it is not the wrong type at once, is wrong from its first on.
+    probes = {
+        name: field[:1].tolist()
+        for name, field in fields.items()
+        if isinstance(field, np.ndarray) and hints.get(name) is not Any
+    }
     try:
-        return msgspec.json.decode(msgspec.json.encode(fields), type=kind)
+        return msgspec.convert(fields | probes, kind)
     except msgspec.ValidationError as error:
-        wrong = _find_wrong_field(fields, hints)
+        wrong = _find_wrong_field(fields | probes, hints)
         raise (make_error(kind, *wrong) if wrong else InvalidInputError(str(error))) from None
 
 
-def parse_leniently(body: bytes) -> object:
+def _open_large(body: Data, max_inputs: int) -> LargeJson:
+    return LargeJson(body, max_inputs=max_inputs, max_depth=MAX_DEPTH, parse=_parse_short)
+
+
+def _parse_short(text: bytes) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return parse_leniently(text)
+
+
+def parse_leniently(body: Data) -> object:
     """Parse the first JSON value in *body* with the standard library.
 
     Bytes that are not UTF-8 and lone surrogates become U+FFFD.

@@ -15,7 +15,7 @@ from embedd.server.dialects.common.fields import (
     parse_type_names,
     require_model,
 )
-from embedd.server.dialects.common.openai_input import check_inputs
+from embedd.server.dialects.common.openai_input import check_count, check_inputs
 from embedd.server.dialects.common.prompts import parse_prompt
 from embedd.server.dialects.common.vector_json import column, insert_rows
 from embedd.server.dialects.endpoints import computed_headers, embed_body
@@ -78,6 +78,7 @@ def to_request_v2(body: EmbedBodyV2, policy: Policy) -> EmbedRequest:
         raise InvalidInputError(
             f"max_tokens must be at least 1, got {body.max_tokens}", field="max_tokens"
         )
+    check_count(body.inputs or (), policy.max_inputs, "inputs")
     texts = body.texts if body.inputs is None else [_to_text(one) for one in body.inputs]
     if body.embedding_types is None:
         body.embedding_types = ["float"]

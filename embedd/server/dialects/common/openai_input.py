@@ -13,10 +13,9 @@ from embedd.errors import (
     TooManyInputsError,
     UnsupportedValueError,
 )
-from embedd.ollama_api import NULL
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common.error_text import NO_IDS
-from embedd.server.http.bodies import parse_leniently
+from embedd.server.http.large_json import Numbers
 from embedd.types import ClientIds
 
 FIELD: Final = "input"
@@ -36,25 +35,23 @@ class EmbedBody(msgspec.Struct):
     """Fields of every request with OpenAI's ``input``."""
 
     model: str | None = None
-    input: msgspec.Raw = msgspec.field(default_factory=lambda: NULL)
+    input: Any = None
     dimensions: int | None = None
     encoding_format: str | None = None
     keep_alive: Any = None
     options: dict[str, Any] | None = None
 
 
-def parse_inputs(raw: bytes, policy: Policy) -> Sequence[str | ClientIds]:
-    """The inputs in the JSON text *raw*; the empty text is an input.
+def parse_inputs(value: object, policy: Policy) -> Sequence[str | ClientIds]:
+    """The inputs in *value*, a field of a body; the empty text is an input.
 
     Raises:
         EmptyInputError: There are no inputs.
         InvalidTokenIdError: Token ids that no model has, or that the policy refuses.
         InvalidInputError: An input is neither text nor token ids, or there are too many.
     """
-    try:
-        value = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        value = parse_leniently(raw)
+    if isinstance(value, list) and value and not isinstance(value[0], int | float):
+        check_count(value, policy.max_inputs)  # before they are converted
     return check_inputs(_to_inputs(value), policy)
 
 
@@ -67,16 +64,27 @@ def check_inputs(
         TooManyInputsError: There are more than `Policy.max_inputs`.
         InvalidTokenIdError: Token arrays are not accepted.
     """
-    if len(inputs) > policy.max_inputs:
-        raise TooManyInputsError(len(inputs), limit=policy.max_inputs, field=field)
+    check_count(inputs, policy.max_inputs, field)
     if not policy.token_ids and not all(isinstance(one, str) for one in inputs):
         raise InvalidTokenIdError(NO_IDS)
     return inputs
 
 
+def check_count(inputs: Sequence[object], limit: int, field: str = FIELD) -> None:
+    """Check that there are at most *limit* inputs.
+
+    Raises:
+        TooManyInputsError: There are more.
+    """
+    if len(inputs) > limit:
+        raise TooManyInputsError(len(inputs), limit=limit, field=field)
+
+
 def _to_inputs(value: object) -> Sequence[str | ClientIds]:
     if isinstance(value, str):
         return [value]
+    if isinstance(value, np.ndarray):
+        return [to_ids(value, 0, place="input[{}]")]
     if value is None or value == []:
         raise EmptyInputError("invalid input", field=FIELD)
     if not isinstance(value, list):
@@ -96,7 +104,7 @@ def _to_input(value: object, index: int) -> str | ClientIds:
             raise InvalidInputError(
                 f"invalid input: input[{index}] is an empty token array", index=index, field=FIELD
             )
-        case list():
+        case list() | np.ndarray():
             return to_ids(value, index, place=f"input[{index}][{{}}]")
         case {"text": str(text), **others} if not others:
             return text
@@ -112,18 +120,20 @@ def parse_ids(field: str, value: object, index: int = 0) -> ClientIds:
     Raises:
         InvalidInputError: *value* is not a list of token ids.
     """
-    if not isinstance(value, list):
+    if not isinstance(value, list | np.ndarray):
         raise InvalidInputError(f"{field} must be a list of token ids", field=field)
     return to_ids(value, index, place=f"{field}[{{}}]")
 
 
-def to_ids(row: list[object], index: int, *, place: str) -> ClientIds:
+def to_ids(row: Sequence[object] | Numbers, index: int, *, place: str) -> ClientIds:
     """The token ids as sent; *place* names one of them in messages.
 
     Raises:
         InvalidTokenIdError: A number is not a token id.
         InvalidInputError: An element is not a number.
     """
+    if isinstance(row, np.ndarray) and row.dtype == np.int64:
+        return row.astype(np.int64, copy=False)
     if {*map(type, row)} != {int}:
         row = [_to_id(one, index, position, place) for position, one in enumerate(row)]
     try:

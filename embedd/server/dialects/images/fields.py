@@ -41,7 +41,10 @@ async def read_body(request: web.Request, kind: type[Body]) -> tuple[Body, str]:
         EmbeddError: The body is too large, or cannot be decoded.
     """
     async with request.app[BODIES].read(request) as data:
-        return decode_plainly(data, kind), find_ignored(raw_fields(data), kind)
+        return await request.app[BODIES].decode(
+            data,
+            lambda: (decode_plainly(data, kind), find_ignored(raw_fields(data), kind)),
+        )
 
 
 def find_ignored(fields: Iterable[str], kind: type[msgspec.Struct]) -> str:

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from itertools import groupby
 
+import numpy as np
+
 from embedd.errors import EmptyInputError, InvalidInputError, InvalidTokenIdError
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common.error_text import NO_IDS
-from embedd.server.dialects.common.openai_input import check_inputs, to_ids
+from embedd.server.dialects.common.openai_input import check_count, to_ids
 from embedd.types import ClientIds, Input
 
 FIELD = "content"
@@ -25,7 +27,7 @@ def parse_content(value: object, policy: Policy) -> Sequence[Input]:
     if not values:
         raise EmptyInputError("no content", field=FIELD)
     # Counted before they are parsed, which takes time.
-    check_inputs([""] * len(values), policy, FIELD)
+    check_count(values, policy.max_inputs, FIELD)
     return [parse_one(one, policy, index) for index, one in enumerate(values)]
 
 
@@ -44,6 +46,9 @@ def parse_one(value: object, policy: Policy, index: int = 0) -> Input:
             return text
         case []:
             raise EmptyInputError("no content", index=index, field=FIELD)
+        case np.ndarray():
+            _check_policy(policy)
+            return to_ids(value, index, place=f"content[{index}][{{}}]")
         case list():
             return _parse_list(value, policy, index)
         case _:
@@ -58,8 +63,7 @@ def _parse_list(values: list[object], policy: Policy, index: int) -> Input:
     place = f"content[{index}][{{}}]"
     if all(isinstance(one, str) for one in values):
         return tuple(str(one) for one in values)
-    if not policy.token_ids:
-        raise InvalidTokenIdError(NO_IDS)
+    _check_policy(policy)
     if not any(isinstance(one, str) for one in values):
         return to_ids(values, index, place=place)
     parts: list[str | ClientIds] = []
@@ -69,6 +73,11 @@ def _parse_list(values: list[object], policy: Policy, index: int) -> Input:
         else:
             parts.append(to_ids(list(group), index, place=place))
     return tuple(parts)
+
+
+def _check_policy(policy: Policy) -> None:
+    if not policy.token_ids:
+        raise InvalidTokenIdError(NO_IDS)
 
 
 def _is_number(value: object) -> bool:

@@ -43,7 +43,7 @@ def to_request(body: TokenizeBody, policy: Policy) -> TokenizeRequest:
         raise InvalidInputError('"content" or "inputs" must be provided', field="content")
     if body.inputs is not None:
         raise InvalidInputError('use either "content" or "inputs"', field="content")
-    inputs = [] if body.content in ([], "") else [parse_one(body.content, policy)]
+    inputs = [] if _is_empty(body.content) else [parse_one(body.content, policy)]
     return TokenizeRequest(
         model=body.model or "",
         inputs=inputs,
@@ -51,6 +51,10 @@ def to_request(body: TokenizeBody, policy: Policy) -> TokenizeRequest:
         parse_special=body.parse_special is not False,
         with_pieces=bool(body.with_pieces),
     )
+
+
+def _is_empty(content: object) -> bool:
+    return isinstance(content, str | list) and not content
 
 
 def to_reply(result: Tokenized, *, with_pieces: bool) -> Parts:

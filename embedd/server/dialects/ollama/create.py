@@ -25,7 +25,7 @@ REFUSED = ("adapters", "draft_files")
 async def create(request: web.Request) -> web.StreamResponse:
     """``POST /api/create``."""
     async with request.app[BODIES].read(request) as data:
-        body = decode(data, CreateBody)
+        body = await request.app[BODIES].decode(data, lambda: decode(data, CreateBody))
     lines = follow(request, to_creation(body, request.app[LIBRARY]))
     if body.stream is False:
         return await answer_whole(lines)

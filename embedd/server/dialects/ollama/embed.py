@@ -7,8 +7,8 @@ from msgspec import structs
 
 from embedd.errors import InvalidInputError
 from embedd.names import parse_model_name
-from embedd.ollama_api import NULL, EmbedBody, EmbeddingBody, EmbeddingReply, EmbedReply
-from embedd.server.dialects.base import BODIES, EMBEDDER
+from embedd.ollama_api import EmbedBody, EmbeddingBody, EmbeddingReply, EmbedReply
+from embedd.server.dialects.base import BODIES, EMBEDDER, MAX_OLLAMA_INPUTS, POLICY
 from embedd.server.dialects.common.chunk import chunk_rows, parse_chunk
 from embedd.server.dialects.common.fields import PARTS, parse_optional_keep_alive, parse_truncate
 from embedd.server.dialects.common.vector_json import insert_rows
@@ -30,7 +30,9 @@ INPUT_TYPES = ("query", "document")
 MAX_CHUNKS = 100_000
 
 
-def to_request(body: EmbedBody, *, store: bool = True) -> EmbedRequest:
+def to_request(
+    body: EmbedBody, *, max_inputs: int = MAX_OLLAMA_INPUTS, store: bool = True
+) -> EmbedRequest:
     """``/api/embed`` as an `EmbedRequest`; fields are checked in Ollama's order.
 
     Raises:
@@ -42,7 +44,7 @@ def to_request(body: EmbedBody, *, store: bool = True) -> EmbedRequest:
     model = require_model(body.model)
     return EmbedRequest(
         model=model,
-        inputs=parse_inputs(bytes(body.input)) if body.input != NULL else (),
+        inputs=() if body.input is None else parse_inputs(body.input, max_inputs),
         truncate=truncate,
         chunk=parse_chunk(body.chunk, max_chunks=MAX_CHUNKS),
         dimensions=body.dimensions or None,
@@ -114,7 +116,10 @@ async def embed(request: web.Request) -> web.StreamResponse:
     """``POST /api/embed``."""
     arrived = time.perf_counter()
     async with request.app[BODIES].read(request) as data:
-        wanted = to_request(decode(data, EmbedBody), store=may_store(request))
+        limit, store = request.app[POLICY].max_ollama_inputs, may_store(request)
+        wanted = await request.app[BODIES].decode(
+            data, lambda: to_request(decode(data, EmbedBody, limit), max_inputs=limit, store=store)
+        )
         parsing = time.perf_counter() - arrived
         result = await request.app[EMBEDDER].embed(wanted, arrived=arrived)
     parts = to_reply(wanted, result, parsing=parsing)
@@ -125,7 +130,10 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     """``POST /api/embeddings``."""
     arrived = time.perf_counter()
     async with request.app[BODIES].read(request) as data:
-        wanted = to_legacy_request(decode(data, EmbeddingBody), store=may_store(request))
+        store = may_store(request)
+        wanted = await request.app[BODIES].decode(
+            data, lambda: to_legacy_request(decode(data, EmbeddingBody), store=store)
+        )
         result = await request.app[EMBEDDER].embed(wanted, arrived=arrived)
     numbers = dump_rows(result.vectors)[1:-1]
     parts = insert_rows(EmbeddingReply(embedding=[]), {"embedding": numbers})

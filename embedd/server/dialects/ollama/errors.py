@@ -14,6 +14,9 @@ STATUSES: Final[Mapping[type[errors.EmbeddError], int]] = {
     errors.UnsupportedError: 501,
     errors.PullError: 500,
 }
+WAYS_OUT: Final[Mapping[type[errors.EmbeddError], str]] = {
+    errors.TooManyInputsError: " (EMBEDD_MAX_OLLAMA_INPUTS): send fewer at a time",
+}
 
 
 def to_error(failure: Failure) -> ErrorReply:
@@ -45,4 +48,4 @@ def _phrase(error: errors.EmbeddError) -> str:
         case errors.OverloadedError():
             return "server busy, please try again.  maximum pending requests exceeded"
         case _:
-            return str(error)
+            return str(error) + WAYS_OUT.get(type(error), "")

@@ -19,7 +19,9 @@ from embedd.types import EmbedRequest
 async def generate(request: web.Request) -> web.StreamResponse:
     """``POST /api/generate``: paint, or without a prompt load or unload."""
     async with request.app[BODIES].read(request) as data:
-        body, fields = decode(data, GenerateBody), list(raw_fields(data))
+        body, fields = await request.app[BODIES].decode(
+            data, lambda: (decode(data, GenerateBody), list(raw_fields(data)))
+        )
     if body.prompt and is_image_model(request.app, require_model(body.model)):
         return await paint(request, body, fields)
     verb = "generate" if body.prompt else ""
@@ -29,7 +31,7 @@ async def generate(request: web.Request) -> web.StreamResponse:
 async def chat(request: web.Request) -> web.StreamResponse:
     """``POST /api/chat`` without messages: load or unload."""
     async with request.app[BODIES].read(request) as data:
-        body = decode(data, ChatBody)
+        body = await request.app[BODIES].decode(data, lambda: decode(data, ChatBody))
     verb = "chat" if body.messages else ""
     reply = await _load_or_unload(request.app, body, verb)
     message = {"role": "assistant", "content": ""}

@@ -1,60 +1,57 @@
 """The field ``input`` of Ollama: a text, texts, a sequence of token ids, or sequences."""
 
 from collections.abc import Sequence
+from itertools import accumulate, chain, pairwise
 
-import msgspec
 import numpy as np
 
 from embedd.errors import InvalidInputError
-from embedd.server.http.bodies import parse_leniently
+from embedd.server.dialects.common.openai_input import check_count
 from embedd.types import ClientIds
 
-_text = msgspec.json.Decoder(str)
-_texts = msgspec.json.Decoder(list[str])
-_ids = msgspec.json.Decoder(list[int])
-_id_lists = msgspec.json.Decoder(list[list[int]])
 
-
-def parse_inputs(raw: bytes) -> Sequence[str | ClientIds]:
-    """Return the inputs in the JSON text *raw*; none for an empty text or list.
+def parse_inputs(value: object, max_inputs: int) -> Sequence[str | ClientIds]:
+    """Return the inputs in *value*, a field of a body; none for an empty text or list.
 
     Raises:
+        TooManyInputsError: There are more than *max_inputs*.
         InvalidInputError: ``invalid input type``.
     """
-    try:
-        return _parse_strictly(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _to_inputs(parse_leniently(raw))
-
-
-def _parse_strictly(raw: bytes) -> Sequence[str | ClientIds]:
-    # The first two characters choose the decoder: msgspec has no union of list types.
-    start = raw.lstrip()
-    if start[:1] == b'"':
-        return _to_inputs(_text.decode(raw))
-    if start[:1] != b"[":
-        raise InvalidInputError("invalid input type")
-    match start[1:].lstrip()[:1]:
-        case b"]":
-            return []
-        case b'"':
-            return _texts.decode(raw)
-        case b"[":
-            return [_to_ids(ids) for ids in _id_lists.decode(raw)]
-        case _:
-            return [_to_ids(_ids.decode(raw))]
-
-
-def _to_inputs(value: object) -> Sequence[str | ClientIds]:
-    """The inputs that the typed decoders reject: ids may be floats without a fraction."""
     if isinstance(value, str):
         return [value] if value else []
+    if isinstance(value, np.ndarray):
+        return _to_sequences([value])
     if not isinstance(value, list):
-        raise InvalidInputError("invalid input type")
-    if all(isinstance(one, str) for one in value):
+        raise _wrong_type()
+    if not value:
+        return []
+    if isinstance(value[0], int | float):
+        return _to_sequences([value])
+    check_count(value, max_inputs)
+    if {*map(type, value)} == {str}:
         return value
-    rows = value if isinstance(value[0], list) else [value]
-    return [_to_ids([_to_id(one) for one in row] if isinstance(row, list) else []) for row in rows]
+    return _to_sequences(value)
+
+
+def _to_sequences(rows: Sequence[object]) -> Sequence[ClientIds]:
+    """One sequence of ids for each row: ids may be floats without a fraction."""
+    if {*map(type, rows)} == {list}:
+        lists = [row for row in rows if isinstance(row, list)]
+        ids = list(chain.from_iterable(lists))
+        if {*map(type, ids)} == {int} and all(lists):
+            # All at once: thousands of small arrays would take a tenth of a second.
+            every = _to_array(ids)
+            ends = accumulate(map(len, lists), initial=0)
+            return [every[start:end] for start, end in pairwise(ends)]
+    return [_to_ids(row) for row in rows]
+
+
+def _to_ids(row: object) -> ClientIds:
+    if isinstance(row, np.ndarray) and row.dtype == np.int64:
+        return row
+    if not isinstance(row, list | np.ndarray) or not len(row):
+        raise _wrong_type()
+    return _to_array([_to_id(one) for one in row])
 
 
 def _to_id(value: object) -> int:
@@ -62,13 +59,15 @@ def _to_id(value: object) -> int:
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise InvalidInputError("invalid input type")
+    raise _wrong_type()
 
 
-def _to_ids(ids: list[int]) -> ClientIds:
-    if not ids:
-        raise InvalidInputError("invalid input type")
+def _to_array(ids: list[int]) -> ClientIds:
     try:
         return np.array(ids, np.int64)
     except OverflowError:
-        raise InvalidInputError("invalid input type") from None
+        raise _wrong_type() from None
+
+
+def _wrong_type() -> InvalidInputError:
+    return InvalidInputError("invalid input type")

@@ -26,7 +26,7 @@ async def tags(request: web.Request) -> web.StreamResponse:
 async def show(request: web.Request) -> web.StreamResponse:
     """``POST /api/show``."""
     async with request.app[BODIES].read(request) as data:
-        body = decode(data, ShowBody)
+        body = await request.app[BODIES].decode(data, lambda: decode(data, ShowBody))
     text = name_in(body)
     if not text:
         raise InvalidInputError("model is required")
@@ -48,7 +48,7 @@ async def show(request: web.Request) -> web.StreamResponse:
 async def copy(request: web.Request) -> web.StreamResponse:
     """``POST /api/copy``."""
     async with request.app[BODIES].read(request) as data:
-        body = decode(data, CopyBody)
+        body = await request.app[BODIES].decode(data, lambda: decode(data, CopyBody))
     source, destination = body.source or "", body.destination or ""
     check_name(source, f'source "{source}" is invalid')
     check_name(destination, f'destination "{destination}" is invalid')
@@ -62,7 +62,8 @@ async def copy(request: web.Request) -> web.StreamResponse:
 async def delete(request: web.Request) -> web.StreamResponse:
     """``DELETE /api/delete``."""
     async with request.app[BODIES].read(request) as data:
-        name = name_in(decode(data, DeleteBody))
+        body = await request.app[BODIES].decode(data, lambda: decode(data, DeleteBody))
+    name = name_in(body)
     if not name:
         raise InvalidInputError("model is required")
     check_name(name, f'name "{name}" is invalid')

@@ -16,7 +16,7 @@ from embedd.server.http.streams import Stop, answer_streamed, answer_whole, foll
 async def pull(request: web.Request) -> web.StreamResponse:
     """``POST /api/pull``."""
     async with request.app[BODIES].read(request) as data:
-        body = decode(data, PullBody)
+        body = await request.app[BODIES].decode(data, lambda: decode(data, PullBody))
     name = name_in(body)
     parse_model_name(name)
     library = request.app[LIBRARY]

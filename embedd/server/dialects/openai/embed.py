@@ -83,7 +83,7 @@ def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
     prompt = parse_prompt(input_type=body.input_type, task=body.task, prompt_name=body.prompt_name)
     return EmbedRequest(
         model=model,
-        inputs=openai_input.parse_inputs(bytes(body.input), policy),
+        inputs=openai_input.parse_inputs(body.input, policy),
         truncate=parse_truncate(truncate=body.truncate, truncation=body.truncation, words=PARTS),
         chunk=parse_chunk(body.chunk, max_chunks=policy.max_inputs),
         dimensions=parse_dimensions(body.dimensions, body.output_dimension),

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from embedd.engine.backends import LLAMA_GPU
 from embedd.errors import EmptyInputError, InvalidInputError
-from embedd.ollama_api import NULL
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common.openai_input import parse_inputs
 from embedd.server.dialects.common.prompts import parse_prompt
@@ -21,7 +20,7 @@ from embedd.types import DimensionCheck, EmbedRequest, EmbedResult, Normalize, R
 class EmbedBody(Parameters):
     """Body of ``POST /embed``."""
 
-    inputs: msgspec.Raw = msgspec.field(default_factory=lambda: NULL)
+    inputs: Any = None
     model: str | None = None
     normalize: bool | None = None
     dimensions: int | None = None
@@ -33,10 +32,10 @@ def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
     Raises:
         InvalidInputError: A field is missing or unknown.
     """
-    if bytes(body.inputs).strip() == b"null":
+    if body.inputs is None:
         raise InvalidInputError("`inputs` must be provided", field="inputs")
     try:
-        inputs = parse_inputs(bytes(body.inputs), policy)
+        inputs = parse_inputs(body.inputs, policy)
     except EmptyInputError:
         inputs = [""]
     if any(isinstance(one, str) and not one for one in inputs):

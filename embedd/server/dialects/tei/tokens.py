@@ -10,13 +10,13 @@ from msgspec import Struct
 
 from embedd.errors import EmptyInputError, InvalidInputError
 from embedd.server.dialects.base import BODIES, POLICY, Policy
-from embedd.server.dialects.common.openai_input import check_inputs, parse_ids
+from embedd.server.dialects.common.openai_input import check_count, check_inputs, parse_ids
 from embedd.server.dialects.common.prompts import parse_prompt
 from embedd.server.dialects.common.token_json import token_rows
 from embedd.server.dialects.endpoints import detokenize, tokenize_body
 from embedd.server.http.bodies import decode_plainly
 from embedd.server.http.json_out import Parts, Rows, dump, json_response, parts_response
-from embedd.types import Offsets, TokenIds, Tokenized, TokenizeRequest, TokenPiece
+from embedd.types import ClientIds, Offsets, TokenIds, Tokenized, TokenizeRequest, TokenPiece
 
 QUICK_CHARACTERS: Final = 4096  # whose places are converted in some 20 µs: more go to a thread
 ENCODED_AT_A_TIME: Final = 1 << 18  # characters, in less than a millisecond
@@ -69,6 +69,24 @@ def to_request(body: TokenizeBody, policy: Policy) -> TokenizeRequest:
         prompt=prompt,
         with_offsets=True,
     )
+
+
+def to_sequences(ids: object, policy: Policy) -> list[ClientIds]:
+    """The sequences of ``/decode``: a list of ids, or a list of such lists.
+
+    Raises:
+        InvalidInputError: They are neither, or there are too many.
+    """
+    if ids is None:
+        raise InvalidInputError("`ids` must be provided", field="ids")
+    if isinstance(ids, list) and not ids:
+        raise EmptyInputError("`ids` cannot be empty", field="ids")
+    nested = isinstance(ids, list) and isinstance(ids[0], list | np.ndarray)
+    rows = ids if nested and isinstance(ids, list) else [ids]
+    check_count(rows, policy.max_inputs, "ids")  # before they are converted
+    sequences = [parse_ids("ids", row, index) for index, row in enumerate(rows)]
+    check_inputs(sequences, policy, "ids")
+    return sequences
 
 
 def to_reply(texts: Sequence[str], results: Sequence[Tokenized]) -> Parts:
@@ -147,14 +165,12 @@ async def tokenize(request: web.Request) -> web.StreamResponse:
 async def decode(request: web.Request) -> web.StreamResponse:
     """``POST /decode``."""
     async with request.app[BODIES].read(request) as data:
-        body = decode_plainly(data, DecodeBody)
-        if body.ids is None:
-            raise InvalidInputError("`ids` must be provided", field="ids")
-        if body.ids == []:
-            raise EmptyInputError("`ids` cannot be empty", field="ids")
-        nested = isinstance(body.ids, list) and isinstance(body.ids[0], list)
-        rows = body.ids if nested else [body.ids]
-        sequences = [parse_ids("ids", row, index) for index, row in enumerate(rows)]
-        check_inputs(sequences, request.app[POLICY], "ids")
+        policy = request.app[POLICY]
+
+        def translate() -> tuple[DecodeBody, list[ClientIds]]:
+            body = decode_plainly(data, DecodeBody, policy.max_inputs)
+            return body, to_sequences(body.ids, policy)
+
+        body, sequences = await request.app[BODIES].decode(data, translate)
         special = body.skip_special_tokens is False
         return json_response(await detokenize(request, body.model, sequences, special=special))

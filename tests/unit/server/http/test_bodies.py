@@ -85,7 +85,7 @@ def test_nesting_never_exhausts_the_stack(brackets: tuple[str, str], levels: int
     data = f'\ufeff{{"anything":{opening * levels}1{closing * levels}}}'.encode()
     with pytest.raises(InvalidInputError, match=f"more than {MAX_DEPTH} levels"):
         decode(data, Numbers)
-    with pytest.raises(InvalidInputError, match="invalid JSON"):
+    with pytest.raises(InvalidInputError, match=r"invalid JSON|cannot unmarshal array"):
         decode(opening.encode() * levels, Numbers)
 
 

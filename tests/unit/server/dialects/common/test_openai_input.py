@@ -1,6 +1,7 @@
 """Bodies and inputs with OpenAI's ``input``: any JSON is valid or refused."""
 
 import json
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -20,22 +21,27 @@ from embedd.server.dialects.cohere import embed as cohere
 from embedd.server.dialects.common.openai_input import EmbedBody, parse_inputs
 from embedd.server.dialects.openai import embed as openai
 from embedd.server.http.bodies import decode_plainly, parse_leniently, raw_fields
-from embedd.types import EmbedRequest
+from embedd.types import ClientIds, EmbedRequest
 from tests.unit.server.http.test_bodies import JSON, replaced
 
 POLICY = Policy()
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
 
+def to_inputs(raw: bytes) -> Sequence[str | ClientIds]:
+    body = decode_plainly(b'{"input":%b}' % raw, EmbedBody)
+    return parse_inputs(body.input, POLICY)
+
+
 def parse(value: object) -> list[object]:
-    inputs = parse_inputs(json.dumps(value).encode(), POLICY)
+    inputs = to_inputs(json.dumps(value).encode())
     return [one if isinstance(one, str) else one.tolist() for one in inputs]
 
 
 @given(JSON)
 def test_any_json_is_inputs_or_an_input_error(value: object) -> None:
     try:
-        inputs = parse_inputs(json.dumps(value).encode(), POLICY)
+        inputs = to_inputs(json.dumps(value).encode())
     except InvalidTokenIdError as error:
         assert error.index is not None
         assert error.position is not None
@@ -88,7 +94,7 @@ def test_an_id_that_no_model_has_is_named_by_its_index_and_position(
 
 
 def test_bytes_that_are_not_utf8_become_replacement_characters() -> None:
-    assert parse_inputs(b'["a\xff","b"]', POLICY) == ["a\ufffd", "b"]
+    assert to_inputs(b'["a\xff","b"]') == ["a\ufffd", "b"]
 
 
 @given(st.binary() | JSON.map(json.dumps).map(str.encode))
