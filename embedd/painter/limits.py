@@ -19,7 +19,9 @@ MAX_STEPS: Final = 150
 MAX_GUIDANCE: Final = 30.0
 MAX_SEED: Final = (1 << 32) - 1
 MAX_PICTURES: Final = 4
-MAX_PROMPT: Final = 4096  # characters
+# Characters, and bytes in UTF-8: text encoders take memory by the square of the tokens, of which a
+# rare character has one for each byte. 4,096 tokens are 2 GB, 16,384 would be 30.
+MAX_PROMPT: Final = 4096
 MAX_PREVIEWS: Final = 3
 MAX_QUALITY: Final = 100
 
@@ -118,6 +120,12 @@ def _check_text(field: str, text: str) -> None:
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise InvalidInputError(
             f"{field} has half of a surrogate pair, which is not a character: send UTF-8",
+            field=field,
+        )
+    if (size := len(text.encode())) > MAX_PROMPT:
+        raise InvalidInputError(
+            f"{field} has {size} bytes in UTF-8, the limit is {MAX_PROMPT}: shorten it",
+            limit=MAX_PROMPT,
             field=field,
         )
 

@@ -42,6 +42,7 @@ def choose(
         ("prompt", " \n", "prompt must not be empty"),
         ("prompt", "x" * 4097, "prompt has 4097 characters, the limit is 4096: shorten it"),
         ("prompt", "x" * 300_000, "prompt has 300000 characters, the limit is 4096: shorten it"),
+        ("prompt", "語" * 1366, "prompt has 4098 bytes in UTF-8, the limit is 4096: shorten it"),
         ("prompt", "a\0b", "prompt has a NUL character: remove it"),
         (
             "prompt",
@@ -93,7 +94,7 @@ def test_the_limits_themselves_are_accepted() -> None:
             quality=100,
         )
     )
-    check_request(make_request(prompt="😀", steps=1, guidance=0, seed=0, quality=0))
+    check_request(make_request(prompt="😀" * 1024, steps=1, guidance=0, seed=0, quality=0))
 
 
 @st.composite
