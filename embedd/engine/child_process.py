@@ -12,14 +12,15 @@ PR_SET_PDEATHSIG = 1
 
 
 def prepare_process() -> None:
-    """Disable core dumps, ignore SIGINT and SIGTERM, be the OOM killer's first choice.
+    """Disable core dumps, ignore SIGINT, SIGTERM and SIGHUP, be the OOM killer's first choice.
 
     On Linux the process also ends when its parent does.
     """
-    # Ctrl-C and a service manager's SIGTERM reach the whole process group; the server
-    # decides when a worker ends, so that running requests can finish.
+    # Ctrl-C, a terminal that closes and a service manager's SIGTERM reach the whole process
+    # group; the server decides when a worker ends, so that running requests can finish.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

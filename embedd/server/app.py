@@ -9,9 +9,15 @@ from typing import TypeAlias
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from embedd import __version__
 from embedd.embedder.embedder import Embedder
-from embedd.errors import EmbeddError, ServiceError, UnknownRouteError, WrongMethodError
+from embedd.errors import (
+    EmbeddError,
+    ServiceError,
+    ShuttingDownError,
+    StalledBodyError,
+    UnknownRouteError,
+    WrongMethodError,
+)
 from embedd.library import Library
 from embedd.metrics import Metrics
 from embedd.painter.painter import Painter
@@ -33,8 +39,10 @@ from embedd.server.dialects.base import (
 )
 from embedd.server.errors import choose_status, error_headers, log_error, log_refusal
 from embedd.server.http.bodies import ALREADY_READ, BodyLimits, raw_fields
+from embedd.server.http.connection import HANDLER_ARGUMENTS, SERVER_NAME
 from embedd.server.http.json_out import JSON, dump
 from embedd.server.http.request_id import add_request_id, request_id
+from embedd.server.http.shutdown import SHUTDOWN, Shutdown
 from embedd.server.http.threads import POOLS, Pools
 from embedd.server.http.timeouts import TIMEOUTS, Timeouts
 from embedd.server.openapi import pages
@@ -46,7 +54,6 @@ log = logging.getLogger(__name__)
 
 DIALECTS: Sequence[Dialect] = (*registry.DIALECTS, *health.DIALECTS, pages.DIALECT, ops.DIALECT)
 Candidates: TypeAlias = Sequence[tuple[Dialect, Route]]
-SERVER_NAME = f"embedd/{__version__}"
 
 
 def make_app(
@@ -64,7 +71,7 @@ def make_app(
     """Make the application that serves *embedder*, *painter* and *library*."""
     app = web.Application(
         middlewares=[ops.make_counter(metrics), make_origin_check(origins), _answer_unknown_paths],
-        handler_args={"auto_decompress": False},  # see `embedd.server.http.decompress`
+        handler_args=HANDLER_ARGUMENTS,
     )
     app[EMBEDDER] = embedder
     app[PAINTER] = painter
@@ -76,12 +83,14 @@ def make_app(
     app[KEYS] = keys or Keys()
     app[TIMEOUTS] = timeouts or Timeouts()
     app[POOLS] = Pools()
+    app[SHUTDOWN] = Shutdown()
     routes = _group_routes(DIALECTS)
     document: Callable[[], bytes] = functools.cache(functools.partial(describe, routes))
     app[pages.DOCUMENT] = document
     app.on_response_prepare.append(add_cors_headers)
     app.on_response_prepare.append(_name_server)
     app.on_response_prepare.append(add_request_id)
+    app.on_response_prepare.append(_close_at_the_end)
     for (method, path), candidates in routes.items():
         _add_route(app, method, path, _log_departures(_choose_by_body(candidates)))
     return app
@@ -156,10 +165,17 @@ def _answer_errors(
     """Wrap *endpoint*: its errors are answered in the shape of *dialect*."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
+        shutdown = request.app[SHUTDOWN]
         try:
-            return await endpoint(request)
+            with shutdown.track():
+                return await endpoint(request)
         except EmbeddError as error:
             return _error_response(dialect, request, error)
+        except asyncio.CancelledError:
+            # An answer that has begun cannot become another: its connection is closed.
+            if not shutdown.has_stopped_this() or request.writer.output_size:
+                raise
+            return _error_response(dialect, request, ShuttingDownError())
         except (web.HTTPException, ConnectionError):
             raise
         except Exception:
@@ -174,11 +190,14 @@ def _error_response(dialect: Dialect, request: web.Request, error: EmbeddError) 
     status = choose_status(error, dialect.statuses)
     log_error(request, error, status)
     failure = Failure(error=error, status=status, request_id=request_id(request))
-    return web.Response(
+    response = web.Response(
         body=dump(dialect.to_error(failure)),
         status=status,
         headers={**error_headers(error, status), "Content-Type": JSON},
     )
+    if isinstance(error, StalledBodyError):  # what comes later is not another request
+        response.force_close()
+    return response
 
 
 @web.middleware
@@ -217,3 +236,9 @@ def find_error_dialect(path: str) -> Dialect | None:
 
 async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = SERVER_NAME
+
+
+async def _close_at_the_end(request: web.Request, response: web.StreamResponse) -> None:
+    if request.app[SHUTDOWN].has_begun:
+        response.headers["Connection"] = "close"
+        response.force_close()

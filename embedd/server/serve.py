@@ -5,18 +5,18 @@ import contextlib
 import errno
 import http.client
 import logging
+import math
 import os
 import signal
 import socket
 import ssl
 import stat
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 import uvloop
-from aiohttp import web
 
 from embedd import __version__
 from embedd.config import Address, Settings
@@ -29,14 +29,14 @@ from embedd.server.access.origins import OriginPolicy
 from embedd.server.app import make_app
 from embedd.server.dialects.base import Policy
 from embedd.server.http.bodies import BodyLimits
+from embedd.server.http.listener import BACKLOG, open_listener
 from embedd.server.http.timeouts import Timeouts
 from embedd.server.http.tls import open_tls
 from embedd.types import EmbedRequest
 
 log = logging.getLogger(__name__)
 
-BACKLOG = 1024  # connections that the kernel holds while the event loop is busy
-NO_SHUTDOWN_LIMIT = 365 * 86400.0  # seconds: requests finish unless a second signal comes
+CLOSING = 4.0  # seconds of the grace for last answers and the end of the workers
 PROBE_TIMEOUT = 1.0
 
 
@@ -62,7 +62,7 @@ async def serve(
     settings: Settings, preload: Sequence[str] = (), tls: ssl.SSLContext | None = None
 ) -> None:
     """Serve as `run` does, in the running event loop."""
-    stop = _stop_on_signals()
+    stop = _stop_on_signals(settings.shutdown_grace)
     keys = choose_keys(settings)
     sock = bind(settings.host)
     async with open_runtime(settings) as runtime:
@@ -89,7 +89,8 @@ async def serve(
                 write=settings.write_timeout,
             ),
         )
-        async with _listen(app, sock, tls):
+        requests = max(settings.shutdown_grace - CLOSING, settings.shutdown_grace / 2)
+        async with open_listener(app, sock, tls, grace=requests):
             log.info(
                 "embedd is listening",
                 extra={
@@ -199,22 +200,8 @@ def describe_listener(address: Address) -> str:
     return "another program"
 
 
-@asynccontextmanager
-async def _listen(
-    app: web.Application, sock: socket.socket, tls: ssl.SSLContext | None
-) -> AsyncIterator[None]:
-    runner = web.AppRunner(
-        app, access_log=None, handler_cancellation=True, shutdown_timeout=NO_SHUTDOWN_LIMIT
-    )
-    await runner.setup()
-    try:
-        await web.SockSite(runner, sock, ssl_context=tls).start()
-        yield
-    finally:
-        await runner.cleanup()
-
-
-def _stop_on_signals() -> asyncio.Event:
+def _stop_on_signals(grace: float) -> asyncio.Event:
+    """Return an event that SIGINT and SIGTERM set; *grace* seconds later the process ends."""
     stop = asyncio.Event()
 
     def on_signal() -> None:
@@ -222,11 +209,23 @@ def _stop_on_signals() -> asyncio.Event:
             # Workers end too: they see that the other end of their socket is closed.
             os._exit(130)
         stop.set()
+        if grace < math.inf:
+            end = threading.Timer(grace, _end_process)
+            end.daemon = True
+            end.start()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
+    # A terminal that closes sends it. Workers ignore it too.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     return stop
+
+
+def _end_process() -> None:
+    """End what hangs although all clients are gone: a thread, a file system."""
+    log.warning("stopped before all had ended: EMBEDD_SHUTDOWN_GRACE is over")
+    os._exit(0)
 
 
 async def _preload(embedder: Embedder, names: Sequence[str]) -> None:

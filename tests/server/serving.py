@@ -1,7 +1,9 @@
 """A server without workers: real HTTP, scheduler, resolver and store; models in this process."""
 
 import asyncio
+import contextlib
 import shutil
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -101,6 +103,12 @@ class Served:
     store: Store
     scheduler: Scheduler
 
+    @property
+    def port(self) -> int:
+        port = self.client.port
+        assert port is not None
+        return port
+
     async def send(self, method: str, path: str, **arguments: Any) -> Reply:
         """A request as the arguments of aiohttp's client have it."""
         async with self.client.request(method, path, **arguments) as response:
@@ -135,6 +143,52 @@ class Served:
 
     async def loaded(self) -> list[str]:
         return [model["name"] for model in await self.ps()]
+
+
+class RawClient:
+    """A client without a library: what it sends is what the server sees.
+
+    Args:
+        address: Its own.
+    """
+
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        self._port, self._address = port, address
+
+    async def open(self) -> None:
+        """Connect; little more than what is asked for is read."""
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.bind((self._address, 0))
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._port))
+        self.reader, self.writer = await asyncio.open_connection(sock=sock, limit=4096)
+
+    async def send(self, data: bytes) -> None:
+        """Send *data* as it is."""
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def post(self, body: bytes, length: int | None = None, path: str = "/api/embed") -> None:
+        """Connect and send *body*, with the length *length* in the head."""
+        await self.open()
+        length = len(body) if length is None else length
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
+        await self.send(head.encode() + body)
+
+    async def status(self) -> int:
+        """Return the status of the answer."""
+        return int((await self.reader.readuntil(b"\r\n")).split()[1])
+
+    async def rest(self) -> bytes:
+        """Return what comes until the server closes the connection."""
+        async with asyncio.timeout(20):
+            return await self.reader.read()
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self.writer.wait_closed()
 
 
 OpenServer = Callable[..., Any]

@@ -1,7 +1,6 @@
 """Limits on bodies, clients that leave, and internal errors."""
 
 import asyncio
-import contextlib
 import gzip
 import io
 import logging
@@ -10,12 +9,12 @@ from collections.abc import AsyncIterator, Container
 
 import pytest
 
-from embedd.server.app import SERVER_NAME
 from embedd.server.dialects.base import Policy
 from embedd.server.http.bodies import BodyLimits
+from embedd.server.http.connection import SERVER_NAME
 from embedd.server.http.large_json import LargeJson
 from embedd.server.http.timeouts import Timeouts
-from tests.server.serving import MIB, OpenServer, Served, until
+from tests.server.serving import MIB, OpenServer, RawClient, Served, until
 
 TOO_LARGE = {
     "error": "request body too large: the limit is 1000 bytes (EMBEDD_MAX_BODY)",
@@ -127,45 +126,21 @@ async def test_the_only_body_in_flight_is_always_accepted(open_server: OpenServe
     assert (await served.post("/api/embed", padded(1000))).status == 200
 
 
-class Stalled:
-    """A client that sends a part of its request and then nothing more."""
-
-    def __init__(self, served: Served, address: str = "127.0.0.1") -> None:
-        self._served, self._address = served, address
-
-    async def send(self, body: bytes, length: int, path: str = "/api/embed") -> None:
-        self.reader, self.writer = await asyncio.open_connection(
-            "127.0.0.1", self._served.client.port, local_addr=(self._address, 0)
-        )
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
-        self.writer.write(head.encode() + body)
-        await self.writer.drain()
-
-    async def status(self) -> int:
-        """Of the answer."""
-        return int((await self.reader.readuntil(b"\r\n")).split()[1])
-
-    async def close(self) -> None:
-        self.writer.close()
-        with contextlib.suppress(ConnectionError):
-            await self.writer.wait_closed()
-
-
 async def test_uploads_that_stall_lock_out_neither_other_clients_nor_small_requests(
     open_server: OpenServer,
 ) -> None:
     """Eight that stop one byte early."""
     limits = BodyLimits(max_body=1000, max_in_flight=8000)
     served: Served = await open_server(bodies=limits)
-    uploads = [Stalled(served) for _ in range(8)]
+    uploads = [RawClient(served.port) for _ in range(8)]
     for upload in uploads:
-        await upload.send(padded(999), 1000)
+        await upload.post(padded(999), 1000)
     refused = [await upload.status() for upload in uploads[3:]]
     assert refused == [503] * 5, "an address has half, in which a body leaves as much free"
     assert (await served.post("/api/embed", padded(400))).status == 200
     assert (await served.post("/api/embed", padded(1000))).status == 503
-    other = Stalled(served, "127.0.0.2")
-    await other.send(padded(1000), 1000)
+    other = RawClient(served.port, "127.0.0.2")
+    await other.post(padded(1000))
     assert await other.status() == 200
     for upload in [*uploads, other]:
         await upload.close()
@@ -178,8 +153,8 @@ async def test_a_body_that_makes_no_progress_is_a_timeout_and_frees_its_bytes(
     served: Served = await open_server(
         bodies=BodyLimits(max_body=1000, max_in_flight=1000), timeouts=Timeouts(body=0.05)
     )
-    stalled = Stalled(served)
-    await stalled.send(padded(900), 901, path)
+    stalled = RawClient(served.port)
+    await stalled.post(padded(900), 901, path)
     assert await stalled.status() == 408
     assert b"made no progress for 0.05 s (EMBEDD_BODY_TIMEOUT)" in await stalled.reader.read(1000)
     assert (await served.post("/api/embed", padded(900))).status == 200

@@ -11,6 +11,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from embedd.ollama_api import ProgressLine
 from embedd.server.http import streams
+from embedd.server.http.shutdown import SHUTDOWN, Shutdown
 from embedd.server.http.streams import MAX_WAITING_LINES, follow, in_thread
 from embedd.server.http.threads import POOLS, Pools
 
@@ -29,7 +30,7 @@ class Transport(asyncio.Transport):
 
 def make_request(transport: Transport) -> web.Request:
     app = web.Application()
-    app[POOLS] = Pools()
+    app[POOLS], app[SHUTDOWN] = Pools(), Shutdown()
     return make_mocked_request("POST", "/", transport=transport, app=app)
 
 

@@ -12,15 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 import pytest
-from aiohttp import web
 
-from embedd.config import Settings, read_settings
+from embedd.config import Address, Settings, read_settings
 from embedd.engine import loader as loading
 from embedd.engine.fake import FAKE_BACKENDS
 from embedd.runtime import Runtime, open_runtime
 from embedd.server.access.origins import OriginPolicy
 from embedd.server.app import make_app
 from embedd.server.http.bodies import BodyLimits
+from embedd.server.http.listener import open_listener
+from embedd.server.serve import bind
 from embedd.store.store import Store
 from tests.exposition import Samples, parse
 from tests.tiny_models import write_tiny_bert
@@ -88,16 +89,13 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
             origins=OriginPolicy(check_host=True),
             metrics=runtime.metrics,
         )
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, "127.0.0.1", 0)
-            await site.start()
-            host, port = runner.addresses[0]
-            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-                yield Server(url=f"http://{host}:{port}", session=session, runtime=runtime)
-        finally:
-            await runner.cleanup()
+        sock = bind(Address(port=0))
+        port = sock.getsockname()[1]
+        async with (
+            open_listener(app, sock, grace=20.0),
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+        ):
+            yield Server(url=f"http://127.0.0.1:{port}", session=session, runtime=runtime)
 
 
 @asynccontextmanager

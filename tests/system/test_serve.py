@@ -1,6 +1,7 @@
 """The installed command ``embedd serve``: start, preload, stop, and what is in its way."""
 
 import contextlib
+import fcntl
 import http.server
 import json
 import os
@@ -27,8 +28,11 @@ START = 30.0  # seconds that a start or an end may take on a busy machine
 class Server:
     """A running ``embedd serve`` and what it printed."""
 
-    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[str], log: Path, environment: dict[str, str]
+    ) -> None:
         self.process = process
+        self.environment = environment
         self._log = log
 
     @property
@@ -44,6 +48,15 @@ class Server:
     @property
     def workers(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children()
+
+    def connect(self) -> socket.socket:
+        """Return a connection that reads little ahead."""
+        host, _, port = self.url.removeprefix("http://").partition(":")
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(START)
+        client.connect((host, int(port)))
+        return client
 
     def wait_for(self, what: str | Callable[[], bool]) -> None:
         deadline = time.monotonic() + START
@@ -85,17 +98,17 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Start]:
     servers: list[Server] = []
 
-    def run(*options: str) -> Server:
+    def run(*options: str, **settings: str) -> Server:
         log = tmp_path / f"log{len(servers)}"
         with log.open("w") as stream:
             process = subprocess.Popen(
                 [sys.executable, "-m", "embedd", "serve", *options],
-                env=environment,
+                env=environment | settings,
                 stdout=stream,
                 stderr=stream,
                 text=True,
             )
-        servers.append(Server(process, log))
+        servers.append(Server(process, log, environment | settings))
         return servers[-1]
 
     yield run
@@ -137,6 +150,55 @@ def test_a_running_request_is_finished_before_the_server_stops(server: Server) -
     assert len(reply["embeddings"]) == len(texts)  # type: ignore[arg-type]  # JSON: a list
 
 
+def test_clients_that_stall_do_not_keep_a_server_from_ending(start: Start) -> None:
+    """A half-sent body, a slow reader, and a change that waits for a lock held elsewhere."""
+    server = start("--port", "0", "--threads", "1", EMBEDD_SHUTDOWN_GRACE="8s")
+    server.wait_for("embedd is listening")
+    server.post("/api/embed", {"model": "tiny", "input": "the cat"})
+    lock = Path(server.environment["EMBEDD_MODELS"]) / "embedd.lock"
+    with contextlib.ExitStack() as stack:
+        half, slow, change = (stack.enter_context(server.connect()) for _ in range(3))
+        fcntl.flock(stack.enter_context(lock.open("a")), fcntl.LOCK_EX)
+        half.sendall(_request("/api/embed", {"model": "tiny", "input": "the cat"})[:-1])
+        slow.sendall(_request("/api/embed", {"model": "tiny", "input": ["the same"] * 60_000}))
+        change.sendall(_request("/api/copy", {"source": "tiny", "destination": "x"}))
+        assert slow.recv(9) == b"HTTP/1.1 "
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(START) == 0
+        assert b" 503 " in half.recv(20)
+        assert b" 503 " in change.recv(20)
+    assert server.lines.rstrip().endswith("stopped")
+
+
+def test_what_hangs_beyond_the_grace_does_not_keep_a_server_from_ending(start: Start) -> None:
+    """A worker that was stopped does not end by itself; its grace is longer than the server's."""
+    server = start("--port", "0", "--threads", "1", EMBEDD_SHUTDOWN_GRACE="500ms")
+    server.wait_for("embedd is listening")
+    server.post("/api/embed", {"model": "tiny", "input": "the cat"})
+    [worker] = server.workers
+    worker.suspend()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(START) == 0
+    assert "EMBEDD_SHUTDOWN_GRACE is over" in server.lines
+    worker.resume()
+    worker.wait(START)
+
+
+def test_a_terminal_that_closes_ends_neither_server_nor_worker(server: Server) -> None:
+    server.post("/api/embed", {"model": "tiny", "input": "the cat"})
+    [worker] = server.workers
+    for process in (psutil.Process(server.process.pid), worker):
+        process.send_signal(signal.SIGHUP)
+    server.post("/api/embed", {"model": "tiny", "input": "the dog"})
+    assert [one.pid for one in server.workers] == [worker.pid]
+
+
+def _request(path: str, body: object) -> bytes:
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+    return head.encode() + data
+
+
 def test_a_second_signal_does_not_wait_and_leaves_no_worker(server: Server) -> None:
     server.post("/api/embed", {"model": "tiny", "input": "the cat"})
     [worker] = server.workers
@@ -144,7 +206,7 @@ def test_a_second_signal_does_not_wait_and_leaves_no_worker(server: Server) -> N
 
     def ask() -> None:
         with pytest.raises(OSError):
-            server.post("/api/embed", {"model": "tiny", "input": "the cat"})
+            server.post("/api/embed", {"model": "tiny", "input": "the dog"})
 
     hanging = threading.Thread(target=ask)
     hanging.start()

@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 from aiohttp import web
 
 from embedd.errors import MalformedBodyError, StalledBodyError, TooLargeError
+from embedd.server.http.connection import Connection
 from embedd.server.http.timeouts import TIMEOUTS
 
 if sys.version_info >= (3, 14):
@@ -94,6 +95,8 @@ async def _read_chunk(request: web.Request) -> bytes:
                 return await request.content.readany()
         except TimeoutError:
             if remaining <= LOOK:
+                if isinstance(request.protocol, Connection):
+                    request.protocol.abandon_body()
                 raise StalledBodyError(timeouts.body) from None
 
 

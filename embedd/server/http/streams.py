@@ -10,11 +10,12 @@ from typing import Final, TypeAlias, TypeVar
 
 from aiohttp import web
 
-from embedd.errors import EmbeddError, ServiceError
+from embedd.errors import EmbeddError, ServiceError, ShuttingDownError
 from embedd.library import ReportProgress
 from embedd.logs import MAX_REASON
 from embedd.ollama_api import ProgressLine
 from embedd.server.http.json_out import dump
+from embedd.server.http.shutdown import SHUTDOWN
 from embedd.server.http.threads import POOLS, Threads
 
 log = logging.getLogger(__name__)
@@ -30,13 +31,18 @@ Lines: TypeAlias = AsyncGenerator[ProgressLine, None]
 T = TypeVar("T")
 
 
-async def follow(request: web.Request, work: Work) -> Lines:
+async def follow(request: web.Request, work: Work, *, resumes: bool = False) -> Lines:
     """Run *work* in a thread and yield the progress that it reports.
 
     When the client disconnects, or the generator is closed, *work* is asked to stop.
 
+    Args:
+        resumes: Whether the same request goes on later where *work* was stopped: then it does
+            not delay the end of the server.
+
     Raises:
         ConnectionResetError: The client disconnected.
+        ShuttingDownError: *work* resumes, and the server is shutting down.
         OverloadedError: Too many jobs are running.
         EmbeddError: As *work*.
     """
@@ -58,7 +64,7 @@ async def follow(request: web.Request, work: Work) -> Lines:
 
     await request.app[POOLS].jobs.start(run)
     try:
-        while (line := await _next_line(lines, request)) is not None:
+        while (line := await _next_line(lines, request, resumes)) is not None:
             if line.total is not None:
                 room.release()
             yield line
@@ -142,11 +148,15 @@ def _finish(
 
 
 async def _next_line(
-    lines: asyncio.Queue[ProgressLine | None], request: web.Request
+    lines: asyncio.Queue[ProgressLine | None],
+    request: web.Request,
+    resumes: bool,  # noqa: FBT001 - as in `follow`
 ) -> ProgressLine | None:
     while True:
         # Checked each time: without a stream nothing is written that could fail.
         if request.transport is None or request.transport.is_closing():
             raise ConnectionResetError("the client went away")
+        if resumes and request.app[SHUTDOWN].has_begun:
+            raise ShuttingDownError
         with contextlib.suppress(TimeoutError):
             return await asyncio.wait_for(lines.get(), POLL_INTERVAL)

@@ -24,7 +24,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
     def work(report: ReportProgress, stop: Stop) -> None:
         library.pull(name, report, stop=stop, insecure=bool(body.insecure))
 
-    lines = follow(request, work)
+    lines = follow(request, work, resumes=True)
     if body.stream is False:
         return await answer_whole(lines)
     return await answer_streamed(request, lines, to_error_line)
