@@ -27,7 +27,7 @@ class StateFolder:
         """Return what was written under *key*, or None."""
         try:
             content = json.loads(self._path(kind, key).read_text("utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):  # the last: brackets in brackets
             return None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             return None

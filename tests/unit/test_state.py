@@ -24,8 +24,9 @@ def test_what_was_written_is_read_by_kind_and_key(tmp_path: Path) -> None:
     "content",
     ["", "{", "[]", "null", '{"format": 1, "key": "sha256:0 cores=2", "value": {}}',
      '{"format": 3, "key": "sha256:0 cores=2", "value": {}}',
-     '{"format": 2, "key": "another", "value": {}}', '{"format": 2, "key": "sha256:0 cores=2"}'],
-    ids=["empty", "cut", "list", "null", "older", "newer", "collision", "no value"],
+     '{"format": 2, "key": "another", "value": {}}', '{"format": 2, "key": "sha256:0 cores=2"}',
+     "[" * 100_000],
+    ids=["empty", "cut", "list", "null", "older", "newer", "collision", "no value", "deep"],
 )  # fmt: skip
 def test_a_file_that_is_damaged_or_of_another_format_is_ignored(
     tmp_path: Path, content: str

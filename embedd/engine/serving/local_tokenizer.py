@@ -71,7 +71,7 @@ class LocalTokenizer:
             TokenizerError: The library failed.
         """
         tokenize = self._tokenizer.tokenize
-        if len(texts) == 1 and len(texts[0]) <= INLINE_CHARACTERS:
+        if _is_quick(texts):
             return tokenize(texts, add_special=add_special, parse_special=parse_special)
         return await self._run(
             texts,
@@ -87,7 +87,7 @@ class LocalTokenizer:
             TokenizerError: The library failed.
         """
         locate = self._tokenizer.locate
-        if len(texts) == 1 and len(texts[0]) <= INLINE_CHARACTERS:
+        if _is_quick(texts):
             return locate(texts, parse_special=parse_special)
         return await self._run(
             texts, lambda check: locate(texts, parse_special=parse_special, check=check)
@@ -207,6 +207,11 @@ class _Entry:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+
+
+def _is_quick(texts: Sequence[str]) -> bool:
+    """Whether *texts* may be tokenized on the event loop; a request of token ids has none."""
+    return not texts or (len(texts) == 1 and len(texts[0]) <= INLINE_CHARACTERS)
 
 
 class _AbandonedError(Exception):

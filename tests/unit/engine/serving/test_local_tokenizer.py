@@ -100,7 +100,7 @@ async def test_it_answers_as_the_tokenizer_does(local: LocalTokenizer, own: Mode
 
 
 @pytest.mark.parametrize("located", [False, True])
-async def test_a_lone_short_text_is_tokenized_without_another_thread(
+async def test_a_lone_short_text_or_none_is_tokenized_without_another_thread(
     located: bool, local: LocalTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*_: object) -> None:
@@ -109,6 +109,7 @@ async def test_a_lone_short_text_is_tokenized_without_another_thread(
     monkeypatch.setattr(asyncio, "to_thread", refuse)
     call = local.locate if located else local.tokenize
     assert len(await call(["x" * INLINE_CHARACTERS])) == 1
+    assert not await call([])
     for texts in (["x" * (INLINE_CHARACTERS + 1)], ["a", "b"]):
         with pytest.raises(AssertionError, match="a thread"):
             await call(texts)
