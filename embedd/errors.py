@@ -27,6 +27,7 @@ EmbeddError
 │   ├── InsufficientMemoryError
 │   ├── PictureCancelledError
 │   ├── StoreLockedError
+│   ├── WorkerUnavailableError
 │   └── ShuttingDownError
 └── ServiceError             the operator must act
     ├── ConfigError
@@ -288,6 +289,10 @@ class StoreLockedError(UnavailableError):
             f"the model store is locked by another process since {seconds:g} s ({path}): "
             "wait until it has ended, or stop it"
         )
+
+
+class WorkerUnavailableError(UnavailableError):
+    """No worker process can compute now: it was ended from outside, or the system starts none."""
 
 
 class ShuttingDownError(UnavailableError):

@@ -88,8 +88,8 @@ class FakeImageWorker(ImageWorker):
 
     def die(self) -> None:
         """The process ends, whatever it does."""
-        message = "the worker process ended with SIGKILL"
-        self.death = WorkerDiedError(message, DeathReason.KILLED)
+        message = "the worker process ended with SIGSEGV"
+        self.death = WorkerDiedError(message, DeathReason.CRASHED)
         self._ended.set()
 
     async def close(self) -> None:

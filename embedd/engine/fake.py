@@ -31,11 +31,11 @@ MAX_BATCH_TOKENS = 64
 MAX_SEQUENCES = 16
 
 # Characters of the private use area, so that no text has them by chance.
-KILL = "\ue000"  # ends the process while computing
+KILL = "\ue000"  # crashes the process while computing
 NOT_A_NUMBER = "\ue001"  # gives a vector with NaN
 ZERO = "\ue002"  # gives a vector of norm 0
 SLOW = "\ue003"  # takes `SLOW_SECONDS` more
-KILL_FIRST_BACKEND = "\ue004"  # ends the process on the first backend only
+KILL_FIRST_BACKEND = "\ue004"  # crashes the process on the first backend only
 HANG = "\ue005"  # computes until it is stopped
 UNSTOPPABLE = "\ue006"  # computes for ever, also when it is stopped
 SLOW_SECONDS = 0.2
@@ -180,7 +180,7 @@ class FakeEngine:
 
     def _fail_on_demand(self, ids: TokenIds, stop: Stop | None) -> None:
         if ord(KILL) in ids or (ord(KILL_FIRST_BACKEND) in ids and self._backend.name == "llama"):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGSEGV)
         if ord(SLOW) in ids:
             time.sleep(SLOW_SECONDS)
         while ord(HANG) in ids or ord(UNSTOPPABLE) in ids:

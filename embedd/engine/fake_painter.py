@@ -21,7 +21,7 @@ from embedd.images import Phase, Pixels
 INFO = ImageInfo(sampler="euler", engine="fake", backend="fake")
 
 # Characters of the private use area, so that no prompt has them by chance.
-KILL = "\ue000"  # ends the process at the second step
+KILL = "\ue000"  # crashes the process at the second step
 BLANK = "\ue001"  # gives a picture of one colour
 REFUSE = "\ue002"  # is an error of the engine
 HANG = "\ue005"  # never gets past the first step
@@ -67,7 +67,7 @@ class FakePainter:
 
     def _fail_on_demand(self, prompt: str, step: int) -> None:
         if KILL in prompt and step == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGSEGV)
         while HANG in prompt:
             time.sleep(0.05)
 

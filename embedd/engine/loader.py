@@ -17,7 +17,6 @@ from embedd.engine.ipc.messages import Load
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.local_tokenizer import LocalTokenizer
 from embedd.engine.serving.model import ServedModel
-from embedd.engine.serving.quarantine import Quarantine
 from embedd.engine.settings import Tuning
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tuning.background import BackgroundCalibration
@@ -86,7 +85,6 @@ class Loader:
         self._cores = CoreBudget(cores)
         self._cache = cache
         self._metrics = metrics
-        self._quarantines: dict[str, Quarantine] = {}  # by the digest of the model
         self._calibrations = calibrations
         self._engine = engine
         self._precision = precision
@@ -136,7 +134,6 @@ class Loader:
             max_waiting_tokens=MAX_WAITING_TOKENS,
             load_timeout=self._load_timeout,
             backends=start_at_fastest(backends, tuning),
-            quarantine=self._quarantines.setdefault(spec.digest, Quarantine()),
         )
         self._keep_verdict(spec, model)
         try:

@@ -157,7 +157,8 @@ def quantize_gguf(
             incomplete.
     """
     module = "embedd.engine.llama.quantize"
-    command = [sys.executable, "-m", module, str(source), str(target)]
+    # -P: the user's folder must not provide modules.
+    command = [sys.executable, "-P", "-m", module, str(source), str(target)]
     command += [str(_NUMBERS[file_type]), str(threads)]
     with (
         tempfile.TemporaryFile() as stderr,

@@ -106,12 +106,12 @@ async def test_a_refused_picture_does_not_affect_the_next(worker: ImageWorker) -
 
 
 async def test_a_death_while_painting_fails_the_picture_and_later_ones(worker: ImageWorker) -> None:
-    with pytest.raises(WorkerDiedError, match="SIGKILL") as caught:
+    with pytest.raises(WorkerDiedError, match="SIGSEGV") as caught:
         await worker.paint(make_order(KILL), ignore)
-    assert caught.value.reason is DeathReason.KILLED
+    assert caught.value.reason is DeathReason.CRASHED
     assert worker.death is not None
     assert not worker.was_killed
-    with pytest.raises(WorkerDiedError, match="SIGKILL"):
+    with pytest.raises(WorkerDiedError, match="SIGSEGV"):
         await worker.paint(make_order(), ignore)
 
 

@@ -364,12 +364,12 @@ async def test_an_input_that_kills_fails_its_batch_and_all_that_wait(
     )
     assert isinstance(killing, WorkerDiedError)
     assert isinstance(waiting, WorkerDiedError)
-    assert (killing.started, killing.alone, killing.reason) == (True, True, DeathReason.KILLED)
+    assert (killing.started, killing.alone, killing.reason) == (True, True, DeathReason.CRASHED)
     assert (waiting.started, waiting.alone) == (False, False)
-    assert str(killing) == "the worker process ended with SIGKILL"
+    assert str(killing) == "the worker process ended with SIGSEGV"
     assert worker.died_computing
     assert worker.death is not None
-    assert worker.death.reason is DeathReason.KILLED
+    assert worker.death.reason is DeathReason.CRASHED
     await check_dead(worker)
 
 

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Self
 
-from embedd.engine.host.errors import WorkerDiedError
+from embedd.engine.host.errors import WorkerDiedError, to_start_error
 from embedd.engine.host.exit_status import count_oom_kills, describe_exit
-from embedd.errors import ModelLoadError
 
 KEPT_STDERR = 8192  # bytes: a failed assertion is at the end
 GRACE = 2.0  # seconds between the end of the socket and SIGKILL
@@ -32,7 +31,8 @@ class Child:
         It is never a fork: threads and locks do not survive one.
 
         Raises:
-            ModelLoadError: The system gives no process.
+            ModelLoadError: There is no such program.
+            WorkerUnavailableError: The system has no process or descriptor left.
         """
         try:
             process = await asyncio.create_subprocess_exec(
@@ -48,7 +48,7 @@ class Child:
                 stderr=asyncio.subprocess.PIPE,
             )
         except OSError as error:
-            raise ModelLoadError(f"cannot start a worker process: {error}") from error
+            raise to_start_error(error) from error
         return cls(process)
 
     @property

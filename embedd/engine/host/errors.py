@@ -1,6 +1,7 @@
 """Errors of calls to a worker process, besides those of `embedd.errors`."""
 
-from embedd.errors import EngineError
+from embedd.errors import EmbeddError, EngineError, ModelLoadError, WorkerUnavailableError
+from embedd.machine import describe_exhaustion
 from embedd.metrics import DeathReason
 
 
@@ -30,6 +31,22 @@ class WorkerDiedError(EngineError):
     def is_out_of_memory(self) -> bool:
         """Whether the kernel ended it because memory ran out."""
         return self.reason is DeathReason.MEMORY
+
+    @property
+    def is_external(self) -> bool:
+        """Whether its cause is outside the process: neither an input nor a backend is at fault.
+
+        Another process killed it, or it was stopped and gave no sign of life.
+        """
+        return self.reason in (DeathReason.KILLED, DeathReason.HUNG)
+
+
+def to_start_error(error: OSError) -> EmbeddError:
+    """Return why no worker process could be started, as an error of the model's load."""
+    exhaustion = describe_exhaustion(error)
+    if exhaustion is not None:
+        return WorkerUnavailableError(f"cannot start a worker process: {exhaustion}")
+    return ModelLoadError(f"cannot start a worker process: {error}")
 
 
 class StuckError(EngineError):

@@ -11,7 +11,7 @@ import msgspec
 
 from embedd.engine.host.child import Child
 from embedd.engine.host.connection import Frames
-from embedd.engine.host.errors import WorkerDiedError
+from embedd.engine.host.errors import WorkerDiedError, to_start_error
 from embedd.engine.image_protocol import PictureOrder
 from embedd.engine.image_spec import ImageInfo
 from embedd.engine.ipc import image_messages as messages
@@ -72,9 +72,13 @@ class ImageWorker:
         """Start a process that has loaded nothing yet.
 
         Raises:
-            ModelLoadError: The system gives no process.
+            ModelLoadError: There is no such program.
+            WorkerUnavailableError: The system has no process or descriptor left.
         """
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise to_start_error(error) from error
         worker = cls()
         with theirs:
             await worker.connect(ours)

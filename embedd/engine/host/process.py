@@ -15,7 +15,12 @@ import numpy as np
 from embedd.engine.host import child
 from embedd.engine.host.child import Child
 from embedd.engine.host.connection import Frames
-from embedd.engine.host.errors import SelfTestError, StuckError, WorkerDiedError
+from embedd.engine.host.errors import (
+    SelfTestError,
+    StuckError,
+    WorkerDiedError,
+    to_start_error,
+)
 from embedd.engine.host.watchdog import Watchdog
 from embedd.engine.ipc import messages
 from embedd.engine.ipc.board import Board
@@ -78,17 +83,26 @@ class WorkerProcess:
         """Start a process that has loaded nothing yet.
 
         Raises:
-            ModelLoadError: The system gives no process.
+            ModelLoadError: There is no such program.
+            WorkerUnavailableError: The system has no process or descriptor left.
         """
-        ours, theirs = socket.socketpair()
-        with contextlib.ExitStack() as undo, theirs, tempfile.TemporaryFile() as file:
+        try:
+            return await cls._start(environment)
+        except OSError as error:
+            raise to_start_error(error) from error
+
+    @classmethod
+    async def _start(cls, environment: Mapping[str, str]) -> Self:
+        with contextlib.ExitStack() as undo, tempfile.TemporaryFile() as file:
             board = Board.create(file)
             undo.callback(board.close)
-            worker = cls(board)
-            await worker.connect(ours)
-            undo.callback(worker._frames.close)
-            descriptors = [theirs.fileno(), file.fileno()]
-            started = await Child.start(MODULE, descriptors, environment)
+            ours, theirs = socket.socketpair()
+            with theirs:
+                worker = cls(board)
+                await worker.connect(ours)
+                undo.callback(worker._frames.close)
+                descriptors = [theirs.fileno(), file.fileno()]
+                started = await Child.start(MODULE, descriptors, environment)
             undo.pop_all()
         worker.watch(started)
         return worker

@@ -20,7 +20,13 @@ from embedd.engine.tokenizer_place import (
     TokenizerVerdict,
     refuse,
 )
-from embedd.errors import EmbeddError, ModelLoadError, ShuttingDownError
+from embedd.errors import (
+    EmbeddError,
+    InsufficientMemoryError,
+    ModelLoadError,
+    ShuttingDownError,
+    WorkerUnavailableError,
+)
 from embedd.logs import TRACE
 from embedd.metrics import ModelMetrics
 
@@ -28,6 +34,7 @@ log = logging.getLogger(__name__)
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds before a restart
 MAX_DEATHS, DEATH_WINDOW = 5, 60.0  # without a computed batch between them; seconds
+MAX_KILLS = 5  # workers ended from outside during one load, after which its callers fail
 
 
 class Supervisor:
@@ -43,7 +50,6 @@ class Supervisor:
 
     Attributes:
         worker: The present process; it may be dead until `revive` returns.
-        unhealthy_reason: Why the model can no longer be served, or None.
         fallbacks: The backends that may compute the model.
         cores: How many the worker may use now.
         tokenizer: Where the model is tokenized; None until a worker has found out.
@@ -81,9 +87,16 @@ class Supervisor:
         self._sleep = sleep
         self._now = now
         self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
+        self._kills = 0  # workers ended from outside since a batch was computed
+        self._last_death: WorkerProcess | None = None  # taken into account already
+        self._failure: EmbeddError | None = None
         self._reviving: asyncio.Task[None] | None = None
         self._closed = False
-        self.unhealthy_reason: str | None = None
+
+    @property
+    def unhealthy_reason(self) -> str | None:
+        """Why the model can no longer be served, or None."""
+        return None if self._failure is None else str(self._failure)
 
     async def load(self) -> None:
         """Start a worker on the first backend that can compute the model.
@@ -91,17 +104,29 @@ class Supervisor:
         Raises:
             ModelLoadError: The file cannot be used, or no backend can compute it.
             LoadTimeoutError: No progress for *load_timeout* seconds.
+            InsufficientMemoryError: The system has too little memory now.
+            WorkerUnavailableError: Workers were ended from outside again and again, or the
+                system starts none.
         """
         reasons = []
+        kills = 0
         while self.fallbacks:
             backend = self.fallbacks.current
             try:
                 await self._load_on(backend)
-            except (WorkerDiedError, SelfTestError, *REFUSALS) as error:
-                if isinstance(error, WorkerDiedError):
-                    self._metrics.worker_deaths[error.reason].inc()
-                    if self._refuse_tokenizer(error):
-                        continue
+            except WorkerDiedError as error:
+                self._metrics.worker_deaths[error.reason].inc()
+                if error.is_external:
+                    # No fault of the backend: the same one is tried again.
+                    kills += 1
+                    await self._wait_after_kill(error, give_up=kills == MAX_KILLS)
+                elif not self._refuse_tokenizer(error):
+                    failure = (
+                        InsufficientMemoryError(str(error)) if error.is_out_of_memory else error
+                    )
+                    self.fallbacks.replace_after_failed_load(failure)
+                    reasons.append(f"{backend.name}: {error}")
+            except (SelfTestError, *REFUSALS) as error:
                 self.fallbacks.replace_after_failed_load(error)
                 reasons.append(f"{backend.name}: {error}")
             else:
@@ -133,6 +158,7 @@ class Supervisor:
         """A batch of a request was computed: deaths before it no longer count."""
         self.fallbacks.mark_healthy()
         self._deaths.clear()
+        self._kills = 0
 
     async def revive(self, dead: WorkerProcess, *, counts: bool = True) -> None:
         """Replace the worker *dead*, unless it was replaced already.
@@ -147,12 +173,15 @@ class Supervisor:
         Raises:
             ModelLoadError: The model cannot be loaded again, or died too often.
             LoadTimeoutError: The load makes no progress.
+            InsufficientMemoryError: The system has too little memory now.
+            WorkerUnavailableError: See `load`; the next call tries again.
             ShuttingDownError: `close` was called.
         """
         if self._closed:
             raise ShuttingDownError
-        if self.unhealthy_reason is not None:
-            raise ModelLoadError(self.unhealthy_reason)
+        if self._failure is not None:
+            # Another one each time: an error that is raised again collects tracebacks.
+            raise type(self._failure)(str(self._failure))
         if self.worker is not dead:
             return
         if self._reviving is None:
@@ -194,13 +223,14 @@ class Supervisor:
 
     async def _load_on(self, backend: Backend) -> None:
         self._has_progress = False
+        cores = self.cores
         worker = await self._start()
         try:
             await worker.load(
                 Load(
                     spec=self._spec,
                     backend=backend,
-                    cores=self._spec.threads or self.cores,
+                    cores=cores,
                     tuning=self._tuning_on(backend),
                     crosscheck=self._crosscheck,
                     tokenizer=self.tokenizer,
@@ -213,26 +243,24 @@ class Supervisor:
             raise
         self.worker = worker
         self.tokenizer = worker.tokenizer.place
+        if self.cores != cores:  # `set_cores` was called while it loaded
+            await worker.set_cores(self.cores)
 
     def _take_progress(self, share: float) -> None:
         self._has_progress = True
         log.log(TRACE, "model is loading", extra={"model": self._spec.name, "share": share})
 
     async def _replace(self, dead: WorkerProcess, *, counts: bool) -> None:
-        death = dead.death
-        if death is not None:
-            self._metrics.worker_deaths[death.reason].inc()
         try:
-            out_of_memory = death is not None and death.is_out_of_memory
-            if out_of_memory:
-                self._halve_batches()
-            computing = dead.died_computing and not out_of_memory
-            # Another backend starts at once, the same one after a delay.
-            if not self.fallbacks.replace_after_death(computing=computing) and counts:
-                await self._back_off()
+            # Only once, if the load after it failed and is tried again.
+            if dead is not self._last_death:
+                self._last_death = dead
+                await self._prepare(dead, counts=counts)
             await self.load()
+        except WorkerUnavailableError:
+            raise
         except EmbeddError as error:
-            self.unhealthy_reason = str(error)
+            self._failure = error
             raise
         finally:
             self._reviving = None
@@ -240,6 +268,32 @@ class Supervisor:
             "worker restarted",
             extra={"model": self._spec.name, "backend": self.info.backend, "pid": self.worker.pid},
         )
+
+    async def _prepare(self, dead: WorkerProcess, *, counts: bool) -> None:
+        """Decide with what, and after which delay, the worker *dead* is replaced."""
+        death = dead.death
+        if death is not None:
+            self._metrics.worker_deaths[death.reason].inc()
+            if death.is_external:
+                await self._wait_after_kill(death)
+                return
+        out_of_memory = death is not None and death.is_out_of_memory
+        if out_of_memory:
+            self._halve_batches()
+        computing = dead.died_computing and not out_of_memory
+        # Another backend starts at once, the same one after a delay.
+        if not self.fallbacks.replace_after_death(computing=computing) and counts:
+            await self._back_off()
+
+    async def _wait_after_kill(self, death: WorkerDiedError, *, give_up: bool = False) -> None:
+        """Wait before the next worker starts: longer each time, until a batch is computed."""
+        if give_up:
+            raise WorkerUnavailableError(
+                f'cannot load model "{self._spec.name}" now: {death}, {MAX_KILLS} times while it '
+                "loaded: try again later"
+            )
+        self._kills += 1
+        await self._sleep(min(LONGEST_DELAY, FIRST_DELAY * 2 ** (self._kills - 1)))
 
     def _halve_batches(self) -> None:
         """Let the next worker compute batches of half as many tokens."""

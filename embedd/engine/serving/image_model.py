@@ -20,6 +20,7 @@ from embedd.errors import (
     ModelLoadError,
     OverloadedError,
     ShuttingDownError,
+    WorkerUnavailableError,
 )
 from embedd.images import PaintProgress, Phase, Preview
 from embedd.metrics import DeathReason, ImageMetrics, ModelMetrics, Overload
@@ -216,7 +217,8 @@ class ServedImageModel:
             self._info = await worker.load(self._load, timeout=self._load_timeout)
         except WorkerDiedError as error:
             self._model_metrics.worker_deaths[error.reason].inc()
-            raise ModelLoadError(f'cannot load model "{self._spec.name}": {error}') from error
+            kind = WorkerUnavailableError if error.is_external else ModelLoadError
+            raise kind(f'cannot load model "{self._spec.name}": {error}') from error
         except BaseException:
             worker.kill()
             await worker.close()
@@ -238,6 +240,8 @@ class ServedImageModel:
         job.report(Phase.LOADING)
         try:
             worker = await self._open_worker()
+        except WorkerUnavailableError:
+            raise
         except EmbeddError as error:
             self.unhealthy_reason = str(error)
             raise
@@ -283,6 +287,9 @@ class ServedImageModel:
     def _count_death(self, job: PictureJob, error: WorkerDiedError) -> None:
         """Fail the picture that a worker died with, unless that was the way to stop it."""
         if job.done.done():
+            return
+        if error.is_external:
+            job.fail(WorkerUnavailableError(f"{error} while it painted: try again later"))
             return
         self._deaths += 1
         job.fail(EngineError(f"the image engine died while it painted: {error}"))

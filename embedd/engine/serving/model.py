@@ -12,7 +12,6 @@ from embedd.engine.host.supervisor import Supervisor
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.dedup import Deduplicator
 from embedd.engine.serving.local_tokenizer import LocalTokenizer
-from embedd.engine.serving.quarantine import Quarantine
 from embedd.engine.serving.queue import BatchQueue
 from embedd.engine.settings import ONE_REPLICA, Tuning
 from embedd.engine.spec import ModelInfo, ModelSpec
@@ -55,7 +54,6 @@ class ServedModel:
         max_waiting_tokens: int,
         load_timeout: float | None = None,
         backends: Sequence[Backend] = LLAMA_BACKENDS,
-        quarantine: Quarantine | None = None,
     ) -> "ServedModel":
         """Start a worker for *spec*.
 
@@ -84,11 +82,7 @@ class ServedModel:
             await supervisor.close()
             raise
         queue = BatchQueue(
-            supervisor,
-            cores=cores,
-            metrics=metrics,
-            max_waiting_tokens=max_waiting_tokens,
-            quarantine=quarantine,
+            supervisor, cores=cores, metrics=metrics, max_waiting_tokens=max_waiting_tokens
         )
         return cls(spec, supervisor, queue, Deduplicator(cache))
 

@@ -16,7 +16,13 @@ from embedd.engine.serving.batcher import Batch, Batcher, Waiting
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.quarantine import Quarantine
 from embedd.engine.spec import ModelInfo
-from embedd.errors import EmbeddError, EngineError, OverloadedError, ShuttingDownError
+from embedd.errors import (
+    EmbeddError,
+    EngineError,
+    OverloadedError,
+    ShuttingDownError,
+    WorkerUnavailableError,
+)
 from embedd.metrics import ModelMetrics, Overload
 from embedd.types import EmbedResult, Pooling, Timings, TokenIds, Vectors
 
@@ -26,6 +32,8 @@ log = logging.getLogger(__name__)
 IN_FLIGHT_PER_REPLICA = 2
 # Worker deaths while a batch was computed after which it is split to find the input at fault.
 MAX_DEATHS_OF_A_BATCH = 2
+# Worker deaths with a cause from outside while a batch was computed after which its requests fail.
+MAX_INTERRUPTIONS = 5
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -281,7 +289,11 @@ class BatchQueue:
         Args:
             deaths: How often the worker died while it computed these entries.
             searching: One of them is at fault, and it is not known which.
+
+        Raises:
+            WorkerUnavailableError: Workers were ended from outside again and again.
         """
+        interruptions = 0
         while entries := [(job, row) for job, row in entries if not job.done.done()]:
             worker = self._supervisor.worker
             try:
@@ -300,6 +312,10 @@ class BatchQueue:
                     return
             except WorkerDiedError as error:
                 await self._supervisor.revive(worker, counts=self._searches == 0)
+                if error.is_external:
+                    interruptions += error.started
+                    _limit_interruptions(interruptions, error)
+                    continue
                 # Out of memory is the fault of no input, unless it was alone. Batches that had
                 # not begun are as large: they are split at once as well.
                 full = error.is_out_of_memory and len(entries) > 1
@@ -341,6 +357,14 @@ class BatchQueue:
 
 def _error_of_input(error: EngineError | str, row: int) -> EngineError:
     return EngineError(f"{error} (input {row})", index=row)
+
+
+def _limit_interruptions(count: int, error: WorkerDiedError) -> None:
+    """Raise `WorkerUnavailableError` if the last of *count* interruptions was one too many."""
+    if count == MAX_INTERRUPTIONS:
+        raise WorkerUnavailableError(
+            f"{error}, {count} times while it computed this request: try again later"
+        ) from error
 
 
 def _deliver(entries: list[Entry], vectors: Vectors) -> None:

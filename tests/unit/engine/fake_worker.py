@@ -206,13 +206,17 @@ class FakeWorker(WorkerProcess):
         self._workers.computed.append(len(batch.sequences))
         batch.answer.set_result((expected_vectors(batch.sequences, batch.pooling), 0.0))
 
-    def die(self, *, computing: bool = True, of_memory: bool = False) -> None:
-        """The process is killed; if it was *computing*, the first batch may be the cause."""
+    def die(
+        self, *, computing: bool = True, of_memory: bool = False, from_outside: bool = False
+    ) -> None:
+        """The process crashes; if it was *computing*, the first batch may be the cause."""
         self.died_computing = computing and bool(self.batches)
         if of_memory:
             self._end("SIGKILL (out of memory)", DeathReason.MEMORY)
-        else:
+        elif from_outside:
             self._end("SIGKILL", DeathReason.KILLED)
+        else:
+            self._end("SIGSEGV", DeathReason.CRASHED)
 
     def _end(self, cause: str, reason: DeathReason) -> None:
         message = f"the worker process ended with {cause}"

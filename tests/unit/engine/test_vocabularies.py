@@ -225,7 +225,7 @@ async def test_a_death_that_is_not_the_tokenizers_fault_is_an_error(world: World
             async with world.vocabularies.open(spec):
                 pass
     assert world.store.read_tokenizer(world.spec) is None
-    with pytest.raises(ModelLoadError, match="SIGKILL"):
+    with pytest.raises(ModelLoadError, match="SIGSEGV"):
         await world.load()
     assert world.store.read_tokenizer(world.spec) is None
     assert all(one.closed for one in world.workers.started)

@@ -143,7 +143,7 @@ async def test_a_death_in_the_first_batch_fails_its_backend() -> None:
     await finish(workers)
     await task
     assert counts(workers) == {
-        "embedd_worker_deaths_total{model=a,reason=killed}": 1,
+        "embedd_worker_deaths_total{model=a,reason=crashed}": 1,
         "embedd_backend_failures_total{backend=llama,model=a}": 1,
     }
 

@@ -20,7 +20,13 @@ from embedd.engine.image_spec import ImageInfo
 from embedd.engine.ipc import framing
 from embedd.engine.ipc import image_messages as messages
 from embedd.engine.ipc.messages import Failed, Fault
-from embedd.errors import EngineError, InsufficientMemoryError, LoadTimeoutError, ModelLoadError
+from embedd.errors import (
+    EngineError,
+    InsufficientMemoryError,
+    LoadTimeoutError,
+    ModelLoadError,
+    WorkerUnavailableError,
+)
 from embedd.images import Phase, Preview
 from embedd.metrics import DeathReason
 from tests.unit.painter.images import make_image_spec
@@ -182,5 +188,5 @@ async def test_a_system_that_gives_no_process_is_an_error_of_the_load(
         raise OSError(12, "Cannot allocate memory")
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
-    with pytest.raises(ModelLoadError, match=r"^cannot start a worker process: .*memory$"):
+    with pytest.raises(WorkerUnavailableError, match=r"^cannot start a worker process: .*memory"):
         await ImageWorker.start(image_worker_environment())

@@ -1,6 +1,7 @@
 """The server's end of the socket, against a process whose every frame the test writes."""
 
 import asyncio
+import errno
 import socket
 import sys
 import tempfile
@@ -16,11 +17,18 @@ from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.host import child
 from embedd.engine.host.child import Child
 from embedd.engine.host.errors import SelfTestError, WorkerDiedError
+from embedd.engine.host.image_process import ImageWorker
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.ipc import framing, messages
 from embedd.engine.ipc.board import Board
 from embedd.engine.spec import ModelInfo
-from embedd.errors import EngineError, InsufficientMemoryError, LoadTimeoutError, ModelLoadError
+from embedd.errors import (
+    EngineError,
+    InsufficientMemoryError,
+    LoadTimeoutError,
+    ModelLoadError,
+    WorkerUnavailableError,
+)
 from embedd.types import TokenIds, Vectors
 from tests.unit.engine.fake_worker import SPEC, to_ids
 
@@ -263,3 +271,24 @@ async def test_a_failed_detokenization_is_an_error(peer: Peer) -> None:
         peer.send(messages.Failed(message.id, "no such id"))
         with pytest.raises(EngineError, match="no such id"):
             await task
+
+
+@pytest.mark.parametrize(
+    ("code", "limit"),
+    [
+        (errno.EMFILE, r"too many open files, the limit is \d+"),
+        (errno.ENFILE, "fs.file-max"),
+        (errno.EAGAIN, "ulimit -u"),
+        (errno.ENOMEM, "not enough memory"),
+    ],
+)
+async def test_what_the_system_has_no_more_of_is_named_and_may_come_back(
+    code: int, limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise OSError(code, "refused")
+
+    monkeypatch.setattr(socket, "socketpair", refuse)
+    for start in (WorkerProcess.start, ImageWorker.start):
+        with pytest.raises(WorkerUnavailableError, match=limit):
+            await start({})

@@ -6,7 +6,7 @@ import pytest
 
 from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
 from embedd.engine.host.errors import SelfTestError, WorkerDiedError
-from embedd.engine.host.supervisor import Supervisor
+from embedd.engine.host.supervisor import MAX_KILLS, Supervisor
 from embedd.engine.settings import Tuning
 from embedd.errors import (
     EmbeddError,
@@ -14,8 +14,10 @@ from embedd.errors import (
     LoadTimeoutError,
     ModelLoadError,
     ShuttingDownError,
+    WorkerUnavailableError,
 )
 from embedd.logs import TRACE
+from embedd.metrics import DeathReason
 from tests.fakes import settle
 from tests.unit.engine.fake_worker import FakeWorkers, to_ids
 
@@ -285,3 +287,83 @@ async def test_what_was_measured_on_one_engine_is_not_used_on_another() -> None:
         Tuning(replicas=2, batch_tokens=1024),
         Tuning(replicas=2, batch_tokens=None),
     ]
+
+
+# Causes from outside: no fault of a backend
+
+KILL = WorkerDiedError("SIGKILL", DeathReason.KILLED)
+
+
+async def test_a_kill_from_outside_in_the_first_batch_costs_no_backend() -> None:
+    workers = FakeWorkers(automatic=False)
+    supervisor = await workers.open(WITH_OPENVINO)
+    for _ in range(10):
+        batch = asyncio.create_task(workers.current.encode([to_ids(1)], None))
+        await settle()
+        workers.current.die(from_outside=True)
+        with pytest.raises(WorkerDiedError):
+            await batch
+        await supervisor.revive(workers.current)
+    assert workers.current.backend == "openvino-f32"
+    assert supervisor.unhealthy_reason is None
+    assert workers.delays[:4] == [0.1, 0.2, 0.4, 0.8]
+    assert max(workers.delays) == 5.0
+
+
+async def test_a_kill_during_a_load_uses_up_no_backend() -> None:
+    workers = FakeWorkers()
+    workers.faults = {"openvino-f32": KILL}
+    loading = asyncio.create_task(workers.make(WITH_OPENVINO).load())
+    while len(workers.started) < MAX_KILLS - 1:
+        await asyncio.sleep(0)
+    workers.faults = {}
+    await loading
+    assert {worker.backend for worker in workers.started} == {"openvino-f32"}
+
+
+async def test_a_load_that_is_killed_again_and_again_is_tried_again_by_the_next_request() -> None:
+    workers = FakeWorkers()
+    supervisor = await workers.open()
+    dead = workers.current
+    dead.die(computing=False)
+    workers.faults = {"llama": KILL}
+    with pytest.raises(WorkerUnavailableError, match="SIGKILL, 5 times while it loaded"):
+        await supervisor.revive(dead)
+    assert supervisor.unhealthy_reason is None
+    workers.faults = {}
+    await supervisor.revive(dead)
+    assert workers.current.backend == "llama"
+
+
+async def test_a_worker_that_is_killed_for_memory_while_it_loads_costs_no_llama_backend() -> None:
+    workers = FakeWorkers()
+    workers.faults = {"llama": WorkerDiedError("out of memory", DeathReason.MEMORY)}
+    with pytest.raises(InsufficientMemoryError, match="out of memory"):
+        await workers.open()
+    assert len(workers.started) == 1
+
+
+async def test_cores_that_change_during_a_restart_reach_the_new_worker() -> None:
+    workers = FakeWorkers()
+    supervisor = await workers.open()
+    dead = workers.current
+    dead.die(computing=False)
+    workers.may_load.clear()
+    reviving = asyncio.create_task(supervisor.revive(dead))
+    await settle()
+    await supervisor.set_cores(7)
+    workers.may_load.set()
+    await reviving
+    assert workers.current is not dead
+    assert workers.current.cores == 7
+
+
+async def test_later_callers_get_the_kind_of_error_that_the_restart_failed_with() -> None:
+    workers = FakeWorkers()
+    supervisor = await workers.open()
+    dead = workers.current
+    dead.die(computing=False)
+    workers.faults = {"llama": LoadTimeoutError("slow")}
+    for _ in range(2):
+        with pytest.raises(LoadTimeoutError, match="slow"):
+            await supervisor.revive(dead)

@@ -136,7 +136,7 @@ async def test_a_worker_that_dies_fails_its_picture_and_the_next_has_a_new_one(
     with pytest.raises(EngineError) as caught:
         await paint(model, KILL)
     assert str(caught.value) == (
-        "the image engine died while it painted: the worker process ended with SIGKILL"
+        "the image engine died while it painted: the worker process ended with SIGSEGV"
     )
     assert model.pid is None
     asked = begin(model)
@@ -144,7 +144,7 @@ async def test_a_worker_that_dies_fails_its_picture_and_the_next_has_a_new_one(
     assert asked.phases == [Phase.LOADING, Phase.SAMPLING, Phase.DECODING]
     assert model.pid == 2
     found = moved(before, read(loads.metrics))
-    assert found["embedd_worker_deaths_total{model=klein,reason=killed}"] == 1
+    assert found["embedd_worker_deaths_total{model=klein,reason=crashed}"] == 1
     assert found["embedd_pictures_total{model=klein}"] == 1
 
 
@@ -169,7 +169,7 @@ async def test_three_deaths_without_a_picture_end_the_model(
             await paint(model, KILL)
     assert model.unhealthy_reason == (
         'the worker of model "klein" died 3 times without painting a picture: '
-        "the worker process ended with SIGKILL"
+        "the worker process ended with SIGSEGV"
     )
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from embedd.engine.host.errors import StuckError, WorkerDiedError
-from embedd.engine.serving.quarantine import MAX_REMEMBERED, Quarantine
+from embedd.engine.serving.quarantine import LIFETIME, MAX_REMEMBERED, Quarantine
 from embedd.errors import EngineError
 from embedd.metrics import DeathReason
 from embedd.types import Pooling
@@ -46,3 +46,26 @@ def test_only_an_error_that_must_be_the_inputs_fault_isolates_it(
     known = Quarantine()
     known.isolate(to_ids(1, 2), None, error)
     assert bool(known) is is_isolated
+
+
+@pytest.mark.parametrize("reason", [DeathReason.KILLED, DeathReason.HUNG])
+def test_a_death_with_a_cause_from_outside_isolates_no_input(reason: DeathReason) -> None:
+    known = Quarantine()
+    known.isolate(to_ids(1, 2), None, WorkerDiedError("SIGKILL", reason, alone=True))
+    assert not known
+
+
+def test_a_mark_ends_after_its_lifetime() -> None:
+    times = [1000.0]
+    known = Quarantine(now=lambda: times[0])
+    known.isolate(to_ids(1), None, KILLED)
+    times[0] += LIFETIME / 2
+    known.isolate(to_ids(2), None, KILLED)
+    times[0] += LIFETIME / 2 - 1
+    assert known.find(to_ids(1), None) == "kills"
+    times[0] += 1
+    assert known.find(to_ids(1), None) is None
+    assert known.find(to_ids(2), None) == "kills"
+    times[0] += LIFETIME
+    assert known.find(to_ids(2), None) is None
+    assert not known

@@ -13,13 +13,14 @@ from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.host.errors import WorkerDiedError
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.quarantine import Quarantine
-from embedd.engine.serving.queue import BatchQueue, Job
+from embedd.engine.serving.queue import MAX_INTERRUPTIONS, BatchQueue, Job
 from embedd.errors import (
     EmbeddError,
     EngineError,
     ModelLoadError,
     OverloadedError,
     ShuttingDownError,
+    WorkerUnavailableError,
 )
 from embedd.types import EmbedResult, Pooling, TokenIds
 from tests.fakes import settle
@@ -355,12 +356,12 @@ async def test_an_input_that_killed_a_worker_alone_is_refused_at_once() -> None:
     workers, quarantine = FakeWorkers(), Quarantine()
     queue = await open_queue(workers, quarantine=quarantine)
     queue._supervisor.mark_healthy()
-    with pytest.raises(EngineError, match=r"SIGKILL \(input 1\)"):
+    with pytest.raises(EngineError, match=r"SIGSEGV \(input 1\)"):
         await queue.embed([to_ids(1), to_ids(KILLS)], None)
     died = len(workers.started)
     again = await open_queue(workers, quarantine=quarantine)
     for one in (queue, again):
-        with pytest.raises(EngineError, match=r"SIGKILL \(input 2\)") as caught:
+        with pytest.raises(EngineError, match=r"SIGSEGV \(input 2\)") as caught:
             await one.embed([to_ids(1), to_ids(1), to_ids(KILLS)], None)
         assert caught.value.index == 2
         assert len((await one.embed([to_ids(1)], None)).vectors) == 1
@@ -379,7 +380,7 @@ async def test_an_input_is_not_quarantined_if_another_batch_was_computing_too() 
         assert death is not None
         batch.answer.set_exception(WorkerDiedError(str(death), started=True))
         await settle()
-    with pytest.raises(EngineError, match="SIGKILL"):
+    with pytest.raises(EngineError, match="SIGSEGV"):
         await task
     assert not quarantine
 
@@ -480,3 +481,31 @@ async def test_requests_after_the_end_are_refused() -> None:
     await queue.close()
     with pytest.raises(ShuttingDownError):
         await queue.embed([to_ids(1)], None)
+
+
+async def test_kills_from_outside_are_the_fault_of_no_input_and_fail_no_request() -> None:
+    workers, quarantine = FakeWorkers(automatic=False), Quarantine()
+    queue = await open_queue(workers, quarantine=quarantine)
+    task = await ask(queue, to_ids(1))
+    for _ in range(MAX_INTERRUPTIONS - 1):
+        workers.current.die(from_outside=True)
+        await settle()
+    await finish(workers)
+    assert (await task).vectors.tolist() == [[1, 1]]
+    assert not quarantine
+    assert workers.current.backend == LLAMA_BACKENDS[0].name
+
+
+async def test_a_batch_that_is_killed_from_outside_again_and_again_may_be_sent_again() -> None:
+    workers, quarantine = FakeWorkers(automatic=False), Quarantine()
+    queue = await open_queue(workers, quarantine=quarantine)
+    task = await ask(queue, to_ids(1))
+    for _ in range(MAX_INTERRUPTIONS):
+        workers.current.die(from_outside=True)
+        await settle()
+    with pytest.raises(WorkerUnavailableError, match=r"SIGKILL, 5 times .*: try again later"):
+        await task
+    assert not quarantine
+    again = await ask(queue, to_ids(1))
+    await finish(workers)
+    assert (await again).vectors.tolist() == [[1, 1]]
