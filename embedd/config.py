@@ -56,6 +56,7 @@ SETTINGS = (
     Setting("SHUTDOWN_GRACE", "30s", "how long requests may run after SIGTERM", twin=False),
     Setting("MAX_INPUTS", "2048", "inputs of a request, except on Ollama's routes", twin=False),
     Setting("MAX_OLLAMA_INPUTS", "100000", "inputs of a request on Ollama's routes", twin=False),
+    Setting("MAX_ANSWER", "1073741824", "bytes of vectors of an answer", twin=False),
     Setting("DEFAULT_MODEL", "the only one", "model for requests without a name", twin=False),
     Setting(
         "DEFAULT_RERANK_MODEL", "DEFAULT_MODEL", "as DEFAULT_MODEL, for rerank requests", twin=False
@@ -156,6 +157,7 @@ class Settings:
     shutdown_grace: float
     max_inputs: int
     max_ollama_inputs: int
+    max_answer: int
     default_model: str | None
     default_rerank_model: str | None
     token_ids: bool
@@ -210,6 +212,7 @@ def read_settings(
         shutdown_grace=read.duration("SHUTDOWN_GRACE", 30.0),
         max_inputs=read.unsigned("MAX_INPUTS", 2048, least=1),
         max_ollama_inputs=read.unsigned("MAX_OLLAMA_INPUTS", 100_000, least=1),
+        max_answer=read.unsigned("MAX_ANSWER", 1 << 30, least=1),
         default_model=read.text("DEFAULT_MODEL") or None,
         default_rerank_model=read.text("DEFAULT_RERANK_MODEL") or None,
         token_ids=read.choice("TOKEN_IDS", ("own", "reject")) == "own",

@@ -205,6 +205,10 @@ class Resolver:
             raise ModelLoadError(f'model "{text}" cannot be loaded: {model.refusal}')
         return model
 
+    def remembers(self, text: str) -> bool:
+        """Whether `find` would read no file."""
+        return self._remembered(text) is not None
+
     def describe(self, stored: StoredManifest) -> AnyModel:
         """Return what is known of a manifest's model, whether or not it can be loaded.
 

@@ -122,6 +122,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         open_vocabulary=loader.open_vocabulary,
         metrics=metrics,
         context_length=settings.context_length,
+        max_answer=settings.max_answer,
     )
     painter = Painter(
         find=lambda name: resolver.resolve_image(name).model,

@@ -14,6 +14,7 @@ Located: TypeAlias = tuple[TokenIds, Offsets]  # tokens of a text, and where in 
 ClientIds: TypeAlias = npt.NDArray[np.int64]  # (tokens,), as sent, not yet checked
 Vector: TypeAlias = npt.NDArray[np.float32]  # (dimensions,)
 Vectors: TypeAlias = npt.NDArray[np.float32]  # (inputs, dimensions)
+RowNumbers: TypeAlias = npt.NDArray[np.int32]  # (inputs,): the row of each in a matrix
 Labels: TypeAlias = tuple[str, ...]  # of a reranker's scores; "" is unnamed
 Quantized: TypeAlias = npt.NDArray[np.int8] | npt.NDArray[np.uint8]  # (inputs, numbers or bytes)
 
@@ -326,12 +327,15 @@ class EmbedResult(Result):
         vectors: Shape (inputs, dimensions). For a request ``per_token``: (tokens of all
             inputs, dimensions), and ``tokens`` says where each input ends. For one with
             ``chunk``: (chunks, dimensions), or (inputs, dimensions) if they are pooled.
+        rows: For each input the row of its vector in *vectors*, where equal inputs share one;
+            None: the row of the same number.
         chunks: Of a request with ``chunk``, in order.
-        quantized: The types that ``formats`` ask for besides float.
+        quantized: The types that ``formats`` ask for besides float, in the rows of *vectors*.
         int8_range: The number that becomes 127 in int8; None: each vector's largest.
     """
 
     vectors: Vectors
+    rows: RowNumbers | None = None
     chunks: Sequence[ChunkPlace] = ()
     quantized: Mapping[DType, Quantized] = field(default_factory=dict)
     int8_range: float | None = None

@@ -1,17 +1,37 @@
 """Pooled vectors as they are answered: check, cut, normalise, quantise."""
 
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from embedd.errors import EngineError
-from embedd.types import DType, Quantized, Vectors
+from embedd.types import DType, Quantized, RowNumbers, Vectors
 
 Norms: TypeAlias = npt.NDArray[np.float32]  # (inputs,)
 
 # Norms below it are inexact, because their squares lose digits in float32.
 SAFE_NORM = 1e-15
+
+
+@dataclass(frozen=True, slots=True)
+class SharedRows:
+    """Rows of *numbers*, of which some are there several times: *rows* has the number of each."""
+
+    numbers: Vectors | Quantized
+    rows: RowNumbers
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: slice) -> Vectors | Quantized:
+        chosen: Vectors | Quantized = self.numbers[self.rows[part]]
+        return chosen
+
+
+# Rows to be sliced: (inputs, dimensions).
+Sliceable: TypeAlias = Vectors | Quantized | SharedRows
 
 
 def finish(vectors: Vectors, *, dimensions: int | None, normalize: bool) -> Vectors:

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import TypeAlias, TypeVar
@@ -11,6 +11,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from embedd.embedder import inputs
+from embedd.embedder.apart import apart
 from embedd.embedder.chunking import Chunker
 from embedd.embedder.ranking import rank, to_scores
 from embedd.engine.serving.model import ServedModel
@@ -18,6 +19,7 @@ from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import (
     EngineError,
     NotARerankerError,
+    TooLargeError,
     UnsupportedError,
     WrongModelError,
 )
@@ -38,7 +40,9 @@ from embedd.types import (
     RerankRequest,
     RerankResult,
     Result,
+    RowNumbers,
     Timings,
+    TokenIds,
     Tokenized,
     TokenizeRequest,
     Truncated,
@@ -48,6 +52,7 @@ from embedd.vectors import finish, quantize, scale_to_p_norm
 
 OpenVocabulary = Callable[[ModelSpec], AbstractAsyncContextManager[Vocabulary]]
 
+MAX_ANSWER = 1 << 30
 QUICK_NUMBERS = 1 << 17  # numbers that are normalised in about 1 ms: more go to a thread
 
 AnyResult = TypeVar("AnyResult", bound=Result)
@@ -65,6 +70,7 @@ class Embedder:
         open_vocabulary: Opens the tokenizer of a model without loading its weights.
         context_length: Limit of every input in tokens where neither the request nor the
             model has one; 0 is the length that the model was trained for.
+        max_answer: Bytes of the vectors of one answer, as float32.
     """
 
     def __init__(
@@ -75,14 +81,22 @@ class Embedder:
         open_vocabulary: OpenVocabulary,
         metrics: Metrics,
         context_length: int,
+        max_answer: int = MAX_ANSWER,
     ) -> None:
         self._resolver = resolver
         self._open_vocabulary = open_vocabulary
         self._scheduler = scheduler
         self._metrics = metrics
         self._context_length = context_length
+        self._max_answer = max_answer
 
-    async def embed(self, request: EmbedRequest, *, arrived: float | None = None) -> EmbedResult:
+    async def embed(
+        self,
+        request: EmbedRequest,
+        *,
+        arrived: float | None = None,
+        claim: Callable[[int], None] | None = None,
+    ) -> EmbedResult:
         """Return a vector for every input, or raise for all of them.
 
         All checks that do not need the model are made before it is loaded. A request
@@ -90,17 +104,19 @@ class Embedder:
 
         Args:
             arrived: When the request came, by ``time.perf_counter``; None is now.
+            claim: Called with the bytes of the answer before they are computed; it may raise.
 
         Raises:
             ModelNotFoundError: The model is not in the store.
             UnsupportedError: The model cannot embed.
+            TooLargeError: The answer would have too many bytes.
             InvalidInputError: An option, a token id or an input is not valid.
             InputTooLongError: An input is longer than the limit and may not be cut.
             UnavailableError: The queue is full, or loading takes too long.
             ServiceError: The model cannot be loaded, or computing failed.
         """
         start = time.perf_counter() if arrived is None else arrived
-        model = self.find(request.model)
+        model = await self._find(request.model)
         if not model.supports_embedding:
             raise WrongModelError(
                 "this model does not support embeddings", is_reranker=model.is_reranker
@@ -108,7 +124,8 @@ class Embedder:
         options = parse_options(request.options)
         warnings = inputs.check_dimensions(request, model) + inputs.check_prompt(request)
         prefix = inputs.choose_prefix(request.prompt, model)
-        inputs.check_ids(request.inputs, model.spec.vocabulary)
+        await apart(len(request.inputs), inputs.check_ids, request.inputs, model.spec.vocabulary)
+        self._claim(_count_inputs(request), model.spec.width)  # before the model is loaded
         limit = self.limit(model, options)
         limit = min(limit, request.max_tokens or limit)
         chunker = None
@@ -116,18 +133,18 @@ class Embedder:
             chunker = Chunker(request.chunk, request, prefix=prefix, limit=limit)
 
         async def tokenize(loaded: ServedModel) -> inputs.Fitted:
-            return inputs.fit(
-                request.inputs,
-                await inputs.tokenize(loaded, request.inputs, prefix=prefix),
-                special=loaded.info.special_tokens,
-                limit=limit,
-                truncate=request.truncate,
-            )
+            if chunker is not None:
+                fitted = await chunker.tokenize(loaded)
+            else:
+                fitted = await _fit(loaded, request, prefix, limit)
+            self._claim(_count_vectors(request, fitted[0]), model.spec.width, claim)
+            return fitted
 
         async def finish_result(computed: EmbedResult, _: ModelInfo) -> MakeEmbedResult:
-            vectors, quantized = await _finish(computed.vectors, request, model, chunker)
+            vectors, quantized = await _finish(computed, request, model, chunker)
             return lambda truncated, timings: EmbedResult(
                 vectors=vectors,
+                rows=None if chunker is not None and chunker.pools else computed.rows,
                 chunks=() if chunker is None else chunker.chunks,
                 quantized=quantized,
                 int8_range=model.parameters.int8_range,
@@ -142,20 +159,16 @@ class Embedder:
         spec = model.spec_for(options)
         if not request.inputs:
             return await self._load(spec, request.keep_alive, start)
-        try:
+        with _name_inputs(chunker):
             return await self._compute(
                 spec,
                 start=start,
                 keep_alive=request.keep_alive,
-                tokenize=tokenize if chunker is None else chunker.tokenize,
+                tokenize=tokenize,
                 pooling=Pooling.NONE if request.per_token else None,
                 store=request.store,
                 finish=finish_result,
             )
-        except EngineError as error:
-            if chunker is None:
-                raise
-            raise chunker.name_input(error) from None
 
     async def rerank(self, request: RerankRequest, *, arrived: float | None = None) -> RerankResult:
         """Return the documents in the order of their scores, or raise for all of them.
@@ -167,7 +180,7 @@ class Embedder:
             EmbeddError: As `embed`; `NotARerankerError` if the model cannot score pairs.
         """
         start = time.perf_counter() if arrived is None else arrived
-        model = self.find(request.model)
+        model = await self._find(request.model)
         if not model.is_reranker:
             raise NotARerankerError
 
@@ -185,8 +198,9 @@ class Embedder:
             )
 
         async def finish_result(computed: EmbedResult, info: ModelInfo) -> MakeRerankResult:
+            numbers = computed.vectors
             scores = to_scores(
-                computed.vectors,
+                numbers if computed.rows is None else numbers[computed.rows],
                 info.labels,
                 architecture=model.facts.architecture,
                 raw=request.raw_scores,
@@ -216,9 +230,9 @@ class Embedder:
             InvalidInputError: A token id or a prompt's name is not valid.
             ServiceError: The vocabulary cannot be read.
         """
-        model = self.find(request.model)
+        model = await self._find(request.model)
         prefix = inputs.choose_prefix(request.prompt, model)
-        inputs.check_ids(request.inputs, model.spec.vocabulary)
+        await apart(len(request.inputs), inputs.check_ids, request.inputs, model.spec.vocabulary)
         async with self._vocabulary(model.spec) as vocabulary:
             if request.with_offsets:
                 return await inputs.locate(vocabulary, request, prefix=prefix)
@@ -250,8 +264,8 @@ class Embedder:
             InvalidTokenIdError: An id is outside the model's vocabulary.
             ServiceError: The vocabulary cannot be read.
         """
-        model = self.find(name)
-        inputs.check_ids(sequences, model.spec.vocabulary)
+        model = await self._find(name)
+        await apart(len(sequences), inputs.check_ids, sequences, model.spec.vocabulary)
         async with self._vocabulary(model.spec) as vocabulary:
             ids = [one.astype(np.int32) for one in sequences]
             texts = await vocabulary.detokenize(ids, special=special)
@@ -264,6 +278,12 @@ class Embedder:
             ModelNotFoundError: The model is not in the store.
         """
         return self._resolver.resolve(name)
+
+    async def _find(self, name: str) -> ResolvedModel:
+        """As `find`; what is not in memory yet is read in a thread."""
+        if self._resolver.remembers(name):
+            return self.find(name)
+        return await asyncio.to_thread(self.find, name)
 
     def find_any(self, name: str) -> AnyModel:
         """Return the stored model *name*, whatever it does.
@@ -283,7 +303,7 @@ class Embedder:
         Raises:
             ModelNotFoundError: The model is not in the store.
         """
-        await self._scheduler.unload(self.find(name).spec)
+        await self._scheduler.unload((await self._find(name)).spec)
 
     def is_loaded(self, model: ResolvedModel) -> bool:
         """Whether a request for *model* would not wait for a load."""
@@ -342,6 +362,17 @@ class Embedder:
             )
             return make_result(truncated, timings)
 
+    def _claim(self, rows: int, width: int, claim: Callable[[int], None] | None = None) -> None:
+        size = rows * width * np.dtype(np.float32).itemsize
+        if size > self._max_answer:
+            raise TooLargeError(
+                f"the answer would have {rows} vectors of {width} numbers, {size} bytes; the limit "
+                f"is {self._max_answer} (EMBEDD_MAX_ANSWER): send fewer inputs at a time",
+                limit=self._max_answer,
+            )
+        if claim is not None:
+            claim(size)
+
     async def _load(self, spec: ModelSpec, keep_alive: float | None, start: float) -> EmbedResult:
         async with self._scheduler.lease(spec, keep_alive):
             timings = Timings(total=time.perf_counter() - start)
@@ -358,28 +389,77 @@ class Embedder:
                 yield vocabulary
 
 
+async def _fit(
+    loaded: ServedModel, request: EmbedRequest, prefix: str, limit: int
+) -> inputs.Fitted:
+    sequences = await inputs.tokenize(loaded, request.inputs, prefix=prefix)
+    return await apart(
+        len(sequences),
+        inputs.fit,
+        request.inputs,
+        sequences,
+        special=loaded.info.special_tokens,
+        limit=limit,
+        truncate=request.truncate,
+    )
+
+
+def _count_inputs(request: EmbedRequest) -> int:
+    """How many vectors the answer has at least."""
+    return 0 if request.chunk is not None else len(request.inputs)
+
+
+def _count_vectors(request: EmbedRequest, sequences: Sequence[TokenIds]) -> int:
+    return sum(map(len, sequences)) if request.per_token else len(sequences)
+
+
+@contextmanager
+def _name_inputs(chunker: Chunker | None) -> Iterator[None]:
+    """Name an input in errors that name a chunk."""
+    try:
+        yield
+    except EngineError as error:
+        if chunker is None:
+            raise
+        raise chunker.name_input(error) from None
+
+
 async def _finish(
-    vectors: Vectors, request: EmbedRequest, model: ResolvedModel, chunker: Chunker | None
+    computed: EmbedResult, request: EmbedRequest, model: ResolvedModel, chunker: Chunker | None
 ) -> tuple[Vectors, Mapping[DType, Quantized]]:
     if request.per_token:
-        return vectors, {}
-    if vectors.size <= QUICK_NUMBERS:
-        return _finish_now(vectors, request, model, chunker)
-    return await asyncio.to_thread(_finish_now, vectors, request, model, chunker)
+        return computed.vectors, {}
+    if computed.vectors.size <= QUICK_NUMBERS:
+        return _finish_now(computed, request, model, chunker)
+    return await asyncio.to_thread(_finish_now, computed, request, model, chunker)
 
 
 def _finish_now(
-    vectors: Vectors, request: EmbedRequest, model: ResolvedModel, chunker: Chunker | None
+    computed: EmbedResult, request: EmbedRequest, model: ResolvedModel, chunker: Chunker | None
 ) -> tuple[Vectors, Mapping[DType, Quantized]]:
     normalize = _normalizes(request.normalize, model)
-    vectors = finish(vectors, dimensions=request.dimensions, normalize=normalize)
+    rows = computed.rows
+    try:
+        vectors = finish(computed.vectors, dimensions=request.dimensions, normalize=normalize)
+    except EngineError as error:
+        raise _name_input(error, rows) from None
     if chunker is not None and chunker.pools:
-        vectors = finish(chunker.pool(vectors), dimensions=None, normalize=normalize)
+        pooled = chunker.pool(vectors if rows is None else vectors[rows])
+        vectors = finish(pooled, dimensions=None, normalize=normalize)
     if not isinstance(request.normalize, Normalize):
         vectors = scale_to_p_norm(vectors, request.normalize)
     dtypes = {form.dtype for form in request.formats} - {DType.FLOAT}
     int8_range = model.parameters.int8_range
     return vectors, {dtype: quantize(vectors, dtype, int8_range) for dtype in dtypes}
+
+
+def _name_input(error: EngineError, rows: RowNumbers | None) -> EngineError:
+    """Return *error* with the first input that has the vector where it has the vector's row."""
+    if error.index is None or rows is None:
+        return error
+    index = int((rows == error.index).argmax())
+    text = str(error).replace(f"(input {error.index})", f"(input {index})")
+    return EngineError(text, index=index)
 
 
 def _normalizes(normalize: Normalize | int, model: ResolvedModel) -> bool:

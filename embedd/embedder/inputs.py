@@ -132,6 +132,11 @@ async def tokenize(
 
     *prefix* and special tokens are added to texts, and to a mixed input that begins with one.
     """
+    if {*map(type, inputs)} == {str}:  # many, often
+        texts = [prefix + one for one in inputs if isinstance(one, str)]
+        return await vocabulary.tokenize(
+            texts, add_special=add_special, parse_special=parse_special
+        )
     inner = [
         part
         for one in inputs

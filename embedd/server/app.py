@@ -40,7 +40,7 @@ from embedd.server.dialects.base import (
 from embedd.server.errors import choose_status, error_headers, log_error, log_refusal
 from embedd.server.http.bodies import ALREADY_READ, BodyLimits, raw_fields
 from embedd.server.http.connection import HANDLER_ARGUMENTS, SERVER_NAME
-from embedd.server.http.json_out import JSON, dump
+from embedd.server.http.json_out import JSON, RENDERING, dump
 from embedd.server.http.request_id import add_request_id, request_id
 from embedd.server.http.shutdown import SHUTDOWN, Shutdown
 from embedd.server.http.threads import POOLS, Pools
@@ -80,6 +80,7 @@ def make_app(
     app[LIBRARY] = library
     app[BODIES] = bodies
     app[POLICY] = policy or Policy()
+    app[RENDERING] = asyncio.Lock()
     app[KEYS] = keys or Keys()
     app[TIMEOUTS] = timeouts or Timeouts()
     app[POOLS] = Pools()

@@ -9,10 +9,19 @@ import pytest
 from embedd.errors import LoadTimeoutError
 from embedd.names import parse_model_name as parse
 from embedd.server.dialects.base import Policy
-from embedd.server.http.json_out import MAX_ROWS
+from embedd.server.http import json_out
 from embedd.types import Vectors
 from tests.server.serving import OpenServer, Served
 from tests.unit.stored import store_model
+
+MAX_ROWS = 64
+
+
+@pytest.fixture(autouse=True)
+def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers with more than `MAX_ROWS` vectors of 8 numbers are sent in slices."""
+    monkeypatch.setattr(json_out, "MAX_NUMBERS", 8 * MAX_ROWS)
+
 
 LONG = "a" * 70
 DOCUMENTS = ["a", "bc", "d"]

@@ -238,6 +238,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
         keys: Keys | None = None,
         with_images: bool = True,
         max_waiting_images: int = 16,
+        max_answer: int = 1 << 30,
     ) -> Served:
         if models:
             shutil.copytree(tiny_store, store.layout.root, dirs_exist_ok=True)
@@ -261,6 +262,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
                 open_vocabulary=loads.open_vocabulary,
                 metrics=metrics,
                 context_length=context_length,
+                max_answer=max_answer,
             ),
             painter=Painter(
                 find=lambda name: resolver.resolve_image(name).model,

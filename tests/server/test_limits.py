@@ -256,3 +256,22 @@ async def test_every_answer_names_the_server(served: Served) -> None:
         await served.embed(input=5),
     ]
     assert {reply.headers["Server"] for reply in replies} == {SERVER_NAME}
+
+
+ROW = 32 * 4  # bytes of a vector of the model "tiny"
+
+
+async def test_the_bytes_of_an_answer_are_counted_before_a_model_is_loaded(
+    open_server: OpenServer,
+) -> None:
+    served: Served = await open_server(max_answer=3 * ROW)
+    for path, key in (("/api/embed", "input"), ("/v1/embeddings", "input"), ("/embed", "inputs")):
+        refused = await served.post(path, {"model": "tiny", key: ["x"] * 4})
+        assert refused.status == 413
+        assert b"4 vectors of 32 numbers, 512 bytes; the limit is 384" in refused.body
+    assert served.loads.names == []
+    assert (await served.embed(input=["x"] * 3)).status == 200
+    refused = await served.post("/embed_all", {"model": "tiny", "inputs": "a longer text"})
+    assert refused.status == 413, "tokens are counted, not inputs"
+    refused = await served.embed(input="a longer text", chunk={"tokens": 1})
+    assert refused.status == 413, "chunks are counted, not inputs"

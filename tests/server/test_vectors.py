@@ -10,10 +10,19 @@ import numpy.typing as npt
 import pytest
 
 from embedd.engine.fake import WIDTH
-from embedd.server.http.json_out import MAX_ROWS
+from embedd.server.http import json_out
 from tests.server.serving import OpenServer, Served
 from tests.tiny_models import TINY_VOCABULARY
 from tests.unit.stored import store_model
+
+MAX_ROWS = 64
+
+
+@pytest.fixture(autouse=True)
+def _small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers with more than `MAX_ROWS` vectors of 8 numbers are sent in slices."""
+    monkeypatch.setattr(json_out, "MAX_NUMBERS", 8 * MAX_ROWS)
+
 
 Array = npt.NDArray[np.float64]
 

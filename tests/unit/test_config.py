@@ -141,6 +141,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         shutdown_grace=30.0,
         max_inputs=2048,
         max_ollama_inputs=100_000,
+        max_answer=1 << 30,
         default_model=None,
         default_rerank_model=None,
         token_ids=True,

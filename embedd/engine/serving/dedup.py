@@ -2,18 +2,37 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from embedd.cache import CacheKey, VectorCache, make_key
 from embedd.errors import EngineError
-from embedd.types import EmbedResult, Timings, TokenIds, Vector, VectorSource
+from embedd.types import EmbedResult, RowNumbers, Timings, TokenIds, Vector, VectorSource
 
 Compute = Callable[[Sequence[TokenIds]], Awaitable[EmbedResult]]
 
 # A request waits for a sequence that another request is computing only if that request
 # computes at most this many: it must not wait until a large one is finished.
 MAX_JOINABLE_SEQUENCES = 8
+
+
+# Sequences that are compared on the event loop, in a millisecond: more are in a thread.
+QUICK_SEQUENCES = 1000
+STORED_AT_A_TIME = 500  # vectors that are put into the cache between turns of the event loop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distinct:
+    """The distinct sequences of a request.
+
+    Args:
+        rows: Their keys, each with the number of the first sequence that has it, in order.
+        numbers: For each sequence the number of its key in *rows*; None if all are distinct.
+    """
+
+    rows: Mapping[CacheKey, int]
+    numbers: RowNumbers | None
 
 
 class Deduplicator:
@@ -41,10 +60,8 @@ class Deduplicator:
         Raises:
             EmbeddError: Raised by *compute*; ``index`` is a position in *sequences*.
         """
-        keys = [make_key(fingerprint, ids) for ids in sequences]
-        rows: dict[CacheKey, int] = {}
-        for row, key in enumerate(keys):
-            rows.setdefault(key, row)
+        distinct = await _find_distinct_apart(sequences, fingerprint)
+        rows = distinct.rows
         vectors = {key: known for key in rows if (known := self._cache.get(key)) is not None}
         cached = len(vectors)
         joined = {
@@ -52,10 +69,12 @@ class Deduplicator:
             for key in rows
             if key not in vectors and key in self._in_flight
         }
-        missing = {key: row for key, row in rows.items() if key not in vectors | joined}
+        missing = {
+            key: row for key, row in rows.items() if key not in vectors and key not in joined
+        }
         joinable = len(missing) <= MAX_JOINABLE_SEQUENCES
         outcome = await self._compute(sequences, missing, vectors, compute, joinable=joinable)
-        if outcome is not None and len(missing) == len(keys):
+        if outcome is not None and len(missing) == len(sequences):
             return outcome
         left_over = await _join(joined, vectors)
         retried = {key: rows[key] for key in left_over}
@@ -64,7 +83,12 @@ class Deduplicator:
         again = await self._compute(sequences, retried, vectors, compute, joinable=False)
         outcomes = [one for one in (outcome, again) if one is not None]
         return EmbedResult(
-            vectors=np.stack([vectors[key] for key in keys]),
+            vectors=(
+                outcome.vectors
+                if outcome is not None and len(missing) == len(rows)
+                else np.stack([vectors[key] for key in rows])
+            ),
+            rows=distinct.numbers,
             tokens=list(map(len, sequences)),
             timings=Timings(
                 queue=sum(one.timings.queue for one in outcomes),
@@ -73,7 +97,7 @@ class Deduplicator:
             reused={
                 VectorSource.CACHE: cached,
                 VectorSource.JOINED: len(joined) - len(retried),
-                VectorSource.EQUAL: len(keys) - len(rows),
+                VectorSource.EQUAL: len(sequences) - len(rows),
             },
         )
 
@@ -99,7 +123,9 @@ class Deduplicator:
         self._in_flight.update(futures)
         try:
             outcome = await compute([sequences[row] for row in rows.values()])
-            for key, vector in zip(rows, outcome.vectors, strict=True):
+            for number, (key, vector) in enumerate(zip(rows, outcome.vectors, strict=True)):
+                if number % STORED_AT_A_TIME == STORED_AT_A_TIME - 1:
+                    await asyncio.sleep(0)
                 vectors[key] = vector
                 self._cache.put(key, vector)
                 if key in futures:
@@ -111,6 +137,25 @@ class Deduplicator:
                 del self._in_flight[key]
                 future.cancel()  # no effect on futures that have a result
         return outcome
+
+
+async def _find_distinct_apart(sequences: Sequence[TokenIds], fingerprint: bytes) -> Distinct:
+    """As `_find_distinct`, of many sequences in a thread."""
+    if len(sequences) <= QUICK_SEQUENCES:
+        return _find_distinct(sequences, fingerprint)
+    return await asyncio.to_thread(_find_distinct, sequences, fingerprint)
+
+
+def _find_distinct(sequences: Sequence[TokenIds], fingerprint: bytes) -> Distinct:
+    known: dict[CacheKey, int] = {}
+    numbers = np.array(
+        [known.setdefault(make_key(fingerprint, ids), len(known)) for ids in sequences], np.int32
+    )
+    _, firsts = np.unique(numbers, return_index=True)
+    rows = dict(zip(known, firsts.tolist(), strict=True))
+    if len(rows) == len(sequences):
+        return Distinct(rows=rows, numbers=None)
+    return Distinct(rows=rows, numbers=numbers)
 
 
 async def _join(

@@ -1,18 +1,20 @@
 """JSON answers: exact floats, no characters that clients mistake for line ends."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import orjson
 from aiohttp import web
 
 from embedd.types import Quantized, TokenIds, Vectors
+from embedd.vectors import Sliceable
 
-# Rows written at a time: orjson holds the interpreter's lock for about 3 ms for so many vectors.
-MAX_ROWS = 64
+# Numbers written at a time: orjson holds the interpreter's lock for about a millisecond then.
+MAX_NUMBERS = 1 << 14
 JSON = "application/json; charset=utf-8"
 
 # Clients that split answers into lines split at these too. They occur only in strings.
@@ -29,8 +31,11 @@ class Rows:
 
     count: int
     render: Callable[[int, int], bytes]
-    step: int = MAX_ROWS
+    step: int
 
+
+# Held while a slice of a large answer is rendered.
+RENDERING: Final = web.AppKey("rendering", asyncio.Lock)
 
 Parts: TypeAlias = Sequence[bytes | Rows]
 
@@ -57,9 +62,16 @@ def json_response(
     )
 
 
-def vector_rows(vectors: Vectors) -> Rows:
-    """Return the vectors as rows of JSON arrays."""
-    return Rows(len(vectors), lambda start, stop: dump_rows(vectors[start:stop]))
+def vector_rows(vectors: Sliceable, width: int) -> Rows:
+    """Return the vectors, of *width* numbers each, as rows of JSON arrays."""
+    return Rows(
+        len(vectors), lambda start, stop: dump_rows(vectors[start:stop]), choose_step(width)
+    )
+
+
+def choose_step(width: int) -> int:
+    """Return how many rows of *width* numbers are rendered in about a millisecond."""
+    return max(1, MAX_NUMBERS // max(1, width))
 
 
 def join_parts(parts: Parts) -> bytes:
@@ -74,25 +86,32 @@ async def parts_response(
 ) -> web.StreamResponse:
     """Send the parts in order: at once when small, in slices of `Rows.step` when large.
 
-    Other requests are served between slices, and only one slice is in memory as text.
+    A slice is rendered when the client has taken those before it, and only one of all answers at
+    a time: other requests are served between two.
     """
     all_headers: dict[str, Any] = {**headers, "Content-Type": JSON}
     if sum(part.count / part.step for part in parts if isinstance(part, Rows)) <= 1:
         return web.Response(body=join_parts(parts), headers=all_headers)
     response = web.StreamResponse(headers=all_headers)
     await response.prepare(request)
-    async for piece in _pieces(parts):
-        await response.write(piece)
+    for render in _renderers(parts):
+        async with request.app[RENDERING]:
+            piece = render()
+            await asyncio.sleep(0)
+        await response.write(piece)  # and wait until the socket takes more
     await response.write_eof()
     return response
 
 
-async def _pieces(parts: Parts) -> AsyncIterator[bytes]:
+def _renderers(parts: Parts) -> Iterator[Callable[[], bytes]]:
     for part in parts:
         if isinstance(part, bytes):
-            yield part
+            yield partial(bytes, part)
             continue
         for start in range(0, part.count, part.step):
-            stop = min(start + part.step, part.count)
-            yield (b"," if start else b"") + part.render(start, stop)
-            await asyncio.sleep(0)
+            yield partial(_render, part, start)
+
+
+def _render(rows: Rows, start: int) -> bytes:
+    stop = min(start + rows.step, rows.count)
+    return (b"," if start else b"") + rows.render(start, stop)

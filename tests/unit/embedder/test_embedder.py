@@ -163,7 +163,7 @@ async def test_running_models_come_with_the_furthest_expiry_first(
 async def test_a_model_that_is_loading_is_listed(embedder: Embedder, loads: Loads) -> None:
     loads.gate.clear()
     waiting = asyncio.create_task(embedder.embed(ask("x")))
-    await asyncio.sleep(0)
+    await until(lambda: bool(embedder.running()))
     [running] = embedder.running()
     assert running.info is None
     assert running.size > 0

@@ -11,6 +11,7 @@ from embedd.types import Chunking, ChunkPlace
 
 FIELD: Final = "chunk"
 KEYS: Final = ("tokens", "overlap", "pool")
+CHUNKS_AT_A_TIME: Final = 1000  # rendered in less than a millisecond
 LONGEST_VALUE: Final = 80  # characters of a wrong value in a message
 
 
@@ -45,7 +46,11 @@ def parse_chunk(chunk: Mapping[str, Any] | None, *, max_chunks: int) -> Chunking
 
 def chunk_rows(chunks: Sequence[ChunkPlace]) -> Rows:
     """Return the places as rows of JSON objects."""
-    return Rows(len(chunks), lambda start, stop: msgspec.json.encode(chunks[start:stop])[1:-1])
+    return Rows(
+        len(chunks),
+        lambda start, stop: msgspec.json.encode(chunks[start:stop])[1:-1],
+        CHUNKS_AT_A_TIME,
+    )
 
 
 def _parse_count(chunk: Mapping[str, Any], key: str) -> int | None:

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Final
 import msgspec
 import numpy as np
 
-from embedd.server.http.json_out import Parts, Rows, dump, dump_rows
+from embedd.server.http.json_out import Parts, Rows, choose_step, dump, dump_rows, vector_rows
 from embedd.types import DType, EmbedResult, Encoding, Quantized, VectorFormat, Vectors
+from embedd.vectors import SharedRows, Sliceable
 
 # What `items` writes, for the OpenAPI document: the numbers are written without structs.
 _EMBEDDING: Final = {
@@ -44,17 +45,25 @@ def insert_rows(reply: msgspec.Struct, rows: Mapping[str, Rows | bytes]) -> Part
     return [*parts, rest]
 
 
-def choose_numbers(result: EmbedResult, dtype: DType) -> Vectors | Quantized:
+def choose_numbers(result: EmbedResult, dtype: DType = DType.FLOAT) -> Sliceable:
     """The vectors as *dtype*, a row for each input."""
-    return result.vectors if dtype is DType.FLOAT else result.quantized[dtype]
+    numbers = result.vectors if dtype is DType.FLOAT else result.quantized[dtype]
+    return numbers if result.rows is None else SharedRows(numbers, result.rows)
 
 
 def column(result: EmbedResult, format_: VectorFormat) -> Rows:
     """All vectors in one format."""
     numbers = choose_numbers(result, format_.dtype)
     return Rows(
-        len(numbers), lambda start, stop: b",".join(to_texts(numbers[start:stop], format_.encoding))
+        len(numbers),
+        lambda start, stop: b",".join(to_texts(numbers[start:stop], format_.encoding)),
+        choose_step(result.vectors.shape[1]),
     )
+
+
+def float_rows(result: EmbedResult) -> Rows:
+    """All vectors as lists of numbers."""
+    return vector_rows(choose_numbers(result), result.vectors.shape[1])
 
 
 def to_texts(numbers: Vectors | Quantized, encoding: Encoding) -> list[bytes]:
@@ -86,7 +95,8 @@ def items(result: EmbedResult, formats: Sequence[VectorFormat]) -> Rows:
             for index, value in enumerate(values, start)
         )
 
-    return Rows(len(result.vectors), render)
+    width = result.vectors.shape[1] * len(columns)
+    return Rows(len(columns[0][1]), render, choose_step(width))
 
 
 def shortest(score: float) -> float:

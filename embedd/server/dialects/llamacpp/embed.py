@@ -7,9 +7,10 @@ from msgspec import Meta, Struct
 
 from embedd.errors import InvalidInputError
 from embedd.server.dialects.base import Policy
+from embedd.server.dialects.common.vector_json import choose_numbers
 from embedd.server.dialects.endpoints import computed_headers, embed_body
 from embedd.server.dialects.llamacpp.content import parse_content
-from embedd.server.http.json_out import Parts, Rows, dump_rows, parts_response
+from embedd.server.http.json_out import Parts, Rows, choose_step, dump_rows, parts_response
 from embedd.types import EmbedRequest, EmbedResult, Normalize, Truncate
 
 RAW, EUCLIDEAN, HIGHEST_NORM = -1, 2, 1000
@@ -66,14 +67,15 @@ def _parse_norm(number: int | None) -> Normalize | int:
 
 def to_reply(result: EmbedResult) -> Parts:
     """For each input its index, and a list with its vector."""
+    vectors = choose_numbers(result)
 
     def render(start: int, stop: int) -> bytes:
         return b",".join(
-            b'{"index":%d,"embedding":[%b]}' % (index, dump_rows(result.vectors[index : index + 1]))
+            b'{"index":%d,"embedding":[%b]}' % (index, dump_rows(vectors[index : index + 1]))
             for index in range(start, stop)
         )
 
-    return [b"[", Rows(len(result.vectors), render), b"]"]
+    return [b"[", Rows(len(vectors), render, choose_step(result.vectors.shape[1])), b"]"]
 
 
 async def embedding(request: web.Request) -> web.StreamResponse:

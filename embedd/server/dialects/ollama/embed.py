@@ -11,12 +11,12 @@ from embedd.ollama_api import EmbedBody, EmbeddingBody, EmbeddingReply, EmbedRep
 from embedd.server.dialects.base import BODIES, EMBEDDER, MAX_OLLAMA_INPUTS, POLICY
 from embedd.server.dialects.common.chunk import chunk_rows, parse_chunk
 from embedd.server.dialects.common.fields import PARTS, parse_optional_keep_alive, parse_truncate
-from embedd.server.dialects.common.vector_json import insert_rows
+from embedd.server.dialects.common.vector_json import float_rows, insert_rows
 from embedd.server.dialects.endpoints import computed_headers, may_store
 from embedd.server.dialects.ollama.fields import require_model
 from embedd.server.dialects.ollama.input import parse_inputs
 from embedd.server.http.bodies import decode
-from embedd.server.http.json_out import Parts, dump_rows, parts_response, vector_rows
+from embedd.server.http.json_out import Parts, dump_rows, parts_response
 from embedd.types import (
     EmbedRequest,
     EmbedResult,
@@ -101,7 +101,7 @@ def to_reply(wanted: EmbedRequest, result: EmbedResult, *, parsing: float) -> Pa
             prompt_eval_count=sum(result.tokens),
             truncated=list(result.truncated),
         )
-    rows = {"embeddings": vector_rows(result.vectors)}
+    rows = {"embeddings": float_rows(result)}
     if wanted.chunk is not None:
         reply = structs.replace(reply, chunks=[])
         rows["chunks"] = chunk_rows(result.chunks)

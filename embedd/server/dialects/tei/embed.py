@@ -11,6 +11,7 @@ from embedd.errors import EmptyInputError, InvalidInputError
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common.openai_input import parse_inputs
 from embedd.server.dialects.common.prompts import parse_prompt
+from embedd.server.dialects.common.vector_json import float_rows
 from embedd.server.dialects.endpoints import computed_headers, embed_body
 from embedd.server.dialects.tei.fields import Parameters, parse_cut
 from embedd.server.http.json_out import Parts, Rows, parts_response, vector_rows
@@ -67,8 +68,12 @@ def to_token_reply(result: EmbedResult) -> Parts:
     end = 0
     for count in result.tokens:
         start, end = end, end + count
-        parts += [b",[" if parts else b"[[", vector_rows(result.vectors[start:end]), b"]"]
+        parts += [b",[" if parts else b"[[", _token_rows(result, start, end), b"]"]
     return [*parts, b"]"]
+
+
+def _token_rows(result: EmbedResult, start: int, end: int) -> Rows:
+    return vector_rows(result.vectors[start:end], result.vectors.shape[1])
 
 
 def tei_headers(wanted: EmbedRequest, result: Result) -> dict[str, str]:
@@ -98,7 +103,7 @@ def _count_characters(inputs: Sequence[object]) -> int:
 async def embed(request: web.Request) -> web.StreamResponse:
     """``POST /embed``."""
     wanted, result = await embed_body(request, EmbedBody, to_request)
-    parts: Parts = [b"[", vector_rows(result.vectors), b"]"]
+    parts: Parts = [b"[", float_rows(result), b"]"]
     return await parts_response(request, parts, tei_headers(wanted, result))
 
 

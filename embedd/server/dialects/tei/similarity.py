@@ -64,9 +64,9 @@ def _convert(field: str, value: Mapping[str, Any], kind: Any) -> Any:
 
 def to_similarities(result: EmbedResult) -> bytes:
     """The cosine of the first vector with each of the others."""
-    source, others = result.vectors[0], result.vectors[1:]
-    cosines = np.clip(others @ source, -1, 1)
-    return b"[%b]" % dump_rows(cosines)
+    # The source is the first of the distinct vectors too.
+    cosines = np.clip(result.vectors @ result.vectors[0], -1, 1)
+    return b"[%b]" % dump_rows((cosines if result.rows is None else cosines[result.rows])[1:])
 
 
 async def similarity(request: web.Request) -> web.StreamResponse:

@@ -39,7 +39,8 @@ class Queue:
 
 async def embed(dedup: Deduplicator, queue: Queue, *sequences: TokenIds) -> EmbedResult:
     outcome = await dedup.embed(sequences, b"fingerprint", queue.compute)
-    assert np.array_equal(outcome.vectors, expected_vectors(sequences))
+    vectors = outcome.vectors if outcome.rows is None else outcome.vectors[outcome.rows]
+    assert np.array_equal(vectors, expected_vectors(sequences))
     return outcome
 
 
@@ -126,3 +127,22 @@ async def test_the_input_at_fault_is_named_as_the_request_counts() -> None:
     with pytest.raises(EngineError, match=r"\(input 3\)") as caught:
         await embed(dedup, queue, A, B, A, C)
     assert caught.value.index == 3
+
+
+async def test_equal_sequences_share_one_row() -> None:
+    queue = Queue()
+    outcome = await Deduplicator(VectorCache(0)).embed([A, B, A] * 1000, b"f", queue.compute)
+    assert outcome.vectors.shape == (2, 2)
+    assert outcome.rows is not None
+    assert outcome.rows.tolist() == [0, 1, 0] * 1000
+
+
+async def test_many_sequences_are_looked_up_once_each() -> None:
+    queue, cache = Queue(), VectorCache(1 << 24)
+    dedup = Deduplicator(cache)
+    sequences = [to_ids(number) for number in range(1, 3001)]
+    await dedup.embed(sequences, b"f", queue.compute)
+    before = cache.hits + cache.misses
+    again = await dedup.embed([*sequences, B, B], b"f", queue.compute)
+    assert cache.hits + cache.misses - before == 3001
+    assert again.reused == {CACHE: 3000, JOINED: 0, EQUAL: 1}
