@@ -4,7 +4,6 @@ Token ids are characters, vectors depend on the ids and on nothing else, and a t
 ask for a fault: what a faulty model does to its process, this engine does on demand.
 """
 
-import os
 import signal
 import time
 import zlib
@@ -180,7 +179,7 @@ class FakeEngine:
 
     def _fail_on_demand(self, ids: TokenIds, stop: Stop | None) -> None:
         if ord(KILL) in ids or (ord(KILL_FIRST_BACKEND) in ids and self._backend.name == "llama"):
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.raise_signal(signal.SIGSEGV)
         if ord(SLOW) in ids:
             time.sleep(SLOW_SECONDS)
         while ord(HANG) in ids or ord(UNSTOPPABLE) in ids:

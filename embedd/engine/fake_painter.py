@@ -4,7 +4,6 @@ The picture is a gradient that depends on the order and on nothing else, and a p
 for a fault: what a faulty model does to its process, this engine does on demand.
 """
 
-import os
 import signal
 import time
 import zlib
@@ -67,7 +66,7 @@ class FakePainter:
 
     def _fail_on_demand(self, prompt: str, step: int) -> None:
         if KILL in prompt and step == 2:
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.raise_signal(signal.SIGSEGV)
         while HANG in prompt:
             time.sleep(0.05)
 
