@@ -19,7 +19,7 @@ from embedd.engine.tokenizer_place import (
     refuse,
 )
 from embedd.engine.tuning.store import TuningStore
-from embedd.errors import ModelLoadError
+from embedd.errors import ModelLoadError, WorkerUnavailableError
 from embedd.types import TokenizerChoice
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,7 @@ class Vocabularies:
         Raises:
             ModelLoadError: The file cannot be used.
             LoadTimeoutError: The load makes no progress.
+            WorkerUnavailableError: Its worker was ended from outside while it loaded.
         """
         place = self.choose_place(spec)
         async with AsyncExitStack() as stack:
@@ -104,6 +105,8 @@ class Vocabularies:
                 worker = await self._open_process(spec, place, stack)
                 self._learn(spec, worker.tokenizer)
             except WorkerDiedError as death:
+                if death.is_external:  # it says nothing of the tokenizer
+                    raise WorkerUnavailableError(f"{death}: try again later") from death
                 if place is TokenizerPlace.LLAMA:
                     raise
                 worker = await self._open_process(spec, TokenizerPlace.LLAMA, stack)

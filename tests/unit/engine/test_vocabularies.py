@@ -18,8 +18,8 @@ from embedd.engine.spec import ModelSpec
 from embedd.engine.tokenizer_place import LLAMA_TOKENIZER, TokenizerPlace, TokenizerVerdict
 from embedd.engine.tuning.store import TuningStore
 from embedd.engine.vocabularies import PROCESSES, Vocabularies, find_verdict
-from embedd.errors import ModelLoadError
-from embedd.metrics import Metrics
+from embedd.errors import ModelLoadError, WorkerUnavailableError
+from embedd.metrics import DeathReason, Metrics
 from embedd.state import StateFolder
 from embedd.tokenizers.failures import TokenizerError
 from embedd.tokenizers.model_tokenizer import ModelTokenizer, load_tokenizer
@@ -229,6 +229,16 @@ async def test_a_death_that_is_not_the_tokenizers_fault_is_an_error(world: World
         await world.load()
     assert world.store.read_tokenizer(world.spec) is None
     assert all(one.closed for one in world.workers.started)
+
+
+async def test_a_kill_from_outside_says_nothing_of_the_tokenizer(world: World) -> None:
+    kill = WorkerDiedError("SIGKILL", DeathReason.KILLED)
+    world.workers.faults = {backend.name: kill for backend in LLAMA_BACKENDS}
+    with pytest.raises(WorkerUnavailableError, match="SIGKILL: try again later"):
+        async with world.vocabularies.open(world.spec):
+            pass
+    assert len(world.workers.started) == 1
+    assert world.store.read_tokenizer(world.spec) is None
 
 
 async def test_few_processes_run_at_a_time(world: World) -> None:
