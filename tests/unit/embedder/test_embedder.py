@@ -135,6 +135,7 @@ async def test_requests_that_waited_for_the_load_have_its_time(
     embedder: Embedder, loads: Loads
 ) -> None:
     loads.gate.clear()
+    embedder.find("tiny")  # so that both begin to wait at once
     waiting = [asyncio.create_task(embedder.embed(ask("x"))) for _ in range(2)]
     await asyncio.sleep(0)
     loads.gate.set()
