@@ -77,7 +77,8 @@ class EngineAlone:
     def _make_batches(self, sequences: Sequence[TokenIds]) -> deque[list[int]]:
         info = self.engines[0].info
         batcher: Batcher[Waiting] = Batcher()
-        batcher.add(Waiting(lengths=[len(ids) for ids in sequences], pooling=None))
+        waiting = Waiting(lengths=[len(ids) for ids in sequences], pooling=None)
+        batcher.add(waiting, max_tokens=info.max_batch_tokens)
         batches: deque[list[int]] = deque()
         while batcher:
             batch = batcher.take_batch(

@@ -48,6 +48,8 @@ SETTINGS = (
     Setting("FLASH_ATTENTION", "auto", "flash attention of llama.cpp: true = on, false = off"),
     Setting("DEBUG", "0", "1 = debug messages, 2 = trace messages"),
     Setting("NOPRUNE", "false", "keep files of the store that no model uses"),
+    Setting("MAX_WAIT", "30s", "how long requests may wait for others; 0 = for ever", twin=False),
+    Setting("REQUEST_TIMEOUT", "0", "time for a request that sets none; 0 = for ever", twin=False),
     Setting("MAX_BODY", "67108864", "bytes of a request body, decompressed", twin=False),
     Setting("MAX_BODY_IN_FLIGHT", "8 × MAX_BODY", "bytes of all bodies at a time", twin=False),
     Setting("HEAD_TIMEOUT", "15s", "how long a client may send the head of a request", twin=False),
@@ -149,6 +151,8 @@ class Settings:
     flash_attention: bool | None
     debug: int
     noprune: bool
+    max_wait: float
+    request_timeout: float
     max_body: int
     max_body_in_flight: int
     head_timeout: float
@@ -195,6 +199,8 @@ def read_settings(
         keep_alive=read.duration("KEEP_ALIVE", DEFAULT_KEEP_ALIVE),
         max_loaded_models=read.unsigned("MAX_LOADED_MODELS", 0),
         max_queue=read.unsigned("MAX_QUEUE", 512),
+        max_wait=read.duration("MAX_WAIT", 30.0) or math.inf,
+        request_timeout=read.duration("REQUEST_TIMEOUT", math.inf) or math.inf,
         load_timeout=read.duration("LOAD_TIMEOUT", 300.0) or math.inf,
         context_length=read.unsigned("CONTEXT_LENGTH", 0),
         origins=read.several("ORIGINS"),

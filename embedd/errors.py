@@ -23,6 +23,7 @@ EmbeddError
 │           └── NotAnImageModelError
 ├── UnavailableError         the same request may succeed later
 │   ├── OverloadedError
+│   ├── DeadlineError
 │   ├── LoadTimeoutError
 │   ├── InsufficientMemoryError
 │   ├── PictureCancelledError
@@ -259,6 +260,19 @@ class OverloadedError(UnavailableError):
     def __init__(self, message: str, *, retry_after: int = 1) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class DeadlineError(UnavailableError):
+    """The request's deadline has passed, or cannot be met.
+
+    Args:
+        wait: Seconds that it would wait for others; None if the deadline has passed.
+    """
+
+    def __init__(self, *, wait: float | None = None) -> None:
+        what = "the time for this request (X-Request-Timeout or EMBEDD_REQUEST_TIMEOUT)"
+        reason = "has passed" if wait is None else f"ends before the queue of {wait:.1f} s"
+        super().__init__(f"{what} {reason}: allow more time, send fewer inputs or try again later")
 
 
 class LoadTimeoutError(UnavailableError):

@@ -182,6 +182,7 @@ def make_loader(
         has_gpu=has_gpu_build(find_llama_libraries()),
         gpu_layers=settings.gpu_layers,
         flash_attention=settings.flash_attention,
+        max_wait=settings.max_wait,
         load_timeout=settings.load_timeout,
         estimate=_make_estimate(settings, calibrations),
         find_room=find_room or (lambda: settings.memory),

@@ -101,6 +101,25 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
+class Priority(StrEnum):
+    """Which requests are computed first; ``bulk`` yields to all others."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """When a request is to be computed.
+
+    Args:
+        deadline: When its client stops waiting, by ``time.perf_counter``; None if it does not.
+    """
+
+    deadline: float | None = None
+    priority: Priority = Priority.INTERACTIVE
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """A text of the model that is put before each input, by its name.
@@ -180,6 +199,7 @@ class EmbedRequest:
     prompt: Prompt | None = None
     per_token: bool = False
     store: bool = True
+    schedule: Schedule = Schedule()
     keep_alive: float | None = None
     options: Mapping[str, object] = field(default_factory=dict)
 
@@ -203,6 +223,7 @@ class RerankRequest:
     max_tokens_per_doc: int | None = None
     raw_scores: bool = False
     store: bool = True
+    schedule: Schedule = Schedule()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

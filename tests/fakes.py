@@ -18,6 +18,7 @@ from embedd.types import (
     EmbedResult,
     Located,
     Pooling,
+    Schedule,
     ServedBy,
     Timings,
     TokenIds,
@@ -146,6 +147,7 @@ class FakeModel(ServedModel):
         pooling: Pooling | None = None,
         *,
         store: bool = True,
+        schedule: Schedule = Schedule(),  # noqa: B008 - a frozen value
     ) -> EmbedResult:
         parts = [np.empty((0, self.info.width), np.float32)] if not sequences else []
         for start in range(0, len(sequences), MAX_SEQUENCES):

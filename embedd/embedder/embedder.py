@@ -41,6 +41,7 @@ from embedd.types import (
     RerankResult,
     Result,
     RowNumbers,
+    Schedule,
     Timings,
     TokenIds,
     Tokenized,
@@ -167,6 +168,7 @@ class Embedder:
                 tokenize=tokenize,
                 pooling=Pooling.NONE if request.per_token else None,
                 store=request.store,
+                schedule=request.schedule,
                 finish=finish_result,
             )
 
@@ -219,6 +221,7 @@ class Embedder:
             start=start,
             tokenize=tokenize,
             store=request.store,
+            schedule=request.schedule,
             finish=finish_result,
         )
 
@@ -336,6 +339,7 @@ class Embedder:
         tokenize: Callable[[ServedModel], Awaitable[inputs.Fitted]],
         pooling: Pooling | None = None,
         store: bool,
+        schedule: Schedule,
         finish: Callable[[EmbedResult, ModelInfo], Awaitable[MakeResult[AnyResult]]],
     ) -> AnyResult:
         """Lease the model, tokenize, compute, finish and count: the path of every request."""
@@ -344,7 +348,7 @@ class Embedder:
             loaded_at = time.perf_counter()
             sequences, truncated = await tokenize(loaded)
             tokenized_at = time.perf_counter()
-            computed = await loaded.embed(sequences, pooling, store=store)
+            computed = await loaded.embed(sequences, pooling, store=store, schedule=schedule)
             make_result = await finish(computed, loaded.info)
             self._metrics.of_model(spec.name).answered(
                 inputs=len(sequences),

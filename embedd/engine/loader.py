@@ -36,9 +36,6 @@ from embedd.types import EngineChoice, Pooling, Precision, TokenizerChoice
 
 log = logging.getLogger(__name__)
 
-# Tokens that may wait for one model: minutes of work on a small machine, and some 16 MiB.
-MAX_WAITING_TOKENS = 4_000_000
-
 
 class Loader:
     """Loads models into worker processes.
@@ -55,6 +52,7 @@ class Loader:
         tokenizer: Which tokenizer to use, for models that do not name one themselves.
         flash_attention: False turns it off; None and True leave it to the backend.
         load_timeout: Seconds that a load may make no progress, ``math.inf`` for ever.
+        max_wait: See `BatchQueue`.
         estimate: Returns the bytes that a worker with a model takes.
         find_room: Returns the bytes that workers for trials may take now.
     """
@@ -76,6 +74,7 @@ class Loader:
         gpu_layers: int | None = None,
         flash_attention: bool | None = None,
         load_timeout: float = math.inf,
+        max_wait: float = math.inf,
         estimate: Callable[[ModelSpec], int] = lambda _spec: 0,
         find_room: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -93,6 +92,7 @@ class Loader:
         self._has_openvino = has_openvino
         self._has_gpu = has_gpu
         self._gpu_layers = gpu_layers
+        self._max_wait = max_wait
         self._load_timeout = None if math.isinf(load_timeout) else load_timeout
         self._backends: Sequence[Backend] = LLAMA_BACKENDS
         if flash_attention is False:
@@ -131,7 +131,7 @@ class Loader:
             tuning=tuning,
             crosscheck=self._needs_crosscheck(spec),
             tokenizer=self._vocabularies.choose_place(spec),
-            max_waiting_tokens=MAX_WAITING_TOKENS,
+            max_wait=self._max_wait,
             load_timeout=self._load_timeout,
             backends=start_at_fastest(backends, tuning),
         )

@@ -55,6 +55,7 @@ class ModelMetrics:
         self.unloads = {why: metrics.unloads.labels(model, why) for why in Unload}
         self.worker_deaths = {why: metrics.worker_deaths.labels(model, why) for why in DeathReason}
         self.overloads = {what: metrics.overloads.labels(model, what) for what in Overload}
+        self.late = metrics.late.labels(model)
         self.cancelled = metrics.cancelled.labels(model)
         self.aborted_batches = metrics.aborted_batches.labels(model)
         self.stuck_batches = metrics.stuck_batches.labels(model)
@@ -150,6 +151,9 @@ class Metrics:
         )
         self.overloads = self._counter(
             "overloads", "Requests refused because the queue was full.", "model", "reason"
+        )
+        self.late = self._counter(
+            "late_requests", "Requests not computed because their deadline was too near.", "model"
         )
         self.cancelled = self._counter(
             "cancelled_requests",

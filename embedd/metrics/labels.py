@@ -35,7 +35,7 @@ class DeathReason(StrEnum):
 class Overload(StrEnum):
     """Which limit a refused request would have passed."""
 
-    TOKENS = "tokens"  # that wait for a batch
+    WAIT = "wait"  # the time until its first batch could start
     LOADS = "loads"  # requests that wait for models to load
     PICTURES = "pictures"  # that wait for a model that paints another one
 

@@ -20,6 +20,7 @@ STATUSES: Mapping[type[errors.EmbeddError], int] = {
     errors.TooLargeError: 413,
     errors.StalledBodyError: 408,
     errors.UnavailableError: 503,
+    errors.DeadlineError: 504,
     errors.ServiceError: 500,
     errors.PullError: 502,
     errors.EmbeddError: 500,

@@ -77,6 +77,7 @@ async def serve(
             keys=keys,
             metrics=runtime.metrics,
             policy=Policy(
+                request_timeout=settings.request_timeout,
                 max_inputs=settings.max_inputs,
                 max_ollama_inputs=settings.max_ollama_inputs,
                 token_ids=settings.token_ids,

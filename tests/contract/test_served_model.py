@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -44,7 +45,7 @@ async def load_with_worker(spec: ModelSpec) -> ServedModel:
         cores=CoreBudget(1),
         cache=VectorCache(0),
         metrics=Metrics().of_model("tiny"),
-        max_waiting_tokens=100_000,
+        max_wait=math.inf,
         backends=FAKE_BACKENDS,
     )
 

@@ -147,6 +147,13 @@ CONDITIONS = {
         tei=(429, "Overloaded"),
         llamacpp=(503, "unavailable_error"),
     ),
+    "deadline passed": Condition(
+        load_error=errors.DeadlineError,
+        openai=(504, "api_error", "timeout"),
+        cohere=504,
+        tei=(504, "Backend"),
+        llamacpp=(504, "server_error"),
+    ),
     "load timed out": Condition(
         load_error=lambda: errors.LoadTimeoutError("no progress"),
         openai=(503, "api_error", "unavailable"),

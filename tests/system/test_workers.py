@@ -1,6 +1,7 @@
 """Worker processes for real: what they survive, what they leave, what they say at their end."""
 
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -75,7 +76,7 @@ class Yard:
                 cores=CoreBudget(1),
                 cache=VectorCache(0),
                 metrics=Metrics().of_model("a"),
-                max_waiting_tokens=100_000,
+                max_wait=math.inf,
                 backends=FAKE_BACKENDS,
             )
         )
@@ -400,7 +401,7 @@ async def test_an_interpreter_that_does_not_start_is_a_load_error(
             cores=CoreBudget(1),
             cache=VectorCache(0),
             metrics=Metrics().of_model("a"),
-            max_waiting_tokens=1,
+            max_wait=math.inf,
             backends=FAKE_BACKENDS,
         )
 

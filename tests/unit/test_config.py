@@ -124,6 +124,8 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         keep_alive=300.0,
         max_loaded_models=0,
         max_queue=512,
+        max_wait=30.0,
+        request_timeout=math.inf,
         load_timeout=300.0,
         context_length=0,
         origins=(),

@@ -13,29 +13,37 @@ Three places choose what is computed together. Each knows something that the oth
   computation. It splits that into runs of similar length, so that little is padding. It never
   adds a sequence and returns the vectors in the order that it was given.
 
-There are two lanes. A request begins in the interactive lane; when as many of its tokens were
-taken as one batch holds, the rest moves to the bulk lane. So a short query is computed right
-after the running batch, before the rest of a large request, and large requests go on all the
-same: every `BULK_TURN`-th batch is of the bulk lane. No batch takes from both lanes: a query of
-ten tokens would wait for the hundreds that fill up its batch. Within a lane the requests take
-turns, sequence by sequence.
+Requests wait in lanes of like size, see `choose_lane`, and within a lane they are computed first
+come, first served: of many equal requests half are done after half of the time. The first lane
+that waits is served, but a lane that was passed so often as `PATIENCE` says has a turn, so that
+none starves. A short query is therefore computed right after the running batch, before the rest
+of a large request, and large requests go on all the same. The last lane is for requests that ask to
+yield to all others. A batch of the first lane takes from no other: a query of ten tokens would
+wait for the hundreds that fill up its batch. The other lanes fill up each other's batches.
 
 For engines that pack a batch, its cost is the sum of its tokens: the sequences of a request are
 taken in order. For engines that pad, it is the number of sequences times the longest one: a
 request gives its longest sequence first, then those closest in length. No request starves,
-because the one whose turn it is gives the first sequence of the batch.
+because the first one of its lane gives the first sequence of the batch.
 """
 
 from bisect import bisect_right
-from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from embedd.engine.padding import is_alike, round_length
 from embedd.types import Pooling
 
-BULK_TURN = 4
+# Most batches of a request in each lane but the last two, which have no limit.
+LANE_BATCHES: Final = (1, 16, 256)
+# How often in a row a lane may be passed, by its place among the lanes that wait; the last number
+# is that of the last lane. The lanes after the first get 1/4 to 1/32, together less than half.
+PATIENCE: Final = (1, 3, 7, 15, 31)
+BULK_LANE: Final = len(PATIENCE) - 1
+# Requests that are looked at for sequences that fit into the gap of a batch.
+LOOK_AHEAD: Final = 256
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -45,18 +53,20 @@ class Waiting:
     Args:
         lengths: Tokens of each of its sequences, of which there is at least one.
         pooling: Only requests of equal pooling share a batch.
+        is_bulk: Whether it yields to all others.
 
     Attributes:
         rows: Sequences that no batch has taken; the next one to take is the last.
-        taken: Tokens that batches have taken.
         waiting: Tokens that no batch has taken.
+        lane: Number of its lane.
     """
 
     lengths: Sequence[int]
     pooling: Pooling | None
+    is_bulk: bool = False
     rows: list[int] = field(init=False)
-    taken: int = field(init=False, default=0)
     waiting: int = field(init=False)
+    lane: int = field(init=False, default=0)
     _is_sorted: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -66,7 +76,6 @@ class Waiting:
     def take(self, at: int) -> int:
         """Remove the *at*-th of `rows` and return it."""
         row = self.rows.pop(at)
-        self.taken += self.lengths[row]
         self.waiting -= self.lengths[row]
         return row
 
@@ -98,10 +107,11 @@ class Batch(Generic[Request]):
 
     Args:
         max_tokens: Its limit, padding included if *padded*.
-        urgent: They are from the interactive lane.
+        urgent: They are from the first lane.
 
     Attributes:
         longest: Tokens of its longest sequence; if *padded*, the first one.
+        late: Requests that were removed instead of computed.
     """
 
     max_tokens: int
@@ -111,6 +121,12 @@ class Batch(Generic[Request]):
     items: list[tuple[Request, int]] = field(default_factory=list)
     tokens: int = 0
     longest: int = 0
+    late: list[Request] = field(default_factory=list)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no sequence fits, however short."""
+        return len(self.items) >= self.max_sequences or self.tokens >= self.max_tokens
 
     def find_next(self, request: Request) -> int | None:
         """Return where in the request's rows the next sequence for this batch is, or None."""
@@ -140,100 +156,164 @@ class Batch(Generic[Request]):
         return self.tokens + length <= self.max_tokens
 
 
+def choose_lane(*, tokens: int, sequences: int, is_bulk: bool, max_tokens: int) -> int:
+    """Return the number of the lane for a request, given the tokens of a batch."""
+    if is_bulk:
+        return BULK_LANE
+    if sequences == 1:
+        return 0
+    sizes = (lane for lane, most in enumerate(LANE_BATCHES) if tokens <= most * max_tokens)
+    return next(sizes, len(LANE_BATCHES))
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Lane(Generic[Request]):
+    """Requests of like size, in the order in which they came.
+
+    Attributes:
+        tokens: Those that no batch has taken.
+        passed: How often in a row it was passed.
+    """
+
+    requests: OrderedDict[Request, None] = field(default_factory=OrderedDict)
+    tokens: int = 0
+    passed: int = 0
+
+    def remove(self, request: Request) -> None:
+        """Remove what still waits of *request*, which is in the lane."""
+        del self.requests[request]
+        self.tokens -= request.waiting
+
+    def fill(self, batch: Batch[Request], is_late: Callable[[Request], bool]) -> None:
+        """Move sequences into *batch* until it is full, those of the first requests first."""
+        ended: list[Request] = []
+        misses = 0
+        for request in self.requests:
+            if batch.is_full or misses > LOOK_AHEAD:
+                break
+            if is_late(request):
+                batch.late.append(request)
+                continue
+            misses += 1
+            while not batch.is_full and (at := batch.find_next(request)) is not None:
+                row = request.take(at)
+                batch.add(request, row)
+                self.tokens -= request.lengths[row]
+                misses = 0
+                if not request.rows:
+                    ended.append(request)
+                    break
+        for request in ended:
+            del self.requests[request]
+        for request in batch.late:
+            if request in self.requests:
+                self.remove(request)
+
+
+def never(_request: Waiting) -> bool:
+    """Return False: no request is late."""
+    return False
+
+
 class Batcher(Generic[Request]):
     """The requests that wait for one model."""
 
     def __init__(self) -> None:
-        self._interactive: OrderedDict[Request, None] = OrderedDict()
-        self._bulk: OrderedDict[Request, None] = OrderedDict()
-        self._turn = 0
-        self._tokens = 0
+        self._lanes: list[Lane[Request]] = [Lane() for _ in PATIENCE]
 
     def __len__(self) -> int:
-        return len(self._interactive) + len(self._bulk)
+        return sum(len(lane.requests) for lane in self._lanes)
 
     def __iter__(self) -> Iterator[Request]:
-        yield from self._interactive
-        yield from self._bulk
+        for lane in self._lanes:
+            yield from lane.requests
 
     @property
     def tokens(self) -> int:
         """Tokens that no batch has taken."""
-        return self._tokens
+        return sum(lane.tokens for lane in self._lanes)
 
     @property
     def is_urgent(self) -> bool:
-        """Whether a request waits in the interactive lane."""
-        return bool(self._interactive)
+        """Whether a request waits in the first lane."""
+        return bool(self._lanes[0].requests)
 
-    def add(self, request: Request) -> None:
-        """Append *request* to the interactive lane."""
-        self._interactive[request] = None
-        self._tokens += request.waiting
+    def count_ahead(self, lane: int, max_tokens: int) -> int:
+        """Return how many of the waiting tokens are computed before a new request in *lane*.
+
+        Args:
+            max_tokens: Tokens of a batch.
+        """
+        own = self._lanes[lane]
+        turns = own.tokens + max_tokens  # in tokens; the last one is its own
+        patience = self._find_patience(lane)
+        before = sum(one.tokens for one in self._lanes[:lane])
+        after = sum(
+            min(one.tokens, turns // self._find_patience(at))
+            for at, one in enumerate(self._lanes[lane + 1 :], lane + 1)
+        )
+        return own.tokens + min(before, patience * turns) + after
+
+    def add(self, request: Request, *, max_tokens: int) -> None:
+        """Append *request* to the lane for its size; *max_tokens* are those of a batch."""
+        request.lane = choose_lane(
+            tokens=request.waiting,
+            sequences=len(request.rows),
+            is_bulk=request.is_bulk,
+            max_tokens=max_tokens,
+        )
+        lane = self._lanes[request.lane]
+        lane.requests[request] = None
+        lane.tokens += request.waiting
 
     def remove(self, request: Request) -> None:
         """Remove what still waits of *request*, if anything does."""
-        for lane in (self._interactive, self._bulk):
-            if request in lane:
-                del lane[request]
-                self._tokens -= request.waiting
+        lane = self._lanes[request.lane]
+        if request in lane.requests:
+            lane.remove(request)
 
     def take_batch(
-        self, *, max_tokens: int, max_sequences: int, padded: bool = False
+        self,
+        *,
+        max_tokens: int,
+        max_sequences: int,
+        padded: bool = False,
+        is_late: Callable[[Request], bool] = never,
     ) -> Batch[Request]:
         """Remove and return the next batch; something must wait.
 
-        It has at least one sequence, which is alone if it has more than *max_tokens*.
+        It has at least one sequence, which is alone if it has more than *max_tokens*; none if
+        all requests of its lane were late.
 
         Args:
             max_tokens: Including padding, if the engine pads.
             padded: Whether the engine pads.
+            is_late: Whether a request, which is about to be taken, is to be removed instead.
         """
-        self._turn += 1
-        urgent = not self._bulk or (bool(self._interactive) and self._turn % BULK_TURN != 0)
+        chosen = self._choose()
+        urgent = chosen is self._lanes[0]
         batch: Batch[Request] = Batch(
             max_tokens=max_tokens, max_sequences=max_sequences, padded=padded, urgent=urgent
         )
-        self._fill(batch, self._interactive if urgent else self._bulk)
-        self._tokens -= batch.tokens
+        chosen.fill(batch, is_late)
+        if not urgent and batch.items:
+            for lane in self._lanes[1:]:
+                if lane is not chosen:
+                    lane.fill(batch, is_late)
         return batch
 
-    def _fill(self, batch: Batch[Request], lane: OrderedDict[Request, None]) -> None:
-        """Move sequences from *lane* into *batch* until none fits.
+    def _choose(self) -> Lane[Request]:
+        """Return the lane whose turn it is, and count the turn."""
+        waiting = [(at, lane) for at, lane in enumerate(self._lanes) if lane.requests]
+        due = (lane for at, lane in waiting if lane.passed >= self._find_patience(at))
+        chosen = next(due, waiting[0][1])
+        for _, lane in waiting:
+            lane.passed += 1
+        chosen.passed = 0
+        return chosen
 
-        Requests that gave some go behind those that gave none: so each request gives the
-        first sequence of a batch in turn, whatever fits together.
-        """
-        turns = deque(lane)
-        gave: dict[Request, None] = {}  # in the order of the last sequence of each
-        passed = 0  # consecutive requests without a sequence that fits
-        while passed < len(turns) and len(batch.items) < batch.max_sequences:
-            request = turns[0]
-            turns.rotate(-1)
-            at = batch.find_next(request)
-            if at is None:
-                passed += 1
-                continue
-            passed = 0
-            batch.add(request, request.take(at))
-            gave.pop(request, None)
-            gave[request] = None
-            if not self._stays(request, lane, batch.max_tokens):
-                turns.pop()
-        for request in gave:
-            if request in lane:
-                lane.move_to_end(request)
-
-    def _stays(self, request: Request, lane: OrderedDict[Request, None], most: int) -> bool:
-        """Return whether *request*, which gave a sequence, still waits in *lane*.
-
-        It leaves without further sequences, and moves to the bulk lane when *most* of its
-        tokens were taken.
-        """
-        is_large = lane is self._interactive and request.taken >= most
-        if request.rows and not is_large:
-            return True
-        del lane[request]
-        if request.rows:
-            self._bulk[request] = None
-        return False
+    def _find_patience(self, lane: int) -> int:
+        """Return how often in a row *lane* may be passed now."""
+        if lane == BULK_LANE:
+            return PATIENCE[BULK_LANE]
+        return PATIENCE[sum(bool(one.requests) for one in self._lanes[:lane])]

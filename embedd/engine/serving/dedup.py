@@ -50,12 +50,18 @@ class Deduplicator:
         self._in_flight: dict[CacheKey, asyncio.Future[Vector]] = {}
 
     async def embed(
-        self, sequences: Sequence[TokenIds], fingerprint: bytes, compute: Compute
+        self,
+        sequences: Sequence[TokenIds],
+        fingerprint: bytes,
+        compute: Compute,
+        *,
+        yields: bool = False,
     ) -> EmbedResult:
         """Return the vectors of *sequences*; *compute* is called with the new ones only.
 
         Args:
             fingerprint: What vectors depend on besides the ids, see `make_fingerprint`.
+            yields: Whether *compute* lets other requests pass: those do not wait for it then.
 
         Raises:
             EmbeddError: Raised by *compute*; ``index`` is a position in *sequences*.
@@ -72,7 +78,7 @@ class Deduplicator:
         missing = {
             key: row for key, row in rows.items() if key not in vectors and key not in joined
         }
-        joinable = len(missing) <= MAX_JOINABLE_SEQUENCES
+        joinable = len(missing) <= MAX_JOINABLE_SEQUENCES and not yields
         outcome = await self._compute(sequences, missing, vectors, compute, joinable=joinable)
         if outcome is not None and len(missing) == len(sequences):
             return outcome

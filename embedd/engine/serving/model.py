@@ -12,12 +12,21 @@ from embedd.engine.host.supervisor import Supervisor
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.dedup import Deduplicator
 from embedd.engine.serving.local_tokenizer import LocalTokenizer
-from embedd.engine.serving.queue import BatchQueue
+from embedd.engine.serving.queue import AT_ONCE, BatchQueue
 from embedd.engine.settings import ONE_REPLICA, Tuning
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tokenizer_place import TokenizerPlace, TokenizerVerdict
 from embedd.metrics import ModelMetrics
-from embedd.types import EmbedResult, Located, Pooling, ServedBy, TokenIds, TokenPiece
+from embedd.types import (
+    EmbedResult,
+    Located,
+    Pooling,
+    Priority,
+    Schedule,
+    ServedBy,
+    TokenIds,
+    TokenPiece,
+)
 
 # Limits of the texts in one message to the tokenizer, so that a short request does not wait until
 # ten thousand texts of another one are tokenized.
@@ -51,7 +60,7 @@ class ServedModel:
         tuning: Tuning = ONE_REPLICA,
         crosscheck: bool = False,
         tokenizer: TokenizerPlace | None = TokenizerPlace.LLAMA,
-        max_waiting_tokens: int,
+        max_wait: float,
         load_timeout: float | None = None,
         backends: Sequence[Backend] = LLAMA_BACKENDS,
     ) -> "ServedModel":
@@ -81,9 +90,7 @@ class ServedModel:
         except BaseException:
             await supervisor.close()
             raise
-        queue = BatchQueue(
-            supervisor, cores=cores, metrics=metrics, max_waiting_tokens=max_waiting_tokens
-        )
+        queue = BatchQueue(supervisor, cores=cores, metrics=metrics, max_wait=max_wait)
         return cls(spec, supervisor, queue, Deduplicator(cache))
 
     @property
@@ -195,13 +202,14 @@ class ServedModel:
         pooling: Pooling | None = None,
         *,
         store: bool = True,
+        schedule: Schedule = AT_ONCE,
     ) -> EmbedResult:
         """Return the vectors of *sequences*; see `BatchQueue.embed`.
 
         Args:
             store: Whether vectors may come from and go to the cache.
         """
-        result = await self._embed(sequences, pooling, store=store)
+        result = await self._embed(sequences, pooling, store=store, schedule=schedule)
         info = self.info
         served_by = ServedBy(
             digest=self._spec.digest,
@@ -219,16 +227,24 @@ class ServedModel:
             self._tokenizer.close()
 
     async def _embed(
-        self, sequences: Sequence[TokenIds], pooling: Pooling | None, *, store: bool
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None,
+        *,
+        store: bool,
+        schedule: Schedule,
     ) -> EmbedResult:
         if not store or not sequences or (pooling or self.info.pooling) is Pooling.NONE:
-            return await self._queue.embed(sequences, pooling)
+            return await self._queue.embed(sequences, pooling, schedule)
         info = self.info
         fingerprint = make_fingerprint(
             self._spec.digest, info.engine, info.backend, pooling or info.pooling
         )
         return await self._dedup.embed(
-            sequences, fingerprint, lambda missing: self._queue.embed(missing, pooling)
+            sequences,
+            fingerprint,
+            lambda missing: self._queue.embed(missing, pooling, schedule),
+            yields=schedule.priority is Priority.BULK,
         )
 
     async def _tokenize(

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TypeAlias
@@ -12,11 +13,13 @@ import numpy as np
 
 from embedd.engine.host.errors import StuckError, WorkerDiedError
 from embedd.engine.host.supervisor import Supervisor
-from embedd.engine.serving.batcher import Batch, Batcher, Waiting
+from embedd.engine.serving.batcher import Batch, Batcher, Waiting, choose_lane
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.quarantine import Quarantine
+from embedd.engine.serving.throughput import Throughput
 from embedd.engine.spec import ModelInfo
 from embedd.errors import (
+    DeadlineError,
     EmbeddError,
     EngineError,
     OverloadedError,
@@ -24,7 +27,7 @@ from embedd.errors import (
     WorkerUnavailableError,
 )
 from embedd.metrics import ModelMetrics, Overload
-from embedd.types import EmbedResult, Pooling, Timings, TokenIds, Vectors
+from embedd.types import EmbedResult, Pooling, Priority, Schedule, Timings, TokenIds, Vectors
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,7 @@ IN_FLIGHT_PER_REPLICA = 2
 MAX_DEATHS_OF_A_BATCH = 2
 # Worker deaths with a cause from outside while a batch was computed after which its requests fail.
 MAX_INTERRUPTIONS = 5
+AT_ONCE = Schedule()
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -44,7 +48,8 @@ class Job(Waiting):
         ends: Where the vectors of each sequence end in the result: one row for each sequence,
             or one for each of its tokens.
         done: Gets the vectors, or the first error.
-        admitted: When it was admitted, by ``time.perf_counter``.
+        admitted: When it was admitted, by the queue's clock.
+        deadline: When its client stops waiting, by the same clock.
 
     Attributes:
         started: When its first batch was taken; None before.
@@ -56,6 +61,7 @@ class Job(Waiting):
     ends: Sequence[int]
     done: asyncio.Future[Vectors]
     admitted: float
+    deadline: float | None
     started: float | None = None
     vectors: Vectors | None = None
     missing: int = field(init=False)
@@ -91,9 +97,10 @@ class BatchQueue:
 
     Args:
         cores: Entered while this model has something to compute.
-        max_waiting_tokens: A request that would make more tokens wait is refused whole,
-            unless nothing waits.
+        max_wait: Seconds after which the first batch of a request must be able to start; a
+            request that would have to wait longer is refused whole.
         quarantine: Inputs of the model that are refused, because they ended or hung a worker.
+        clock: Present time in seconds; deadlines are by it.
     """
 
     def __init__(
@@ -102,14 +109,17 @@ class BatchQueue:
         *,
         cores: CoreBudget,
         metrics: ModelMetrics,
-        max_waiting_tokens: int,
+        max_wait: float,
         quarantine: Quarantine | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._supervisor = supervisor
         self._quarantine = Quarantine() if quarantine is None else quarantine
         self._metrics = metrics
         self._cores = cores
-        self._max_waiting_tokens = max_waiting_tokens
+        self._max_wait = max_wait
+        self._clock = clock
+        self._throughput = Throughput()
         self._batcher: Batcher[Job] = Batcher()
         self._batches: dict[asyncio.Task[None], Batch[Job]] = {}  # in the worker
         self._bulk_batches = 0  # of `_batches`, those that urgent ones may pass
@@ -129,14 +139,20 @@ class BatchQueue:
         """Requests that have such tokens."""
         return len(self._batcher)
 
-    async def embed(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> EmbedResult:
+    async def embed(
+        self,
+        sequences: Sequence[TokenIds],
+        pooling: Pooling | None,
+        schedule: Schedule = AT_ONCE,
+    ) -> EmbedResult:
         """Return the vectors of *sequences*, none of them empty; all are admitted or none.
 
         The result has them as the model computed them, and the times of queue and compute.
         A cancelled call leaves the queue at once, and the worker stops computing for it.
 
         Raises:
-            OverloadedError: Too many tokens wait.
+            OverloadedError: It would have to wait too long.
+            DeadlineError: It would not be computed before its deadline.
             EngineError: A sequence cannot be computed or is quarantined; ``index`` is its row.
             ModelLoadError: The worker died too often.
             ShuttingDownError: `close` was called.
@@ -144,7 +160,7 @@ class BatchQueue:
         if not sequences:
             vectors = np.empty((0, self._info.width), np.float32)
             return EmbedResult(vectors=vectors, tokens=(), timings=Timings())
-        job = self._admit(sequences, pooling)
+        job = self._admit(sequences, pooling, schedule)
         try:
             vectors = await job.done
         except BaseException:
@@ -152,8 +168,8 @@ class BatchQueue:
             raise
         finally:
             self._batcher.remove(job)
-        now = time.perf_counter()
-        started = job.started or now
+        now = self._clock()
+        started = now if job.started is None else job.started
         timings = Timings(queue=started - job.admitted, compute=now - started)
         return EmbedResult(vectors=vectors, tokens=job.lengths, timings=timings)
 
@@ -173,30 +189,68 @@ class BatchQueue:
     def _info(self) -> ModelInfo:
         return self._supervisor.info
 
-    def _admit(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> Job:
+    def _admit(
+        self, sequences: Sequence[TokenIds], pooling: Pooling | None, schedule: Schedule
+    ) -> Job:
         if self._closed:
             raise ShuttingDownError
         self._refuse_quarantined(sequences, pooling)
         lengths = list(map(len, sequences))
-        tokens = sum(lengths)
-        if self._batcher and self._batcher.tokens + tokens > self._max_waiting_tokens:
-            self._metrics.overloads[Overload.TOKENS].inc()
-            raise OverloadedError(
-                f"{self._batcher.tokens} tokens wait, {tokens} more would pass the limit "
-                f"of {self._max_waiting_tokens}: try again later"
-            )
+        is_bulk = schedule.priority is Priority.BULK
+        now = self._clock()
+        self._refuse_waiting(lengths, is_bulk=is_bulk, deadline=schedule.deadline, now=now)
         per_token = (pooling or self._info.pooling) is Pooling.NONE
         job = Job(
             sequences=sequences,
             lengths=lengths,
             pooling=pooling,
             ends=list(accumulate(lengths)) if per_token else range(1, len(lengths) + 1),
+            is_bulk=is_bulk,
             done=asyncio.get_running_loop().create_future(),
-            admitted=time.perf_counter(),
+            admitted=now,
+            deadline=schedule.deadline,
         )
-        self._batcher.add(job)
+        self._batcher.add(job, max_tokens=self._info.max_batch_tokens)
         self._pump_soon()
         return job
+
+    def _refuse_waiting(
+        self, lengths: Sequence[int], *, is_bulk: bool, deadline: float | None, now: float
+    ) -> None:
+        """Refuse a request that would have to wait too long for those before it."""
+        most = self._info.max_batch_tokens
+        lane = choose_lane(
+            tokens=sum(lengths), sequences=len(lengths), is_bulk=is_bulk, max_tokens=most
+        )
+        ahead = self._batcher.count_ahead(lane, most) + self._tokens
+        wait = ahead / self._throughput.rate
+        if deadline is not None and now + wait > deadline:
+            self._metrics.late.inc()
+            raise DeadlineError(wait=wait)
+        if wait > self._max_wait:
+            self._metrics.overloads[Overload.WAIT].inc()
+            raise OverloadedError(
+                f"{ahead} tokens are computed first, in about {wait:.0f} s; the limit is "
+                f"{self._max_wait:g} s (EMBEDD_MAX_WAIT): try again later",
+                retry_after=math.ceil(wait - self._max_wait),
+            )
+
+    def _is_late(self, job: Job) -> bool:
+        """Return whether *job* cannot be computed before its deadline.
+
+        On an idle model its own work is not estimated: what was measured long ago, perhaps with
+        fewer cores, must not refuse a request for ever.
+        """
+        if job.deadline is None:
+            return False
+        now = self._clock()
+        fresh = self._throughput.is_fresh(now)
+        return now + (job.waiting / self._throughput.rate if fresh else 0.0) > job.deadline
+
+    def _fail_late(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._metrics.late.inc()
+            job.fail(DeadlineError())
 
     def _refuse_quarantined(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> None:
         if not self._quarantine:
@@ -212,8 +266,12 @@ class BatchQueue:
                 max_tokens=self._info.max_batch_tokens,
                 max_sequences=self._info.max_sequences,
                 padded=self._info.padded,
+                is_late=self._is_late,
             )
-            now = time.perf_counter()
+            self._fail_late(batch.late)
+            if not batch.items:
+                continue
+            now = self._clock()
             for job, _ in batch.items:
                 job.started = job.started or now
             task = asyncio.create_task(self._run(batch))
@@ -222,6 +280,8 @@ class BatchQueue:
             self._bulk_batches += not batch.urgent
             self._tokens += batch.tokens
             task.add_done_callback(self._finish)
+            if self._batcher:
+                self._throughput.started(now)
 
     def _has_room(self) -> bool:
         """Return whether the worker can take another batch.
@@ -247,6 +307,7 @@ class BatchQueue:
         batch = self._batches.pop(task)
         self._bulk_batches -= not batch.urgent
         self._tokens -= batch.tokens
+        self._throughput.finished(batch.tokens, self._clock(), waits=bool(self._batcher))
         if not self._closed:
             self._pump_soon()
         if not self._batches and not self._batcher:
@@ -311,6 +372,7 @@ class BatchQueue:
                     await self._split(entries, deaths, error)
                     return
             except WorkerDiedError as error:
+                self._throughput.interrupt()
                 await self._supervisor.revive(worker, counts=self._searches == 0)
                 if error.is_external:
                     interruptions += error.started

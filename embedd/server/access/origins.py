@@ -24,7 +24,7 @@ LOCAL_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
 ALLOWED_METHODS = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
 ALLOWED_HEADERS = (
     "Authorization,Content-Type,User-Agent,Accept,X-Requested-With,OpenAI-Beta,"
-    "X-Api-Key,X-Request-Id,x-stainless-arch,x-stainless-async,x-stainless-custom-poll-interval,"
+    "X-Api-Key,X-Embedd-Priority,X-Request-Id,X-Request-Timeout,x-stainless-arch,x-stainless-async,x-stainless-custom-poll-interval,"
     "x-stainless-helper-method,x-stainless-lang,x-stainless-os,x-stainless-package-version,"
     "x-stainless-poll-helper,x-stainless-retry-count,x-stainless-runtime,"
     "x-stainless-runtime-version,x-stainless-timeout"

@@ -1,5 +1,6 @@
 """What a dialect is: routes, the shape of its errors, the statuses that differ."""
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -37,6 +38,7 @@ class Policy:
         max_inputs: Inputs of one request in all dialects but Ollama's.
         max_ollama_inputs: The same in Ollama's.
         token_ids: Whether token arrays are accepted.
+        request_timeout: Seconds for a request that sets none, ``math.inf`` for ever.
         default_model: For requests that name none; None is the only model there is.
         default_rerank_model: The same for those that rerank; None is `default_model`.
     """
@@ -44,6 +46,7 @@ class Policy:
     max_inputs: int = 2048
     max_ollama_inputs: int = MAX_OLLAMA_INPUTS
     token_ids: bool = True
+    request_timeout: float = math.inf
     default_model: str | None = None
     default_rerank_model: str | None = None
 

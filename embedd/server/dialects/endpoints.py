@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from aiohttp import web
 from embedd.errors import InvalidInputError, LoadTimeoutError
 from embedd.server.dialects.base import BODIES, EMBEDDER, LIBRARY, POLICY, Policy
 from embedd.server.http.bodies import Body, decode_plainly
+from embedd.server.http.schedule import open_schedule
 from embedd.types import (
     ClientIds,
     DType,
@@ -21,6 +22,7 @@ from embedd.types import (
     RerankRequest,
     RerankResult,
     Result,
+    Schedule,
     Tokenized,
     TokenizeRequest,
 )
@@ -35,6 +37,24 @@ class DetokenizeBody(msgspec.Struct):
     model: str | None = None
 
 
+@asynccontextmanager
+async def open_request(
+    request: web.Request, arrived: float
+) -> AsyncIterator[tuple[bytearray, Schedule]]:
+    """Yield the body and when its answer is to be computed; the block ends at the deadline.
+
+    Raises:
+        DeadlineError: The deadline passed.
+        EmbeddError: The body cannot be read, or a header is not valid.
+    """
+    timeout = request.app[POLICY].request_timeout
+    async with (
+        open_schedule(request, arrived=arrived, timeout=timeout) as schedule,
+        request.app[BODIES].read(request) as data,
+    ):
+        yield data, schedule
+
+
 async def embed_body(
     request: web.Request, kind: type[Body], to_request: Callable[[Body, Policy], EmbedRequest]
 ) -> tuple[EmbedRequest, EmbedResult]:
@@ -44,13 +64,13 @@ async def embed_body(
         EmbeddError: As `Embedder.embed`, and for a body that cannot be read or translated.
     """
     arrived = time.perf_counter()
-    async with request.app[BODIES].read(request) as data:
+    async with open_request(request, arrived) as (data, schedule):
         policy = request.app[POLICY]
         wanted = await request.app[BODIES].decode(
             data, lambda: to_request(decode_plainly(data, kind, policy.max_inputs), policy)
         )
         model = wanted.model or await choose_model(request.app, "embedding")
-        wanted = replace(wanted, model=model, store=may_store(request))
+        wanted = replace(wanted, model=model, store=may_store(request), schedule=schedule)
         with add_model_to_timeouts(model):
             return wanted, await request.app[EMBEDDER].embed(wanted, arrived=arrived)
 
@@ -64,7 +84,7 @@ async def rerank_body(
         EmbeddError: As `Embedder.rerank`, and for a body that cannot be read or translated.
     """
     arrived = time.perf_counter()
-    async with request.app[BODIES].read(request) as data:
+    async with open_request(request, arrived) as (data, schedule):
         policy = request.app[POLICY]
 
         def translate() -> tuple[Body, RerankRequest]:
@@ -73,7 +93,7 @@ async def rerank_body(
 
         body, wanted = await request.app[BODIES].decode(data, translate)
         model = wanted.model or await choose_model(request.app, "rerank")
-        wanted = replace(wanted, model=model, store=may_store(request))
+        wanted = replace(wanted, model=model, store=may_store(request), schedule=schedule)
         with add_model_to_timeouts(model):
             return body, wanted, await request.app[EMBEDDER].rerank(wanted, arrived=arrived)
 
@@ -86,7 +106,7 @@ async def tokenize_body(
     Raises:
         EmbeddError: As `Embedder.tokenize`, and for a body that cannot be read or translated.
     """
-    async with request.app[BODIES].read(request) as data:
+    async with open_request(request, time.perf_counter()) as (data, _):
         policy = request.app[POLICY]
         wanted = await request.app[BODIES].decode(
             data, lambda: to_request(decode_plainly(data, kind, policy.max_inputs), policy)
@@ -104,7 +124,7 @@ async def detokenize_body(
     Raises:
         EmbeddError: As `Embedder.detokenize`, and for a body that cannot be read or translated.
     """
-    async with request.app[BODIES].read(request) as data:
+    async with open_request(request, time.perf_counter()) as (data, _):
 
         def translate() -> tuple[str | None, ClientIds]:
             body = decode_plainly(data, DetokenizeBody)

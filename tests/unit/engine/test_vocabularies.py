@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,7 +73,7 @@ class World:
             cores=CoreBudget(1),
             cache=VectorCache(0),
             metrics=Metrics().of_model("a"),
-            max_waiting_tokens=10_000,
+            max_wait=math.inf,
             tokenizer=self.vocabularies.choose_place(self.spec),
         )
         await self.vocabularies.attach(self.spec, model)

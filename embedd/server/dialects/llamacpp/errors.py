@@ -15,6 +15,7 @@ TYPES: Final[Mapping[int, str]] = {
     500: "server_error",
     501: "not_supported_error",
     503: "unavailable_error",
+    504: "server_error",
 }
 
 STATUSES: Final[Mapping[type[errors.EmbeddError], int]] = {

@@ -1,6 +1,7 @@
 """Ollama's ``/api/embed`` and its older ``/api/embeddings``."""
 
 import time
+from dataclasses import replace
 
 from aiohttp import web
 from msgspec import structs
@@ -12,7 +13,7 @@ from embedd.server.dialects.base import BODIES, EMBEDDER, MAX_OLLAMA_INPUTS, POL
 from embedd.server.dialects.common.chunk import chunk_rows, parse_chunk
 from embedd.server.dialects.common.fields import PARTS, parse_optional_keep_alive, parse_truncate
 from embedd.server.dialects.common.vector_json import float_rows, insert_rows
-from embedd.server.dialects.endpoints import computed_headers, may_store
+from embedd.server.dialects.endpoints import computed_headers, may_store, open_request
 from embedd.server.dialects.ollama.fields import require_model
 from embedd.server.dialects.ollama.input import parse_inputs
 from embedd.server.http.bodies import decode
@@ -115,13 +116,15 @@ def _to_nanoseconds(seconds: float) -> int:
 async def embed(request: web.Request) -> web.StreamResponse:
     """``POST /api/embed``."""
     arrived = time.perf_counter()
-    async with request.app[BODIES].read(request) as data:
+    async with open_request(request, arrived) as (data, schedule):
         limit, store = request.app[POLICY].max_ollama_inputs, may_store(request)
         wanted = await request.app[BODIES].decode(
             data, lambda: to_request(decode(data, EmbedBody, limit), max_inputs=limit, store=store)
         )
         parsing = time.perf_counter() - arrived
-        result = await request.app[EMBEDDER].embed(wanted, arrived=arrived)
+        result = await request.app[EMBEDDER].embed(
+            replace(wanted, schedule=schedule), arrived=arrived
+        )
     parts = to_reply(wanted, result, parsing=parsing)
     return await parts_response(request, parts, computed_headers(result))
 
@@ -129,12 +132,14 @@ async def embed(request: web.Request) -> web.StreamResponse:
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """``POST /api/embeddings``."""
     arrived = time.perf_counter()
-    async with request.app[BODIES].read(request) as data:
+    async with open_request(request, arrived) as (data, schedule):
         store = may_store(request)
         wanted = await request.app[BODIES].decode(
             data, lambda: to_legacy_request(decode(data, EmbeddingBody), store=store)
         )
-        result = await request.app[EMBEDDER].embed(wanted, arrived=arrived)
+        result = await request.app[EMBEDDER].embed(
+            replace(wanted, schedule=schedule), arrived=arrived
+        )
     numbers = dump_rows(result.vectors)[1:-1]
     parts = insert_rows(EmbeddingReply(embedding=[]), {"embedding": numbers})
     return await parts_response(request, parts, computed_headers(result))

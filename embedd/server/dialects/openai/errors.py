@@ -48,6 +48,7 @@ KINDS: Final[Mapping[type[errors.EmbeddError], Kind]] = {
     errors.TooLargeError: Kind("invalid_request_error", "request_too_large"),
     errors.OverloadedError: Kind("rate_limit_error", "rate_limit_exceeded"),
     errors.UnavailableError: Kind("api_error", "unavailable"),
+    errors.DeadlineError: Kind("api_error", "timeout"),
     errors.EmbeddError: Kind("api_error", None),
 }
 

@@ -17,6 +17,7 @@ TYPES: Final[Mapping[type[errors.EmbeddError], str]] = {
     errors.UnsupportedError: "Backend",
     errors.OverloadedError: "Overloaded",
     errors.UnavailableError: "Unhealthy",
+    errors.DeadlineError: "Backend",
     errors.EmbeddError: "Backend",
 }
 

@@ -1,6 +1,7 @@
 """What a model's queue and supervisor count: each event, and nothing besides."""
 
 import asyncio
+import math
 from dataclasses import replace
 
 import pytest
@@ -93,13 +94,13 @@ async def test_a_batch_that_was_stopped_by_the_watchdog_is_stuck() -> None:
     assert counts(workers) == {"embedd_stuck_batches_total{model=a}": 2}, "it is tried twice"
 
 
-async def test_a_refused_request_is_an_overload_of_tokens() -> None:
+async def test_a_refused_request_is_an_overload_by_its_wait() -> None:
     workers = FakeWorkers(automatic=False)
-    queue = await open_queue(workers, max_waiting_tokens=8)
+    queue = await open_queue(workers, max_wait=0.02)
     tasks = [await ask(queue, FULL) for _ in range(3)]
     with pytest.raises(OverloadedError):
         await queue.embed([to_ids(1)], None)
-    assert counts(workers) == {"embedd_overloads_total{model=a,reason=tokens}": 1}
+    assert counts(workers) == {"embedd_overloads_total{model=a,reason=wait}": 1}
     await finish(workers, 3)
     await asyncio.gather(*tasks)
 
@@ -181,7 +182,7 @@ async def test_a_queue_says_how_many_cores_its_model_has() -> None:
     for workers in (FakeWorkers(automatic=False), FakeWorkers(automatic=False)):
         supervisor = await workers.open()
         metrics = workers.metrics.of_model("a")
-        queue = BatchQueue(supervisor, cores=shares, metrics=metrics, max_waiting_tokens=100)
+        queue = BatchQueue(supervisor, cores=shares, metrics=metrics, max_wait=math.inf)
         queues.append((workers, supervisor))
         tasks.append(await ask(queue, to_ids(1)))
     assert [supervisor.cores for _, supervisor in queues] == [4, 4]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedd.engine.padding import is_alike, round_length
-from embedd.engine.serving.batcher import BULK_TURN, Batcher, Waiting
+from embedd.engine.serving.batcher import PATIENCE, Batcher, Waiting, choose_lane
 from embedd.types import Pooling
 
 
@@ -39,7 +39,7 @@ TOKENS, SEQUENCES = st.integers(1, 512), st.integers(1, 32)
 def fill(*requests: Request) -> Batcher[Request]:
     batcher: Batcher[Request] = Batcher()
     for request in requests:
-        batcher.add(request)
+        batcher.add(request, max_tokens=8)
     return batcher
 
 
@@ -100,48 +100,112 @@ def test_a_short_query_passes_the_tail_of_a_large_request() -> None:
     large, query = make("large", [4] * 100), make("query", [4])
     batcher = fill(large)
     batcher.take_batch(max_tokens=8, max_sequences=8)
-    batcher.add(query)
+    batcher.add(query, max_tokens=8)
     batch = batcher.take_batch(max_tokens=8, max_sequences=8)
     assert batch.items[0] == (query, 0)
     assert batch.urgent
 
 
-def test_the_tail_of_a_large_request_is_not_urgent() -> None:
+def test_a_large_request_is_not_urgent() -> None:
     batcher = fill(make("large", [4] * 100))
     urgent = [batcher.take_batch(max_tokens=8, max_sequences=8).urgent for _ in range(3)]
-    assert urgent == [True, False, False]
+    assert urgent == [False, False, False]
 
 
 def test_bulk_goes_on_however_many_short_queries_come() -> None:
     batcher = fill(make("large", [8] * 100))
     batcher.take_batch(max_tokens=8, max_sequences=8)
     bulk = 0
-    for turn in range(5 * BULK_TURN):
-        batcher.add(make(f"query {turn}", [8]))
+    for turn in range(20):
+        batcher.add(make(f"query {turn}", [8]), max_tokens=8)
         batch = batcher.take_batch(max_tokens=8, max_sequences=8)
         bulk += batch.items[0][0].name == "large"
     assert bulk == 5
 
 
-def test_large_requests_take_turns() -> None:
+def test_requests_of_like_size_are_computed_first_come_first_served() -> None:
     batcher = fill(make("a", [4] * 50), make("b", [4] * 50))
-    drained = [name for batch in drain(batcher, 8, 8)[4:20] for name in {r.name for r, _ in batch}]
-    assert drained.count("a") == drained.count("b")
+    names = [request.name for batch in drain(batcher, 8, 8) for request, _ in batch]
+    assert names == ["a"] * 50 + ["b"] * 50
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sequences", "is_bulk", "lane"),
+    [
+        (8, 2, False, 0),
+        (9, 2, False, 1),
+        (9, 1, False, 0),
+        (128, 2, False, 1),
+        (129, 2, False, 2),
+        (2049, 9, False, 3),
+        (1, 1, True, 4),
+    ],
+)
+def test_the_lane_is_that_of_the_size(
+    tokens: int, sequences: int, is_bulk: bool, lane: int
+) -> None:
+    assert lane == choose_lane(tokens=tokens, sequences=sequences, is_bulk=is_bulk, max_tokens=8)
+
+
+def test_no_lane_starves_and_the_first_has_more_than_half() -> None:
+    sizes = [1, 16, 256, 400]
+    batcher = fill(*(make(f"{lane}", [8] * size) for lane, size in enumerate(sizes)))
+    yielding = make("4", [8] * 100)
+    yielding.is_bulk = True
+    batcher.add(yielding, max_tokens=8)
+    names = []
+    for _ in range(100):
+        batcher.add(make("0", [8]), max_tokens=8)
+        [(request, _row)] = batcher.take_batch(max_tokens=8, max_sequences=8).items
+        names.append(request.name)
+    assert set(names) == {"0", "1", "2", "3", "4"}
+    assert names.count("0") > 50
+    assert names.index("4") <= 2 * PATIENCE[4]
+
+
+@settings(max_examples=60)
+@given(sizes=st.lists(st.tuples(st.integers(1, 600), st.booleans()), max_size=12))
+def test_what_is_expected_ahead_of_a_request_is_what_is_computed_before_it(
+    sizes: list[tuple[int, bool]],
+) -> None:
+    """In batches of one sequence: at most one turn of each other lane more or less."""
+    batcher: Batcher[Request] = Batcher()
+    for size, is_bulk in sizes:
+        one = make("before", [8] * size)
+        one.is_bulk = is_bulk
+        batcher.add(one, max_tokens=8)
+    new = make("new", [8, 8])
+    expected = batcher.count_ahead(1, 8)
+    batcher.add(new, max_tokens=8)
+    ahead = 0
+    while (batch := batcher.take_batch(max_tokens=8, max_sequences=8)).items[0][0] is not new:
+        ahead += batch.tokens
+    assert abs(ahead - expected) <= 8 * 2 * len(PATIENCE)
+
+
+def test_late_requests_are_removed_instead_of_taken() -> None:
+    late, kept = make("late", [4]), make("kept", [4])
+    batcher = fill(late, kept)
+    batch = batcher.take_batch(
+        max_tokens=8, max_sequences=8, is_late=lambda one: isinstance(one, Request) and one is late
+    )
+    assert (batch.late, batch.items) == ([late], [(kept, 0)])
+    assert batcher.tokens == 0
 
 
 def test_a_short_query_is_not_made_to_wait_for_bulk_in_its_own_batch() -> None:
     large, query = make("large", [2] * 50), make("query", [2])
     batcher = fill(large)
     batcher.take_batch(max_tokens=8, max_sequences=8)
-    batcher.add(query)
+    batcher.add(query, max_tokens=8)
     batch = batcher.take_batch(max_tokens=8, max_sequences=8)
     assert [request.name for request, _ in batch.items] == ["query"]
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_tokens_are_counted_until_they_are_taken(count: int) -> None:
-    batcher = fill(*(make(str(n), [5, 6]) for n in range(count)))
-    assert batcher.tokens == 11 * count
+    batcher = fill(*(make(str(n), [3, 4]) for n in range(count)))
+    assert batcher.tokens == 7 * count
     assert batcher.is_urgent
 
 
@@ -205,17 +269,7 @@ def test_sixty_four_passages_of_mixed_lengths_waste_little_on_padding() -> None:
     assert len(batches) <= 16
 
 
-def test_every_request_has_its_turn_whatever_fits_together() -> None:
-    """A short text among long ones that fill every batch between them."""
-    short = make("short", [8])
-    batcher = fill(make("a", [200] * 40), short, make("b", [200] * 40))
-    first = batcher.take_batch(max_tokens=1024, max_sequences=128, padded=True)
-    assert [request.name for request, _ in first.items] == ["a", "b", "a", "b"]
-    second = batcher.take_batch(max_tokens=1024, max_sequences=128, padded=True)
-    assert second.items == [(short, 0)]
-
-
-def test_large_padded_requests_take_turns() -> None:
+def test_padded_requests_of_like_size_are_computed_first_come_first_served() -> None:
     batcher = fill(make("a", [40] * 50), make("b", [40] * 50))
-    drained = [one.name for batch in drain_padded(batcher, 320, 8)[:10] for one, _ in batch]
-    assert abs(drained.count("a") - drained.count("b")) <= 2
+    names = [one.name for batch in drain_padded(batcher, 320, 8) for one, _ in batch]
+    assert names == ["a"] * 50 + ["b"] * 50

@@ -1,5 +1,7 @@
 """A model that serves: texts in chunks, one more try after a death, the end."""
 
+import math
+
 import pytest
 
 from embedd.cache import VectorCache
@@ -18,7 +20,7 @@ async def load(workers: FakeWorkers) -> ServedModel:
         cores=CoreBudget(1),
         cache=VectorCache(0),
         metrics=Metrics().of_model("a"),
-        max_waiting_tokens=10_000,
+        max_wait=math.inf,
     )
 
 

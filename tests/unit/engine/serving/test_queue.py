@@ -1,7 +1,10 @@
 """The queue of a model: batches over all requests, admission, faults, leaving, the end."""
 
 import asyncio
+import math
 import sys
+import time
+from collections.abc import Callable
 from types import FrameType
 
 import numpy as np
@@ -15,6 +18,7 @@ from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.quarantine import Quarantine
 from embedd.engine.serving.queue import MAX_INTERRUPTIONS, BatchQueue, Job
 from embedd.errors import (
+    DeadlineError,
     EmbeddError,
     EngineError,
     ModelLoadError,
@@ -22,8 +26,8 @@ from embedd.errors import (
     ShuttingDownError,
     WorkerUnavailableError,
 )
-from embedd.types import EmbedResult, Pooling, TokenIds
-from tests.fakes import settle
+from embedd.types import EmbedResult, Pooling, Priority, Schedule, TokenIds
+from tests.fakes import Clock, settle
 from tests.unit.engine.fake_worker import (
     KILLS,
     MAX_BATCH_TOKENS,
@@ -38,22 +42,30 @@ from tests.unit.engine.fake_worker import (
 
 
 async def open_queue(
-    workers: FakeWorkers, *, max_waiting_tokens: int = 10_000, quarantine: Quarantine | None = None
+    workers: FakeWorkers,
+    *,
+    max_wait: float = math.inf,
+    quarantine: Quarantine | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> BatchQueue:
     return BatchQueue(
         await workers.open(),
         cores=CoreBudget(1),
         metrics=workers.metrics.of_model("a"),
-        max_waiting_tokens=max_waiting_tokens,
+        max_wait=max_wait,
         quarantine=quarantine,
+        clock=clock,
     )
 
 
 async def ask(
-    queue: BatchQueue, *sequences: TokenIds, pooling: Pooling | None = None
+    queue: BatchQueue,
+    *sequences: TokenIds,
+    pooling: Pooling | None = None,
+    schedule: Schedule = Schedule(),  # noqa: B008 - a frozen value
 ) -> asyncio.Task[EmbedResult]:
     """A request comes."""
-    task = asyncio.create_task(queue.embed(sequences, pooling))
+    task = asyncio.create_task(queue.embed(sequences, pooling, schedule))
     await settle()
     return task
 
@@ -179,26 +191,112 @@ async def test_a_request_without_sequences_has_no_vectors() -> None:
 # Admission
 
 
-async def test_a_request_is_admitted_whole_or_not_at_all() -> None:
+async def test_a_request_is_refused_whole_if_it_would_wait_too_long() -> None:
+    """At the rate that is assumed before anything was measured: 1,000 tokens a second."""
     workers = FakeWorkers(automatic=False)
-    queue = await open_queue(workers, max_waiting_tokens=20)
-    tasks = [await ask(queue, to_ids(1)) for _ in range(2)]
-    tasks.append(await ask(queue, *[to_ids(1, 2, 3, 4)] * 4))
-    assert queue.waiting_tokens == 16
+    queue = await open_queue(workers, max_wait=0.02)
+    tasks = [await ask(queue, FULL) for _ in range(2)]  # computed first: 16 tokens
+    tasks.append(await ask(queue, *[to_ids(1)] * 4))
+    tasks.append(await ask(queue, to_ids(1, 2)))
     refused = await ask(queue, to_ids(1, 2), to_ids(1, 2, 3))
-    with pytest.raises(OverloadedError, match="16 tokens wait, 5 more would pass the limit of 20"):
+    with pytest.raises(OverloadedError, match=r"22 tokens .* limit is 0.02 s .EMBEDD_MAX_WAIT."):
         await refused
-    assert queue.waiting_tokens == 16
-    tasks.append(await ask(queue, to_ids(1, 2), to_ids(1, 2)))
-    assert queue.waiting_tokens == 20
-    await finish(workers, 9)
+    assert queue.waiting_tokens == 6
+    await finish(workers, 4)
     await asyncio.gather(*tasks)
 
 
-async def test_an_empty_queue_admits_any_request() -> None:
-    queue = await open_queue(FakeWorkers(), max_waiting_tokens=1)
+async def test_an_idle_model_admits_a_request_of_any_size() -> None:
+    queue = await open_queue(FakeWorkers(), max_wait=0.001)
     sequences = [to_ids(1, 2, 3)] * 50
     assert len((await queue.embed(sequences, None)).vectors) == 50
+
+
+async def test_a_short_query_is_admitted_beside_a_large_request_that_refuses_its_like() -> None:
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers, max_wait=0.1)
+    large = await ask(queue, *[FULL] * 20)
+    like = await ask(queue, *[FULL] * 20)
+    assert isinstance(like.exception(), OverloadedError)
+    query = await ask(queue, to_ids(5))
+    await finish(workers, 3)
+    assert (await query).vectors.tolist() == [[5, 1]]
+    await finish(workers, 18)
+    await large
+
+
+async def test_the_measured_rate_decides_and_retry_after_is_what_it_is_too_long() -> None:
+    clock = Clock()
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers, max_wait=30, clock=clock.time)
+    tasks = [await ask(queue, FULL) for _ in range(8)]
+    for _ in range(2):  # eight tokens in two seconds
+        clock.advance(2)
+        await finish(workers)
+    tasks += [await ask(queue, FULL) for _ in range(10)]  # 48 tokens, 12 s, and more
+    assert sum(task.done() and isinstance(task.exception(), OverloadedError) for task in tasks) == 0
+    tasks += [await ask(queue, FULL) for _ in range(10)]
+    refused = [task for task in tasks if task.done() and task.exception() is not None]
+    assert len(tasks) - len(refused) == 18
+    error = refused[-1].exception()
+    assert isinstance(error, OverloadedError)
+    assert error.retry_after == 2  # 128 tokens at 4 a second
+    await finish(workers, 16)
+    await asyncio.gather(*(task for task in tasks if task not in refused))
+
+
+# Deadlines and priorities
+
+
+async def test_a_request_that_would_wait_beyond_its_deadline_is_refused_at_once() -> None:
+    clock = Clock()
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers, clock=clock.time)
+    tasks = [await ask(queue, FULL) for _ in range(4)]
+    late = await ask(queue, to_ids(1), schedule=Schedule(deadline=clock.now + 0.03))
+    with pytest.raises(DeadlineError, match="ends before the queue"):
+        await late
+    in_time = await ask(queue, to_ids(1), schedule=Schedule(deadline=clock.now + 0.04))
+    await finish(workers, 5)
+    await asyncio.gather(*tasks, in_time)
+
+
+async def test_what_cannot_meet_its_deadline_is_not_computed() -> None:
+    clock = Clock()
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers, clock=clock.time)
+    tasks = [await ask(queue, FULL) for _ in range(3)]
+    late = await ask(queue, to_ids(9), schedule=Schedule(deadline=clock.now + 1))
+    clock.advance(2)
+    await finish(workers, 3)
+    with pytest.raises(DeadlineError, match="has passed"):
+        await late
+    await asyncio.gather(*tasks)
+    assert workers.computed == [1, 1, 1]
+    assert queue.waiting_tokens == 0
+
+
+async def test_a_bulk_request_yields_to_those_that_come_after_it() -> None:
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
+    tasks = [await ask(queue, FULL) for _ in range(2)]
+    tasks.append(await ask(queue, *[FULL] * 2, schedule=Schedule(priority=Priority.BULK)))
+    tasks.append(await ask(queue, to_ids(7)))
+    await finish(workers)
+    assert workers.current.batches[-1].sequences[0].tolist() == [7]
+    await finish(workers, 4)
+    await asyncio.gather(*tasks)
+
+
+async def test_of_a_thousand_equal_requests_half_are_done_after_half_of_the_batches() -> None:
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
+    tasks = [asyncio.create_task(queue.embed([FULL, FULL], None)) for _ in range(1000)]
+    await settle()
+    await finish(workers, 1000)
+    assert 495 <= sum(task.done() for task in tasks) <= 505
+    await finish(workers, 1000)
+    await asyncio.gather(*tasks)
 
 
 # Leaving
@@ -274,7 +372,7 @@ async def test_batches_of_a_request_that_failed_are_not_computed() -> None:
 
 async def count_calls_when_all_leave(clients: int, monkeypatch: pytest.MonkeyPatch) -> int:
     """Calls that are made, and jobs that are compared, while so many clients leave."""
-    queue = await open_queue(FakeWorkers(automatic=False), max_waiting_tokens=100_000)
+    queue = await open_queue(FakeWorkers(automatic=False), max_wait=math.inf)
     tasks = [asyncio.create_task(queue.embed([to_ids(1)], None)) for _ in range(clients)]
     await settle()
     count = 0
