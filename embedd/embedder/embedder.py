@@ -91,13 +91,7 @@ class Embedder:
         self._context_length = context_length
         self._max_answer = max_answer
 
-    async def embed(
-        self,
-        request: EmbedRequest,
-        *,
-        arrived: float | None = None,
-        claim: Callable[[int], None] | None = None,
-    ) -> EmbedResult:
+    async def embed(self, request: EmbedRequest, *, arrived: float | None = None) -> EmbedResult:
         """Return a vector for every input, or raise for all of them.
 
         All checks that do not need the model are made before it is loaded. A request
@@ -105,7 +99,6 @@ class Embedder:
 
         Args:
             arrived: When the request came, by ``time.perf_counter``; None is now.
-            claim: Called with the bytes of the answer before they are computed; it may raise.
 
         Raises:
             ModelNotFoundError: The model is not in the store.
@@ -126,7 +119,7 @@ class Embedder:
         warnings = inputs.check_dimensions(request, model) + inputs.check_prompt(request)
         prefix = inputs.choose_prefix(request.prompt, model)
         await apart(len(request.inputs), inputs.check_ids, request.inputs, model.spec.vocabulary)
-        self._claim(_count_inputs(request), model.spec.width)  # before the model is loaded
+        self._check_answer(_count_inputs(request), model.spec.width)  # before the model is loaded
         limit = self.limit(model, options)
         limit = min(limit, request.max_tokens or limit)
         chunker = None
@@ -138,7 +131,7 @@ class Embedder:
                 fitted = await chunker.tokenize(loaded)
             else:
                 fitted = await _fit(loaded, request, prefix, limit)
-            self._claim(_count_vectors(request, fitted[0]), model.spec.width, claim)
+            self._check_answer(_count_vectors(request, fitted[0]), model.spec.width)
             return fitted
 
         async def finish_result(computed: EmbedResult, _: ModelInfo) -> MakeEmbedResult:
@@ -366,7 +359,7 @@ class Embedder:
             )
             return make_result(truncated, timings)
 
-    def _claim(self, rows: int, width: int, claim: Callable[[int], None] | None = None) -> None:
+    def _check_answer(self, rows: int, width: int) -> None:
         size = rows * width * np.dtype(np.float32).itemsize
         if size > self._max_answer:
             raise TooLargeError(
@@ -374,8 +367,6 @@ class Embedder:
                 f"is {self._max_answer} (EMBEDD_MAX_ANSWER): send fewer inputs at a time",
                 limit=self._max_answer,
             )
-        if claim is not None:
-            claim(size)
 
     async def _load(self, spec: ModelSpec, keep_alive: float | None, start: float) -> EmbedResult:
         async with self._scheduler.lease(spec, keep_alive):

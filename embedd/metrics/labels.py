@@ -26,7 +26,6 @@ class DeathReason(StrEnum):
 
     MEMORY = "memory"  # the kernel ended it: out of memory
     STUCK = "stuck"  # the watchdog ended it: it did not stop a batch that took too long
-    HUNG = "hung"  # the server ended it: it gave no sign of life, or did not compute
     KILLED = "killed"  # by a signal from outside
     CRASHED = "crashed"  # by a signal that it caused
     EXITED = "exited"  # with an exit status

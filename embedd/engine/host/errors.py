@@ -34,11 +34,8 @@ class WorkerDiedError(EngineError):
 
     @property
     def is_external(self) -> bool:
-        """Whether its cause is outside the process: neither an input nor a backend is at fault.
-
-        Another process killed it, or it was stopped and gave no sign of life.
-        """
-        return self.reason in (DeathReason.KILLED, DeathReason.HUNG)
+        """Whether another process killed it: neither an input nor a backend is at fault."""
+        return self.reason is DeathReason.KILLED
 
 
 def to_start_error(error: OSError) -> EmbeddError:

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 IN_FLIGHT_PER_REPLICA = 2
 # Worker deaths while a batch was computed after which it is split to find the input at fault.
 MAX_DEATHS_OF_A_BATCH = 2
+# Worker deaths after which an input fails that was never computed alone.
+MAX_DEATHS_OF_AN_INPUT = 4
 # Worker deaths with a cause from outside while a batch was computed after which its requests fail.
 MAX_INTERRUPTIONS = 5
 AT_ONCE = Schedule()
@@ -378,11 +380,8 @@ class BatchQueue:
                     interruptions += error.started
                     _limit_interruptions(interruptions, error)
                     continue
-                # Out of memory is the fault of no input, unless it was alone. Batches that had
-                # not begun are as large: they are split at once as well.
-                full = error.is_out_of_memory and len(entries) > 1
-                deaths += error.started and not full
-                if full or deaths >= MAX_DEATHS_OF_A_BATCH:
+                deaths += _counts(error, entries)
+                if _is_split(error, entries, deaths):
                     await self._split(entries, deaths, error)
                     return
             except EngineError as error:
@@ -415,6 +414,30 @@ class BatchQueue:
                 await self._compute(half, urgent=False, deaths=deaths, searching=True)
         finally:
             self._searches -= 1
+
+
+def _counts(error: WorkerDiedError, entries: list[Entry]) -> bool:
+    """Return whether one of *entries* may be at fault for the death."""
+    return error.started and not _can_shrink(error, entries)
+
+
+def _is_split(error: WorkerDiedError, entries: list[Entry], deaths: int) -> bool:
+    """Return whether *entries* are halved, or fail if one is left, after so many *deaths*."""
+    if _can_shrink(error, entries):
+        return True
+    # Beside an input that is alone in its batch another replica may have computed the one at
+    # fault.
+    shared = len(entries) == 1 and not error.alone
+    limit = MAX_DEATHS_OF_AN_INPUT if shared else MAX_DEATHS_OF_A_BATCH
+    return error.started and deaths >= limit
+
+
+def _can_shrink(error: WorkerDiedError, entries: list[Entry]) -> bool:
+    """Return whether a smaller batch may fit into memory: then no input of it is at fault.
+
+    Batches that had not begun are as large: they are split at once as well.
+    """
+    return error.is_out_of_memory and len(entries) > 1
 
 
 def _error_of_input(error: EngineError | str, row: int) -> EngineError:

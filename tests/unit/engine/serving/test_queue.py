@@ -16,7 +16,12 @@ from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.host.errors import WorkerDiedError
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.quarantine import Quarantine
-from embedd.engine.serving.queue import MAX_INTERRUPTIONS, BatchQueue, Job
+from embedd.engine.serving.queue import (
+    MAX_DEATHS_OF_AN_INPUT,
+    MAX_INTERRUPTIONS,
+    BatchQueue,
+    Job,
+)
 from embedd.errors import (
     DeadlineError,
     EmbeddError,
@@ -75,6 +80,16 @@ async def finish(workers: FakeWorkers, batches: int = 1) -> None:
     for _ in range(batches):
         workers.current.compute()
         await settle()
+
+
+async def die_with(workers: FakeWorkers, *, started: bool) -> None:
+    """The worker dies, of another batch than its first, which had begun or not."""
+    batch = workers.current.batches.pop(0)
+    workers.current.die()
+    death = workers.current.death
+    assert death is not None
+    batch.answer.set_exception(WorkerDiedError(str(death), started=started))
+    await settle()
 
 
 FULL = to_ids(*range(1, MAX_BATCH_TOKENS + 1))  # a batch of its own
@@ -471,16 +486,27 @@ async def test_an_input_is_not_quarantined_if_another_batch_was_computing_too() 
     queue = await open_queue(workers, quarantine=quarantine)
     queue._supervisor.mark_healthy()
     task = await ask(queue, to_ids(1))
-    for _ in range(2):
-        batch = workers.current.batches.pop(0)
-        workers.current.die()
-        death = workers.current.death
-        assert death is not None
-        batch.answer.set_exception(WorkerDiedError(str(death), started=True))
-        await settle()
+    for _ in range(MAX_DEATHS_OF_AN_INPUT):
+        await die_with(workers, started=True)
     with pytest.raises(EngineError, match="SIGSEGV"):
         await task
     assert not quarantine
+
+
+@pytest.mark.parametrize("started", [False, True])
+async def test_an_innocent_suspect_survives_a_death_beside_it(started: bool) -> None:
+    """It waited, or another replica computed the input at fault, when the worker died."""
+    workers = FakeWorkers(automatic=False)
+    queue = await open_queue(workers)
+    queue._supervisor.mark_healthy()
+    task = asyncio.create_task(queue.embed([to_ids(1), to_ids(2)], None))
+    await settle()
+    for _ in range(2):
+        await die_with(workers, started=True)  # the batch is split: each half is a suspect
+    await die_with(workers, started=started)
+    for _ in range(2):
+        await finish(workers)
+    assert np.array_equal((await task).vectors, expected_vectors([to_ids(1), to_ids(2)]))
 
 
 async def test_a_batch_that_hangs_is_halved_and_its_input_quarantined() -> None:
