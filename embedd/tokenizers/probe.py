@@ -1,4 +1,4 @@
-"""Plain texts on which two tokenizers of one model must agree."""
+"""Plain texts on which two tokenizers of one model must agree, odd ones that must not fail."""
 
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -61,3 +61,11 @@ def _make_probe() -> Iterator[str]:
 # that fall apart into more than a letter and accents, long words, rare white space, and words
 # of capitals that begin with one beyond ASCII (the expressions of GPT-4o and Tekken).
 PROBE: Final = tuple(dict.fromkeys(_make_probe()))
+
+# Characters of all scripts with control characters between them: a tokenizer that fails on one of
+# them would fail requests, which no fault of theirs explains.
+ODD: Final = (
+    "".join(map(chr, range(0x3000))),
+    "".join(chr(code) for code in range(0x3000, 0x110000, 97) if not 0xD800 <= code < 0xE000),
+    " \0 \0a\0",
+)

@@ -10,7 +10,7 @@ from embedd.engine.tokenizer_place import (
     choose_place,
 )
 from embedd.errors import ModelLoadError
-from embedd.tokenizers.probe import PROBE, find_differences
+from embedd.tokenizers.probe import ODD, PROBE, find_differences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,7 @@ def find_disagreement(ours: Tokenizer, theirs: Tokenizer) -> str:
             return f"{what} of the model's own tokenizer is {one}, of llama.cpp's {other}"
     try:
         rows = ours.tokenize(PROBE)
+        ours.tokenize(ODD)
     except ModelLoadError as error:
         return str(error)
     different = find_differences(rows, theirs.tokenize(PROBE))

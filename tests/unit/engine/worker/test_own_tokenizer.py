@@ -124,6 +124,11 @@ def test_any_disagreement_is_named_with_the_first_text_that_differs(load: Load) 
     def fail(_: Sequence[str]) -> list[TokenIds]:
         raise TokenizerError("tokenizing failed: a panic")
 
+    def fail_on_nul(texts: Sequence[str]) -> list[TokenIds]:
+        if any("\0" in text for text in texts):
+            raise TokenizerError("tokenizing failed: a rare panic")
+        return own.tokenize(texts)
+
     pair = replace(own.pair_template, suffix=()) if own.pair_template else None
     for changes, reason in (
         ({"vocabulary_size": 5}, "vocabulary_size of the model's own tokenizer is 5, of llama"),
@@ -131,6 +136,7 @@ def test_any_disagreement_is_named_with_the_first_text_that_differs(load: Load) 
         ({"pair_template": pair}, "pair_template of"),
         ({"tokenize": change}, f"in 1 of {len(PROBE)} plain texts, first in {PROBE[7]!r:.80}"),
         ({"tokenize": fail}, "tokenizing failed: a panic"),
+        ({"tokenize": fail_on_nul}, "tokenizing failed: a rare panic"),
     ):
         found = find_disagreement(Changed(own, **changes), theirs)
         assert reason in found
