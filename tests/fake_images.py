@@ -86,10 +86,10 @@ class FakeImageWorker(ImageWorker):
         self.was_killed = True
         self.die()
 
-    def die(self) -> None:
+    def die(self, reason: DeathReason = DeathReason.CRASHED) -> None:
         """The process ends, whatever it does."""
-        message = "the worker process ended with SIGSEGV"
-        self.death = WorkerDiedError(message, DeathReason.CRASHED)
+        signal = "SIGKILL" if reason is DeathReason.KILLED else "SIGSEGV"
+        self.death = WorkerDiedError(f"the worker process ended with {signal}", reason)
         self._ended.set()
 
     async def close(self) -> None:

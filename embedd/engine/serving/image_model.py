@@ -288,11 +288,8 @@ class ServedImageModel:
         """Fail the picture that a worker died with, unless that was the way to stop it."""
         if job.done.done():
             return
-        if error.is_external:
-            job.fail(WorkerUnavailableError(f"{error} while it painted: try again later"))
-            return
-        self._deaths += 1
         job.fail(EngineError(f"the image engine died while it painted: {error}"))
+        self._deaths += not error.is_external
         if self._deaths >= MAX_DEATHS:
             self.unhealthy_reason = (
                 f'the worker of model "{self._spec.name}" died {MAX_DEATHS} times without '

@@ -10,6 +10,7 @@ from embedd.engine.fake_painter import BLANK, HANG, INFO, KILL, REFUSE
 from embedd.engine.host.errors import WorkerDiedError
 from embedd.engine.image_protocol import PictureOrder
 from embedd.engine.serving.image_model import (
+    MAX_DEATHS,
     MIN_PATIENCE,
     PATIENCE_FACTOR,
     SLOWEST,
@@ -171,6 +172,19 @@ async def test_three_deaths_without_a_picture_end_the_model(
         'the worker of model "klein" died 3 times without painting a picture: '
         "the worker process ended with SIGSEGV"
     )
+
+
+async def test_kills_from_outside_fail_their_pictures_and_not_the_model(
+    model: ServedImageModel, loads: FakeImageLoads
+) -> None:
+    for _ in range(MAX_DEATHS + 1):
+        asked = begin(model, HANG)
+        await settle()
+        loads.workers[-1].die(DeathReason.KILLED)
+        with pytest.raises(EngineError, match=r"died while it painted: .* SIGKILL"):
+            await asked.task
+    assert model.unhealthy_reason is None
+    assert await paint(model)
 
 
 async def test_pictures_that_wait_for_a_broken_model_fail(
