@@ -52,12 +52,12 @@ async def test_deaths_have_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         await server.embed("after another", model="tiny")
         crashed = await server.samples()
         assert unusual(killed, crashed) == {of_tiny("worker_deaths_total", reason="crashed"): 1}
-        # Twice with all the others, of which there are none, and it is proved.
+        # Once beside others, of which it has none, and once more: then the input is known.
         await fail(server, fake.KILL)
-        killed = await server.samples()
-        assert unusual(crashed, killed) == {of_tiny("worker_deaths_total", reason="killed"): 2}
+        refused = await server.samples()
+        assert unusual(crashed, refused) == {of_tiny("worker_deaths_total", reason="crashed"): 2}
         await fail(server, fake.KILL)
-        assert unusual(killed, await server.samples()) == {}, "it is known by now"
+        assert unusual(refused, await server.samples()) == {}, "it is known by now"
 
 
 async def test_a_first_batch_that_kills_costs_a_backend(
