@@ -165,7 +165,8 @@ def test_clients_that_stall_do_not_keep_a_server_from_ending(start: Start) -> No
         assert slow.recv(9) == b"HTTP/1.1 "
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(START) == 0
-        assert b" 503 " in half.recv(20)
+        # The server stops, or its client made no progress: whichever was seen first.
+        assert half.recv(20)[9:12] in (b"503", b"408")
         assert b" 503 " in change.recv(20)
     assert server.lines.rstrip().endswith("stopped")
 
