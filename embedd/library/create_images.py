@@ -29,7 +29,7 @@ def parse_components(given: Mapping[str, Path | str]) -> dict[ImagePart, Path | 
     """Component → file or digest, of the names in a Modelfile or a request.
 
     Raises:
-        InvalidInputError: There is no such component.
+        InvalidInputError: The component is unknown.
     """
     known = {part.value: part for part in COMPONENTS}
     for name in given:

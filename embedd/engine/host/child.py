@@ -31,7 +31,7 @@ class Child:
         It is never a fork: threads and locks do not survive one.
 
         Raises:
-            ModelLoadError: There is no such program.
+            ModelLoadError: The program does not exist.
             WorkerUnavailableError: The system has no process or descriptor left.
         """
         try:

@@ -83,7 +83,7 @@ class WorkerProcess:
         """Start a process that has loaded nothing yet.
 
         Raises:
-            ModelLoadError: There is no such program.
+            ModelLoadError: The program does not exist.
             WorkerUnavailableError: The system has no process or descriptor left.
         """
         try:

@@ -117,7 +117,7 @@ def fill_params(params: ctypes.Structure, **values: object) -> ctypes.Structure:
     """Set fields of a parameter structure and return it.
 
     Raises:
-        TypeError: There is no field of that name; ctypes would silently create an attribute.
+        TypeError: The structure has no such field; ctypes would silently create an attribute.
     """
     known = {field[0] for field in params._fields_}
     for name, value in values.items():

@@ -90,7 +90,7 @@ def parse_format(word: str | None, field: str = "output_format") -> ImageFormat:
     """The format that *word* names; PNG if it is null.
 
     Raises:
-        InvalidInputError: There is no such format.
+        InvalidInputError: The format is unknown.
     """
     return ImageFormat.PNG if word is None else FORMATS[choose_word(field, word, FORMATS)]
 
