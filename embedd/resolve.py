@@ -1,7 +1,8 @@
 """Resolution of a model's name to what to load: manifest, parameters, GGUF header."""
 
+import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar
 import msgspec
 from msgspec import UNSET
 
+from embedd.engine.image_spec import ImageModel
 from embedd.engine.spec import ModelSpec
 from embedd.errors import (
     InvalidInputError,
@@ -52,6 +54,7 @@ Range: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
 
 _Value = TypeVar("_Value")
 _Word = TypeVar("_Word", bound=StrEnum)
+_Found = TypeVar("_Found")
 
 # Modification time, size and inode: a replaced manifest has another inode, one that was
 # written in place another time.
@@ -205,9 +208,22 @@ class Resolver:
             raise ModelLoadError(f'model "{text}" cannot be loaded: {model.refusal}')
         return model
 
-    def remembers(self, text: str) -> bool:
-        """Whether `find` would read no file."""
-        return self._remembered(text) is not None
+    async def apart(self, find: Callable[[str], _Found], text: str) -> _Found:
+        """Return ``find(text)``, called in a thread where it reads files.
+
+        Args:
+            find: `find`, `resolve` or `resolve_image`.
+
+        Raises:
+            EmbeddError: As *find*.
+        """
+        if self._remembered(text) is not None:
+            return find(text)
+        return await asyncio.to_thread(find, text)
+
+    async def find_image_apart(self, text: str) -> ImageModel:
+        """As `resolve_image`, for the event loop: files are read in a thread."""
+        return (await self.apart(self.resolve_image, text)).model
 
     def describe(self, stored: StoredManifest) -> AnyModel:
         """Return what is known of a manifest's model, whether or not it can be loaded.

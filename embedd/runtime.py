@@ -125,7 +125,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         max_answer=settings.max_answer,
     )
     painter = Painter(
-        find=lambda name: resolver.resolve_image(name).model,
+        find=resolver.find_image_apart,
         scheduler=scheduler,
         is_installed=has_diffusion(),
         max_pixels=settings.max_pixels,

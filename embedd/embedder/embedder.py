@@ -268,26 +268,23 @@ class Embedder:
         return [text.decode("utf-8", "replace") for text in texts]
 
     def find(self, name: str) -> ResolvedModel:
-        """Return the stored model *name*.
+        """Return the stored model *name*; reads its header, if that is not in memory.
 
         Raises:
             ModelNotFoundError: The model is not in the store.
         """
         return self._resolver.resolve(name)
 
-    async def _find(self, name: str) -> ResolvedModel:
-        """As `find`; what is not in memory yet is read in a thread."""
-        if self._resolver.remembers(name):
-            return self.find(name)
-        return await asyncio.to_thread(self.find, name)
-
     def find_any(self, name: str) -> AnyModel:
-        """Return the stored model *name*, whatever it does.
-
-        Raises:
-            ModelNotFoundError: The model is not in the store.
-        """
+        """As `find`, whatever the model does."""
         return self._resolver.find(name)
+
+    async def find_any_apart(self, name: str) -> AnyModel:
+        """As `find_any`, for the event loop: files are read in a thread."""
+        return await self._resolver.apart(self._resolver.find, name)
+
+    async def _find(self, name: str) -> ResolvedModel:
+        return await self._resolver.apart(self._resolver.resolve, name)
 
     def limit(self, model: ResolvedModel, options: Options | None = None) -> int:
         """Tokens that an input of *model* may have, special tokens included."""

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -80,7 +80,7 @@ class Painter:
     def __init__(
         self,
         *,
-        find: Callable[[str], ImageModel],
+        find: Callable[[str], Awaitable[ImageModel]],
         scheduler: Scheduler,
         is_installed: bool = True,
         max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -95,19 +95,19 @@ class Painter:
         self._draw_seed = draw_seed
         self._running: list[_Running] = []
 
-    def find(self, name: str) -> ImageModel:
+    async def find(self, name: str) -> ImageModel:
         """Return the stored image model *name*.
 
         Raises:
             ModelNotFoundError: The model is not in the store.
             NotAnImageModelError: The model cannot paint.
         """
-        return self._find(name)
+        return await self._find(name)
 
-    def paint(
+    async def paint(
         self, request: PaintRequest, *, arrived: float | None = None
     ) -> AsyncGenerator[PaintEvent, None]:
-        """Check *request* at once, and return its events; the last one is the result.
+        """Check *request*, and return its events; the last one is the result.
 
         Close the iterator (`contextlib.aclosing`) when the client leaves: that cancels the
         pictures. The first event comes when the request is admitted, or while the model loads:
@@ -127,13 +127,13 @@ class Painter:
                 was called (`PictureCancelledError`).
             ServiceError: The model cannot be loaded, or painting failed.
         """
-        return self._stream(self._plan(request, arrived))
+        return self._stream(await self._plan(request, arrived))
 
     async def paint_all(
         self, request: PaintRequest, *, arrived: float | None = None
     ) -> PaintResult:
         """Paint, and return the result alone; raises as `paint` and its iterator do."""
-        async with aclosing(self.paint(request, arrived=arrived)) as events:
+        async with aclosing(await self.paint(request, arrived=arrived)) as events:
             results = [event async for event in events if isinstance(event, PaintResult)]
         return results[-1]
 
@@ -145,7 +145,7 @@ class Painter:
         """
         start = time.perf_counter()
         self._require_installed()
-        spec = self._choose_spec(self._find(name), 0)
+        spec = self._choose_spec(await self._find(name), 0)
         async with self._scheduler.lease(spec, keep_alive):
             seconds = time.perf_counter() - start
         return PaintTimings(load=seconds, total=seconds)
@@ -156,7 +156,7 @@ class Painter:
         Raises:
             ModelNotFoundError: The model is not in the store.
         """
-        files = self._find(name).spec.files
+        files = (await self._find(name)).spec.files
         specs = [one.spec for one in self._scheduler.statuses()]
         for spec in specs:
             if isinstance(spec, ImageSpec) and spec.files == files:
@@ -173,10 +173,10 @@ class Painter:
         """Return the requests that are being painted or wait, in order of arrival."""
         return [one.status for one in self._running]
 
-    def _plan(self, request: PaintRequest, arrived: float | None) -> _Plan:
+    async def _plan(self, request: PaintRequest, arrived: float | None) -> _Plan:
         self._require_installed()
         check_request(request)
-        model = self._find(request.model)
+        model = await self._find(request.model)
         settings = choose_settings(request, model, self._max_pixels)
         seed = self._draw_seed() if request.seed is None else request.seed
         return _Plan(

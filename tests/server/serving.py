@@ -265,7 +265,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
                 max_answer=max_answer,
             ),
             painter=Painter(
-                find=lambda name: resolver.resolve_image(name).model,
+                find=resolver.find_image_apart,
                 scheduler=scheduler,
                 is_installed=with_images,
             ),

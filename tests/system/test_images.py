@@ -67,7 +67,10 @@ class Studio:
             keep_alive=300.0,
             metrics=self.metrics,
         )
-        self.painter = Painter(find=self.models.__getitem__, scheduler=self.scheduler)
+        self.painter = Painter(find=self.find, scheduler=self.scheduler)
+
+    async def find(self, name: str) -> ImageModel:
+        return self.models[name]
 
     async def paint(self, **fields: Any) -> PaintResult:
         return await self.painter.paint_all(self.request(**fields))
@@ -129,7 +132,7 @@ async def begin(studio: Studio, step: int, **fields: Any) -> asyncio.Task[PaintR
     reached = asyncio.Event()
 
     async def paint() -> PaintResult:
-        async with aclosing(studio.painter.paint(studio.request(**fields))) as events:
+        async with aclosing(await studio.painter.paint(studio.request(**fields))) as events:
             async for event in events:
                 if isinstance(event, PaintResult):
                     return event
@@ -171,7 +174,7 @@ async def test_pictures_have_their_size_seed_and_text(studio: Studio) -> None:
 
 async def test_events_have_every_step_once_and_previews_of_the_size(studio: Studio) -> None:
     request = studio.request(steps=3, previews=2, width=64, height=128, format=ImageFormat.JPEG)
-    async with aclosing(studio.painter.paint(request)) as events:
+    async with aclosing(await studio.painter.paint(request)) as events:
         *progress, result = [event async for event in events]
     assert isinstance(result, PaintResult)
     steps = [one for one in progress if isinstance(one, PaintProgress)]

@@ -47,7 +47,7 @@ MODELS = {
 }
 
 
-def find(name: str) -> ImageModel:
+async def find(name: str) -> ImageModel:
     if name == "encoder":
         raise NotAnImageModelError(name)
     if name not in MODELS:
@@ -86,7 +86,7 @@ class Studio:
         return await self.painter.paint_all(make_request(**fields))
 
     async def events(self, **fields: Any) -> list[PaintEvent]:
-        async with aclosing(self.painter.paint(make_request(**fields))) as events:
+        async with aclosing(await self.painter.paint(make_request(**fields))) as events:
             return [event async for event in events]
 
     def pixels(self) -> list[int]:
@@ -100,11 +100,11 @@ class Asked:
 
     def __init__(self, painter: Painter, request: PaintRequest) -> None:
         self.events: list[PaintEvent] = []
-        self._iterator = painter.paint(request)
+        self._painter, self._request = painter, request
         self.task = asyncio.create_task(self._take())
 
     async def _take(self) -> None:
-        async with aclosing(self._iterator) as events:
+        async with aclosing(await self._painter.paint(self._request)) as events:
             async for event in events:
                 self.events.append(event)
 
@@ -216,11 +216,11 @@ async def test_text_is_written_as_the_request_says_else_the_operator(
 async def test_what_is_wrong_is_refused_before_the_model_is_loaded(studio: Studio) -> None:
     for fields in ({"steps": 0}, {"prompt": ""}, {"width": 2048, "height": 2048}):
         with pytest.raises(InvalidInputError):
-            studio.painter.paint(make_request(**fields))
+            await studio.painter.paint(make_request(**fields))
     with pytest.raises(NotAnImageModelError, match=r'^"encoder" does not make images$'):
-        studio.painter.paint(make_request(model="encoder"))
+        await studio.painter.paint(make_request(model="encoder"))
     with pytest.raises(ModelNotFoundError):
-        studio.painter.paint(make_request(model="none"))
+        await studio.painter.paint(make_request(model="none"))
     assert studio.loads.names == []
 
 
@@ -370,7 +370,7 @@ async def test_negative_prompts_without_effect_are_warned_of(studio: Studio) -> 
 
 
 async def test_an_iterator_that_is_never_taken_paints_nothing(studio: Studio) -> None:
-    events = studio.painter.paint(make_request())
+    events = await studio.painter.paint(make_request())
     await events.aclose()
     await settle()
     assert studio.loads.names == []

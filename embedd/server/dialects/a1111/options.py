@@ -89,7 +89,7 @@ async def set_options(request: web.Request) -> web.StreamResponse:
     """``POST /sdapi/v1/options``: sets the model that this API paints with by default."""
     body, _ = await read_body(request, OptionsBody)
     if body.sd_model_checkpoint:
-        model = request.app[PAINTER].find(body.sd_model_checkpoint)
+        model = await request.app[PAINTER].find(body.sd_model_checkpoint)
         request.app[CHECKPOINT].name = model.spec.name
     return json_response(Done())
 

@@ -47,7 +47,7 @@ async def answer_events(
     Raises:
         EmbeddError: As `Painter.paint`, before the first event: nothing was sent yet.
     """
-    async with aclosing(request.app[PAINTER].paint(wanted)) as events:
+    async with aclosing(await request.app[PAINTER].paint(wanted)) as events:
         last = await anext(events)
         headers = {**stream.headers, "Content-Type": stream.media, "Cache-Control": "no-store"}
         response = web.StreamResponse(headers=headers)

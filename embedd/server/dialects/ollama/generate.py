@@ -22,7 +22,7 @@ async def generate(request: web.Request) -> web.StreamResponse:
         body, fields = await request.app[BODIES].decode(
             data, lambda: (decode(data, GenerateBody), list(raw_fields(data)))
         )
-    if body.prompt and is_image_model(request.app, require_model(body.model)):
+    if body.prompt and await is_image_model(request.app, require_model(body.model)):
         return await paint(request, body, fields)
     verb = "generate" if body.prompt else ""
     return json_response(await _load_or_unload(request.app, body, verb))
@@ -48,11 +48,11 @@ async def _load_or_unload(app: web.Application, body: RunBody, verb: str) -> Gen
     name = require_model(body.model)
     try:
         if verb:
-            app[EMBEDDER].find_any(name)
+            await app[EMBEDDER].find_any_apart(name)
             raise InvalidInputError(f'"{name}" does not support {verb}')
         if keep_alive == 0:
             await unload(app, name)
-        elif is_image_model(app, name):
+        elif await is_image_model(app, name):
             await app[PAINTER].load(name, keep_alive)
         else:
             options = body.options or {}

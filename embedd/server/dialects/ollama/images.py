@@ -38,10 +38,10 @@ NANOSECONDS: Final = 1e9
 USUAL: Final = frozenset({"suffix", "system", "template", "context", "raw", "format", "think"})
 
 
-def is_image_model(app: web.Application, name: str) -> bool:
+async def is_image_model(app: web.Application, name: str) -> bool:
     """Whether the model *name* is stored and paints."""
     try:
-        app[PAINTER].find(name)
+        await app[PAINTER].find(name)
     except (NotAnImageModelError, ModelNotFoundError):
         return False
     return True

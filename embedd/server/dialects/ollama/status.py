@@ -34,18 +34,18 @@ async def ps(request: web.Request) -> web.StreamResponse:
     """``GET /api/ps``: models in memory."""
     now = datetime.now(UTC).astimezone()
     embedder = request.app[EMBEDDER]
-    models = [to_running_model(one, embedder, now) for one in embedder.running()]
+    models = [await to_running_model(one, embedder, now) for one in embedder.running()]
     return json_response(PsReply(models=models))
 
 
-def to_running_model(status: ModelStatus, embedder: Embedder, now: datetime) -> RunningModel:
+async def to_running_model(status: ModelStatus, embedder: Embedder, now: datetime) -> RunningModel:
     """Return a row of ``/api/ps``; without digest and details if its name was deleted."""
     name, info = status.spec.name, status.info
     ahead = FOR_EVER if math.isinf(status.expires_in) else timedelta(seconds=status.expires_in)
     limit = 0 if isinstance(status.spec, ImageSpec) else status.spec.context_length
     model: AnyModel | None = None
     try:
-        model = embedder.find_any(name)
+        model = await embedder.find_any_apart(name)
         if isinstance(model, ResolvedModel):
             limit = embedder.limit(model)
     except EmbeddError:
