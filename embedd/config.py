@@ -1,5 +1,6 @@
 """`Settings`, and the only reader of the environment."""
 
+import difflib
 import ipaddress
 import logging
 import math
@@ -21,6 +22,11 @@ DEFAULT_PORT = 11434
 DEFAULT_KEEP_ALIVE = 300.0  # seconds, as Ollama's
 MEMORY_SHARE = 0.8  # of the limit; the rest is for the server itself and other programs
 
+# What Kubernetes sets in every pod beside a service that is named embedd.
+_OF_A_SERVICE = re.compile(
+    r"EMBEDD_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -37,7 +43,9 @@ class Setting(NamedTuple):
 
 
 SETTINGS = (
-    Setting("HOST", "127.0.0.1:11434", "address of the server; `unix:<path>` for a Unix socket"),
+    Setting(
+        "HOST", "127.0.0.1:11434", "address of the server; `:1234` = all interfaces, `unix:<path>`"
+    ),
     Setting("MODELS", "~/.embedd/models", "folder of the model store"),
     Setting("KEEP_ALIVE", "5m", "how long an idle model stays in memory; negative = for ever"),
     Setting("MAX_LOADED_MODELS", "0", "models in memory at a time; 0 = 3"),
@@ -123,12 +131,10 @@ class Address:
     def to_client(self) -> Self:
         """Return the address for clients of a server that binds this one.
 
-        An unspecified address (0.0.0.0, ::) becomes loopback.
+        An unspecified address (0.0.0.0, ::) becomes loopback: a server on either has IPv4.
         """
         ip = _parse_ip(self.host)
-        if ip is None or not ip.is_unspecified:
-            return self
-        return replace(self, host="127.0.0.1" if ip.version == 4 else "::1")
+        return self if ip is None or not ip.is_unspecified else replace(self, host="127.0.0.1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,11 +191,16 @@ class Settings:
 def read_settings(
     environ: Mapping[str, str] = os.environ, warn: Callable[[str], None] = _log.warning
 ) -> Settings:
-    """Read the settings from the environment; call *warn* for each value that cannot be used.
+    """Read the settings from the environment.
+
+    Call *warn* for each value that cannot be used, and for each variable that is not a setting.
 
     Raises:
-        ConfigError: HOST is not an address.
+        ConfigError: HOST is not an address, a choice is not one of its words, or the home
+            folder is needed and not known.
     """
+    for name in find_unknown(environ):
+        warn(_describe_unknown(name))
     read = _Reader(environ, warn)
     limits = read_limits()
     max_body = read.unsigned("MAX_BODY", 64 * MIB, least=1)
@@ -247,15 +258,27 @@ class _Reader:
 
     def text(self, name: str) -> str:
         """Return the value without spaces and quotes around it, "" if it is not set."""
-        prefixes = ("EMBEDD_", "OLLAMA_") if self._settings[name].twin else ("EMBEDD_",)
-        values = (_strip(self._environ.get(prefix + name, "")) for prefix in prefixes)
-        return next(filter(None, values), "")
+        return _strip(self._environ.get(self._variable(name), ""))
+
+    def _variable(self, name: str) -> str:
+        """Return the variable that sets *name*: embedd's own, unless only Ollama's has a value."""
+        own, twin = f"EMBEDD_{name}", f"OLLAMA_{name}"
+        has_own = _strip(self._environ.get(own, ""))
+        has_twin = self._settings[name].twin and _strip(self._environ.get(twin, ""))
+        return twin if has_twin and not has_own else own
 
     def several(self, name: str) -> tuple[str, ...]:
         return tuple(filter(None, map(str.strip, self.text(name).split(","))))
 
     def folder(self, name: str) -> Path:
-        return Path(self.text(name) or self._settings[name].default).expanduser()
+        path = Path(self.text(name) or self._settings[name].default)
+        try:
+            return path.expanduser()
+        except RuntimeError as error:  # no HOME, and the user has no entry with one
+            raise ConfigError(
+                f"{path}, the folder for {self._variable(name)}, cannot be found: this user has no "
+                "home folder: set EMBEDD_MODELS and EMBEDD_STATE to folders, or set HOME"
+            ) from error
 
     def unsigned(self, name: str, default: int, least: int = 0) -> int:
         text = self.text(name)
@@ -292,12 +315,17 @@ class _Reader:
         return None if text in {"", "auto"} else text not in {"0", "f", "false"}
 
     def choice(self, name: str, words: tuple[str, ...]) -> str:
-        """Return one of *words*, accepted in any letter case; the first is the default."""
-        text = self.text(name).lower()
-        if text in {"", *words}:
-            return text or words[0]
-        self._refuse(name, text, f"{words[0]}; it must be one of {', '.join(words)}")
-        return words[0]
+        """Return one of *words*, accepted in any letter case; the first is the default.
+
+        Raises:
+            ConfigError: It is another word: what was to be pinned must not be left open.
+        """
+        text = self.text(name)
+        if text.lower() in {"", *words}:
+            return text.lower() or words[0]
+        raise ConfigError(
+            f"{self._variable(name)}: cannot use {text!r}, it must be one of {', '.join(words)}"
+        )
 
     def level(self, name: str) -> int:
         words = {"t": "1", "true": "1", "f": "0", "false": "0"}
@@ -307,7 +335,27 @@ class _Reader:
         return min(self.unsigned(name, 0), 2)
 
     def _refuse(self, name: str, text: str, default: str) -> None:
-        self._warn(f"EMBEDD_{name}: cannot use {text!r}, using {default}")
+        self._warn(f"{self._variable(name)}: cannot use {text!r}, using {default}")
+
+
+def find_unknown(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the variables of *environ* that look like settings of embedd and are not, by name."""
+    known = {f"EMBEDD_{setting.name}" for setting in SETTINGS}
+    return sorted(
+        name
+        for name, value in environ.items()
+        if name.startswith("EMBEDD_")
+        and name not in known
+        and not _OF_A_SERVICE.fullmatch(name)
+        and not (name == "EMBEDD_PORT" and "://" in value)
+    )
+
+
+def _describe_unknown(name: str) -> str:
+    names = [setting.name for setting in SETTINGS]
+    near = difflib.get_close_matches(name.removeprefix("EMBEDD_"), names, 1)
+    hint = f"did you mean EMBEDD_{near[0]}?" if near else "embedd serve --help lists all"
+    return f"{name} is not a setting and has no effect: {hint}"
 
 
 def parse_keys(text: str) -> tuple[str, ...]:
@@ -317,6 +365,8 @@ def parse_keys(text: str) -> tuple[str, ...]:
 
 def parse_host(text: str, warn: Callable[[str], None] = _log.warning) -> Address:
     """Parse a HOST value; "" gives the default, an invalid port the default port of the scheme.
+
+    A port alone (``:1234``) means all interfaces, as in Ollama.
 
     Raises:
         ConfigError: The scheme is neither http nor https, or the host is invalid.
@@ -335,7 +385,7 @@ def parse_host(text: str, warn: Callable[[str], None] = _log.warning) -> Address
         raise ConfigError(f"cannot use the address {text!r}: {host!r} is not a host name")
     return Address(
         scheme=scheme,
-        host=host or "127.0.0.1",
+        host=host or ("127.0.0.1" if port is None else "::"),
         port=default_port if port is None else _parse_port(port, default_port, warn),
         path=f"/{quote(path.strip('/'), safe='/%')}".rstrip("/"),
     )

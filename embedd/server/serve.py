@@ -13,6 +13,7 @@ import ssl
 import stat
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 CLOSING = 4.0  # seconds of the grace for last answers and the end of the workers
 PROBE_TIMEOUT = 1.0
+LOOPBACK = ("127.0.0.1", "::1")
+_NO_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # the machine has no IPv6
 
 
 def run(
@@ -64,7 +67,7 @@ async def serve(
     """Serve as `run` does, in the running event loop."""
     stop = _stop_on_signals(settings.shutdown_grace)
     keys = choose_keys(settings)
-    sock = bind(settings.host)
+    socks = bind(settings.host)
     async with open_runtime(settings) as runtime:
         app = make_app(
             embedder=runtime.embedder,
@@ -91,11 +94,11 @@ async def serve(
             ),
         )
         requests = max(settings.shutdown_grace - CLOSING, settings.shutdown_grace / 2)
-        async with open_listener(app, sock, tls, grace=requests):
+        async with open_listener(app, socks, tls, grace=requests):
             log.info(
                 "embedd is listening",
                 extra={
-                    "address": _address_of(sock, settings.host, tls),
+                    "address": _address_of(socks[0], settings.host, tls),
                     "version": __version__,
                     "models": settings.models,
                     "threads": settings.threads,
@@ -133,24 +136,54 @@ def choose_keys(settings: Settings) -> Keys:
     return Keys(listed=settings.api_key, file=file or None, admin=settings.admin_key)
 
 
-def bind(address: Address) -> socket.socket:
-    """Return a listening socket on *address*.
+def bind(address: Address) -> list[socket.socket]:
+    """Return listening sockets on *address*: two for ``localhost``, one of each family.
 
     Raises:
         ConfigError: The address cannot be bound.
     """
     if address.socket is not None:
-        return _bind_unix(address.socket)
+        return [_bind_unix(address.socket)]
+    hosts = LOOPBACK if address.host == "localhost" else (address.host,)
+    socks: list[socket.socket] = []
+    try:
+        for host in hosts:
+            # A port that the system chose for the first is the second's too.
+            port = socks[0].getsockname()[1] if socks else address.port
+            try:
+                socks.append(_bind_tcp(host, port))
+            except OSError as error:
+                if error.errno not in _NO_FAMILY or host != LOOPBACK[-1] or not socks:
+                    raise
+    except OSError as error:
+        for sock in socks:
+            sock.close()
+        raise ConfigError(_explain_bind(address, error)) from error
+    return socks
+
+
+def _bind_tcp(host: str, port: int) -> socket.socket:
+    """Return a listening socket; ``::`` takes IPv4 too, and is IPv4 alone without IPv6."""
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         sock = socket.socket(family, kind, protocol)
+    except OSError:
+        if host != "::":
+            raise
+        return _bind_tcp("0.0.0.0", port)  # noqa: S104 - what the operator asked for
+    try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if host == "::":
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(where)
         sock.listen(BACKLOG)
     except OSError as error:
-        raise ConfigError(_explain_bind(address, error)) from error
+        sock.close()
+        if host == "::" and error.errno in _NO_FAMILY:
+            return _bind_tcp("0.0.0.0", port)  # noqa: S104 - what the operator asked for
+        raise
     return sock
 
 
@@ -244,4 +277,5 @@ def _is_loopback(host: str) -> bool:
 def _address_of(sock: socket.socket, address: Address, tls: ssl.SSLContext | None) -> str:
     if address.socket is not None:
         return address.url
-    return f"{'https' if tls else 'http'}://{address.host}:{sock.getsockname()[1]}"
+    scheme, port = "https" if tls else "http", sock.getsockname()[1]
+    return replace(address, scheme=scheme, port=port, path="").url

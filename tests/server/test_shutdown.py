@@ -51,9 +51,9 @@ class Listening:
 
 async def listen(served: Served, grace: float) -> Listening:
     stack = AsyncExitStack()
-    sock = bind(Address(port=0))
-    await stack.enter_async_context(open_listener(served.client.app, sock, grace=grace))
-    return Listening(served, sock.getsockname()[1], stack, [])
+    socks = bind(Address(port=0))
+    await stack.enter_async_context(open_listener(served.client.app, socks, grace=grace))
+    return Listening(served, socks[0].getsockname()[1], stack, [])
 
 
 @pytest.fixture

@@ -89,10 +89,10 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
             origins=OriginPolicy(check_host=True),
             metrics=runtime.metrics,
         )
-        sock = bind(Address(port=0))
-        port = sock.getsockname()[1]
+        socks = bind(Address(port=0))
+        port = socks[0].getsockname()[1]
         async with (
-            open_listener(app, sock, grace=20.0),
+            open_listener(app, socks, grace=20.0),
             aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
         ):
             yield Server(url=f"http://127.0.0.1:{port}", session=session, runtime=runtime)

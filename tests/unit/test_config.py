@@ -14,6 +14,7 @@ from embedd.config import (
     SETTINGS,
     Address,
     Settings,
+    find_unknown,
     parse_host,
     read_settings,
     worker_environment,
@@ -28,7 +29,8 @@ HOSTS = {
     "1.2.3.4": "http://1.2.3.4:11434",
     "example.com": "http://example.com:11434",
     "example.com:8080": "http://example.com:8080",
-    ":1234": "http://127.0.0.1:1234",
+    ":1234": "http://[::]:1234",
+    "http://:1234": "http://[::]:1234",
     "::1": "http://[::1]:11434",
     "[::1]": "http://[::1]:11434",
     "[::1]:99": "http://[::1]:99",
@@ -106,7 +108,8 @@ def test_loopback_unspecified_and_unix_addresses_are_local(text: str, *, local: 
     ("text", "url"),
     [
         ("0.0.0.0:5", "http://127.0.0.1:5"),
-        ("[::]:5", "http://[::1]:5"),
+        ("[::]:5", "http://127.0.0.1:5"),
+        (":5", "http://127.0.0.1:5"),
         ("10.0.0.1:5", "http://10.0.0.1:5"),
         ("unix:/x", "unix:/x"),
     ],
@@ -249,8 +252,6 @@ def test_embedds_own_value_goes_before_ollamas() -> None:
     ("name", "text"),
     [
         ("KEEP_ALIVE", "abc"),
-        ("PRECISION", "f16"),
-        ("TOKENIZER", "model"),
         ("KEEP_ALIVE", "1w"),
         ("LOAD_TIMEOUT", "soon"),
         ("MAX_LOADED_MODELS", "-1"),
@@ -381,10 +382,61 @@ def test_a_workers_environment_has_only_what_it_needs() -> None:
     assert worker_environment(environ) == kept | fixed
 
 
-def test_a_choice_is_read_in_any_letter_case_and_other_words_give_the_default() -> None:
+def test_a_choice_is_read_in_any_letter_case() -> None:
+    assert read({"EMBEDD_TOKEN_IDS": "Reject"}).token_ids is False
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("ENGINE", "foo"), ("PRECISION", "bf17"), ("TOKENIZER", "model"), ("TOKEN_IDS", "mine")],
+)
+def test_a_choice_that_is_not_one_of_its_words_is_refused(name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"EMBEDD_{name}: cannot use '{text}', it must be one of"):
+        read_settings({f"EMBEDD_{name}": text})
+
+
+def test_a_warning_names_the_variable_that_has_the_value() -> None:
     warnings: list[str] = []
-    assert read_settings({"EMBEDD_TOKEN_IDS": "Reject"}).token_ids is False
-    assert read_settings({"EMBEDD_TOKEN_IDS": "mine"}, warnings.append).token_ids is True
-    assert warnings == [
-        "EMBEDD_TOKEN_IDS: cannot use 'mine', using own; it must be one of own, reject"
-    ]
+    read_settings({"OLLAMA_MAX_QUEUE": "many", "EMBEDD_MAX_QUEUE": " "}, warnings.append)
+    assert warnings == ["OLLAMA_MAX_QUEUE: cannot use 'many', using 512"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("EMBEDD_PRECISON", "did you mean EMBEDD_PRECISION?"),
+        ("EMBEDD_API_KEYS", "did you mean EMBEDD_API_KEY?"),
+        ("EMBEDD_NUM_PARALLEL", "embedd serve --help lists all"),
+        ("EMBEDD_host", "embedd serve --help lists all"),
+    ],
+)
+def test_a_variable_that_is_not_a_setting_is_a_warning(name: str, hint: str) -> None:
+    warnings: list[str] = []
+    read_settings({name: "1", "OLLAMA_NUM_PARALLEL": "4"}, warnings.append)
+    assert warnings == [f"{name} is not a setting and has no effect: {hint}"]
+
+
+def test_what_kubernetes_sets_for_a_service_of_this_name_is_not_a_mistake() -> None:
+    url = "tcp://10.0.0.1:11434"
+    of_service = {
+        "EMBEDD_SERVICE_HOST": "10.0.0.1",
+        "EMBEDD_SERVICE_PORT": "11434",
+        "EMBEDD_SERVICE_PORT_HTTP": "11434",
+        "EMBEDD_PORT": url,
+        "EMBEDD_PORT_11434_TCP": url,
+        "EMBEDD_PORT_11434_TCP_PROTO": "tcp",
+        "EMBEDD_PORT_11434_TCP_PORT": "11434",
+        "EMBEDD_PORT_11434_TCP_ADDR": "10.0.0.1",
+    }
+    assert find_unknown(of_service) == []
+    assert find_unknown({"EMBEDD_PORT": "8080"}) == ["EMBEDD_PORT"]
+
+
+def test_without_a_home_folder_the_two_folders_must_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", lambda path: path if path.is_absolute() else fail(path))
+    read({"EMBEDD_MODELS": "/m", "EMBEDD_STATE": "/s"})
+    with pytest.raises(ConfigError, match="EMBEDD_MODELS and EMBEDD_STATE"):
+        read({"EMBEDD_MODELS": "/m"})

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from socket import socket
 from typing import Any, Final, cast
@@ -21,9 +21,13 @@ LAST_ANSWERS: Final = 1.0  # seconds for the answers that requests get which wer
 
 @asynccontextmanager
 async def open_listener(
-    app: web.Application, sock: socket, tls: ssl.SSLContext | None = None, *, grace: float
+    app: web.Application,
+    socks: Sequence[socket],
+    tls: ssl.SSLContext | None = None,
+    *,
+    grace: float,
 ) -> AsyncIterator[None]:
-    """Serve *app* on *sock* until the block ends, and then finish the requests.
+    """Serve *app* on all of *socks* until the block ends, and then finish the requests.
 
     They have *grace* seconds; those that run longer are answered with 503. Clients that make no
     progress for `STALL` seconds are not waited for.
@@ -39,15 +43,17 @@ async def open_listener(
         limits["ssl_handshake_timeout"] = timeouts.head
     loop = asyncio.get_running_loop()
     try:
-        server = await loop.create_server(
-            connections, sock=sock, ssl=tls, backlog=BACKLOG, **limits
-        )
+        servers = [
+            await loop.create_server(connections, sock=sock, ssl=tls, backlog=BACKLOG, **limits)
+            for sock in socks
+        ]
         watching = asyncio.create_task(connections.watch())
         try:
             yield
         finally:
             watching.cancel()
-            server.close()
+            for server in servers:
+                server.close()
             await _finish(app, connections, grace)
     finally:
         await runner.cleanup()
