@@ -49,7 +49,7 @@ export UNTESTABLE := from importlib.util import find_spec; \
 	print('--omit=' + ','.join(missing) if missing else '')
 
 .DEFAULT_GOAL := help
-.PHONY: help run install images test test-clients test-wheel test-plain check lint types arch fmt cover bench clean
+.PHONY: help run install images test test-clients test-wheel test-plain faults check lint types arch fmt cover bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -73,6 +73,9 @@ test-wheel: install ## Build the wheel, install it outside the tree, serve the d
 
 test-plain: ## Run all tests, with coverage, where OpenVINO is not installed
 	$(MAKE) VENV=$(PLAIN) OPTIONAL= cover
+
+faults: install ## Run the faults in full, some 40 minutes, on a machine that does nothing else
+	$(BIN)/python -m pytest tests/faults --full --timeout 3600
 
 check: install lint types arch cover ## Format, lint, types, import rules, tests with coverage
 

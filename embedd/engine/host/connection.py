@@ -46,7 +46,11 @@ class Frames(asyncio.Protocol, Generic[_Message]):
             await self._writable.wait()
 
     def write(self, message: msgspec.Struct, array: npt.NDArray[Any] | None = None) -> None:
-        """Write a frame without waiting, for small frames."""
+        """Write a frame without waiting, for small frames; no effect after the end."""
+        # uvloop raises RuntimeError once the process at the other end is gone, and its end is
+        # noticed only after that.
+        if self._transport.is_closing():
+            return
         self._transport.write(b"".join(framing.make_frame(message, array)))
 
     def close(self) -> None:
