@@ -100,6 +100,7 @@ class FakeModel(ServedModel):
     cores = 1
     is_calibrated = False
     unhealthy_reason: str | None = None
+    silence: str | None = None
 
     def __init__(self, spec: ModelSpec) -> None:
         # Not that of `ServedModel`: there is no supervisor and no queue.

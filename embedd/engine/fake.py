@@ -37,6 +37,9 @@ SLOW = "\ue003"  # takes `SLOW_SECONDS` more
 KILL_FIRST_BACKEND = "\ue004"  # crashes the process on the first backend only
 HANG = "\ue005"  # computes until it is stopped
 UNSTOPPABLE = "\ue006"  # computes for ever, also when it is stopped
+ASLEEP = "\ue007"  # waits until it is stopped, and computes nothing
+ENDLESS = "\ue008"  # tokenizes until nothing waits for the answer
+UNENDING = "\ue009"  # tokenizes for ever
 SLOW_SECONDS = 0.2
 # Computing over so many bytes releases the interpreter's lock, as a real engine does.
 WORK = bytes(1 << 20)
@@ -65,6 +68,10 @@ class FakeTokenizer:
     ) -> list[TokenIds]:
         """See `Tokenizer.tokenize`; `FIRST` and `LAST` are special tokens as characters too."""
         check()
+        while any(ENDLESS in text or UNENDING in text for text in texts):
+            if not any(UNENDING in text for text in texts):
+                check()
+            zlib.crc32(WORK)
         first, last = ([FIRST], [LAST]) if add_special else ([], [])
         ids = [[ord(c) % VOCABULARY for c in text] for text in texts]
         if not parse_special:
@@ -182,6 +189,10 @@ class FakeEngine:
             signal.raise_signal(signal.SIGSEGV)
         if ord(SLOW) in ids:
             time.sleep(SLOW_SECONDS)
+        while ord(ASLEEP) in ids:
+            if stop:
+                raise StoppedError("stopped")
+            time.sleep(0.01)
         while ord(HANG) in ids or ord(UNSTOPPABLE) in ids:
             if stop and ord(HANG) in ids:
                 raise StoppedError("stopped")

@@ -89,7 +89,7 @@ class Vocabularies:
         Raises:
             ModelLoadError: The file cannot be used.
             LoadTimeoutError: The load makes no progress.
-            WorkerUnavailableError: Its worker was ended from outside while it loaded.
+            WorkerUnavailableError: Its worker was ended from outside.
         """
         place = self.choose_place(spec)
         async with AsyncExitStack() as stack:
@@ -112,7 +112,12 @@ class Vocabularies:
                 worker = await self._open_process(spec, TokenizerPlace.LLAMA, stack)
                 # It works without the model's own tokenizer: that ended the process.
                 self._learn(spec, refuse(death))
-            yield worker
+            try:
+                yield worker
+            except WorkerDiedError as death:
+                if death.is_external:
+                    raise WorkerUnavailableError(f"{death}: try again later") from death
+                raise
 
     def close(self) -> None:
         """Forget the tokenizers that nothing uses."""

@@ -25,7 +25,8 @@ class DeathReason(StrEnum):
     """How a worker ended."""
 
     MEMORY = "memory"  # the kernel ended it: out of memory
-    STUCK = "stuck"  # the watchdog ended it: it did not stop a batch that took too long
+    STUCK = "stuck"  # the watchdog ended it: it computed for too long, or did not answer
+    STOPPED = "stopped"  # the watchdog ended it: it did nothing, as when another process stops it
     KILLED = "killed"  # by a signal from outside
     CRASHED = "crashed"  # by a signal that it caused
     EXITED = "exited"  # with an exit status

@@ -58,7 +58,7 @@ class ModelStatus:
         waiting_requests: Requests that have such tokens; of an image model, pictures that wait.
         cores: Cores that it may use now.
         is_calibrated: Whether its settings were measured on this machine.
-        unhealthy_reason: Why it can no longer compute, or None.
+        unhealthy_reason: Why it can no longer compute, or not at the moment; None if it can.
     """
 
     spec: AnySpec
@@ -103,7 +103,7 @@ class Resident:
             waiting_requests=self.model.waiting_requests,
             cores=self.model.cores,
             is_calibrated=self.model.is_calibrated,
-            unhealthy_reason=self.model.unhealthy_reason,
+            unhealthy_reason=self.model.unhealthy_reason or self.model.silence,
         )
 
 

@@ -14,7 +14,7 @@ from embedd.config import worker_environment
 from embedd.engine import fake
 from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.fake import FAKE_BACKENDS
-from embedd.engine.host import watchdog
+from embedd.engine.host import heartbeat, watchdog
 from embedd.engine.host.errors import StuckError, WorkerDiedError
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.ipc.messages import Load
@@ -330,7 +330,7 @@ async def test_a_batch_that_takes_too_long_is_stopped(
 ) -> None:
     monkeypatch.setattr(watchdog, "MIN_TIMEOUT", 0.1)
     monkeypatch.setattr(watchdog, "TIMEOUT_FACTOR", 0.0)
-    monkeypatch.setattr(watchdog, "INTERVAL", 0.02)
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.02)
     with pytest.raises(StuckError, match="took too long"):
         await encode(worker, kind.stuck)
     assert worker.death is None

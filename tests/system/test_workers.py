@@ -20,15 +20,21 @@ from embedd.config import worker_environment
 from embedd.engine import fake
 from embedd.engine.backends import LLAMA_BACKENDS, Backend
 from embedd.engine.fake import FAKE_BACKENDS
-from embedd.engine.host import child, watchdog
+from embedd.engine.host import child, heartbeat, watchdog
 from embedd.engine.host.errors import WorkerDiedError
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.ipc.messages import Load
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.model import ServedModel
 from embedd.engine.spec import ModelSpec
-from embedd.errors import EngineError, LoadTimeoutError, ModelLoadError, ShuttingDownError
-from embedd.metrics import Metrics
+from embedd.errors import (
+    EngineError,
+    LoadTimeoutError,
+    ModelLoadError,
+    ShuttingDownError,
+    WorkerUnavailableError,
+)
+from embedd.metrics import DeathReason, Metrics
 from embedd.types import EmbedResult, Pooling
 from tests.tiny_models import write_tiny_bert
 
@@ -127,6 +133,15 @@ async def embed_all(
     """All requests at once, after all are tokenized: their inputs share batches."""
     sequences = [await model.tokenize(texts) for texts in requests]
     return await asyncio.gather(*map(model.embed, sequences), return_exceptions=True)
+
+
+def watch_closely(patch: pytest.MonkeyPatch) -> None:
+    """Let the watchdog be quick, as a server's is slow."""
+    for name in ("MIN_TIMEOUT", "STOP_TIMEOUT", "TOKENIZER_TIMEOUT"):
+        patch.setattr(watchdog, name, 0.5)
+    patch.setattr(watchdog, "TIMEOUT_FACTOR", 0.0)
+    patch.setattr(watchdog, "SLOWEST_TOKENIZER", 0.0)
+    patch.setattr(heartbeat, "INTERVAL", 0.1)
 
 
 # What it does
@@ -290,10 +305,7 @@ async def test_an_input_that_killed_workers_is_not_computed_again(yard: Yard) ->
 async def test_an_input_that_hangs_fails_its_own_request_alone(
     text: str, fault: str, deaths: int, yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("MIN_TIMEOUT", "STOP_TIMEOUT"):
-        monkeypatch.setattr(watchdog, name, 0.3)
-    monkeypatch.setattr(watchdog, "TIMEOUT_FACTOR", 0.0)
-    monkeypatch.setattr(watchdog, "INTERVAL", 0.05)
+    watch_closely(monkeypatch)
     model = await yard.serve()
     expected = (await embed(model, "a", "b")).vectors
     good, bad = await embed_all(model, [["a", "b"], ["c", text]])
@@ -337,6 +349,105 @@ async def test_a_model_whose_workers_only_die_is_given_up(yard: Yard) -> None:
         await embed(model, fake.KILL)
     assert model.unhealthy_reason is not None
     assert not any(is_running(worker.pid) for worker in yard.workers)
+
+
+# Workers that are stopped, and those that hang
+
+
+def stop(worker: WorkerProcess) -> None:
+    os.kill(worker.pid, signal.SIGSTOP)
+
+
+async def test_a_stopped_worker_is_replaced_and_its_clients_are_answered(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it was idle, tokenized or computed; no text and no backend is at fault."""
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.1)
+    model = await yard.serve()
+    expected = (await embed(model, fake.SLOW)).vectors
+    for number in range(3):
+        if number == 0:  # idle: found before anything asks for it
+            stop(yard.workers[-1])
+            await wait_until(lambda: model.silence is not None)
+            assert model.silence == 'the worker of model "tiny" does not answer'
+            await wait_until(lambda: yard.workers[0].death is not None)
+            assert model.silence is None
+            request = asyncio.create_task(embed(model, fake.SLOW))
+        elif number == 1:  # asked to tokenize
+            stop(yard.workers[-1])
+            request = asyncio.create_task(embed(model, fake.SLOW))
+        else:
+            request = asyncio.create_task(embed(model, fake.SLOW))
+            await wait_until(lambda: is_computing(yard.workers[-1]))
+            stop(yard.workers[-1])
+        assert np.array_equal((await request).vectors, expected)
+    deaths = [worker.death for worker in yard.workers]
+    assert [death.reason for death in deaths if death] == [DeathReason.STOPPED] * 3
+    assert "it did not answer and used no processor" in str(deaths[0])
+    assert (len(yard.workers), model.info.backend) == (4, "llama")
+
+
+async def test_a_worker_that_is_stopped_for_a_moment_goes_on(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.1)
+    model = await yard.serve()
+    request = asyncio.create_task(embed(model, fake.SLOW))
+    await wait_until(lambda: is_computing(yard.workers[0]))
+    stop(yard.workers[0])
+    await wait_until(lambda: model.silence is not None)
+    os.kill(model.pid, signal.SIGCONT)
+    assert len((await request).vectors) == 1
+    await wait_until(lambda: model.silence is None)
+    assert len(yard.workers) == 1
+
+
+async def test_a_worker_that_is_stopped_while_it_loads_is_replaced(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.1)
+    start = yard.start
+
+    async def start_stopped() -> WorkerProcess:
+        worker = await start()
+        if len(yard.workers) == 1:
+            stop(worker)
+        return worker
+
+    monkeypatch.setattr(yard, "start", start_stopped)
+    model = await yard.serve()
+    assert len((await embed(model, "a")).vectors) == 1
+    assert (len(yard.workers), model.info.backend) == (2, "llama")
+
+
+async def test_an_input_that_waits_for_ever_is_not_marked(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that used no processor may have been stopped from outside."""
+    watch_closely(monkeypatch)
+    model = await yard.serve()
+    for _ in range(2):
+        with pytest.raises(WorkerUnavailableError, match="5 times while it worked on this"):
+            await embed(model, fake.ASLEEP)
+    assert len(yard.workers) == 1
+
+
+@pytest.mark.parametrize("length", [1, 2000], ids=["short", "long"])
+async def test_a_tokenizer_call_that_hangs_fails_alone(
+    length: int, yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reading thread answers a short text, and cannot be asked to stop."""
+    watch_closely(monkeypatch)
+    model = await yard.serve()
+    expected = (await embed(model, "a")).vectors
+    for text in (fake.ENDLESS, fake.UNENDING):
+        hanging = asyncio.create_task(model.tokenize([text * length]))
+        other = asyncio.create_task(embed(model, "a"))
+        with pytest.raises(EngineError, match=r"tokenizer call (that )?took too long"):
+            await hanging
+        assert np.array_equal((await other).vectors, expected)
+    assert len(yard.workers) == (2 if length > 1 else 3)
+    assert model.info.backend == "llama"
 
 
 # Loading

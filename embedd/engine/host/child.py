@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -58,8 +60,10 @@ class Child:
 
     def kill(self) -> None:
         """End the process at once; no effect if it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        # Not `Process.kill`: that asks for the exit status, which asyncio's thread then misses.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     async def wait(self) -> WorkerDiedError:
         """Return how the process ended, whose socket has; kill it if it goes on."""

@@ -26,6 +26,7 @@ class Frames(asyncio.Protocol, Generic[_Message]):
     Attributes:
         lost: Done when the connection has ended. It is cut when the worker sends an invalid
             frame: it may have overwritten its own memory.
+        heard: Whether anything came since this was last set to False.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Frames(asyncio.Protocol, Generic[_Message]):
         self._take = take
         self._parse = parse
         self._received = bytearray()
+        self.heard = True
         self._transport: asyncio.Transport
         self._writable = asyncio.Event()
         self._writable.set()
@@ -63,6 +65,7 @@ class Frames(asyncio.Protocol, Generic[_Message]):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
+        self.heard = True
         self._received += data
         try:
             self._split()

@@ -34,8 +34,13 @@ class WorkerDiedError(EngineError):
 
     @property
     def is_external(self) -> bool:
-        """Whether another process killed it: neither an input nor a backend is at fault."""
-        return self.reason is DeathReason.KILLED
+        """Whether another process killed or stopped it: no input and no backend is at fault."""
+        return self.reason in (DeathReason.KILLED, DeathReason.STOPPED)
+
+    @property
+    def is_stuck_in_call(self) -> bool:
+        """Whether it was ended because this call took too long."""
+        return self.started and self.reason is DeathReason.STUCK
 
 
 def to_start_error(error: OSError) -> EmbeddError:
@@ -47,7 +52,16 @@ def to_start_error(error: OSError) -> EmbeddError:
 
 
 class StuckError(EngineError):
-    """The batch took far too long, or was computed with one that did, and was stopped."""
+    """The call took far too long, or was computed with one that did, and was stopped.
+
+    Args:
+        is_external: Whether the worker used no processor meanwhile: then it was not the fault of
+            its input.
+    """
+
+    def __init__(self, message: str, *, is_external: bool = False) -> None:
+        super().__init__(message)
+        self.is_external = is_external
 
 
 class SelfTestError(EngineError):

@@ -1,33 +1,17 @@
 """The server's handle on one worker process that paints."""
 
-import asyncio
-import itertools
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import ClassVar, Self
 
 import msgspec
 
-from embedd.engine.host.child import Child
-from embedd.engine.host.connection import Frames
-from embedd.engine.host.errors import WorkerDiedError, to_start_error
+from embedd.engine.host.errors import to_start_error
+from embedd.engine.host.worker import Worker
 from embedd.engine.image_protocol import PictureOrder
 from embedd.engine.image_spec import ImageInfo
 from embedd.engine.ipc import image_messages as messages
-from embedd.engine.ipc.messages import Failed, Fault
-from embedd.errors import (
-    EmbeddError,
-    EngineError,
-    InsufficientMemoryError,
-    LoadTimeoutError,
-    ModelLoadError,
-)
 from embedd.images import Phase, Preview
-
-MODULE = "embedd.engine.worker.painting"
-
-_Answer = TypeVar("_Answer", messages.PainterReady, messages.Painted)
 
 # Called with the phase, the steps that are done, and a preview of them.
 TakeStep = Callable[[Phase, int, Preview | None], None]
@@ -42,30 +26,21 @@ class PaintedFile:
     decode_seconds: float
 
 
-class ImageWorker:
-    """A worker process that paints, from its start to its end. Made by `start`.
-
-    Every waiting call is answered or fails with `WorkerDiedError`, whatever happens to the
-    process. One call is made at a time.
+class ImageWorker(Worker[messages.FromPainter]):
+    """A worker process that paints. Made by `start`. One call is made at a time.
 
     Attributes:
         info: Facts of the model; set by `load`.
-        death: How the process ended, or None.
         was_killed: Whether `kill` was called.
     """
 
+    module: ClassVar[str] = "embedd.engine.worker.painting"
     info: ImageInfo
 
     def __init__(self) -> None:
-        self.death: WorkerDiedError | None = None
+        super().__init__(messages.parse_from_painter)
         self.was_killed = False
-        self._child: Child
-        self._frames: Frames[messages.FromPainter]
-        self._ids = itertools.count(1)
-        self._calls: dict[int, asyncio.Future[tuple[messages.FromPainter, bytes]]] = {}
-        self._take_progress: Callable[[float], None] = lambda _share: None
         self._take_step: TakeStep = lambda _phase, _step, _preview: None
-        self._ending: asyncio.Task[None]
 
     @classmethod
     async def start(cls, environment: Mapping[str, str]) -> Self:
@@ -75,35 +50,12 @@ class ImageWorker:
             ModelLoadError: The program does not exist.
             WorkerUnavailableError: The system has no process or descriptor left.
         """
+        worker = cls()
         try:
-            ours, theirs = socket.socketpair()
+            await worker.launch(environment)
         except OSError as error:
             raise to_start_error(error) from error
-        worker = cls()
-        with theirs:
-            await worker.connect(ours)
-            try:
-                worker.watch(await Child.start(MODULE, [theirs.fileno()], environment))
-            except BaseException:
-                worker._frames.close()
-                raise
         return worker
-
-    async def connect(self, sock: socket.socket) -> None:
-        """Talk through this end of a socket pair, whose other end the process has."""
-        _, self._frames = await asyncio.get_running_loop().create_unix_connection(
-            lambda: Frames(self._dispatch, messages.parse_from_painter), sock=sock
-        )
-
-    def watch(self, child: Child) -> None:
-        """Fail every waiting call when *child*, which has the other end, ends."""
-        self._child = child
-        self._ending = asyncio.create_task(self._await_end())
-
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        return self._child.pid
 
     async def load(
         self,
@@ -123,21 +75,13 @@ class ImageWorker:
             WorkerDiedError: The process ended.
             LoadTimeoutError: No progress for *timeout* seconds.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(timeout) as deadline:
-
-                def take_progress(share: float) -> None:
-                    if timeout is not None and not deadline.expired():
-                        deadline.reschedule(loop.time() + timeout)
-                    report(share)
-
-                self._take_progress = take_progress
-                ready, _ = await self._call(
-                    messages.PainterReady, lambda id_: msgspec.structs.replace(load, id=id_)
-                )
-        except TimeoutError:
-            raise LoadTimeoutError(f'timed out loading model "{load.spec.name}"') from None
+        ready, _ = await self._load(
+            messages.PainterReady,
+            lambda id_: msgspec.structs.replace(load, id=id_),
+            name=load.spec.name,
+            timeout=timeout,
+            report=report,
+        )
         self.info = ready.info
         return self.info
 
@@ -162,60 +106,16 @@ class ImageWorker:
     def kill(self) -> None:
         """End the process at once, whatever it does."""
         self.was_killed = True
-        self._child.kill()
+        super().kill()
 
-    async def close(self) -> None:
-        """End the process and wait until it is gone."""
-        self._frames.close()
-        await asyncio.shield(self._ending)
-
-    async def _call(
-        self, kind: type[_Answer], make_message: Callable[[int], messages.ToPainter]
-    ) -> tuple[_Answer, bytes]:
-        """Return the worker's answer of this *kind* with its array."""
-        if self.death is not None:
-            raise WorkerDiedError(str(self.death), self.death.reason)
-        id_ = next(self._ids)
-        future = self._calls[id_] = asyncio.get_running_loop().create_future()
-        try:
-            await self._frames.send(make_message(id_))
-            answer, payload = await future
-        finally:
-            self._calls.pop(id_, None)
-        if not isinstance(answer, kind):
-            raise _to_error(answer)
-        return answer, payload
-
-    async def _await_end(self) -> None:
-        await self._frames.lost
-        self.death = death = await self._child.wait()
-        for future in self._calls.values():
-            if not future.done():
-                future.set_exception(WorkerDiedError(str(death), death.reason))
-
-    def _dispatch(self, message: messages.FromPainter, array: bytes) -> None:
+    def _take_answer(self, message: messages.FromPainter, array: bytes) -> None:
         match message:
-            case messages.LoadProgress():
-                self._take_progress(message.share)
-            case messages.Step() if message.id in self._calls:
-                self._take_step(message.phase, message.step, None)
-            case messages.Previewed() if message.id in self._calls:
-                preview = Preview(number=message.number, data=array)
-                self._take_step(Phase.SAMPLING, message.step, preview)
-            case messages.PainterReady() | messages.Painted() | Failed():
-                future = self._calls.get(message.id)
-                if future is not None and not future.done():
-                    future.set_result((message, array))
-
-
-def _to_error(answer: messages.FromPainter) -> EmbeddError:
-    """The error for a call that got this *answer* and expected another kind."""
-    if not isinstance(answer, Failed):
-        return EngineError(f"the worker answered with {type(answer).__name__}")
-    match answer.fault:
-        case Fault.MODEL:
-            return ModelLoadError(answer.message)
-        case Fault.MEMORY:
-            return InsufficientMemoryError(answer.message)
-        case _:
-            return EngineError(answer.message)
+            case messages.Step():
+                if message.id in self._calls:
+                    self._take_step(message.phase, message.step, None)
+            case messages.Previewed():
+                if message.id in self._calls:
+                    preview = Preview(number=message.number, data=array)
+                    self._take_step(Phase.SAMPLING, message.step, preview)
+            case _:
+                super()._take_answer(message, array)

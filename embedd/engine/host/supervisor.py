@@ -98,6 +98,13 @@ class Supervisor:
         """Why the model can no longer be served, or None."""
         return None if self._failure is None else str(self._failure)
 
+    @property
+    def silence(self) -> str | None:
+        """Why the worker answers nothing at the moment, or None."""
+        if not self.worker.is_silent:
+            return None
+        return f'the worker of model "{self._spec.name}" does not answer'
+
     async def load(self) -> None:
         """Start a worker on the first backend that can compute the model.
 

@@ -1,61 +1,73 @@
-"""Stops a batch that takes far too long, and kills a worker that does not stop it."""
+"""Stops a call that takes far too long, and ends a worker that does not stop it."""
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from embedd.metrics import DeathReason
 
 log = logging.getLogger(__name__)
 
 MIN_TIMEOUT = 5.0  # seconds that every batch may take
 TIMEOUT_FACTOR = 20.0  # times the seconds that its tokens should take
-INTERVAL = 1.0  # seconds between two checks
+TOKENIZER_TIMEOUT = 30.0  # seconds that every tokenizer call may take
+SLOWEST_TOKENIZER = 1e-4  # seconds for each character or token, of which an ordinary one takes 1 %
 STOP_TIMEOUT = 2.0  # seconds between the order to stop and SIGKILL
 DECAY = 0.9  # share of a measurement that is left when the next one comes
 
 
-@dataclass(slots=True, eq=False)
-class _Batch:
-    """A batch that was sent to the worker; times by the event loop's clock, or None."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class Watched:
+    """A call that was sent to the worker.
 
-    tokens: int
-    begun: float | None = None
-    aborted: float | None = None
+    Args:
+        what: It does, for messages.
+        limit: Returns the seconds that it may take.
+        stop: Asks the worker to stop it.
+
+    Attributes:
+        seconds: Since it began, as far as they were checked.
+        idle: Of them those in which the worker used no processor.
+        stopped: The seconds when it was asked to stop; None before.
+    """
+
+    what: str
+    limit: Callable[[], float]
+    stop: Callable[[], None]
+    has_begun: bool = False
+    seconds: float = 0.0
+    idle: float = 0.0
+    stopped: float | None = None
+
+    @property
+    def is_external(self) -> bool:
+        """Whether the worker was stopped from outside for most of the time."""
+        return 2 * self.idle > self.seconds
 
 
 class Watchdog:
-    """Watches the batches of one worker.
+    """Watches the batches and tokenizer calls of one worker.
 
     A batch may take twenty times what its tokens should, at least five seconds, counted from
     when it began to compute.
 
     Args:
-        has_begun: Whether the worker computes the batch with this id.
-        abort: Tells the worker to stop it.
-        kill: Ends the worker process.
-        loop: Gives the time and runs the checks; the running event loop if None.
+        has_begun: Whether the worker works on the call with this id.
+        end: Ends the worker process, for a reason and a cause in words.
 
     Attributes:
-        killed: Whether it has ended the worker.
+        culprits: The calls for which it has ended the worker.
     """
 
     def __init__(
-        self,
-        *,
-        has_begun: Callable[[int], bool],
-        abort: Callable[[int], None],
-        kill: Callable[[], None],
-        loop: asyncio.AbstractEventLoop | None = None,
+        self, *, has_begun: Callable[[int], bool], end: Callable[[DeathReason, str], None]
     ) -> None:
         self._has_begun = has_begun
-        self._abort = abort
-        self._kill = kill
-        self._loop = loop or asyncio.get_running_loop()
-        self._batches: dict[int, _Batch] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._end = end
+        self._calls: dict[int, Watched] = {}
         self._tokens = 0.0
         self._seconds = 0.0
-        self.killed = False
+        self.culprits: frozenset[int] = frozenset()
 
     def learn(self, tokens: float, seconds: float) -> None:
         """Take into account that so many tokens took so long."""
@@ -67,36 +79,45 @@ class Watchdog:
         rate = self._seconds / self._tokens if self._tokens else 0.0
         return max(MIN_TIMEOUT, TIMEOUT_FACTOR * rate * tokens)
 
-    def watch(self, id_: int, tokens: int) -> None:
+    def watch_batch(self, id_: int, tokens: int, stop: Callable[[], None]) -> None:
         """Watch a batch that is being sent."""
-        self._batches[id_] = _Batch(tokens)
-        if self._timer is None:
-            self._timer = self._loop.call_later(INTERVAL, self._check_all)
+        self._calls[id_] = Watched(what="a batch", limit=lambda: self.timeout(tokens), stop=stop)
+
+    def watch_tokenizing(self, id_: int, size: int, stop: Callable[[], None]) -> None:
+        """Watch a tokenizer call, of so many characters or tokens, that is being sent."""
+        limit = max(TOKENIZER_TIMEOUT, SLOWEST_TOKENIZER * size)
+        self._calls[id_] = Watched(what="a tokenizer call", limit=lambda: limit, stop=stop)
+
+    def find(self, id_: int) -> Watched | None:
+        """Return the call *id_*, if it is watched."""
+        return self._calls.get(id_)
 
     def forget(self, id_: int) -> None:
-        """Stop watching a batch: it is answered, or its caller left."""
-        self._batches.pop(id_, None)
+        """Stop watching a call: it is answered, or its caller left."""
+        self._calls.pop(id_, None)
 
-    def close(self) -> None:
-        """Stop watching: the worker has ended."""
-        self._batches.clear()
-        if self._timer is not None:
-            self._timer.cancel()
+    def check(self, seconds: float, *, idle: bool) -> None:
+        """Look at all calls, *seconds* after the last time.
 
-    def _check_all(self) -> None:
-        for id_, batch in self._batches.items():
-            self._check(id_, batch, self._loop.time())
-        # Without batches there is nothing to check: the next one starts the timer again.
-        self._timer = self._loop.call_later(INTERVAL, self._check_all) if self._batches else None
+        Args:
+            idle: Whether the worker used no processor since then.
+        """
+        for id_, call in self._calls.items():
+            self._check(id_, call, seconds, idle=idle)
+        stopped = {id_: call for id_, call in self._calls.items() if call.stopped is not None}
+        for call in stopped.values():
+            if call.seconds - (call.stopped or 0.0) >= STOP_TIMEOUT and not self.culprits:
+                self.culprits = frozenset(stopped)
+                reason = DeathReason.STOPPED if call.is_external else DeathReason.STUCK
+                self._end(reason, f"it did not stop {call.what} that took too long")
 
-    def _check(self, id_: int, batch: _Batch, now: float) -> None:
-        if batch.begun is None:
-            batch.begun = now if self._has_begun(id_) else None
-        elif batch.aborted is None:
-            if now - batch.begun >= self.timeout(batch.tokens):
-                log.warning("batch takes too long", extra={"tokens": batch.tokens})
-                batch.aborted = now
-                self._abort(id_)
-        elif now - batch.aborted >= STOP_TIMEOUT and not self.killed:
-            self.killed = True
-            self._kill()
+    def _check(self, id_: int, call: Watched, seconds: float, *, idle: bool) -> None:
+        if not call.has_begun:
+            call.has_begun = self._has_begun(id_)
+            return
+        call.seconds += seconds
+        call.idle += seconds * idle
+        if call.stopped is None and call.seconds >= call.limit():
+            log.warning("call takes too long", extra={"call": call.what})
+            call.stopped = call.seconds
+            call.stop()

@@ -9,7 +9,7 @@ import msgspec
 
 from embedd.engine.image_protocol import PictureOrder
 from embedd.engine.image_spec import ImageInfo, ImageSpec
-from embedd.engine.ipc.messages import Failed, to_path
+from embedd.engine.ipc.messages import Failed, Ping, Pong, Progress, to_path
 from embedd.images import Phase
 
 
@@ -31,12 +31,6 @@ class Paint(msgspec.Struct, tag="paint", frozen=True):
 
     id: int
     order: PictureOrder
-
-
-class LoadProgress(msgspec.Struct, tag="progress", frozen=True):
-    """A share (0 … 1) of the weights is loaded."""
-
-    share: float
 
 
 class PainterReady(msgspec.Struct, tag="ready", frozen=True):
@@ -70,8 +64,8 @@ class Painted(msgspec.Struct, tag="painted", frozen=True):
     decode_seconds: float
 
 
-ToPainter: TypeAlias = LoadPainter | Paint
-FromPainter: TypeAlias = LoadProgress | PainterReady | Step | Previewed | Painted | Failed
+ToPainter: TypeAlias = LoadPainter | Paint | Ping
+FromPainter: TypeAlias = Progress | PainterReady | Step | Previewed | Painted | Pong | Failed
 
 _to_painter: msgspec.msgpack.Decoder[ToPainter] = msgspec.msgpack.Decoder(
     ToPainter, dec_hook=to_path

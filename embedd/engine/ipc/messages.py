@@ -104,6 +104,14 @@ class Abort(msgspec.Struct, tag="abort", frozen=True):
     stuck: bool = False
 
 
+class Ping(msgspec.Struct, tag="ping", frozen=True):
+    """Give a sign of life at once, whatever the other threads do. The answer is `Pong`."""
+
+
+class Pong(msgspec.Struct, tag="pong", frozen=True):
+    """Answer to `Ping`."""
+
+
 class Progress(msgspec.Struct, tag="progress", frozen=True):
     """A share (0 … 1) of the weights is loaded."""
 
@@ -165,8 +173,10 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     index: int | None = None
 
 
-ToWorker: TypeAlias = Load | Cores | Tokenize | Locate | Abandon | Detokenize | Encode | Abort
-FromWorker: TypeAlias = Progress | Ready | Tokens | Texts | Computed | Failed
+ToWorker: TypeAlias = (
+    Load | Cores | Tokenize | Locate | Abandon | Detokenize | Encode | Abort | Ping
+)
+FromWorker: TypeAlias = Progress | Ready | Tokens | Texts | Computed | Pong | Failed
 
 
 def _to_text(value: Any) -> str:

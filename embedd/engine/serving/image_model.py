@@ -106,6 +106,13 @@ class ServedImageModel:
         return worker.pid
 
     @property
+    def silence(self) -> str | None:
+        """Why it answers nothing at the moment, or None."""
+        if self._worker is None or not self._worker.is_silent:
+            return None
+        return f'the worker of model "{self._spec.name}" does not answer'
+
+    @property
     def waiting_requests(self) -> int:
         """Pictures that wait."""
         return len(self._queue)

@@ -6,13 +6,13 @@ from typing import TypeVar
 
 from embedd.cache import VectorCache, make_fingerprint
 from embedd.engine.backends import LLAMA_BACKENDS, Backend
-from embedd.engine.host.errors import WorkerDiedError
+from embedd.engine.host.errors import StuckError, WorkerDiedError
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.host.supervisor import Supervisor
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.dedup import Deduplicator
 from embedd.engine.serving.local_tokenizer import LocalTokenizer
-from embedd.engine.serving.queue import AT_ONCE, BatchQueue
+from embedd.engine.serving.queue import AT_ONCE, BatchQueue, limit_interruptions
 from embedd.engine.settings import ONE_REPLICA, Tuning
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tokenizer_place import TokenizerPlace, TokenizerVerdict
@@ -32,6 +32,7 @@ from embedd.types import (
 # ten thousand texts of another one are tokenized.
 CHUNK_CHARACTERS = 256 * 1024
 CHUNK_TEXTS = 256
+MAX_DEATHS_OF_A_CALL = 2  # worker deaths after which a tokenizer call fails
 
 _Answer = TypeVar("_Answer")
 
@@ -109,6 +110,11 @@ class ServedModel:
         return self._supervisor.unhealthy_reason
 
     @property
+    def silence(self) -> str | None:
+        """Why it answers nothing at the moment, or None: its worker is replaced, or recovers."""
+        return self._supervisor.silence
+
+    @property
     def refusals(self) -> Mapping[str, str]:
         """Engine → why it cannot compute this model."""
         return self._supervisor.fallbacks.refusals
@@ -152,7 +158,8 @@ class ServedModel:
         """Return the ids of each text, not truncated; see `Tokenizer.tokenize`.
 
         Raises:
-            EngineError: The worker died on it twice.
+            EngineError: The worker died on it twice, or it took too long.
+            WorkerUnavailableError: Workers were ended from outside again and again.
         """
         if self._tokenizer is not None:
             return await self._tokenizer.tokenize(
@@ -167,7 +174,8 @@ class ServedModel:
         """Return the ids of each text and their places in it; see `Tokenizer.locate`.
 
         Raises:
-            EngineError: The worker died on it twice.
+            EngineError: The worker died on it twice, or it took too long.
+            WorkerUnavailableError: Workers were ended from outside again and again.
         """
         if self._tokenizer is not None:
             return await self._tokenizer.locate(texts, parse_special=parse_special)
@@ -260,13 +268,25 @@ class ServedModel:
         return await self._ask(lambda worker: worker.locate(texts, parse_special=parse_special))
 
     async def _ask(self, ask: Callable[[WorkerProcess], Awaitable[_Answer]]) -> _Answer:
-        worker = self._supervisor.worker
-        try:
-            return await ask(worker)
-        except WorkerDiedError:
-            # It may have died of a batch computed at the same time: once more on the next one.
-            await self._supervisor.revive(worker)
-            return await ask(self._supervisor.worker)
+        deaths = interruptions = 0
+        while True:
+            worker = self._supervisor.worker
+            try:
+                return await ask(worker)
+            except StuckError as error:
+                if not error.is_external:
+                    raise
+                interruptions += 1
+                limit_interruptions(interruptions, error)
+            except WorkerDiedError as error:
+                interruptions += error.is_external
+                deaths += not error.is_external
+                # It may have died of a batch computed at the same time: once more on the next one,
+                # unless it was ended because of this call.
+                if deaths == MAX_DEATHS_OF_A_CALL or error.is_stuck_in_call:
+                    raise
+                limit_interruptions(interruptions, error)
+                await self._supervisor.revive(worker)
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:

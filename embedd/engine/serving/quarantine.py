@@ -68,8 +68,8 @@ def _is_fault_of_input(error: EngineError) -> bool:
     """Return whether *error*, of a batch of one input, can only be that input's fault.
 
     It may not be if another batch was being computed when the worker died, if memory ran out, or
-    if the cause came from outside the worker.
+    if the cause came from outside the worker: then the worker was killed, or it used no processor.
     """
     if isinstance(error, WorkerDiedError):
         return error.alone and not error.is_out_of_memory and not error.is_external
-    return isinstance(error, StuckError)
+    return isinstance(error, StuckError) and not error.is_external

@@ -369,8 +369,10 @@ class BatchQueue:
                 )
             except StuckError as error:
                 self._metrics.stuck_batches.inc()
-                deaths += 1
-                if deaths >= MAX_DEATHS_OF_A_BATCH:
+                interruptions += error.is_external
+                limit_interruptions(interruptions, error)
+                deaths += not error.is_external
+                if deaths >= MAX_DEATHS_OF_A_BATCH and not error.is_external:
                     await self._split(entries, deaths, error)
                     return
             except WorkerDiedError as error:
@@ -378,7 +380,7 @@ class BatchQueue:
                 await self._supervisor.revive(worker, counts=self._searches == 0)
                 if error.is_external:
                     interruptions += error.started
-                    _limit_interruptions(interruptions, error)
+                    limit_interruptions(interruptions, error)
                     continue
                 deaths += _counts(error, entries)
                 if _is_split(error, entries, deaths):
@@ -444,11 +446,15 @@ def _error_of_input(error: EngineError | str, row: int) -> EngineError:
     return EngineError(f"{error} (input {row})", index=row)
 
 
-def _limit_interruptions(count: int, error: WorkerDiedError) -> None:
-    """Raise `WorkerUnavailableError` if the last of *count* interruptions was one too many."""
+def limit_interruptions(count: int, error: EngineError) -> None:
+    """Raise an error if the last of *count* interruptions from outside was one too many.
+
+    Raises:
+        WorkerUnavailableError: It was.
+    """
     if count == MAX_INTERRUPTIONS:
         raise WorkerUnavailableError(
-            f"{error}, {count} times while it computed this request: try again later"
+            f"{error}, {count} times while it worked on this request: try again later"
         ) from error
 
 

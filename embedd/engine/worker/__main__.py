@@ -34,7 +34,7 @@ class Worker:
         self._connection = connection
         self._board = board
         self._pending: Pending
-        self._tokenizer_calls = TokenizerCalls(connection)
+        self._tokenizer_calls = TokenizerCalls(connection, board)
 
     def run(self) -> None:
         """Serve until the server closes the socket."""
@@ -54,6 +54,8 @@ class Worker:
                     self._pending.put((message, array))
                 case messages.Abort():
                     self._pending.abort(message.id, stuck=message.stuck)
+                case messages.Ping():
+                    self._connection.send((messages.Pong(), None))
 
     def _load(self, load: messages.Load) -> None:
         try:

@@ -22,7 +22,6 @@ from embedd.engine.child_process import prepare_process
 from embedd.engine.image_protocol import ImageEngine, PictureOrder
 from embedd.engine.ipc.image_messages import (
     LoadPainter,
-    LoadProgress,
     Paint,
     Painted,
     PainterReady,
@@ -31,7 +30,7 @@ from embedd.engine.ipc.image_messages import (
     ToPainter,
     parse_to_painter,
 )
-from embedd.engine.ipc.messages import Failed, Fault
+from embedd.engine.ipc.messages import Failed, Fault, Ping, Pong, Progress
 from embedd.engine.worker.connection import Connection
 from embedd.engine.worker.picture_file import encode_picture, encode_preview
 from embedd.engine.worker.threads import exit_on_error, start_thread
@@ -61,6 +60,8 @@ class PaintingWorker:
                     start_thread(self._serve, message)
                 case Paint():
                     self._waiting.put(message)
+                case Ping():
+                    self._send(Pong())
 
     def _serve(self, load: LoadPainter) -> None:
         try:
@@ -79,7 +80,7 @@ class PaintingWorker:
         module, name = ENGINES[load.engine].split(":")
         kind = getattr(importlib.import_module(module), name)
         engine: ImageEngine = kind.load(
-            load.spec, threads=load.threads, report=lambda share: self._send(LoadProgress(share))
+            load.spec, threads=load.threads, report=lambda share: self._send(Progress(share))
         )
         return engine
 

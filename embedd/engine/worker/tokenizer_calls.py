@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from embedd.engine.ipc.board import Board, Place
 from embedd.engine.ipc.framing import split_ids
 from embedd.engine.ipc.messages import (
     Detokenize,
@@ -35,8 +36,9 @@ Call: TypeAlias = Tokenize | Locate | Detokenize
 class TokenizerCalls:
     """Answers calls to one tokenizer, one at a time. Call `start` first."""
 
-    def __init__(self, connection: Connection[ToWorker]) -> None:
+    def __init__(self, connection: Connection[ToWorker], board: Board) -> None:
         self._connection = connection
+        self._board = board
         self._waiting: queue.SimpleQueue[tuple[Call, bytes]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._tokenizer: Tokenizer
@@ -73,13 +75,13 @@ class TokenizerCalls:
     def _answer_here(self, call: Call, array: bytes) -> None:
         """Answer in the calling thread: waking the other one would take longer."""
         if self._shared:
-            self._answer(call, array)
+            self._answer(call, array, Place.READER)
             return
         if not self._lock.acquire(blocking=False):
             self._waiting.put((call, array))
             return
         try:
-            self._answer(call, array)
+            self._answer(call, array, Place.READER)
         finally:
             self._lock.release()
 
@@ -87,14 +89,17 @@ class TokenizerCalls:
         while True:
             call, array = self._waiting.get()
             with self._lock:
-                self._answer(call, array)
+                self._answer(call, array, Place.TOKENIZER)
 
-    def _answer(self, call: Call, array: bytes) -> None:
+    def _answer(self, call: Call, array: bytes, place: Place) -> None:
         def check() -> None:
             if call.id in self._abandoned:
                 raise EngineError("nothing waits for the answer")
 
-        self._connection.send(answer_call(self._tokenizer, call, array, check))
+        self._board.mark_tokenizing(place, call.id)
+        answer = answer_call(self._tokenizer, call, array, check)
+        self._board.mark_tokenizing(place, 0)
+        self._connection.send(answer)
         self._open.discard(call.id)
         self._abandoned.discard(call.id)
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from embedd.engine.backends import LLAMA_BACKENDS, Backend
 from embedd.engine.host.errors import StuckError, WorkerDiedError
+from embedd.engine.host.heartbeat import Heartbeat
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.host.supervisor import Supervisor
 from embedd.engine.ipc.messages import Load
@@ -89,6 +90,7 @@ class FakeWorker(WorkerProcess):
         self.place: TokenizerPlace | None = None
         self.batches: list[Batch] = []
         self.closed = False
+        self._heartbeat = Heartbeat()
 
     @property
     def pid(self) -> int:
@@ -185,7 +187,7 @@ class FakeWorker(WorkerProcess):
     async def close(self) -> None:
         self.closed = True
         if self.death is None:
-            self._end("exit status 0", DeathReason.EXITED)
+            self._finish("exit status 0", DeathReason.EXITED)
 
     def compute(self) -> None:
         """Compute the batch whose turn it is."""
@@ -212,13 +214,13 @@ class FakeWorker(WorkerProcess):
         """The process crashes; if it was *computing*, the first batch may be the cause."""
         self.died_computing = computing and bool(self.batches)
         if of_memory:
-            self._end("SIGKILL (out of memory)", DeathReason.MEMORY)
+            self._finish("SIGKILL (out of memory)", DeathReason.MEMORY)
         elif from_outside:
-            self._end("SIGKILL", DeathReason.KILLED)
+            self._finish("SIGKILL", DeathReason.KILLED)
         else:
-            self._end("SIGSEGV", DeathReason.CRASHED)
+            self._finish("SIGSEGV", DeathReason.CRASHED)
 
-    def _end(self, cause: str, reason: DeathReason) -> None:
+    def _finish(self, cause: str, reason: DeathReason) -> None:
         message = f"the worker process ended with {cause}"
         self.death = WorkerDiedError(message, reason)
         for index, batch in enumerate(self.batches):

@@ -19,7 +19,7 @@ from embedd.engine.host.image_process import ImageWorker, PaintedFile
 from embedd.engine.image_spec import ImageInfo
 from embedd.engine.ipc import framing
 from embedd.engine.ipc import image_messages as messages
-from embedd.engine.ipc.messages import Failed, Fault
+from embedd.engine.ipc.messages import Failed, Fault, Ping, Progress
 from embedd.errors import (
     EngineError,
     InsufficientMemoryError,
@@ -51,11 +51,15 @@ class Peer:
         self.sock.sendall(b"".join(frame))
 
     async def receive(self) -> messages.ToPainter:
+        """The next message of the server that is not a ping."""
         loop = asyncio.get_running_loop()
-        prefix = await loop.sock_recv(self.sock, framing.PREFIX.size)
-        header, array = framing.parse_prefix(prefix)
-        body = await loop.sock_recv(self.sock, header + array)
-        return messages.parse_to_painter(body[:header])
+        while True:
+            prefix = await loop.sock_recv(self.sock, framing.PREFIX.size)
+            header, array = framing.parse_prefix(prefix)
+            body = await loop.sock_recv(self.sock, header + array)
+            message = messages.parse_to_painter(body[:header])
+            if not isinstance(message, Ping):
+                return message
 
     async def load(self, **options: Any) -> "asyncio.Task[ImageInfo]":
         task = asyncio.create_task(self.worker.load(LOAD, **options))
@@ -111,7 +115,7 @@ async def test_progress_of_a_load_is_reported_and_postpones_the_timeout(peer: Pe
     shares: list[float] = []
     task = await peer.load(timeout=600.0, report=shares.append)
     for share in (0.25, 1.0):
-        peer.send(messages.LoadProgress(share))
+        peer.send(Progress(share))
     peer.send(messages.PainterReady(1, INFO))
     assert await task == INFO == peer.worker.info
     assert shares == [0.25, 1.0]

@@ -53,12 +53,15 @@ class Peer:
         self.sock.sendall(data)
 
     async def receive(self) -> messages.ToWorker:
-        """The next message of the server."""
+        """The next message of the server that is not a ping."""
         loop = asyncio.get_running_loop()
-        prefix = await loop.sock_recv(self.sock, framing.PREFIX.size)
-        header, array = framing.parse_prefix(prefix)
-        body = await loop.sock_recv(self.sock, header + array)
-        return messages.parse_to_worker(body[:header])
+        while True:
+            prefix = await loop.sock_recv(self.sock, framing.PREFIX.size)
+            header, array = framing.parse_prefix(prefix)
+            body = await loop.sock_recv(self.sock, header + array)
+            message = messages.parse_to_worker(body[:header])
+            if not isinstance(message, messages.Ping):
+                return message
 
 
 @pytest.fixture

@@ -1,111 +1,139 @@
-"""The watchdog: a batch that takes too long is stopped, a worker that ignores that is killed."""
-
-import asyncio
-from typing import cast
+"""The watchdog: a call that takes too long is stopped, a worker that ignores that is ended."""
 
 import pytest
 
 from embedd.engine.host.watchdog import (
-    INTERVAL,
     MIN_TIMEOUT,
+    SLOWEST_TOKENIZER,
     STOP_TIMEOUT,
     TIMEOUT_FACTOR,
+    TOKENIZER_TIMEOUT,
     Watchdog,
 )
-from tests.fakes import Clock
+from embedd.metrics import DeathReason
+
+STEP = 1.0  # seconds between two checks
 
 
-class Watched:
-    """A watchdog, the worker that it watches, and a clock."""
+class Watching:
+    """A watchdog, and the worker that it watches."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
         self.begun: set[int] = set()
         self.aborted: list[int] = []
-        self.kills = 0
+        self.ends: list[tuple[DeathReason, str]] = []
         self.dog = Watchdog(
             has_begun=self.begun.__contains__,
-            abort=self.aborted.append,
-            kill=self._kill,
-            loop=cast("asyncio.AbstractEventLoop", self.clock),
+            end=lambda reason, cause: self.ends.append((reason, cause)),
         )
 
-    def _kill(self) -> None:
-        self.kills += 1
+    def begin(self, id_: int, tokens: int = 100) -> None:
+        """Send a batch, which begins at once."""
+        self.dog.watch_batch(id_, tokens, lambda: self.aborted.append(id_))
+        self.begun.add(id_)
+        self.dog.check(STEP, idle=False)
 
-    def wait(self, seconds: float) -> None:
-        for _ in range(int(seconds / INTERVAL)):
-            self.clock.advance(INTERVAL)
+    def wait(self, seconds: float, *, idle: bool = False) -> None:
+        for _ in range(int(seconds / STEP)):
+            self.dog.check(STEP, idle=idle)
 
 
 @pytest.fixture
-async def watched() -> Watched:
-    return Watched()
+def watching() -> Watching:
+    return Watching()
 
 
-async def test_a_batch_that_takes_too_long_is_stopped_and_then_the_worker_ended(
-    watched: Watched,
+def test_a_batch_that_takes_too_long_is_stopped_and_then_the_worker_ended(
+    watching: Watching,
 ) -> None:
-    watched.dog.watch(1, 100)
-    watched.begun.add(1)
-    watched.wait(MIN_TIMEOUT)
-    assert watched.aborted == []
-    watched.wait(INTERVAL)
-    assert (watched.aborted, watched.kills) == ([1], 0)
-    watched.wait(STOP_TIMEOUT)
-    assert (watched.aborted, watched.kills) == ([1], 1)
-    assert watched.dog.killed
-    watched.wait(10)
-    assert watched.kills == 1
+    watching.begin(1)
+    watching.wait(MIN_TIMEOUT - STEP)
+    assert watching.aborted == []
+    watching.wait(STEP)
+    assert (watching.aborted, watching.ends) == ([1], [])
+    watching.wait(STOP_TIMEOUT)
+    cause = "it did not stop a batch that took too long"
+    assert (watching.aborted, watching.ends) == ([1], [(DeathReason.STUCK, cause)])
+    assert watching.dog.culprits == {1}
+    watching.wait(10)
+    assert len(watching.ends) == 1
 
 
-async def test_a_worker_that_stops_the_batch_is_not_killed(watched: Watched) -> None:
-    watched.dog.watch(1, 100)
-    watched.begun.add(1)
-    watched.wait(MIN_TIMEOUT + INTERVAL)
-    assert watched.aborted == [1]
-    watched.dog.forget(1)
-    watched.wait(10)
-    assert not watched.dog.killed
+def test_a_worker_that_stops_the_batch_is_not_ended(watching: Watching) -> None:
+    watching.begin(1)
+    watching.wait(MIN_TIMEOUT)
+    assert watching.aborted == [1]
+    watching.dog.forget(1)
+    watching.wait(10)
+    assert watching.ends == []
 
 
-async def test_waiting_for_a_place_is_not_computing(watched: Watched) -> None:
-    watched.dog.watch(1, 100)
-    watched.wait(100)
-    assert watched.aborted == []
+def test_waiting_for_a_place_is_not_computing(watching: Watching) -> None:
+    watching.dog.watch_batch(1, 100, lambda: watching.aborted.append(1))
+    watching.wait(100)
+    assert watching.aborted == []
 
 
-async def test_a_slow_model_has_more_time(watched: Watched) -> None:
+def test_a_worker_that_used_no_processor_is_not_stuck_but_stopped(watching: Watching) -> None:
+    watching.begin(1)
+    watching.wait(1)
+    watching.wait(MIN_TIMEOUT - 1, idle=True)
+    call = watching.dog.find(1)
+    assert call is not None
+    assert (watching.aborted, call.is_external) == ([1], True)
+    watching.wait(STOP_TIMEOUT, idle=True)
+    assert [reason for reason, _ in watching.ends] == [DeathReason.STOPPED]
+
+
+def test_a_batch_beside_the_one_that_hangs_is_no_culprit(watching: Watching) -> None:
+    watching.begin(1)
+    watching.wait(MIN_TIMEOUT)
+    watching.begin(2)
+    watching.wait(STOP_TIMEOUT)
+    assert watching.dog.culprits == {1}
+
+
+def test_batches_that_hang_together_are_culprits_together(watching: Watching) -> None:
+    for id_ in (1, 2):
+        watching.dog.watch_batch(id_, 100, lambda: None)
+        watching.begun.add(id_)
+    watching.wait(MIN_TIMEOUT + STOP_TIMEOUT + STEP)
+    assert watching.dog.culprits == {1, 2}
+
+
+def test_a_slow_model_has_more_time(watching: Watching) -> None:
     """By the self-test at first, then by what its batches really took."""
-    watched.dog.learn(1.0, 0.05)
-    assert watched.dog.timeout(1000) == pytest.approx(TIMEOUT_FACTOR * 50)
+    watching.dog.learn(1.0, 0.05)
+    assert watching.dog.timeout(1000) == pytest.approx(TIMEOUT_FACTOR * 50)
     for _ in range(100):
-        watched.dog.learn(1000, 10.0)
-    assert watched.dog.timeout(1000) == pytest.approx(TIMEOUT_FACTOR * 10, rel=0.01)
-    assert watched.dog.timeout(1) == MIN_TIMEOUT
-    watched.dog.watch(1, 1000)
-    watched.begun.add(1)
-    watched.wait(TIMEOUT_FACTOR * 10 - 10)
-    assert watched.aborted == []
-    watched.wait(20)
-    assert watched.aborted == [1]
+        watching.dog.learn(1000, 10.0)
+    assert watching.dog.timeout(1000) == pytest.approx(TIMEOUT_FACTOR * 10, rel=0.01)
+    assert watching.dog.timeout(1) == MIN_TIMEOUT
+    watching.begin(1, 1000)
+    watching.wait(TIMEOUT_FACTOR * 10 - 10)
+    assert watching.aborted == []
+    watching.wait(20)
+    assert watching.aborted == [1]
 
 
-async def test_one_tiny_batch_that_stalled_says_little_of_large_ones(watched: Watched) -> None:
-    watched.dog.learn(1000, 1.0)
-    watched.dog.learn(8, 0.5)
-    assert watched.dog.timeout(1000) < TIMEOUT_FACTOR * 2
+def test_one_tiny_batch_that_stalled_says_little_of_large_ones(watching: Watching) -> None:
+    watching.dog.learn(1000, 1.0)
+    watching.dog.learn(8, 0.5)
+    assert watching.dog.timeout(1000) < TIMEOUT_FACTOR * 2
 
 
-async def test_without_batches_no_timer_runs(watched: Watched) -> None:
-    watched.dog.watch(1, 1)
-    watched.dog.forget(1)
-    watched.wait(2)
-    assert watched.dog._timer is None
-    watched.dog.watch(2, 1)
-    watched.begun.add(2)
-    watched.wait(MIN_TIMEOUT + 2)
-    assert watched.aborted == [2]
-    watched.dog.close()
-    watched.wait(10)
-    assert watched.kills == 0
+@pytest.mark.parametrize("size", [1, 10**6])
+def test_a_tokenizer_call_has_the_more_time_the_longer_its_text_is(
+    size: int, watching: Watching
+) -> None:
+    limit = max(TOKENIZER_TIMEOUT, SLOWEST_TOKENIZER * size)
+    watching.dog.watch_tokenizing(1, size, lambda: watching.aborted.append(1))
+    watching.wait(100)
+    watching.begun.add(1)
+    watching.wait(limit)
+    assert watching.aborted == []
+    watching.wait(STEP)
+    assert watching.aborted == [1]
+    watching.wait(STOP_TIMEOUT)
+    cause = "it did not stop a tokenizer call that took too long"
+    assert watching.ends == [(DeathReason.STUCK, cause)]

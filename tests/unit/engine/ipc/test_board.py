@@ -4,7 +4,7 @@ import subprocess
 import sys
 import tempfile
 
-from embedd.engine.ipc.board import PLACES, Board
+from embedd.engine.ipc.board import PLACES, Board, Place
 
 WRITER = """
 import os, sys
@@ -34,4 +34,16 @@ def test_a_later_batch_takes_the_place_of_a_far_earlier_one() -> None:
     board.mark(1 + PLACES)
     assert board.has(1 + PLACES)
     assert not board.has(1)
+    board.close()
+
+
+def test_a_tokenizer_call_is_there_until_it_is_answered_and_hides_no_batch() -> None:
+    with tempfile.TemporaryFile() as file:
+        board = Board.create(file)
+    board.mark(1)
+    board.mark_tokenizing(Place.READER, 2)
+    board.mark_tokenizing(Place.TOKENIZER, 1 + PLACES)
+    assert [board.has(id_) for id_ in (1, 2, 1 + PLACES)] == [True] * 3
+    board.mark_tokenizing(Place.READER, 0)
+    assert [board.has(id_) for id_ in (1, 2, 1 + PLACES)] == [True, False, True]
     board.close()

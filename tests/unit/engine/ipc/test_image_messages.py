@@ -12,7 +12,6 @@ from embedd.engine.ipc import framing
 from embedd.engine.ipc.image_messages import (
     FromPainter,
     LoadPainter,
-    LoadProgress,
     Paint,
     Painted,
     PainterReady,
@@ -22,7 +21,7 @@ from embedd.engine.ipc.image_messages import (
     parse_from_painter,
     parse_to_painter,
 )
-from embedd.engine.ipc.messages import Failed, Fault
+from embedd.engine.ipc.messages import Failed, Fault, Ping, Pong, Progress
 from embedd.images import ImagePart, Phase
 from tests.unit.painter.images import make_image_spec
 from tests.unit.painter.orders import make_order
@@ -43,6 +42,7 @@ def split(message: Any, array: Any = None) -> tuple[bytes, bytes]:
     [
         LoadPainter(id=1, spec=make_image_spec(parts=PARTS), engine="fake", threads=2),
         Paint(2, make_order("größer 😀", negative="x", quality=80, text="a\nb", previews=3)),
+        Ping(),
     ],
 )
 def test_a_message_to_a_worker_arrives_as_it_is(message: ToPainter) -> None:
@@ -53,7 +53,8 @@ def test_a_message_to_a_worker_arrives_as_it_is(message: ToPainter) -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        LoadProgress(0.5),
+        Progress(0.5),
+        Pong(),
         PainterReady(1, INFO),
         Step(2, Phase.SAMPLING, 3),
         Previewed(2, 3, 0),

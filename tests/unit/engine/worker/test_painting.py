@@ -14,7 +14,7 @@ import pytest
 from embedd.config import image_worker_environment
 from embedd.engine.fake_painter import BLANK, REFUSE
 from embedd.engine.ipc import image_messages as messages
-from embedd.engine.ipc.messages import Failed, Fault
+from embedd.engine.ipc.messages import Failed, Fault, Progress
 from embedd.engine.worker.connection import Connection
 from embedd.engine.worker.painting import ENGINES, NICENESS, PaintingWorker, choose_previews
 from embedd.errors import InsufficientMemoryError, ModelLoadError
@@ -55,7 +55,7 @@ class Server:
         while True:
             received = self.connection.receive()
             assert received is not None
-            if not isinstance(received[0], messages.Step | messages.LoadProgress):
+            if not isinstance(received[0], messages.Step | Progress):
                 return received
 
 

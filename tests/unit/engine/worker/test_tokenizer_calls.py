@@ -1,8 +1,9 @@
 """What a worker answers to tokenizer calls."""
 
 import queue
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.fake import FakeTokenizer
+from embedd.engine.ipc.board import Board
 from embedd.engine.ipc.framing import split_located
 from embedd.engine.ipc.messages import (
     Detokenize,
@@ -93,12 +95,34 @@ class Held(FakeTokenizer):
         )
 
 
+@pytest.fixture
+def board() -> Iterator[Board]:
+    # Not closed: the threads of the tests outlive them.
+    with tempfile.TemporaryFile() as file:
+        yield Board.create(file)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_board_has_the_calls_that_are_being_answered(shared: bool, board: Board) -> None:
+    connection, tokenizer = Sent(), Held()
+    calls = TokenizerCalls(connection, board)
+    calls.start(tokenizer, shared=shared)
+    calls.put(Tokenize(1, ["x" * (SHORT + 1)]), b"")
+    assert tokenizer.begun.wait(20)
+    calls.put(Tokenize(2, ["x" * (SHORT + 1)]), b"")
+    assert (board.has(1), board.has(2)) == (True, False)
+    tokenizer.go_on.set()
+    for _ in range(2):
+        connection.answers.get(timeout=20)
+    assert (board.has(1), board.has(2)) == (False, False)
+
+
 @pytest.mark.parametrize(("shared", "order"), [(True, [2, 1]), (False, [1, 2])])
 def test_a_short_text_passes_a_long_one_if_threads_may_share_the_tokenizer(
-    shared: bool, order: list[int]
+    shared: bool, order: list[int], board: Board
 ) -> None:
     connection, tokenizer = Sent(), Held()
-    calls = TokenizerCalls(connection)
+    calls = TokenizerCalls(connection, board)
     calls.start(tokenizer, shared=shared)
     calls.put(Tokenize(1, ["x" * (SHORT + 1)]), b"")
     assert tokenizer.begun.wait(20)
@@ -108,9 +132,9 @@ def test_a_short_text_passes_a_long_one_if_threads_may_share_the_tokenizer(
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_work_ends_when_nothing_waits_for_the_answer(shared: bool) -> None:
+def test_work_ends_when_nothing_waits_for_the_answer(shared: bool, board: Board) -> None:
     connection, tokenizer = Sent(), Held()
-    calls = TokenizerCalls(connection)
+    calls = TokenizerCalls(connection, board)
     calls.start(tokenizer, shared=shared)
     long = "x" * (SHORT + 1)
     calls.put(Tokenize(1, [long]), b"")
