@@ -156,11 +156,17 @@ class InvalidModelNameError(RequestError):
 
 
 class ModelNotFoundError(RequestError):
-    """The model is not in the store."""
+    """The model is not in the store.
 
-    def __init__(self, name: str, message: str = "") -> None:
-        super().__init__(message or f'model "{name}" not found, try pulling it first')
+    Args:
+        hint: What may be meant; it ends the message.
+    """
+
+    def __init__(self, name: str, message: str = "", *, hint: str = "") -> None:
+        text = message or f'model "{name}" not found, try pulling it first'
+        super().__init__(f"{text}: {hint}" if hint else text)
         self.name = name
+        self.hint = hint
 
 
 class UnknownRouteError(RequestError):

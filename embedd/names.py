@@ -1,4 +1,8 @@
-"""Model names, as Ollama parses them: ``[scheme://][host/][namespace/]model[:tag]``."""
+"""Model names, as Ollama parses them: ``[scheme://][host/][namespace/]model[:tag]``.
+
+The address of a file on the hub, ``hf.co/user/repository/folder/file.gguf`` or that of its page,
+is a name too: its tag is the path of the file, with ``--`` for the slashes.
+"""
 
 import re
 from dataclasses import dataclass
@@ -10,12 +14,20 @@ DEFAULT_HOST: Final = "registry.ollama.ai"
 DEFAULT_NAMESPACE: Final = "library"
 DEFAULT_TAG: Final = "latest"
 DEFAULT_SCHEME: Final = "https"
+HUB_HOSTS: Final = frozenset({"hf.co", "huggingface.co"})
+FOLDER_MARK: Final = "--"  # stands for a slash in a tag that is a path
 
 # No part can be empty, begin with a dot or contain a slash, so that the path of a name is
 # always inside the store.
 _HOST: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
 _MODEL: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}")
+# The hub has names of up to 96 characters, and files whose names are longer still.
+_HUB_MODEL: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
+_HUB_TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_HUB_PAGE: Final = re.compile(r"(?:(?:blob|resolve|raw)/(?P<revision>[^/]+)/)?(?P<path>.+)")
+_HUB_FOLDER: Final = re.compile(r"tree/(?P<revision>[^/]+)/?")
+_HUB_FILES: Final = (".gguf", ".safetensors")
 _SCHEMES: Final = ("http", "https")
 _LOCAL: Final = "local"
 _CLOUD: Final = "cloud"
@@ -41,11 +53,12 @@ class ModelName:
     scheme: str = DEFAULT_SCHEME
 
     def __post_init__(self) -> None:
+        is_on_hub = self.host.lower() in HUB_HOSTS
         parts_are_valid = (
             _HOST.fullmatch(self.host)
             and _NAMESPACE.fullmatch(self.namespace)
-            and _MODEL.fullmatch(self.model)
-            and _MODEL.fullmatch(self.tag)
+            and (_HUB_MODEL if is_on_hub else _MODEL).fullmatch(self.model)
+            and (_HUB_TAG if is_on_hub else _MODEL).fullmatch(self.tag)
             # A name with the tag "local" could not be parsed again: that suffix is stripped.
             and self.tag.lower() != _LOCAL
             and self.scheme in _SCHEMES
@@ -89,7 +102,7 @@ def parse_model_name(text: str) -> ModelName:
         InvalidModelNameError: *text* is not a valid name.
     """
     bare = text.strip()
-    rest, tag = _split_tag(_strip_local(bare))
+    rest, tag = _split_tag(_strip_local(_shorten_address(bare)))
     scheme, host, namespace, model = _split_path(rest)
     # Defaults are recognised in any letter case, so that a model has one display name.
     if host.lower() == DEFAULT_HOST:
@@ -100,6 +113,35 @@ def parse_model_name(text: str) -> ModelName:
         return ModelName(host=host, namespace=namespace, model=model, tag=tag, scheme=scheme)
     except InvalidModelNameError:
         raise InvalidModelNameError(text) from None
+
+
+def _shorten_address(text: str) -> str:
+    """Return the name in the address of a file or folder on the hub; any other text as it is.
+
+    Raises:
+        InvalidModelNameError: The address names another revision than the main branch.
+    """
+    scheme, separator, rest = text.rpartition("://")
+    host, *parts = rest.split("/", 3)
+    if host.lower() not in HUB_HOSTS or len(parts) < 3:
+        return text
+    user, repository, page = parts
+    page = page.partition("?")[0].partition("#")[0]
+    base = f"{scheme}{separator}{host}/{user}/{repository}"
+    found = _HUB_FOLDER.fullmatch(page) or _HUB_PAGE.fullmatch(page)
+    if not page or found is None:
+        return base
+    revision = found["revision"]
+    if revision not in {None, "main"}:
+        reason = f'"{text}" names the revision "{revision}": only the main branch can be pulled'
+        raise InvalidModelNameError(text, reason)
+    path = found.groupdict().get("path")
+    if path is None:
+        return base
+    if not path.lower().endswith(_HUB_FILES):
+        reason = f'"{text}" is not a model file: give one that ends in {" or ".join(_HUB_FILES)}'
+        raise InvalidModelNameError(text, reason)
+    return f"{base}:{path.replace('/', FOLDER_MARK)}"
 
 
 def _strip_local(text: str) -> str:

@@ -163,10 +163,14 @@ class Resolver:
     """Finds models by name. A name that was resolved before costs one `stat` of its manifest.
 
     Safe to call from several threads: two that resolve a name find the same model.
+
+    Args:
+        suggest: Returns what may be meant by a name that is not in the store.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, suggest: Callable[[str], str] = lambda _: "") -> None:
         self._store = store
+        self._suggest = suggest
         self._by_text: dict[str, tuple[Path, _Stamp, AnyModel]] = {}
         self._facts: dict[str, GgufFacts | ImageFiles] = {}
 
@@ -295,13 +299,13 @@ class Resolver:
     def _read(self, text: str) -> AnyModel:
         found = self._store.manifests.find(parse_model_name(text))
         if found is None:
-            raise ModelNotFoundError(text)
+            raise ModelNotFoundError(text, hint=self._suggest(text))
         path = self._store.layout.manifest(found)
         # The stamp comes first: a manifest replaced in between is read again next time.
         stamp = _stamp(path)
         stored = self._store.manifests.read(found)
         if stored is None or stamp is None:
-            raise ModelNotFoundError(text)
+            raise ModelNotFoundError(text, hint=self._suggest(text))
         model = self.describe(stored)
         _remember(self._by_text, text, (path, stamp, model))
         _warn(model)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from prometheus_client.metrics_core import Metric
 
 from embedd.cache import VectorCache
-from embedd.catalog.catalog import read_catalog
+from embedd.catalog.catalog import Catalog, read_catalog
+from embedd.catalog.suggestions import Suggestions
 from embedd.config import (
     Settings,
     image_worker_environment,
@@ -76,7 +77,9 @@ def open_store(settings: Settings) -> Store:
 def open_library(settings: Settings) -> Library:
     """Return a library for commands that need no server."""
     store = open_store(settings)
-    return _make_library(settings, store, Resolver(store))
+    catalog, suggestions = _open_catalog(settings, store)
+    resolver = Resolver(store, suggestions.for_use)
+    return _make_library(settings, store, resolver, catalog, suggestions)
 
 
 def find_spec(settings: Settings, name: str) -> ModelSpec:
@@ -85,7 +88,13 @@ def find_spec(settings: Settings, name: str) -> ModelSpec:
     Raises:
         ModelNotFoundError: Not in the store.
     """
-    return Resolver(open_store(settings)).resolve(name).spec
+    store = open_store(settings)
+    return Resolver(store, _open_catalog(settings, store)[1].for_use).resolve(name).spec
+
+
+def _open_catalog(settings: Settings, store: Store) -> tuple[Catalog, Suggestions]:
+    catalog = read_catalog(settings.state / RECIPES)
+    return catalog, Suggestions(catalog, lambda: (one.display for one in store.manifests.names()))
 
 
 @asynccontextmanager
@@ -93,7 +102,8 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     """Open what a server needs; when the block ends all workers have ended."""
     store = open_store(settings)
     await asyncio.to_thread(_prune, store)
-    resolver = Resolver(store)
+    catalog, suggestions = _open_catalog(settings, store)
+    resolver = Resolver(store, suggestions.for_use)
     metrics = Metrics()
     vectors = VectorCache(settings.cache_bytes)
     tuning = open_tuning(settings)
@@ -134,7 +144,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     metrics.watch(
         functools.partial(_look, scheduler, vectors), functools.partial(_is_known, scheduler, store)
     )
-    library = _make_library(settings, store, resolver)
+    library = _make_library(settings, store, resolver, catalog, suggestions)
     try:
         yield Runtime(embedder=embedder, painter=painter, library=library, metrics=metrics)
     finally:
@@ -212,11 +222,18 @@ def _prune(store: Store) -> None:
         log.info("store pruned", extra={"files": len(removed)})
 
 
-def _make_library(settings: Settings, store: Store, resolver: Resolver) -> Library:
+def _make_library(
+    settings: Settings,
+    store: Store,
+    resolver: Resolver,
+    catalog: Catalog,
+    suggestions: Suggestions,
+) -> Library:
     return Library(
         store,
         resolver,
-        read_catalog(settings.state / RECIPES),
+        catalog,
+        suggestions=suggestions,
         verify=functools.partial(verify_gguf, settings=settings),
         open_hub=open_hub,
         quantize=functools.partial(_quantize, settings=settings),

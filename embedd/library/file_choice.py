@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from embedd.names import DEFAULT_TAG
+from embedd.names import DEFAULT_TAG, FOLDER_MARK
 from embedd.store.remote import RemoteFile
 
 _QUANTIZATION: Final = re.compile(
@@ -23,7 +23,8 @@ _PART: Final = re.compile(r"-\d{5}(-of-(\d{5})\.gguf)$", re.IGNORECASE)
 def choose_file(files: Iterable[RemoteFile], tag: str) -> RemoteFile | None:
     """The GGUF that *tag* stands for: a file name, or a quantisation in it, in any letter case.
 
-    A repository without a GGUF may hold an image model as a checkpoint of safetensors.
+    Where no file is named so, a folder may be: ``Q8_0/model.gguf``. A repository without a
+    GGUF may hold an image model as a checkpoint of safetensors.
 
     ``latest`` is the only GGUF, else Q8_0, F16, BF16 or F32, else the smallest with at
     least Q4_K_M, else the largest.
@@ -32,12 +33,15 @@ def choose_file(files: Iterable[RemoteFile], tag: str) -> RemoteFile | None:
     models = [file for file in files if _is_model(file.path)]
     models = models or [file for file in files if _is_checkpoint(file.path)]
     wanted = tag.lower()
-    named = [file for file in models if wanted in {file.path.lower(), _base(file.path)}]
+    whole = [file for file in models if wanted in {file.path.lower(), _flat(file.path)}]
+    named = whole or [file for file in models if wanted == _base(file.path)]
     if named:
         return named[0]
     if wanted == DEFAULT_TAG:
         return _choose_latest(models)
-    return _first([file for file in models if _is_named(_base(file.path), wanted)])
+    return _first([file for file in models if _is_named(_base(file.path), wanted)]) or _first(
+        [file for file in models if _is_in_folder(file.path, wanted)]
+    )
 
 
 def name_parts(path: str) -> list[str]:
@@ -54,7 +58,8 @@ def _choose_latest(models: Sequence[RemoteFile]) -> RemoteFile | None:
         return models[0]
     by_kind: dict[str, list[RemoteFile]] = {}
     for file in models:
-        by_kind.setdefault(_quantization(_base(file.path)), []).append(file)
+        kind = _quantization(_base(file.path)) or _quantization(_folders(file.path))
+        by_kind.setdefault(kind, []).append(file)
     for kind in _PREFERRED:
         if kind in by_kind:
             return _first(by_kind[kind])
@@ -87,10 +92,23 @@ def _is_named(base: str, wanted: str) -> bool:
     return re.search(rf"(?<![a-z0-9]){re.escape(wanted)}(?![a-z0-9_])", base) is not None
 
 
+def _is_in_folder(path: str, wanted: str) -> bool:
+    return any(_is_named(folder, wanted) for folder in _folders(path).split("/") if folder)
+
+
 def _quantization(base: str) -> str:
     """The last quantisation in a file name; empty if there is none."""
     found = _QUANTIZATION.findall(base)
     return _OTHER_NAMES.get(found[-1], found[-1]) if found else ""
+
+
+def _flat(path: str) -> str:
+    """The path as a tag has it, which cannot have a slash."""
+    return path.replace("/", FOLDER_MARK).lower()
+
+
+def _folders(path: str) -> str:
+    return path.rpartition("/")[0].lower()
 
 
 def _base(path: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from embedd.catalog.catalog import AnyRecipe, Catalog
+from embedd.catalog.suggestions import Suggestions
 from embedd.errors import EmbeddError, ModelNotFoundError, StoreError
 from embedd.library.create import Creator, Source, parse_creation
 from embedd.library.draft import read_config
@@ -39,6 +40,7 @@ class Library:
             before the file becomes part of the store.
         open_hub: Makes a client of the hub, when one is needed first.
         quantize: Writes a GGUF with other weights.
+        suggestions: Finds names like one that does not exist.
     """
 
     def __init__(
@@ -50,11 +52,13 @@ class Library:
         verify: Verify | None = None,
         open_hub: OpenHub = no_hub,
         quantize: Quantize | None = None,
+        suggestions: Suggestions | None = None,
     ) -> None:
         self._store = store
+        self._suggestions = suggestions or Suggestions(catalog, list)
         self._resolver = resolver
         self._catalog = catalog
-        self._puller = Puller(store, catalog, verify, open_hub)
+        self._puller = Puller(store, catalog, verify, open_hub, self._suggestions)
         weights = Weights(verify=verify, quantize=quantize)
         self._creator = Creator(store, resolver, weights, self.pull)
 
@@ -241,7 +245,7 @@ class Library:
             StoreError: It cannot be deleted.
         """
         if not self._store.delete(parse_model_name(text)):
-            raise ModelNotFoundError(text)
+            raise ModelNotFoundError(text, hint=self._suggestions.for_use(text))
 
     def list(self) -> StoredModels:
         """All models whose manifest can be read, newest first; without capabilities if damaged.
@@ -255,7 +259,7 @@ class Library:
     def _find(self, text: str) -> StoredManifest:
         stored = self._store.manifests.read(parse_model_name(text))
         if stored is None:
-            raise ModelNotFoundError(text)
+            raise ModelNotFoundError(text, hint=self._suggestions.for_use(text))
         return stored
 
     def _key_of(self, stored: StoredManifest) -> object:

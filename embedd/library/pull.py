@@ -6,20 +6,20 @@ from typing import Final
 
 from embedd.catalog.catalog import Catalog, Offer
 from embedd.catalog.recipe import HubSource, PackageSource
+from embedd.catalog.suggestions import Suggestions
 from embedd.convert import WeightType
 from embedd.errors import EmbeddError, PullError
 from embedd.gguf.header import read_header_file
 from embedd.library.draft import draft_of_offer, read_config, read_manifest, store_draft
 from embedd.library.progress import Paced, ReportProgress, pulling, report_bytes
 from embedd.library.pull_hub import (
-    HUB_HOSTS,
     HubPuller,
     OpenHub,
     Wanted,
     check_stop,
 )
 from embedd.library.quantize import Verify, convert
-from embedd.names import ModelName, parse_model_name
+from embedd.names import HUB_HOSTS, ModelName, parse_model_name
 from embedd.ollama_api import ProgressLine
 from embedd.store.blobs import Blob, hash_file
 from embedd.store.manifests import MODEL
@@ -44,15 +44,29 @@ class Puller:
     """Pulls models into one store."""
 
     def __init__(
-        self, store: Store, catalog: Catalog, verify: Verify | None, open_hub: OpenHub
+        self,
+        store: Store,
+        catalog: Catalog,
+        verify: Verify | None,
+        open_hub: OpenHub,
+        suggestions: Suggestions,
     ) -> None:
         self._store = store
         self._catalog = catalog
         self._verify = verify
+        self._suggestions = suggestions
         self._hub = HubPuller(store, open_hub)
 
     def pull(self, text: str, report: ReportProgress, *, stop: Stop, insecure: bool) -> bool:
         """As `Library.pull`."""
+        try:
+            return self._pull(text, report, stop=stop, insecure=insecure)
+        except PullError as error:
+            if str(error) != NOT_FOUND:
+                raise
+            raise PullError(f"{NOT_FOUND}: {self._suggestions.for_pull(text)}") from error
+
+    def _pull(self, text: str, report: ReportProgress, *, stop: Stop, insecure: bool) -> bool:
         name = parse_model_name(text)
         paced = Paced(report)
         paced(ProgressLine(status="pulling manifest"))

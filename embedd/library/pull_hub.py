@@ -45,7 +45,7 @@ from embedd.store.remote import NOT_FOUND, RemoteBlob, Repository, Stop
 from embedd.store.store import Store
 from embedd.stored_images import ImageFiles
 
-HUB_HOSTS = frozenset({"hf.co", "huggingface.co"})
+MOST_LISTED = 10  # files of a repository in an error
 MAX_DOWNLOADS = 4  # parts of one model that are downloaded at the same time
 
 if TYPE_CHECKING:
@@ -280,10 +280,26 @@ def _locate(hub: "Hub", wanted: Wanted) -> tuple[Repository, list[RemoteBlob]]:
         path = file.path if file else ""
     paths = name_parts(path)
     if not all(map(repository.has, paths)):
-        raise PullError(NOT_FOUND)
+        raise PullError(f"{NOT_FOUND}: {_describe_missing(wanted, repository, paths)}")
     blob, *parts = [hub.locate(repository, part) for part in paths]
     _check_digest(blob, recipe.sha256 if recipe else None)
     return repository, [blob, *parts]
+
+
+def _describe_missing(wanted: Wanted, repository: Repository, paths: Sequence[str]) -> str:
+    """What *repository* has instead of the wanted file, or instead of one part of it."""
+    if paths != [""]:
+        missing = next(path for path in paths if not repository.has(path))
+        return f"{repository.name} has no file {missing}"
+    ggufs = [file.path for file in repository.files if file.path.lower().endswith(".gguf")]
+    if not ggufs:
+        return (
+            f"{repository.name} has no GGUF: pull a repository of its GGUFs, or download it "
+            "and run `embedd create NAME --from FOLDER`"
+        )
+    more = f" and {len(ggufs) - MOST_LISTED} more" if len(ggufs) > MOST_LISTED else ""
+    listed = ", ".join(sorted(ggufs)[:MOST_LISTED])
+    return f'{repository.name} has nothing for the tag "{wanted.tag}": it has {listed}{more}'
 
 
 def _locate_file(hub: "Hub", file: HubFile) -> RemoteBlob:

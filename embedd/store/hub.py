@@ -5,9 +5,11 @@ own downloads go to its cache, so files are streamed from the session here: they
 their bytes are hashed and counted on their way into the store.
 """
 
+import importlib.util
 import logging
 import re
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
@@ -31,6 +33,7 @@ from embedd.store.partial import Partial
 from embedd.store.remote import NOT_FOUND, RemoteBlob, RemoteFile, Repository
 
 MAX_FILES: Final = 20_000
+SOCKS: Final = ("socks5", "socks5h")
 RETRIES: Final = 3
 TRANSFER_RETRIES: Final = 5  # in a row without progress: half a minute
 LONGEST_PAUSE: Final = 60.0
@@ -205,9 +208,33 @@ def _translated() -> Iterator[None]:
         raise PullError(NOT_FOUND) from error
     except HfHubHTTPError as error:
         raise _translate_status(error) from error
+    except (ImportError, ValueError) as error:
+        # The HTTP session is made at the first call: a proxy is refused there.
+        if refusal := _describe_proxy():
+            raise PullError(refusal) from error
+        raise
     except (httpx2.HTTPError, OSError) as error:
         cause = " ".join(str(error).split()) or type(error).__name__
         raise _ServerError(_unreachable(cause)) from error
+
+
+def _describe_proxy() -> str | None:
+    """Which variable names a proxy that cannot be used, and why; None if none does."""
+    for name, url in urllib.request.getproxies_environment().items():
+        scheme = url.partition("://")[0].lower()
+        variable = f"{name.upper()}_PROXY"
+        if scheme in SOCKS and importlib.util.find_spec("socksio") is None:
+            return (
+                f"{variable} names a SOCKS proxy, for which a package is missing: run "
+                "`pip install 'embedd-server[socks]'`, or name an http:// proxy"
+            )
+        is_used = name in {"http", "https", "all"} and "://" in url
+        if is_used and scheme not in {*SOCKS, "http", "https"}:
+            return (
+                f"{variable} cannot be used: its proxy has to begin with http://, https://, "
+                "socks5:// or socks5h://"
+            )
+    return None
 
 
 def _unreachable(cause: str) -> str:

@@ -84,6 +84,51 @@ def test_an_invalid_name_is_refused_with_the_text_as_sent(text: str) -> None:
     assert caught.value.name == text
 
 
+PAGES = {
+    "hf.co/u/r/m.gguf": "hf.co/u/r:m.gguf",
+    "https://hf.co/u/r/Q8_0/m.gguf": "hf.co/u/r:Q8_0--m.gguf",
+    "https://huggingface.co/u/r": "huggingface.co/u/r:latest",
+    "https://huggingface.co/u/r/": "huggingface.co/u/r:latest",
+    "https://huggingface.co/u/r/tree/main": "huggingface.co/u/r:latest",
+    "https://huggingface.co/u/r/blob/main/m.gguf": "huggingface.co/u/r:m.gguf",
+    "https://huggingface.co/u/r/resolve/main/a/b/m.gguf?download=true": (
+        "huggingface.co/u/r:a--b--m.gguf"
+    ),
+    "huggingface.co/u/r/sd.safetensors": "huggingface.co/u/r:sd.safetensors",
+}
+
+
+@pytest.mark.parametrize("text", PAGES)
+def test_the_address_of_a_file_on_the_hub_is_a_name(text: str) -> None:
+    name = parse_model_name(text)
+    assert name.display == PAGES[text]
+    assert parse_model_name(name.display) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("hf.co/u/r/blob/v2/m.gguf", "only the main branch"),
+        ("hf.co/u/r/tree/v2", "only the main branch"),
+        ("hf.co/u/r/README.md", "not a model file"),
+        ("hf.co/u/r/discussions", "not a model file"),
+    ],
+)
+def test_a_page_of_the_hub_that_is_not_a_model_is_refused_with_the_reason(
+    text: str, reason: str
+) -> None:
+    with pytest.raises(InvalidModelNameError, match=reason):
+        parse_model_name(text)
+
+
+def test_names_on_the_hub_may_be_as_long_as_there() -> None:
+    text = f"hf.co/u/{'m' * 96}:{'t' * 101}.gguf"
+    assert parse_model_name(text).display == text
+    for long in (f"hf.co/u/{'m' * 97}", f"example.com/u/{'m' * 81}"):
+        with pytest.raises(InvalidModelNameError):
+            parse_model_name(long)
+
+
 @pytest.mark.parametrize("text", ["a:cloud:local", "a:7b-cloud:local", "a:local:cloud"])
 def test_a_name_cannot_be_local_and_in_the_cloud(text: str) -> None:
     with pytest.raises(InvalidModelNameError) as caught:

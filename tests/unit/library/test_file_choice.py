@@ -27,6 +27,7 @@ def choose(tag: str, *paths: str, **sizes: int) -> str | None:
         (["sub/m-q8_0.gguf", "m-other-q8_0.gguf"], "m-other-q8_0.gguf"),
         ([], None),
         (["model.safetensors"], None),
+        (["Q4_K_M/model.gguf", "Q8_0/model.gguf", "BF16/model.gguf"], "Q8_0/model.gguf"),
     ],
 )
 def test_latest_is_the_most_faithful_that_is_not_too_large(
@@ -62,6 +63,28 @@ FILES = (
 )
 def test_a_tag_names_a_quantisation_or_a_file(tag: str, chosen: str | None) -> None:
     assert choose(tag, *FILES) == chosen
+
+
+FOLDERS = ("F16/model.gguf", "Q8_0/model.gguf", "Q8_0/deep/model.gguf", "UD-Q4_K_XL/model.gguf")
+
+
+@pytest.mark.parametrize(
+    ("tag", "chosen"),
+    [
+        ("Q8_0", "Q8_0/model.gguf"),
+        ("fp16", "F16/model.gguf"),
+        ("ud-q4_k_xl", "UD-Q4_K_XL/model.gguf"),
+        ("Q8_0--deep--model.gguf", "Q8_0/deep/model.gguf"),
+        ("UD-Q4_K_XL--model.gguf", "UD-Q4_K_XL/model.gguf"),
+        ("q6_k", None),
+    ],
+)
+def test_a_tag_names_a_folder_or_a_path(tag: str, chosen: str | None) -> None:
+    assert choose(tag, *FOLDERS) == chosen
+
+
+def test_the_name_of_a_file_goes_before_that_of_a_folder() -> None:
+    assert choose("q8_0", "Q8_0/a-f16.gguf", "b-Q8_0.gguf") == "b-Q8_0.gguf"
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from embedd.resolve import Resolver
 from embedd.store.blobs import hash_file
 from embedd.store.disk import Disk
 from embedd.store.manifests import LICENSE, PARAMS, ConfigBlob
+from embedd.store.remote import NOT_FOUND
 from embedd.store.store import Store
 from embedd.types import Pooling
 from tests.tiny_models import write_json, write_tiny_bert, write_tiny_checkpoint, write_tiny_decoder
@@ -248,10 +249,10 @@ def test_tags_of_one_recipe_share_what_is_equal(place: Place) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nope", "^pull model manifest: file does not exist$"),
-        ("tiny:q4", "^pull model manifest: file does not exist$"),
-        ("hf.co/u/tiny", "^pull model manifest: file does not exist$"),
-        ("tiny:hub", "^pull model manifest: file does not exist$"),
+        ("nope", f'^{NOT_FOUND}: "nope" is not a known name: `embedd search` lists'),
+        ("tiny:q4", f'^{NOT_FOUND}: "tiny:q4" is not one of its tags: latest, f32, hub$'),
+        ("hf.co/u/tiny", f'^{NOT_FOUND}: no repository or file of the name "hf.co/u/tiny"'),
+        ("tiny:hub", f'^{NOT_FOUND}: the source of "tiny:hub" has been moved or removed$'),
         ("http://registry.ollama.ai/library/tiny", "^insecure protocol http$"),
     ],
 )

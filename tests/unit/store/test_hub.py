@@ -1,6 +1,7 @@
 """The hub, spoken with through the real client library: metadata, bytes, refusals, retries."""
 
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from embedd.store.hub import RETRIES, TRANSFER_RETRIES, Hub
 from embedd.store.partial import Partial
 from embedd.store.remote import NOT_FOUND, RemoteBlob, RemoteFile, Repository, never
 from tests.loopback_hub import COMMIT, Fault, LoopbackHub, digest_of, open_hub
+from tests.socks_proxy import open_socks_proxy
 
 DATA = bytes(range(256)) * 4096  # 1 MiB: four writes
 NAME = "acme/tiny-GGUF"
@@ -216,6 +218,48 @@ def test_a_network_that_is_down_ends_after_the_retries(net: Net) -> None:
         with pytest.raises(PullError, match=r"^max retries exceeded: .*check the network"):
             client.look_up(NAME)
     assert net.pauses == [1.0, 2.0, 4.0]
+
+
+@pytest.fixture
+def _fresh_session() -> Iterator[None]:
+    """The library keeps its session, with the proxies of its time."""
+    close_session()
+    yield
+    close_session()
+
+
+@pytest.mark.usefixtures("_fresh_session")
+@pytest.mark.parametrize(
+    ("variable", "proxy", "message"),
+    [
+        ("ALL_PROXY", "socks5://user:secret@127.0.0.1:9", r"^ALL_PROXY .*embedd-server\[socks\]"),
+        ("HTTPS_PROXY", "socks5h://127.0.0.1:9", r"^HTTPS_PROXY .*embedd-server\[socks\]"),
+        ("ALL_PROXY", "socks4://127.0.0.1:9", r"^ALL_PROXY cannot be used: .*socks5://"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_named_by_its_variable(
+    net: Net, monkeypatch: pytest.MonkeyPatch, variable: str, proxy: str, message: str
+) -> None:
+    monkeypatch.setenv(variable, proxy)
+    monkeypatch.setitem(sys.modules, "socksio", None)  # as if it were not installed
+    with pytest.raises(PullError, match=message) as caught:
+        net.client.look_up(NAME)
+    assert "secret" not in str(caught.value)
+    assert net.pauses == []
+
+
+@pytest.mark.usefixtures("_fresh_session")
+def test_the_hub_is_reached_through_a_socks_proxy(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("socksio", reason="needs the extra embedd-server[socks]")
+    with open_socks_proxy() as proxy:
+        monkeypatch.setenv("ALL_PROXY", proxy.url)
+        assert net.client.look_up(NAME).commit == COMMIT
+        download = net.download()
+        net.client.stream(net.blob, download)
+        assert download.data == DATA
+    assert net.hub.url.removeprefix("http://") in proxy.targets
 
 
 def test_offline_mode_says_so_at_once(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:

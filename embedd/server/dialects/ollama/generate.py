@@ -59,8 +59,8 @@ async def _load_or_unload(app: web.Application, body: RunBody, verb: str) -> Gen
             await app[EMBEDDER].embed(
                 EmbedRequest(model=name, inputs=(), keep_alive=keep_alive, options=options)
             )
-    except ModelNotFoundError:
-        raise ModelNotFoundError(name, f"model '{name}' not found") from None
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(name, f"model '{name}' not found", hint=error.hint) from None
     return GenerateReply(
         model=name,
         created_at=datetime.now(UTC),

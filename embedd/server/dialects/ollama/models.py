@@ -35,8 +35,10 @@ async def show(request: web.Request) -> web.StreamResponse:
         reply = await asyncio.to_thread(
             request.app[LIBRARY].show, str(name), verbose=bool(body.verbose)
         )
-    except ModelNotFoundError:
-        raise ModelNotFoundError(name.display, f"model '{name.display}' not found") from None
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(
+            name.display, f"model '{name.display}' not found", hint=error.hint
+        ) from None
     running = [one for one in request.app[EMBEDDER].running() if one.spec.name == name.display]
     if info := next((one.info for one in running if one.info), None):
         reply = msgspec.structs.replace(reply, engine=info.engine, backend=info.backend)
@@ -54,8 +56,8 @@ async def copy(request: web.Request) -> web.StreamResponse:
     check_name(destination, f'destination "{destination}" is invalid')
     try:
         await request.app[POOLS].changes.run(request.app[LIBRARY].copy, source, destination)
-    except ModelNotFoundError:
-        raise ModelNotFoundError(source, f'model "{source}" not found') from None
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(source, f'model "{source}" not found', hint=error.hint) from None
     return web.Response()
 
 
@@ -70,8 +72,8 @@ async def delete(request: web.Request) -> web.StreamResponse:
     await _unload_unless_shared(request, name)
     try:
         await request.app[POOLS].changes.run(request.app[LIBRARY].delete, name)
-    except ModelNotFoundError:
-        raise ModelNotFoundError(name, f"model '{name}' not found") from None
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(name, f"model '{name}' not found", hint=error.hint) from None
     return web.Response()
 
 

@@ -87,8 +87,9 @@ def _list(library: Library, embedder: Embedder, endpoint: str | None) -> ModelLi
 def _show(embedder: Embedder, id_: str) -> ShownModel:
     try:
         model = embedder.find_any(id_)
-    except (InvalidModelNameError, ModelNotFoundError):
-        raise ModelNotFoundError(id_, f"model '{id_}' not found") from None
+    except (InvalidModelNameError, ModelNotFoundError) as error:
+        hint = error.hint if isinstance(error, ModelNotFoundError) else ""
+        raise ModelNotFoundError(id_, f"model '{id_}' not found", hint=hint) from None
     return ShownModel(
         id=id_,
         created=int(model.modified_at),
