@@ -14,6 +14,7 @@ from embedd import ollama_api as api
 from embedd.config import Address, parse_host
 from embedd.errors import (
     EmbeddError,
+    ForbiddenError,
     InvalidInputError,
     ModelNotFoundError,
     OverloadedError,
@@ -34,7 +35,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
 _ERRORS: Mapping[int, type[EmbeddError]] = {
     400: InvalidInputError,
     401: UnauthorizedError,
-    403: UnauthorizedError,
+    403: ForbiddenError,
     413: TooLargeError,
     501: UnsupportedError,
 }

@@ -75,6 +75,7 @@ SETTINGS = (
     Setting("API_KEY", "", "keys that clients need, comma-separated", twin=False),
     Setting("API_KEY_FILE", "", "file with more keys, read again when it changes", twin=False),
     Setting("ADMIN_KEY", "API_KEY", "keys for managing models, comma-separated", twin=False),
+    Setting("SOCKET_MODE", "600", "permissions of the Unix socket, octal", twin=False),
     Setting(
         "ALLOWED_HOSTS", "", "more names in `Host` of this server, comma-separated", twin=False
     ),
@@ -174,6 +175,7 @@ class Settings:
     api_key: tuple[str, ...] = field(repr=False)
     api_key_file: Path | None
     admin_key: tuple[str, ...] = field(repr=False)
+    socket_mode: int
     allowed_hosts: tuple[str, ...]
     engine: EngineChoice
     precision: Precision
@@ -236,6 +238,7 @@ def read_settings(
         api_key=parse_keys(read.text("API_KEY")),
         api_key_file=read.folder("API_KEY_FILE") if read.text("API_KEY_FILE") else None,
         admin_key=parse_keys(read.text("ADMIN_KEY")),
+        socket_mode=read.mode("SOCKET_MODE", 0o600),
         allowed_hosts=read.several("ALLOWED_HOSTS"),
         threads=read.unsigned("THREADS", limits.cores, least=1),
         gpu_layers=read.layers("GPU_LAYERS"),
@@ -287,6 +290,16 @@ class _Reader:
         if re.fullmatch(r"[0-9]{1,18}", text) and int(text) >= least:
             return int(text)
         self._refuse(name, text, str(default))
+        return default
+
+    def mode(self, name: str, default: int) -> int:
+        """Return permissions of a file, in octal digits as `chmod` takes them."""
+        text = self.text(name)
+        if not text:
+            return default
+        if re.fullmatch(r"(0o?)?[0-7]{3}", text):
+            return int(text.removeprefix("0o"), 8)
+        self._refuse(name, text, f"{default:o}")
         return default
 
     def layers(self, name: str) -> int | None:

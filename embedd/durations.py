@@ -22,6 +22,7 @@ _NANOSECONDS: Final = {
 }
 _MAX_NANOSECONDS: Final = 2**63 - 1
 _MAX_SECONDS: Final = _MAX_NANOSECONDS / 1e9
+_MAX_CHARACTERS: Final = 200  # no duration has more; Python converts no number of 4,301 digits
 
 _TERM: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?P<unit>[^0-9.]*)")
 _BARE: Final = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?")
@@ -62,6 +63,8 @@ def parse_duration(text: str) -> float:
     Raises:
         InvalidInputError: *text* is not a duration, or longer than 292 years.
     """
+    if len(text) > _MAX_CHARACTERS:
+        raise _invalid(f"{text[:_MAX_CHARACTERS]}…")
     if _BARE.fullmatch(text):
         nanoseconds = Fraction(text.rstrip(".")) * 10**9
     else:

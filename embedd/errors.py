@@ -14,6 +14,7 @@ EmbeddError
 │   ├── UnknownRouteError
 │   ├── WrongMethodError
 │   ├── UnauthorizedError
+│   ├── ForbiddenError
 │   ├── TooLargeError
 │   ├── StalledBodyError
 │   └── UnsupportedError
@@ -187,6 +188,10 @@ class WrongMethodError(RequestError):
 
 class UnauthorizedError(RequestError):
     """The API key is missing or wrong."""
+
+
+class ForbiddenError(RequestError):
+    """The server does not answer such a request: of this host, page or key."""
 
 
 class TooLargeError(RequestError):

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import click
 
-from embedd.errors import EmbeddError
+from embedd.errors import EmbeddError, UnauthorizedError
 
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 
@@ -112,6 +112,11 @@ def run(args: Sequence[str] | None = None) -> int:
 
 def _explain(error: Exception) -> str:
     match error:
+        case UnauthorizedError():
+            return (
+                f"{error}: set EMBEDD_API_KEY to a key of the server, and EMBEDD_ADMIN_KEY where "
+                "managing models needs another one"
+            )
         case EmbeddError() | OSError():
             return str(error)
         case UnicodeEncodeError():

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler
 from embedd.embedder.embedder import Embedder
 from embedd.errors import (
     EmbeddError,
+    ForbiddenError,
     ServiceError,
     ShuttingDownError,
     StalledBodyError,
@@ -22,7 +23,7 @@ from embedd.library import Library
 from embedd.metrics import Metrics
 from embedd.painter.painter import Painter
 from embedd.server.access.auth import KEYS, Keys, choose_access, require_key
-from embedd.server.access.origins import OriginPolicy, add_cors_headers, make_origin_check
+from embedd.server.access.origins import CORS, OriginPolicy, make_origin_check
 from embedd.server.dialects import registry
 from embedd.server.dialects.a1111.options import CHECKPOINT, Checkpoint
 from embedd.server.dialects.base import (
@@ -37,11 +38,13 @@ from embedd.server.dialects.base import (
     Policy,
     Route,
 )
+from embedd.server.dialects.ollama import dialect as ollama
 from embedd.server.errors import choose_status, error_headers, log_error, log_refusal
 from embedd.server.http.bodies import ALREADY_READ, BodyLimits, raw_fields
 from embedd.server.http.connection import HANDLER_ARGUMENTS, SERVER_NAME
 from embedd.server.http.json_out import JSON, RENDERING, dump
-from embedd.server.http.request_id import add_request_id, request_id
+from embedd.server.http.request_id import HEADER as REQUEST_ID
+from embedd.server.http.request_id import request_id
 from embedd.server.http.shutdown import SHUTDOWN, Shutdown
 from embedd.server.http.threads import POOLS, Pools
 from embedd.server.http.timeouts import TIMEOUTS, Timeouts
@@ -53,6 +56,7 @@ from embedd.server.ops import metrics as ops
 log = logging.getLogger(__name__)
 
 DIALECTS: Sequence[Dialect] = (*registry.DIALECTS, *health.DIALECTS, pages.DIALECT, ops.DIALECT)
+UNKNOWN_EXPECTATION: Final = "the only expectation that is known is 100-continue"
 Candidates: TypeAlias = Sequence[tuple[Dialect, Route]]
 
 
@@ -70,7 +74,7 @@ def make_app(
 ) -> web.Application:
     """Make the application that serves *embedder*, *painter* and *library*."""
     app = web.Application(
-        middlewares=[ops.make_counter(metrics), make_origin_check(origins), _answer_unknown_paths],
+        middlewares=[ops.make_counter(metrics), _answer_unrouted, make_origin_check(origins)],
         handler_args=HANDLER_ARGUMENTS,
     )
     app[EMBEDDER] = embedder
@@ -88,10 +92,7 @@ def make_app(
     routes = _group_routes(DIALECTS)
     document: Callable[[], bytes] = functools.cache(functools.partial(describe, routes))
     app[pages.DOCUMENT] = document
-    app.on_response_prepare.append(add_cors_headers)
-    app.on_response_prepare.append(_name_server)
-    app.on_response_prepare.append(add_request_id)
-    app.on_response_prepare.append(_close_at_the_end)
+    app.on_response_prepare.append(_add_common_headers)
     for (method, path), candidates in routes.items():
         _add_route(app, method, path, _log_departures(_choose_by_body(candidates)))
     return app
@@ -111,7 +112,8 @@ def _group_routes(dialects: Sequence[Dialect]) -> Mapping[tuple[str, str], Candi
 def _add_route(app: web.Application, method: str, path: str, endpoint: Endpoint) -> None:
     # Redirects lose the body in many clients: a trailing slash is the same path.
     for variant in {path, path.rstrip("/") + "/"}:
-        pattern = variant.replace("}", ":.+}")
+        # Any character: a name with a line end in it is not found, but by the route itself.
+        pattern = variant.replace("}", r":[\s\S]+}")
         app.router.add_route(method, pattern, endpoint)
         if method == "GET":
             app.router.add_route("HEAD", pattern, endpoint)
@@ -202,9 +204,12 @@ def _error_response(dialect: Dialect, request: web.Request, error: EmbeddError) 
 
 
 @web.middleware
-async def _answer_unknown_paths(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _answer_unrouted(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer requests that reach no route: of an unknown path or method, host or origin."""
     try:
         return await handler(request)
+    except ForbiddenError as error:
+        return _error_response(find_error_dialect(request.path) or ollama.DIALECT, request, error)
     except web.HTTPNotFound:
         dialect = find_error_dialect(request.path)
         if dialect is not None:
@@ -235,11 +240,16 @@ def find_error_dialect(path: str) -> Dialect | None:
     return None
 
 
-async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = SERVER_NAME
-
-
-async def _close_at_the_end(request: web.Request, response: web.StreamResponse) -> None:
+async def _add_common_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Add the headers of every answer (a response signal)."""
+    headers = response.headers
+    headers["Server"] = SERVER_NAME
+    headers[REQUEST_ID] = request_id(request)
+    if CORS in request:
+        headers.update(request[CORS])
     if request.app[SHUTDOWN].has_begun:
-        response.headers["Connection"] = "close"
+        headers["Connection"] = "close"
         response.force_close()
+    if isinstance(response, web.HTTPExpectationFailed):  # aiohttp quotes the client's header
+        response.text = UNKNOWN_EXPECTATION
+        headers["Content-Length"] = str(len(UNKNOWN_EXPECTATION))

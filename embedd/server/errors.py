@@ -17,6 +17,7 @@ STATUSES: Mapping[type[errors.EmbeddError], int] = {
     errors.UnknownRouteError: 404,
     errors.WrongMethodError: 405,
     errors.UnauthorizedError: 401,
+    errors.ForbiddenError: 403,
     errors.TooLargeError: 413,
     errors.StalledBodyError: 408,
     errors.UnavailableError: 503,

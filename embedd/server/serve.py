@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import ssl
-import stat
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +24,7 @@ from embedd.embedder.embedder import Embedder
 from embedd.errors import ConfigError, EmbeddError
 from embedd.logs import set_up_logs
 from embedd.runtime import open_runtime
-from embedd.server.access.auth import KeyFile, Keys
+from embedd.server.access.auth import KeyFile, Keys, warn_if_readable
 from embedd.server.access.origins import OriginPolicy
 from embedd.server.app import make_app
 from embedd.server.dialects.base import Policy
@@ -33,6 +32,7 @@ from embedd.server.http.bodies import BodyLimits
 from embedd.server.http.listener import BACKLOG, open_listener
 from embedd.server.http.timeouts import Timeouts
 from embedd.server.http.tls import open_tls
+from embedd.server.http.unix_socket import bind_unix, remove_at_the_end
 from embedd.types import EmbedRequest
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,8 @@ def run(
             or the certificate or the file of keys cannot be used.
     """
     set_up_logs(settings.debug)
+    if tls:
+        warn_if_readable(tls[1] or tls[0], "key of TLS")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings, preload, open_tls(*tls) if tls else None))
 
@@ -67,8 +69,8 @@ async def serve(
     """Serve as `run` does, in the running event loop."""
     stop = _stop_on_signals(settings.shutdown_grace)
     keys = choose_keys(settings)
-    socks = bind(settings.host)
-    async with open_runtime(settings) as runtime:
+    socks = bind(settings.host, socket_mode=settings.socket_mode)
+    async with remove_at_the_end(settings.host.socket), open_runtime(settings) as runtime:
         app = make_app(
             embedder=runtime.embedder,
             painter=runtime.painter,
@@ -136,14 +138,16 @@ def choose_keys(settings: Settings) -> Keys:
     return Keys(listed=settings.api_key, file=file or None, admin=settings.admin_key)
 
 
-def bind(address: Address) -> list[socket.socket]:
+def bind(address: Address, *, socket_mode: int = 0o600) -> list[socket.socket]:
     """Return listening sockets on *address*: two for ``localhost``, one of each family.
+
+    A Unix socket gets the permissions *socket_mode*.
 
     Raises:
         ConfigError: The address cannot be bound.
     """
     if address.socket is not None:
-        return [_bind_unix(address.socket)]
+        return [bind_unix(address.socket, mode=socket_mode, backlog=BACKLOG)]
     hosts = LOOPBACK if address.host == "localhost" else (address.host,)
     socks: list[socket.socket] = []
     try:
@@ -184,22 +188,6 @@ def _bind_tcp(host: str, port: int) -> socket.socket:
         if host == "::" and error.errno in _NO_FAMILY:
             return _bind_tcp("0.0.0.0", port)  # noqa: S104 - what the operator asked for
         raise
-    return sock
-
-
-def _bind_unix(path: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-            with contextlib.suppress(OSError):
-                sock.connect(str(path))
-                raise ConfigError(f"{path} is in use by another server: stop it or choose another")
-            path.unlink()  # left behind by a server that was killed
-            sock = socket.socket(socket.AF_UNIX)
-        sock.bind(str(path))
-        sock.listen(BACKLOG)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {path}: {error.strerror}") from error
     return sock
 
 

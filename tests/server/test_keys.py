@@ -70,7 +70,13 @@ async def test_a_missing_key_is_answered_in_the_shape_of_the_paths_dialect(
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Authorization": "Bearer k"}, {"Authorization": "bearer k"}, {"X-Api-Key": "k"}]
+    "headers",
+    [
+        {"Authorization": "Bearer k"},
+        {"Authorization": "bearer k"},
+        {"X-Api-Key": "k"},
+        {"api-key": "k"},
+    ],
 )
 async def test_an_api_key_does_not_allow_management(
     headers: dict[str, str], protected: Served
@@ -79,13 +85,22 @@ async def test_an_api_key_does_not_allow_management(
     reply = await protected.send("POST", "/v1/embeddings", json=body, headers=headers)
     assert reply.status == 200
     names = {"source": "tiny", "destination": "copy"}
-    assert (await protected.send("POST", "/api/copy", json=names, headers=headers)).status == 401
+    refused = await protected.send("POST", "/api/copy", json=names, headers=headers)
+    assert (refused.status, "WWW-Authenticate" in refused.headers) == (403, False)
+    assert refused.json == {
+        "error": "this API key may not manage models: send an admin key (EMBEDD_ADMIN_KEY)"
+    }
+    refused = await protected.send("POST", "/sdapi/v1/options", json={}, headers=headers)
+    assert (refused.status, "EMBEDD_ADMIN_KEY" in refused.json["error"]) == (403, True)
     boss = {"Authorization": "Bearer boss"}
     assert (await protected.send("POST", "/api/copy", json=names, headers=boss)).status == 200
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-@pytest.mark.parametrize("path", ["/", "/api/version", "/api/version/"])
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/api/version", "/api/version/", "/docs", "/docs/swagger-ui.css", "/openapi.json"],
+)
 async def test_public_paths_need_no_key(method: str, path: str, protected: Served) -> None:
     assert (await protected.send(method, path)).status == 200
 

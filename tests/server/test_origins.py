@@ -1,8 +1,10 @@
 """Hosts, origins and preflight requests over HTTP."""
 
+import logging
+
 import pytest
 
-from embedd.server.access.origins import OriginPolicy
+from embedd.server.access.origins import ALLOWED_HEADERS, OriginPolicy
 from tests.server.serving import OpenServer, Served
 
 HERE = "http://localhost:3000"
@@ -11,21 +13,59 @@ HERE = "http://localhost:3000"
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "DELETE"])
 @pytest.mark.parametrize("path", ["/", "/api/embed", "/nope"])
 @pytest.mark.parametrize(
-    "headers",
+    ("headers", "named"),
     [
-        {"Origin": "https://evil.example"},
-        {"Origin": "null"},
-        {"Origin": "http://["},
-        {"Host": "evil.example"},
-        {"Host": "evil.example:11434", "Origin": "http://evil.example:11434"},
+        ({"Origin": "https://evil.example"}, ("https://evil.example", "EMBEDD_ORIGINS")),
+        ({"Origin": "null"}, ("null", "EMBEDD_ORIGINS")),
+        ({"Origin": "http://["}, ("http://[", "EMBEDD_ORIGINS")),
+        ({"Host": "evil.example"}, ("evil.example", "EMBEDD_ALLOWED_HOSTS")),
+        (
+            {"Host": "evil.example:11434", "Origin": "http://evil.example:11434"},
+            ("evil.example:11434", "EMBEDD_ALLOWED_HOSTS"),
+        ),
     ],
 )
-async def test_a_host_or_origin_that_is_not_allowed_gets_an_empty_403_before_any_other_check(
-    method: str, path: str, headers: dict[str, str], served: Served
+async def test_a_host_or_origin_that_is_not_allowed_gets_a_403_that_names_it_before_any_other_check(
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    named: tuple[str, str],
+    *,
+    served: Served,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO, "embedd")
     reply = await served.send(method, path, headers=headers, data=b"{")
-    assert (reply.status, reply.body) == (403, b"")
+    assert reply.status == 403
+    [record] = caplog.records
+    for text in [] if method == "HEAD" else [reply.json["error"], record.__dict__["reason"]]:
+        assert f"'{named[0]}'" in text
+        assert named[1] in text
     assert "Access-Control-Allow-Origin" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "keys"),
+    [
+        ("/v1/embeddings", {"error", "detail"}),
+        ("/v1/nope", {"error", "detail"}),
+        ("/v2/embed", {"id", "message"}),
+        ("/embed", {"error", "error_type"}),
+        ("/sdapi/v1/txt2img", {"error", "detail"}),
+    ],
+)
+async def test_a_refused_page_is_answered_in_the_shape_of_the_paths_dialect(
+    path: str, keys: set[str], served: Served
+) -> None:
+    reply = await served.send("POST", path, headers={"Origin": "https://evil.example"})
+    assert (reply.status, reply.json.keys()) == (403, keys)
+    assert "EMBEDD_ORIGINS" in str(reply.json)
+
+
+async def test_a_long_origin_is_quoted_in_part(served: Served) -> None:
+    reply = await served.send("GET", "/", headers={"Origin": "https://" + "a" * 5000})
+    assert reply.status == 403
+    assert len(reply.body) < 400
 
 
 @pytest.mark.parametrize("headers", [{}, {"Origin": ""}, {"Host": ""}, {"Host": "box.local:1"}])
@@ -49,7 +89,7 @@ async def test_an_allowed_preflight_is_answered_for_any_path(path: str, served: 
     reply = await served.send("OPTIONS", path, headers=asks)
     assert (reply.status, reply.body) == (204, b"")
     assert reply.headers["Access-Control-Allow-Origin"] == HERE
-    assert reply.headers["Vary"] == "Origin"
+    assert reply.headers["Vary"] == "Origin, Access-Control-Request-Headers"
     assert reply.headers["Access-Control-Max-Age"] == "43200"
     methods = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
     assert reply.headers["Access-Control-Allow-Methods"] == methods
@@ -58,6 +98,40 @@ async def test_an_allowed_preflight_is_answered_for_any_path(path: str, served: 
     assert {"X-Requested-With", "OpenAI-Beta", "X-Api-Key", "X-Request-Id"} <= set(allowed)
     assert sum(name.startswith("x-stainless-") for name in allowed) > 5
     assert "Access-Control-Allow-Credentials" not in reply.headers
+
+
+ASKED = "cache-control, traceparent,baggage,openai-organization,x-client-name,api-key"
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_echoed"),
+    [
+        (ASKED, True),
+        ("x", True),
+        ("x y", False),
+        ("x,,y", False),
+        ("x:y", False),
+        (",".join(["x-header"] * 1000), False),
+    ],
+)
+async def test_an_allowed_page_may_send_the_headers_that_it_asks_for(
+    asked: str, *, is_echoed: bool, served: Served
+) -> None:
+    asks = {"Origin": HERE, "Access-Control-Request-Method": "POST"}
+    reply = await served.send(
+        "OPTIONS", "/v1/embeddings", headers={**asks, "Access-Control-Request-Headers": asked}
+    )
+    assert reply.status == 204
+    assert reply.headers["Access-Control-Allow-Headers"] == (
+        asked if is_echoed else ALLOWED_HEADERS
+    )
+    assert "Access-Control-Allow-Private-Network" not in reply.headers
+
+
+async def test_a_page_of_a_public_network_may_ask_for_this_private_one(served: Served) -> None:
+    asks = {"Origin": HERE, "Access-Control-Request-Private-Network": "true"}
+    reply = await served.send("OPTIONS", "/api/embed", headers=asks)
+    assert reply.headers["Access-Control-Allow-Private-Network"] == "true"
 
 
 async def test_options_without_an_origin_is_204_too(served: Served) -> None:

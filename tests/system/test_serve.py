@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -283,6 +284,10 @@ def test_a_unix_socket_serves_and_is_taken_over_after_a_crash(start: Start, tmp_
         client.connect(str(path))
         client.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
         assert b"Ollama is running" in client.makefile("rb").read()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    second.process.terminate()
+    assert second.process.wait(START) == 0
+    assert not path.exists()
 
 
 def _lines_of(server: Server) -> str:

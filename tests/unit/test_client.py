@@ -12,6 +12,7 @@ from aiohttp import web
 from embedd.client import NO_SERVER, Client
 from embedd.errors import (
     EmbeddError,
+    ForbiddenError,
     InvalidInputError,
     ModelNotFoundError,
     OverloadedError,
@@ -202,7 +203,7 @@ async def test_delete_names_the_model(client: Client, server: FakeServer) -> Non
     [
         (400, InvalidInputError),
         (401, UnauthorizedError),
-        (403, UnauthorizedError),
+        (403, ForbiddenError),
         (404, ModelNotFoundError),
         (409, RequestError),
         (413, TooLargeError),

@@ -52,6 +52,10 @@ def test_keep_alive_is_seconds_and_anything_negative_is_for_ever(
         ('"\\é\n', 'time: invalid duration "\\"\\\\\\xc3\\xa9\\x0a"'),
         ("\ud800", 'time: invalid duration "\\xed\\xa0\\x80"'),
         ("٣s", 'time: invalid duration "\\xd9\\xa3s"'),
+        *(
+            (text, f'time: invalid duration "{text[:200]}\\xe2\\x80\\xa6"')
+            for text in ("9" * 5000, "-" + "9" * 5000, "9" * 5000 + "h", "1." + "9" * 5000)
+        ),
         (True, "Unsupported type: 'bool'"),
         ([1], "Unsupported type: '[]interface {}'"),
         ({"a": 1}, "Unsupported type: 'map[string]interface {}'"),

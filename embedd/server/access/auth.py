@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import logging
+import stat
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -13,7 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from embedd.config import parse_keys
-from embedd.errors import ConfigError, UnauthorizedError
+from embedd.errors import ConfigError, ForbiddenError, RequestError, UnauthorizedError
 from embedd.ollama_api import MANAGEMENT_PATHS
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,18 @@ log = logging.getLogger(__name__)
 A1111_PATHS: Final = "/sdapi/"
 A1111_MANAGED: Final = ("/sdapi/v1/options", "/sdapi/v1/interrupt")
 
-PUBLIC_PATHS: Final = ("/", "/api/version", "/health", "/v1/health", "/ping")
+KEY_HEADERS: Final = ("X-Api-Key", "Api-Key")  # the second is Azure's
+# The documentation says nothing of the models; its page sends the key that is typed into it.
+PUBLIC_PATHS: Final = (
+    "/",
+    "/api/version",
+    "/health",
+    "/v1/health",
+    "/ping",
+    "/docs",
+    "/docs/{file}",
+    "/openapi.json",
+)
 
 
 class Access(Enum):
@@ -62,6 +74,7 @@ class KeyFile:
             raise ConfigError(f"cannot read the API keys in {path}: {error}") from error
         if not self._keys:
             raise ConfigError(f"no API key in {path}: write one per line")
+        warn_if_readable(path, "API keys")
 
     def read(self) -> Sequence[str]:
         """Return the keys; those read last if the file cannot be read now."""
@@ -78,6 +91,16 @@ class KeyFile:
         if stamp != self._stamp:
             self._keys = parse_keys(self._path.read_text("utf-8"))
             self._stamp = stamp
+
+
+def warn_if_readable(path: Path, what: str) -> None:
+    """Log a warning if every user of the machine can read the secrets in the file *path*."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & stat.S_IROTH:
+        log.warning(
+            "other users of this machine can read a file of secrets: chmod 600",
+            extra={"path": path, "holds": what, "mode": f"{mode:o}"},
+        )
 
 
 class Keys:
@@ -103,7 +126,18 @@ class Keys:
         requires_key = bool(self._listed) or self._file is not None
         if access is Access.PUBLIC or not requires_key:
             return True
-        return _has_key(headers, (*self._listed, *(self._file.read() if self._file else ())))
+        return _has_key(headers, self._api_keys())
+
+    def explain_refusal(self, access: Access, headers: Mapping[str, str]) -> RequestError:
+        """Return the error of a request that `admit` refused."""
+        if access is Access.MANAGE and _has_key(headers, self._api_keys()):
+            return ForbiddenError(
+                "this API key may not manage models: send an admin key (EMBEDD_ADMIN_KEY)"
+            )
+        return UnauthorizedError("invalid API key")
+
+    def _api_keys(self) -> Sequence[str]:
+        return (*self._listed, *(self._file.read() if self._file else ()))
 
     def owner(self, headers: Mapping[str, str]) -> str:
         """The digest of the key in *headers*; empty where access is unrestricted."""
@@ -117,11 +151,15 @@ KEYS = web.AppKey("keys", Keys)
 
 
 def require_key(endpoint: Handler, access: Access) -> Handler:
-    """Wrap *endpoint*: `UnauthorizedError` without a key for *access*, before a body is read."""
+    """Wrap *endpoint*: an error without a key for *access*, before a body is read.
+
+    `UnauthorizedError` without a valid key, `ForbiddenError` with one that does not suffice.
+    """
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        if not request.app[KEYS].admit(access, _credentials(request)):
-            raise UnauthorizedError("invalid API key")
+        keys, credentials = request.app[KEYS], _credentials(request)
+        if not keys.admit(access, credentials):
+            raise keys.explain_refusal(access, credentials)
         return await endpoint(request)
 
     return answer
@@ -153,7 +191,7 @@ def _has_key(headers: Mapping[str, str], keys: Sequence[str]) -> bool:
 
 def _sent_keys(headers: Mapping[str, str]) -> list[str]:
     scheme, _, bearer = headers.get("Authorization", "").partition(" ")
-    sent = [headers.get("X-Api-Key", "").strip()]
+    sent = [headers.get(name, "").strip() for name in KEY_HEADERS]
     if scheme.lower() == "bearer":
         sent.append(bearer.strip())
     return sent

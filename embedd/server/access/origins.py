@@ -1,23 +1,27 @@
 """The origin policy: CORS, and the check of the Host header against DNS rebinding."""
 
 import ipaddress
-import logging
+import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 from urllib.parse import urlsplit
 
 import psutil
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-log = logging.getLogger(__name__)
+from embedd.errors import ForbiddenError
 
+# Headers with which an allowed page may read the answer.
 CORS = web.RequestKey("cors", dict[str, str])
 
-FOREIGN_HOST = "request rejected: host not allowed (see EMBEDD_ALLOWED_HOSTS)"
-FOREIGN_ORIGIN = "request rejected: origin not allowed (see EMBEDD_ORIGINS)"
+LONGEST_VALUE: Final = 200  # characters of a host or origin in an error
+# Names of headers, as many as a page may ask for at once.
+_NAMES: Final = re.compile(r"[\w!#$%&'*+.^`|~-]+(?:[ \t]*,[ \t]*[\w!#$%&'*+.^`|~-]+)*", re.ASCII)
+LONGEST_NAMES: Final = 4096
 LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 LOCAL_ORIGIN_HOSTS = ("localhost", "127.0.0.1", "0.0.0.0")  # noqa: S104 - compared, not bound
 LOCAL_SCHEMES = ("app", "file", "tauri", "vscode-webview", "vscode-file")
@@ -75,7 +79,7 @@ class OriginPolicy:
 def make_origin_check(policy: OriginPolicy) -> Middleware:
     """Make the middleware that answers preflight requests and rejects what is not allowed.
 
-    A rejected request gets 403 with an empty body, before its key or body is looked at.
+    It raises `ForbiddenError`, before the key or the body of a request is looked at.
     """
 
     @web.middleware
@@ -83,27 +87,24 @@ def make_origin_check(policy: OriginPolicy) -> Middleware:
         host = request.headers.get("Host", "")
         origin = request.headers.get("Origin") or None
         if not policy.allows_host(host):
-            return _reject(FOREIGN_HOST, host, origin)
+            raise ForbiddenError(
+                f"host {host[:LONGEST_VALUE]!r} is not allowed: add its name to "
+                "EMBEDD_ALLOWED_HOSTS of the server"
+            )
         if origin is not None and not policy.allows_origin(origin, host):
-            return _reject(FOREIGN_ORIGIN, host, origin)
+            raise ForbiddenError(
+                f"origin {origin[:LONGEST_VALUE]!r} is not allowed: add it to EMBEDD_ORIGINS of "
+                "the server"
+            )
         if request.method == "OPTIONS":
-            return web.Response(status=204, headers=_preflight_headers(policy, origin))
+            headers = _preflight_headers(policy, origin, request.headers)
+            return web.Response(status=204, headers=headers)
         if origin is not None:
             # On the request, because a streamed answer sends its headers before it returns.
             request[CORS] = _origin_headers(policy, origin)
         return await handler(request)
 
     return check_origin
-
-
-def _reject(message: str, host: str, origin: str | None) -> web.Response:
-    log.info(message, extra={"host": host, "origin": origin, "status": 403})
-    return web.Response(status=403)
-
-
-async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Add the headers with which an allowed page may read the answer (a response signal)."""
-    response.headers.update(request.get(CORS, {}))
 
 
 @lru_cache(maxsize=256)
@@ -145,10 +146,23 @@ def _origin_headers(policy: OriginPolicy, origin: str) -> dict[str, str]:
     return {**headers, "Access-Control-Allow-Origin": origin, "Vary": "Origin"}
 
 
-def _preflight_headers(policy: OriginPolicy, origin: str | None) -> dict[str, str]:
-    return {
+def _preflight_headers(
+    policy: OriginPolicy, origin: str | None, asked: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the headers of the answer to a preflight request with the headers *asked*.
+
+    An allowed page may send all headers that it asks for: clients add their own, for traces,
+    caches and versions, and none of them has a meaning here that another one has not.
+    """
+    names = asked.get("Access-Control-Request-Headers", "").strip()
+    is_list = len(names) <= LONGEST_NAMES and _NAMES.fullmatch(names)
+    headers = {
         **(_origin_headers(policy, origin) if origin is not None else {}),
         "Access-Control-Allow-Methods": ALLOWED_METHODS,
-        "Access-Control-Allow-Headers": ALLOWED_HEADERS,
+        "Access-Control-Allow-Headers": names if is_list else ALLOWED_HEADERS,
         "Access-Control-Max-Age": "43200",
     }
+    varies = [headers.get("Vary", ""), "Access-Control-Request-Headers"]
+    if asked.get("Access-Control-Request-Private-Network", "").lower() == "true":
+        headers["Access-Control-Allow-Private-Network"] = "true"
+    return {**headers, "Vary": ", ".join(filter(None, varies))}

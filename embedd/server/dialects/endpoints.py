@@ -13,6 +13,7 @@ from aiohttp import web
 from embedd.errors import InvalidInputError, LoadTimeoutError
 from embedd.server.dialects.base import BODIES, EMBEDDER, LIBRARY, POLICY, Policy
 from embedd.server.http.bodies import Body, decode_plainly
+from embedd.server.http.header_text import to_header_text
 from embedd.server.http.schedule import open_schedule
 from embedd.types import (
     ClientIds,
@@ -196,8 +197,7 @@ def computed_headers(result: Result) -> dict[str, str]:
     if result.truncated:
         headers["X-Embedd-Truncated"] = _join_indices([one.index for one in result.truncated])
     if result.warnings:
-        warnings = "; ".join(result.warnings)
-        headers["X-Embedd-Warning"] = warnings.encode("ascii", "backslashreplace").decode()
+        headers["X-Embedd-Warning"] = to_header_text("; ".join(result.warnings))
     if isinstance(result, EmbedResult) and result.quantized.keys() & {DType.INT8, DType.UINT8}:
         headers["X-Embedd-Quantization"] = _quantization(result.int8_range)
     return headers

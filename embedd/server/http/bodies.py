@@ -55,6 +55,7 @@ PLAIN_TYPES = {
 }
 # The body of a request, if it was read to choose the dialect.
 ALREADY_READ: Final = web.RequestKey("body", bytearray)
+MAX_DIGITS: Final = 1000  # of a number; Python itself converts 4,300 at most
 MAX_DEPTH = 200  # levels of nesting; the standard library's parser recurses
 LONG_AT_A_TIME: Final = 2  # bodies that are decoded in threads
 
@@ -251,11 +252,19 @@ def _parse_float(text: str) -> float:
     return value
 
 
+def _parse_int(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number has more than {MAX_DIGITS} digits")
+    return int(text)
+
+
 def _reject_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_float=_parse_float, parse_constant=_reject_constant)
+_DECODER = json.JSONDecoder(
+    parse_float=_parse_float, parse_int=_parse_int, parse_constant=_reject_constant
+)
 
 
 def _replace_surrogates(value: object, depth: int) -> object:

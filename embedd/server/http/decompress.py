@@ -78,7 +78,9 @@ async def _read_pieces(request: web.Request) -> AsyncGenerator[tuple[bytes, int]
         if stream:
             stream.check_end()
     except web.RequestPayloadError as error:
-        raise MalformedBodyError(f"cannot read the request body: {error}") from error
+        # Without the error's text, which has bytes of the client.
+        text = "cannot read the request body: it ends early, or its parts are not as it says"
+        raise MalformedBodyError(text) from error
     except (zlib.error, zstd.ZstdError, EOFError) as error:
         text = f"cannot read the request body: not valid {stream and stream.name}: {error}"
         raise MalformedBodyError(text) from error
@@ -161,7 +163,7 @@ def _open_stream(header: str) -> DecompressedStream | None:
         return None
     if name not in _ENCODINGS:
         raise MalformedBodyError(
-            f'cannot read the request body: unsupported Content-Encoding "{name}", '
+            f'cannot read the request body: unsupported Content-Encoding "{name[:40]}", '
             "use gzip, deflate or zstd"
         )
     return DecompressedStream(name, _ENCODINGS[name])

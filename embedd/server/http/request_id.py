@@ -16,8 +16,3 @@ def request_id(request: web.Request) -> str:
         sent = request.headers.get(HEADER, "")
         request[_KEY] = sent if _VALID.fullmatch(sent) else uuid.uuid4().hex
     return request[_KEY]
-
-
-async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
-    """Add the id to the answer's headers (a response signal)."""
-    response.headers[HEADER] = request_id(request)

@@ -106,7 +106,7 @@ def _refusals(candidates: Candidates, schemas: Schemas) -> Json:
         }
         for status, types in sorted(kinds.items())
     }
-    return {**refusals, "403": {"description": "host or origin not allowed"}}
+    return refusals
 
 
 def _all_errors(kind: type[errors.EmbeddError]) -> Iterator[type[errors.EmbeddError]]:

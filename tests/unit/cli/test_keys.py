@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_server import FakeServer
@@ -36,6 +37,22 @@ def test_the_file_that_the_server_reads_serves_the_commands_too(
     monkeypatch.setenv("EMBEDD_API_KEY_FILE", str(tmp_path / "keys"))
     assert embedd("ps").status == 0
     assert server.keys["/api/ps"] == "Bearer one"
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "named"),
+    [
+        (401, "unauthorized", ["EMBEDD_API_KEY", "EMBEDD_ADMIN_KEY"]),
+        (403, "send an admin key (EMBEDD_ADMIN_KEY)", ["EMBEDD_ADMIN_KEY"]),
+    ],
+)
+def test_a_key_that_does_not_suffice_is_an_error_that_names_the_variable(
+    status: int, text: str, named: list[str], embedd: Run, server: FakeServer
+) -> None:
+    server.refusals["/api/delete"] = web.json_response({"error": text}, status=status)
+    done = embedd("rm", "all-minilm")
+    assert (done.status, text in done.err) == (1, True)
+    assert all(name in done.err for name in named)
 
 
 def test_the_file_can_be_an_option(embedd: Run, tmp_path: Path) -> None:

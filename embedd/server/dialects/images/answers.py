@@ -14,6 +14,7 @@ from embedd.images import ImageFormat, PaintRequest, PaintResult, Picture
 from embedd.server.dialects.base import LIBRARY, PAINTER
 from embedd.server.dialects.images.events import SSE
 from embedd.server.dialects.images.fields import FORMATS, MEDIA
+from embedd.server.http.header_text import to_header_text
 from embedd.server.http.json_out import JSON, dump
 
 PICTURE: Final = "image/"
@@ -47,8 +48,7 @@ def painted_headers(result: PaintResult, ignored: str = "") -> dict[str, str]:
         ),
     }
     if result.warnings:
-        warnings = "; ".join(result.warnings)
-        headers["X-Embedd-Warning"] = warnings.encode("ascii", "backslashreplace").decode()
+        headers["X-Embedd-Warning"] = to_header_text("; ".join(result.warnings))
     return {**headers, **ignored_header(ignored)}
 
 

@@ -11,6 +11,7 @@ from embedd.server.dialects.common.error_text import phrase
 
 TYPES: Final[Mapping[int, str]] = {
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     500: "server_error",
     501: "not_supported_error",

@@ -41,6 +41,7 @@ KINDS: Final[Mapping[type[errors.EmbeddError], Kind]] = {
     errors.RequestError: Kind("invalid_request_error", None),
     errors.InputTooLongError: Kind("invalid_request_error", "context_length_exceeded"),
     errors.UnauthorizedError: Kind("invalid_request_error", "invalid_api_key"),
+    errors.ForbiddenError: Kind("invalid_request_error", "insufficient_permissions"),
     errors.ModelNotFoundError: Kind("not_found_error", "model_not_found"),
     errors.InvalidModelNameError: Kind("not_found_error", "model_not_found"),
     errors.UnsupportedError: Kind("invalid_request_error", "model_not_supported"),

@@ -14,6 +14,7 @@ TYPES: Final[Mapping[type[errors.EmbeddError], str]] = {
     errors.EmptyInputError: "Empty",
     errors.InvalidTokenIdError: "Tokenizer",
     errors.UnauthorizedError: "Unauthorized",
+    errors.ForbiddenError: "Forbidden",
     errors.UnsupportedError: "Backend",
     errors.OverloadedError: "Overloaded",
     errors.UnavailableError: "Unhealthy",

@@ -129,6 +129,18 @@ def test_a_key_file_that_disappears_leaves_its_keys_valid(
     assert "API keys not read" in caplog.text
 
 
+@pytest.mark.parametrize(("mode", "warned"), [(0o600, False), (0o640, False), (0o644, True)])
+def test_a_key_file_that_other_users_can_read_is_a_warning(
+    mode: int, *, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text("one")
+    path.chmod(mode)
+    KeyFile(path)
+    assert ("chmod 600" in caplog.text) == warned
+    assert [record.__dict__["path"] for record in caplog.records] == [path] * warned
+
+
 @pytest.mark.parametrize("data", [None, b"", b" ,\n", b"\xff"])
 def test_a_file_without_keys_is_an_error_at_start(tmp_path: Path, data: bytes | None) -> None:
     path = tmp_path / "keys"
