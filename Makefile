@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 CLIENTS := .venv-clients
+DEPLOY := .venv-deploy
 PLAIN := .venv-plain
 BIN := $(VENV)/bin
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/embedd
@@ -20,9 +21,18 @@ IS_GCC := $(findstring Free Software Foundation,$(shell $(CXX) --version 2>/dev/
 CMAKE_ARGS ?= -DLLAVA_BUILD=OFF$(if $(IS_GCC), -DCMAKE_CXX_FLAGS=-fno-dse)
 CPU := $(shell uname -ms; grep -m 1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || sysctl -n machdep.cpu.brand_string)
 
+# A folder or page with wheels of llama-cpp-python, for example `wheels` after `make wheel`. One that
+# fits this machine is taken, and nothing is compiled.
+FIND_LINKS ?=
+
+# One library for all x86-64 CPUs: a backend for each kind, of which the best is loaded. CMake puts
+# the backends beside the programs, but they are looked for beside the libraries.
+PORTABLE_FLAGS := -DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON \
+	-DCMAKE_INSTALL_BINDIR=llama_cpp/lib$(if $(IS_GCC), -DCMAKE_CXX_FLAGS=-fno-dse)
+
 # pip's cache ignores the flags, and a library built for one CPU may not run on another.
 # So the wheels lie in folders named after version, flags, compiler and CPU.
-KEY := $(shell printf '%s' '$(LLAMA_CPP) $(CMAKE_ARGS) $(COMPILER) $(CPU)' | cksum | tr -dc 0-9)
+KEY := $(shell printf '%s' '$(LLAMA_CPP) $(CMAKE_ARGS) $(COMPILER) $(CPU)$(FIND_LINKS)' | cksum | tr -dc 0-9)
 WHEELS := $(CACHE)/wheels/$(LLAMA_CPP)-$(KEY)
 BUILT := $(WHEELS)/built
 INSTALLED := $(VENV)/installed-$(LLAMA_CPP)-$(KEY)
@@ -49,7 +59,7 @@ export UNTESTABLE := from importlib.util import find_spec; \
 	print('--omit=' + ','.join(missing) if missing else '')
 
 .DEFAULT_GOAL := help
-.PHONY: help run install images test test-clients test-wheel test-plain faults check lint types arch fmt cover bench clean
+.PHONY: help run install images test test-clients test-wheel test-plain test-deploy faults check lint types arch fmt cover bench wheel portable-flags clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -93,6 +103,20 @@ fmt: install ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+wheel: install $(DEPLOY)/installed ## Build wheels/: embedd, and llama.cpp for every CPU; some 10 minutes
+	rm -rf wheels build
+	$(BIN)/python -m build --wheel --outdir wheels
+	env -u SOURCE_DATE_EPOCH CMAKE_ARGS='$(PORTABLE_FLAGS)' $(PIP) wheel --quiet --no-cache-dir --no-deps \
+		--no-binary llama-cpp-python --wheel-dir wheels/linux llama-cpp-python==$(LLAMA_CPP)
+	PATH=$(abspath $(DEPLOY)/bin):$$PATH auditwheel repair --wheel-dir wheels wheels/linux/*.whl
+	rm -r wheels/linux
+
+portable-flags:
+	@echo '$(PORTABLE_FLAGS)'
+
+test-deploy: $(DEPLOY)/installed ## Test the image's file, chart, unit, dashboard and alerts in deploy/
+	$(DEPLOY)/bin/python -m pytest -c tests/deploy/pytest.ini tests/deploy
+
 cover: install ## Run all tests and demand 95 % branch coverage, workers included
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(PARALLEL)
@@ -103,17 +127,19 @@ bench: install ## Measure this machine
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove what was built here; models and wheels stay
-	rm -rf $(VENV) $(CLIENTS) $(PLAIN) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
+	rm -rf $(VENV) $(CLIENTS) $(PLAIN) $(DEPLOY) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedd needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 
 $(BUILT): | $(VENV)/bin/python
-	@command -v $(CXX) >/dev/null || { echo 'embedd needs a C++17 compiler: install g++ or clang'; exit 1; }
-	@echo 'Building llama.cpp for this machine: some 5 minutes, once.'
-	@echo '  $(CMAKE_ARGS)'
 	rm -rf $(WHEELS)
+	@if test -n '$(FIND_LINKS)' && $(PIP) download --quiet --no-deps --only-binary :all: --no-index \
+		--find-links '$(FIND_LINKS)' --dest $(WHEELS) llama-cpp-python==$(LLAMA_CPP); then exit; fi; \
+	command -v $(CXX) >/dev/null || { echo 'embedd needs a C++17 compiler: install g++ or clang'; exit 1; }; \
+	echo 'Building llama.cpp for this machine: some 5 minutes, once.'; \
+	echo '  $(CMAKE_ARGS)'; \
 	env -u SOURCE_DATE_EPOCH CMAKE_ARGS='$(CMAKE_ARGS)' $(PIP) wheel --quiet --no-cache-dir --no-deps \
 		--no-binary llama-cpp-python --wheel-dir $(WHEELS) llama-cpp-python==$(LLAMA_CPP)
 	touch $@
@@ -158,4 +184,10 @@ $(CLIENTS)/installed: tests/clients/requirements.txt tests/clients/package.json
 	else \
 		test -z "$$CI" && echo 'skipped: clients in JavaScript, because npm is not installed'; \
 	fi
+	touch $@
+
+$(DEPLOY)/installed: tests/deploy/requirements.txt
+	rm -rf $(DEPLOY)
+	$(PYTHON) -m venv $(DEPLOY)
+	$(DEPLOY)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --requirement $<
 	touch $@

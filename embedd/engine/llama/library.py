@@ -9,6 +9,8 @@ import ctypes
 import re
 from collections import deque
 from functools import cache
+from pathlib import Path
+from typing import Protocol
 
 from llama_cpp import llama_cpp as lib
 
@@ -35,6 +37,19 @@ EXPECTED_DEFAULTS = {
 # Prefixes of the names of buffers in host memory.
 HOST_BUFFERS = ("CPU", "AMX", "BLAS")
 _BUFFER = re.compile(r"(\S+) (?:model|KV|compute|output) buffer size = +([0-9.]+) MiB")
+
+
+class Ggml(Protocol):
+    """The functions of ggml that find its backends: one for the CPU, further ones for GPUs."""
+
+    def ggml_backend_reg_count(self) -> int:
+        """Return how many backends there are."""
+        ...
+
+    def ggml_backend_load_all_from_path(self, folder: bytes, /) -> None:
+        """Load the best backend of each kind in *folder* that runs on this machine."""
+        ...
+
 
 _gpu_bytes: list[int] = []
 _lines: deque[str] = deque(maxlen=KEPT_LINES)
@@ -69,11 +84,32 @@ def open_library() -> None:
     """Initialise llama.cpp in this process, once.
 
     Raises:
-        EngineError: The library does not match the binding.
+        EngineError: The library does not match the binding, or has no backend for this CPU.
     """
     check_defaults(lib.llama_context_default_params())
     lib.llama_log_set(_keep_line_callback, None)
+    # By the handle of libllama, which finds the ggml that this one uses. llama_cpp's own handle
+    # can be a second copy of the library with backends of its own: wheels hold no links.
+    load_backends(lib._lib, Path(lib.__file__).with_name("lib"))  # noqa: SLF001 - no public name
     lib.llama_backend_init()
+
+
+def load_backends(ggml: Ggml, folder: Path) -> None:
+    """Load the backends in *folder*, unless they are part of the library.
+
+    A portable library (``GGML_BACKEND_DL``) comes with a backend for each kind of CPU, and
+    chooses the best one that runs on this one.
+
+    Raises:
+        EngineError: No backend in *folder* runs on this CPU.
+    """
+    if ggml.ggml_backend_reg_count() == 0:
+        ggml.ggml_backend_load_all_from_path(str(folder).encode())
+    if ggml.ggml_backend_reg_count() == 0:
+        raise EngineError(
+            f"llama.cpp has no backend for this CPU in {folder}; "
+            "build llama-cpp-python on this machine"
+        )
 
 
 def check_defaults(defaults: ctypes.Structure) -> None:

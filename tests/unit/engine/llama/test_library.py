@@ -1,11 +1,12 @@
 """A library that does not match the binding is refused before anything is computed with it."""
 
 import ctypes
+from pathlib import Path
 
 import pytest
 from llama_cpp import llama_cpp as lib
 
-from embedd.engine.llama.library import EXPECTED_DEFAULTS, check_defaults
+from embedd.engine.llama.library import EXPECTED_DEFAULTS, check_defaults, load_backends
 from embedd.errors import EngineError
 
 Params = lib.llama_context_params
@@ -44,3 +45,36 @@ def test_a_library_with_another_default_is_refused(name: str) -> None:
 def test_a_library_whose_structure_lacks_a_field_is_refused(name: str, size: int) -> None:
     with pytest.raises(EngineError, match="does not match llama-cpp-python"):
         check_defaults(drop(name, size))
+
+
+class PortableGgml:
+    """ggml without backends of its own; as many can be loaded as *found*."""
+
+    def __init__(self, *, loaded: int = 0, found: int = 1) -> None:
+        self.loaded = loaded
+        self.found = found
+        self.searched: list[bytes] = []
+
+    def ggml_backend_reg_count(self) -> int:
+        return self.loaded
+
+    def ggml_backend_load_all_from_path(self, folder: bytes) -> None:
+        self.searched.append(folder)
+        self.loaded += self.found
+
+
+def test_a_library_with_backends_of_its_own_loads_no_others() -> None:
+    ggml = PortableGgml(loaded=1)
+    load_backends(ggml, Path("/lib"))
+    assert ggml.searched == []
+
+
+def test_a_portable_library_loads_the_backends_beside_it() -> None:
+    ggml = PortableGgml(found=1)
+    load_backends(ggml, Path("/llama_cpp/lib"))
+    assert ggml.searched == [b"/llama_cpp/lib"]
+
+
+def test_a_library_without_a_backend_for_this_cpu_is_refused() -> None:
+    with pytest.raises(EngineError, match="no backend for this CPU in /llama_cpp/lib"):
+        load_backends(PortableGgml(found=0), Path("/llama_cpp/lib"))
