@@ -190,6 +190,29 @@ class Settings:
     state: Path
 
 
+class ServiceManager(NamedTuple):
+    """What systemd gives a service that it starts.
+
+    ``notify`` is the address of the socket for `sd_notify(3)`, "" if it wants no messages.
+    ``listeners`` is how many listening sockets the process inherited (`sd_listen_fds(3)`).
+    """
+
+    notify: str = ""
+    listeners: int = 0
+
+
+def read_service_manager(
+    environ: Mapping[str, str] = os.environ, pid: int | None = None
+) -> ServiceManager:
+    """Read what a service manager gave this process; sockets for another process do not count."""
+    is_for_us = environ.get("LISTEN_PID") == str(os.getpid() if pid is None else pid)
+    count = environ.get("LISTEN_FDS", "")
+    return ServiceManager(
+        notify=environ.get("NOTIFY_SOCKET", ""),
+        listeners=int(count) if is_for_us and re.fullmatch(r"[0-9]{1,4}", count) else 0,
+    )
+
+
 def read_settings(
     environ: Mapping[str, str] = os.environ, warn: Callable[[str], None] = _log.warning
 ) -> Settings:

@@ -8,7 +8,7 @@ import click
 
 from embedd.cli.arguments import duration
 from embedd.cli.settings import load_settings, warn
-from embedd.config import SETTINGS, parse_host
+from embedd.config import SETTINGS, parse_host, read_service_manager
 
 PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -82,5 +82,8 @@ def serve(
         raise click.UsageError("--tls-cert cannot be used with a Unix socket")
     given = {name: value for name, value in overrides.items() if value is not None}
     run(
-        replace(settings, host=address, **given), preload, (tls_cert, tls_key) if tls_cert else None
+        replace(settings, host=address, **given),
+        preload,
+        (tls_cert, tls_key) if tls_cert else None,
+        read_service_manager(),
     )

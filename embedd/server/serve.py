@@ -19,7 +19,7 @@ import psutil
 import uvloop
 
 from embedd import __version__
-from embedd.config import Address, Settings
+from embedd.config import Address, ServiceManager, Settings
 from embedd.embedder.embedder import Embedder
 from embedd.errors import ConfigError, EmbeddError
 from embedd.logs import set_up_logs
@@ -33,6 +33,7 @@ from embedd.server.http.listener import BACKLOG, open_listener
 from embedd.server.http.timeouts import Timeouts
 from embedd.server.http.tls import open_tls
 from embedd.server.http.unix_socket import bind_unix, remove_at_the_end
+from embedd.server.service_manager import find_address, inherit_listeners, notify
 from embedd.types import EmbedRequest
 
 log = logging.getLogger(__name__)
@@ -44,13 +45,18 @@ _NO_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # the machine has no IPv
 
 
 def run(
-    settings: Settings, preload: Sequence[str] = (), tls: tuple[Path, Path | None] | None = None
+    settings: Settings,
+    preload: Sequence[str] = (),
+    tls: tuple[Path, Path | None] | None = None,
+    manager: ServiceManager = ServiceManager(),  # noqa: B008 - it cannot change
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
     Args:
         preload: Models to load at the start.
         tls: Files of the certificate and its key; None is plain HTTP.
+        manager: What to tell the service manager, and the sockets that it opened; they are
+            used instead of the address in *settings*.
 
     Raises:
         ConfigError: The address cannot be bound (the error names the program that uses it),
@@ -60,17 +66,25 @@ def run(
     if tls:
         warn_if_readable(tls[1] or tls[0], "key of TLS")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, preload, open_tls(*tls) if tls else None))
+        runner.run(serve(settings, preload, open_tls(*tls) if tls else None, manager))
 
 
 async def serve(
-    settings: Settings, preload: Sequence[str] = (), tls: ssl.SSLContext | None = None
+    settings: Settings,
+    preload: Sequence[str] = (),
+    tls: ssl.SSLContext | None = None,
+    manager: ServiceManager = ServiceManager(),  # noqa: B008 - it cannot change
 ) -> None:
     """Serve as `run` does, in the running event loop."""
     stop = _stop_on_signals(settings.shutdown_grace)
+    socks = inherit_listeners(manager.listeners)
+    if socks:
+        settings = replace(settings, host=find_address(socks[0]))
     keys = choose_keys(settings)
-    socks = bind(settings.host, socket_mode=settings.socket_mode)
-    async with remove_at_the_end(settings.host.socket), open_runtime(settings) as runtime:
+    # A socket that the service manager opened stays its own.
+    own_socket = None if socks else settings.host.socket
+    socks = socks or bind(settings.host, socket_mode=settings.socket_mode)
+    async with remove_at_the_end(own_socket), open_runtime(settings) as runtime:
         app = make_app(
             embedder=runtime.embedder,
             painter=runtime.painter,
@@ -106,8 +120,10 @@ async def serve(
                     "threads": settings.threads,
                 },
             )
+            notify(manager.notify, "READY=1")
             loading = asyncio.create_task(_preload(runtime.embedder, preload))
             await stop.wait()
+            notify(manager.notify, "STOPPING=1")
             log.info("stopping after running requests; a second signal stops at once")
             loading.cancel()
     log.info("stopped")
