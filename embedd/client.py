@@ -4,6 +4,7 @@ import math
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import Self, TypeVar
 
 import aiohttp
@@ -28,7 +29,7 @@ from embedd.errors import (
 )
 
 T = TypeVar("T")
-NO_SERVER = "could not connect to embedd server, run 'embedd serve' to start it"
+NO_SERVER = "could not connect to embedd server at {}, run 'embedd serve' to start it"
 
 # Connecting has a limit; an answer has none, for computing and pulling take any time.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
@@ -39,6 +40,31 @@ _ERRORS: Mapping[int, type[EmbeddError]] = {
     413: TooLargeError,
     501: UnsupportedError,
 }
+
+
+_IDENTITY = 1 << 16  # bytes of an answer in which a server is recognised
+_LONGEST_TEXT = 200  # characters of a plain text that is printed as an error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What answers at an address.
+
+    Args:
+        name: ``embedd``, ``Ollama`` (or another server with its API), or "" for anything else.
+        version: Its own version; "" if it does not say.
+    """
+
+    name: str = ""
+    version: str = ""
+
+    @property
+    def is_embedd(self) -> bool:
+        """Whether it is embedd, of any version."""
+        return self.name == "embedd"
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}".rstrip() or "another program"
 
 
 class Client:
@@ -89,8 +115,26 @@ class Client:
         except UnavailableError:
             return False
 
+    async def identify(self) -> Identity:
+        """Return what answers; no key is sent, because it may be anything.
+
+        Raises:
+            UnavailableError: Nothing does, or what does is not an HTTP server.
+        """
+        async with self._exchange("GET", "/api/version", has_key=False) as response:
+            named = response.headers.get("Server", "")
+            body = await response.content.read(_IDENTITY)
+        try:
+            reply = msgspec.json.decode(body, type=api.VersionReply)
+        except msgspec.MsgspecError:
+            return Identity()
+        if reply.embedd is not UNSET:
+            return Identity(name="embedd", version=reply.embedd)
+        is_earlier = named.startswith("embedd/")  # one that had a single version
+        return Identity(name="embedd" if is_earlier else "Ollama", version=reply.version)
+
     async def version(self) -> str:
-        """The version of the server."""
+        """The version of Ollama whose API the server speaks."""
         return (await self._request("GET", "/api/version", api.VersionReply)).version
 
     async def tags(self) -> list[api.StoredModel]:
@@ -162,14 +206,17 @@ class Client:
         """
         async with self._exchange("POST", "/api/generate", body) as response:
             await _check(response, body.model or "")
+            error, is_done = None, False
+            # To the end, after which the server knows that its answer has arrived.
             async for text in _split_lines(response):
                 line = _decode(text, api.GenerateReply)
                 if isinstance(line.error, str):
-                    raise ServiceError(line.error)
-                yield line
-                if line.done:
-                    return
-        raise ServiceError("the server ended the picture without a result")
+                    error = ServiceError(line.error)
+                elif not is_done:
+                    yield line
+                    is_done = line.done
+        if error is not None or not is_done:
+            raise error or ServiceError("the server ended the picture without a result")
 
     async def unload(self, model: str) -> None:
         """Unload *model* as soon as its running requests end."""
@@ -233,14 +280,18 @@ class Client:
     ) -> AsyncGenerator[api.ProgressLine, None]:
         async with self._exchange("POST", path, body) as response:
             await _check(response, model)
+            error, is_done = None, False
+            # To the end, after which the server knows that its answer has arrived.
             async for text in response.content:
                 line = _decode(text, api.ProgressLine)
                 if line.error is not None:
-                    raise failure(line.error)
-                yield line
-                if line.status == "success":
-                    return
-        raise failure(f"the server ended the {path.rpartition('/')[2]} without a result")
+                    error = failure(line.error)
+                elif not is_done:
+                    yield line
+                    is_done = line.status == "success"
+        if error is not None or not is_done:
+            what = path.rpartition("/")[2]
+            raise error or failure(f"the server ended the {what} without a result")
 
     async def _request(
         self,
@@ -263,13 +314,15 @@ class Client:
         path: str,
         body: msgspec.Struct | AsyncIterable[bytes] | None = None,
         more_headers: Mapping[str, str] | None = None,
+        *,
+        has_key: bool = True,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         base = "http://localhost" if self._address.socket else self._address.url
         is_json = isinstance(body, msgspec.Struct)
         data = msgspec.json.encode(body) if is_json else body
         headers = {"Content-Type": "application/json"} if is_json else {}
         key = self._admin_key if path.startswith(api.MANAGEMENT_PATHS) else self._key
-        if key is not None:
+        if key is not None and has_key:
             headers["Authorization"] = f"Bearer {key}"
         headers.update(more_headers or {})
         try:
@@ -282,7 +335,7 @@ class Client:
             text = f"no safe connection to {self._address.url}: {error} ({hint})"
             raise ServiceError(text) from error
         except (aiohttp.ClientConnectorError, TimeoutError) as error:
-            raise UnavailableError(NO_SERVER) from error
+            raise UnavailableError(NO_SERVER.format(self._address.url)) from error
         except (aiohttp.ClientError, OSError) as error:
             raise UnavailableError(f"lost {self._address.url}: {error or 'no answer'}") from error
 
@@ -309,8 +362,7 @@ async def _check(response: aiohttp.ClientResponse, model: str) -> None:
     if is_ours:
         reply = _decode(body, api.ErrorReply)
     else:
-        text = body.decode(errors="replace").strip()
-        reply = api.ErrorReply(error=text or f"{response.status} {response.reason}")
+        reply = api.ErrorReply(error=_describe_status(response, body))
     if response.status == 404 and is_ours:
         raise _not_found(model, reply.error)
     if response.status in {429, 503}:
@@ -320,10 +372,21 @@ async def _check(response: aiohttp.ClientResponse, model: str) -> None:
     raise kind(reply.error, index=reply.index, tokens=reply.tokens, limit=reply.limit)
 
 
+def _describe_status(response: aiohttp.ClientResponse, body: bytes) -> str:
+    """An error that is not embedd's: its line of plain text, or its status; never a page."""
+    text = body[: 4 * _LONGEST_TEXT].decode(errors="replace").strip()
+    is_line = response.content_type == "text/plain" and text.isprintable()
+    if is_line and 0 < len(text) <= _LONGEST_TEXT:
+        return text
+    origin = response.url.origin()
+    return f"{origin} answered {response.status} {response.reason}: is it an embedd server?"
+
+
 def _not_found(model: str, text: str) -> ModelNotFoundError:
-    error = ModelNotFoundError(model)
-    error.args = (text,)  # its text differs by route
-    return error
+    """The error of any route, each of which has its own text; what may be meant ends all."""
+    _, _, rest = text.partition("not found")
+    hint = rest.removeprefix(", try pulling it first").removeprefix(": ")
+    return ModelNotFoundError(model, text, hint=hint)
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> int:

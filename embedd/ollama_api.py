@@ -132,9 +132,15 @@ class ShowReply(Struct, frozen=True, kw_only=True):
 
 
 class VersionReply(Struct, frozen=True, kw_only=True):
-    """``GET /api/version``."""
+    """``GET /api/version``.
+
+    Args:
+        version: Ollama's, whose API the server speaks; clients demand one or another.
+        embedd: embedd's own; absent in Ollama's answer.
+    """
 
     version: str
+    embedd: str | UnsetType = UNSET
 
 
 class RunBody(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import click
 
-from embedd.errors import EmbeddError, UnauthorizedError
+from embedd.errors import EmbeddError, ModelNotFoundError, UnauthorizedError
 
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 
@@ -117,6 +117,9 @@ def _explain(error: Exception) -> str:
                 f"{error}: set EMBEDD_API_KEY to a key of the server, and EMBEDD_ADMIN_KEY where "
                 "managing models needs another one"
             )
+        case ModelNotFoundError(name=str(name)) if name:
+            hint = error.hint or "`embedd list` shows the stored models, `embedd search` others"
+            return f'model "{name}" not found: {hint}'
         case EmbeddError() | OSError():
             return str(error)
         case UnicodeEncodeError():

@@ -4,8 +4,10 @@ import asyncio
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +16,10 @@ from embedd.cli.connection import connect
 from embedd.cli.settings import load_settings
 from embedd.cli.tables import format_table
 from embedd.config import parse_host
-from embedd.errors import RequestError
+from embedd.errors import RequestError, UnavailableError
+
+if TYPE_CHECKING:
+    from embedd.client import Client
 
 VOCABULARY = (
     "time year people way day man thing woman life child world school state family student "
@@ -85,7 +90,7 @@ async def _bench(model: str) -> str:
 
 
 async def _compare(url: str, model: str, other_model: str) -> str:
-    async with connect(load_settings().host) as ours, connect(parse_host(url)) as theirs:
+    async with connect(load_settings().host) as ours, open_other(url) as theirs:
 
         async def embed_here(texts: Sequence[str]) -> Vectors:
             return (await ours.embed(model, texts, store=False)).embeddings
@@ -106,6 +111,22 @@ async def _compare(url: str, model: str, other_model: str) -> str:
         table = await measure_all({"embedd": embed_here, url: embed_there})
         least = min(map(cosine, await embed_here(texts), their_vectors))
         return f"{table}\n\nleast cosine over {len(texts)} texts: {least:.6f}"
+
+
+@asynccontextmanager
+async def open_other(url: str) -> "AsyncIterator[Client]":
+    """A client of the server at *url*, which may be any that speaks one of the two APIs.
+
+    Raises:
+        UnavailableError: It does not answer.
+    """
+    from embedd.client import Client
+
+    address = parse_host(url)
+    async with Client(address) as client:  # without a key, which is not meant for it
+        if not await client.is_up():
+            raise UnavailableError(f"the server to compare with, {address.url}, does not answer")
+        yield client
 
 
 async def measure_all(servers: dict[str, Embed]) -> str:

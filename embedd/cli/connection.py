@@ -3,13 +3,15 @@
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
+from embedd.cli.settings import warn
 from embedd.config import Address, Settings, parse_keys, read_settings
 from embedd.errors import UnavailableError, UnsupportedError
 
 if TYPE_CHECKING:
-    from embedd.client import Client
+    from embedd.client import Client, Identity
 
 
 def make_client(address: Address) -> "Client":
@@ -27,37 +29,72 @@ def make_client(address: Address) -> "Client":
 
 @asynccontextmanager
 async def connect(address: Address) -> "AsyncIterator[Client]":
-    """A client of the server, which must answer.
+    """A client of the server, which must answer; a warning if it is not embedd.
 
     Raises:
-        UnavailableError: It does not; the message says how to start one.
+        UnavailableError: Nothing answers (the message says how to start a server), or what
+            does has another API.
     """
-    from embedd.client import NO_SERVER
-
     async with make_client(address) as client:
-        if not await client.is_up():
-            raise UnavailableError(NO_SERVER)
+        identity = await client.identify()
+        if not identity.name:
+            raise UnavailableError(_describe_foreign(address, identity))
+        if not identity.is_embedd:
+            _warn_once(_describe_foreign(address, identity))
         yield client
 
 
 @asynccontextmanager
-async def reach(address: Address) -> "AsyncIterator[Client | None]":
-    """A client of the server; None if no server answers on this machine.
+async def reach(address: Address, *, changes: bool = False) -> "AsyncIterator[Client | None]":
+    """A client of the server; None, for the store of this machine, if no embedd answers here.
+
+    If another server does, a warning says so.
+
+    Args:
+        changes: Whether models are to be changed, which only an embedd is asked to do.
 
     Raises:
-        UnavailableError: No server answers, and the address is another machine's.
+        UnavailableError: The address is another machine's, and no server with this API answers.
+        UnsupportedError: *changes*, and another machine's server is not embedd.
     """
     # If nothing listens, the client's libraries are not even imported.
     if address.is_local and not _is_listening(address):
         yield None
         return
-    from embedd.client import NO_SERVER
-
     async with make_client(address) as client:
-        is_up = await client.is_up()
-        if not (is_up or address.is_local):
-            raise UnavailableError(NO_SERVER)
-        yield client if is_up else None
+        try:
+            identity = await client.identify()
+        except UnavailableError:
+            if not address.is_local:
+                raise
+            yield None
+            return
+        yield client if _accept(address, identity, changes=changes) else None
+
+
+def _accept(address: Address, identity: "Identity", *, changes: bool) -> bool:
+    """Return whether to send requests to the server; else this machine's store is used."""
+    if identity.is_embedd:
+        return True
+    what = _describe_foreign(address, identity)
+    if address.is_local:
+        _warn_once(f"{what}; this command works on the store of this machine")
+        return False
+    if not identity.name:
+        raise UnavailableError(what)
+    if changes:
+        raise UnsupportedError(f"{what}: its models are not changed; set EMBEDD_HOST to an embedd")
+    _warn_once(what)
+    return True
+
+
+def _describe_foreign(address: Address, identity: "Identity") -> str:
+    return f"{address.url} is not embedd but {identity}"
+
+
+@cache
+def _warn_once(text: str) -> None:
+    warn(text)
 
 
 def _is_listening(address: Address) -> bool:

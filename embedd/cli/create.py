@@ -109,7 +109,7 @@ async def _create_through_server(
     report: Report,
 ) -> bool:
     """Create through the server; False if none answers."""
-    async with reach(settings.host) as client:
+    async with reach(settings.host, changes=True) as client:
         if client is None:
             return False
         from embedd.ollama_api import CreateBody

@@ -12,14 +12,13 @@ import click
 from embedd.cli.arguments import complete_model
 from embedd.cli.connection import reach, require_local
 from embedd.cli.progress import open_progress
-from embedd.cli.settings import load_settings, warn
+from embedd.cli.settings import load_settings
 from embedd.cli.tables import format_moment, format_size, format_table
 from embedd.config import Settings
-from embedd.errors import EmbeddError, ModelNotFoundError, StoreError
+from embedd.errors import StoreError
 
 if TYPE_CHECKING:
     from embedd.catalog.catalog import AnyRecipe
-    from embedd.client import Client
     from embedd.library import Verified
     from embedd.ollama_api import StoredModel
 
@@ -82,7 +81,7 @@ def cp(*, source: str, destination: str) -> None:
 
 
 async def _copy(settings: Settings, source: str, destination: str) -> None:
-    async with reach(settings.host) as client:
+    async with reach(settings.host, changes=True) as client:
         if client is not None:
             await client.copy(source, destination)
             return
@@ -102,24 +101,13 @@ def rm(*, models: tuple[str, ...]) -> None:
 
 
 async def _delete(settings: Settings, name: str) -> None:
-    async with reach(settings.host) as client:
+    async with reach(settings.host, changes=True) as client:
         if client is not None:
-            await _unload(client, name)
             await client.delete(name)
             return
     from embedd.runtime import open_library
 
     open_library(settings).delete(name)
-
-
-async def _unload(client: "Client", name: str) -> None:
-    """Unload *name*; warn if that fails, because it is deleted either way."""
-    try:
-        await client.unload(name)
-    except ModelNotFoundError:
-        pass  # deleting raises the same error
-    except EmbeddError:
-        warn(f"unable to stop model '{name}'")
 
 
 @click.command

@@ -13,7 +13,6 @@ from embedd.cli.connection import connect
 from embedd.cli.settings import load_settings
 from embedd.cli.tables import format_processor, format_size, format_table, format_until
 from embedd.config import Address
-from embedd.errors import ModelNotFoundError, RequestError
 
 PS_COLUMNS = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL", "BACKEND", "TOKENIZER")
 
@@ -63,7 +62,4 @@ def stop(*, model: str) -> None:
 
 async def _unload(address: Address, model: str) -> None:
     async with connect(address) as client:
-        try:
-            await client.unload(model)
-        except ModelNotFoundError as error:
-            raise RequestError(f'couldn\'t find model "{model}" to stop') from error
+        await client.unload(model)

@@ -41,7 +41,7 @@ async def _pull_through_server(
     settings: Settings, name: str, report: Report, *, insecure: bool
 ) -> bool:
     """Pull through the server; False if none answers."""
-    async with reach(settings.host) as client:
+    async with reach(settings.host, changes=True) as client:
         if client is None:
             return False
         async with aclosing(client.pull(name, insecure=insecure)) as lines:

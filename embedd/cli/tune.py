@@ -10,7 +10,7 @@ from embedd.cli.arguments import model_argument
 from embedd.cli.connection import require_local
 from embedd.cli.settings import load_settings
 from embedd.cli.tables import format_table
-from embedd.errors import ModelNotFoundError
+from embedd.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from embedd.config import Settings
@@ -33,8 +33,8 @@ def tune(*, model: str, only_show: bool) -> None:
     if only_show:
         found = read_calibration(settings, model)
         if found is None:
-            raise ModelNotFoundError(
-                model, f"{model} has not been measured on this machine: run `embedd tune {model}`"
+            raise UnsupportedError(
+                f"{model} has not been measured on this machine: run `embedd tune {model}`"
             )
     else:
         found = asyncio.run(calibrate_model(settings, model, _print_trial))

@@ -64,12 +64,12 @@ async def test_without_a_server_the_error_says_what_to_do(nowhere: str) -> None:
         assert not await client.is_up()
         with pytest.raises(UnavailableError) as caught:
             await client.ps()
-    assert str(caught.value) == NO_SERVER
+    assert str(caught.value) == NO_SERVER.format(f"http://{nowhere}")
 
 
 async def test_a_unix_socket_is_an_address(tmp_path: Path) -> None:
     async with FakeServer().listening(tmp_path / "s") as server, Client(server.url) as client:
-        assert await client.version() == "0.0.1"
+        assert (await client.identify()).version == "0.0.1"
 
 
 async def test_no_key_is_sent_unless_one_is_given(client: Client, server: FakeServer) -> None:
@@ -248,7 +248,7 @@ async def test_a_full_server_says_when_to_come_back(
     ("response", "text"),
     [
         (web.Response(status=404, text="404 page not found\n"), "404 page not found"),
-        (web.Response(status=403), "403 Forbidden"),
+        (web.Response(status=403), "403 Forbidden: is it an embedd server?"),
     ],
 )
 async def test_a_404_that_is_not_json_is_not_a_missing_model(
@@ -258,7 +258,7 @@ async def test_a_404_that_is_not_json_is_not_a_missing_model(
     with pytest.raises(RequestError) as caught:
         await client.ps()
     assert not isinstance(caught.value, ModelNotFoundError)
-    assert str(caught.value) == text
+    assert str(caught.value).endswith(text)
 
 
 @pytest.mark.parametrize("text", ["hello", '{"models":[{"name":1}]}', ""])
@@ -300,3 +300,45 @@ async def test_a_pull_that_fails_is_an_error(
     with pytest.raises(PullError, match=text):
         async for _ in client.pull("x"):
             pass
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [[b'{"status":"success"}\n'], [b'{"error":"no"}\n']],
+    ids=["success", "error"],
+)
+async def test_a_stream_is_read_to_its_end(lines: list[bytes]) -> None:
+    """A client that leaves after the last line looks like one that gave up."""
+    sent, release, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def pull(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for line in lines:
+            await response.write(line)
+        sent.set()
+        await release.wait()
+        await response.write_eof()
+        ended.set()
+        return response
+
+    app = web.Application()
+    app.router.add_post("/api/pull", pull)
+    runner = web.AppRunner(app, handler_cancellation=True)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+
+    async def ask() -> list[str]:
+        async with Client(f"127.0.0.1:{port}") as client:
+            return [line.status async for line in client.pull("m")]
+
+    try:
+        asking = asyncio.create_task(ask())
+        await sent.wait()
+        release.set()
+        await asyncio.wait([asking])
+        assert ended.is_set()
+    finally:
+        await runner.cleanup()

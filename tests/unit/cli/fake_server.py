@@ -55,6 +55,7 @@ class FakeServer:
 
     models: set[str] = field(default_factory=lambda: {"all-minilm"})
     version: str = "0.0.1"
+    is_embedd: bool = True  # else it answers as Ollama does
     pull_lines: tuple[Json, ...] = ({"status": "pulling manifest"}, {"status": "success"})
     capabilities: tuple[str, ...] = ("embedding",)
     picture: bytes = b"a picture"
@@ -78,7 +79,9 @@ class FakeServer:
         if refusal is not None:
             return refusal
         fixed = {
-            "/api/version": {"version": self.version},
+            "/api/version": {"version": "0.33.0", "embedd": self.version}
+            if self.is_embedd
+            else {"version": self.version},
             "/api/tags": {"models": [STORED]},
             "/api/ps": {"models": [RUNNING]},
         }

@@ -25,6 +25,11 @@ FOUND = Calibration(
 )
 
 
+UNKNOWN = (
+    'Error: model "nope" not found: `embedd list` shows the stored models, `embedd search` others\n'
+)
+
+
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "WORKLOADS", WORKLOADS)
@@ -36,12 +41,12 @@ def test_bench_prints_a_row_for_each_workload(embedd: Run, server: FakeServer) -
     header, *rows = outcome.out.splitlines()
     assert header.split() == ["WORKLOAD", "SERVER", "TEXTS/S", "P50", "P99"]
     assert [row.split("    ")[0].strip() for row in rows] == ["one text", "passages"]
-    assert {path for _, path, _ in server.asked} == {"/", "/api/embed"}
+    assert {path for _, path, _ in server.asked} == {"/api/version", "/api/embed"}
 
 
 def test_bench_of_a_model_that_is_not_there_is_an_error(embedd: Run, server: FakeServer) -> None:
     del server
-    assert embedd("bench", "nope").err == ('Error: model "nope" not found, try pulling it first\n')
+    assert embedd("bench", "nope").err == UNKNOWN
 
 
 @pytest.mark.usefixtures("_no_server")

@@ -41,5 +41,5 @@ async def test_another_machine_that_does_not_answer_is_an_error() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         address = parse_host(f"127.0.0.1:{closed.getsockname()[1]}")
-        with pytest.raises(UnavailableError, match=NO_SERVER):
+        with pytest.raises(UnavailableError, match=NO_SERVER.format(address.url)):
             await is_reached(address)

@@ -15,9 +15,18 @@ def test_a_command_sends_its_first_key(
     monkeypatch.setenv("EMBEDD_API_KEY", "one,two")
     assert embedd("embed", "all-minilm", "x").status == 0
     assert embedd("rm", "all-minilm").status == 0
-    assert embedd("--version").status == 0
-    for path in ("/api/embed", "/api/delete", "/api/version"):
+    for path in ("/api/embed", "/api/delete"):
         assert server.keys[path] == "Bearer one"
+
+
+def test_what_may_be_another_server_is_asked_its_name_without_a_key(
+    embedd: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDD_API_KEY", "one")
+    server.is_embedd = False
+    assert embedd("--version").status == 0
+    assert embedd("rm", "nothing").status == 1
+    assert server.keys == {"/api/version": ""}
 
 
 def test_managing_has_a_key_of_its_own(

@@ -17,6 +17,7 @@ from embedd.scheduler.records import ModelStatus
 from embedd.server.dialects.base import EMBEDDER
 from embedd.server.http.json_out import json_response
 
+SPOKEN = "0.33.0"  # the version of Ollama whose API this is
 FOR_EVER = timedelta(seconds=(2**63 - 1) // 10**9)  # what Ollama shows: about 292 years
 
 
@@ -27,7 +28,7 @@ async def root(_: web.Request) -> web.StreamResponse:
 
 async def version(_: web.Request) -> web.StreamResponse:
     """``GET /api/version``."""
-    return json_response(VersionReply(version=__version__))
+    return json_response(VersionReply(version=SPOKEN, embedd=__version__))
 
 
 async def ps(request: web.Request) -> web.StreamResponse:
