@@ -334,7 +334,8 @@ class Embedder:
     ) -> AnyResult:
         """Lease the model, tokenize, compute, finish and count: the path of every request."""
         was_ready = self._scheduler.is_ready(spec)
-        async with self._scheduler.lease(spec, keep_alive) as loaded:
+        leasing = self._scheduler.lease(spec, keep_alive, deadline=schedule.deadline)
+        async with leasing as loaded:
             loaded_at = time.perf_counter()
             sequences, truncated = await tokenize(loaded)
             tokenized_at = time.perf_counter()

@@ -153,7 +153,7 @@ class Metrics:
             "overloads", "Requests refused because the queue was full.", "model", "reason"
         )
         self.late = self._counter(
-            "late_requests", "Requests not computed because their deadline was too near.", "model"
+            "late_requests", "Requests that could not be computed by their deadline.", "model"
         )
         self.cancelled = self._counter(
             "cancelled_requests",

@@ -8,6 +8,7 @@ that client may leave while others still wait.
 import asyncio
 import functools
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -88,22 +89,24 @@ class Scheduler:
 
     @overload
     def lease(
-        self, spec: ModelSpec, keep_alive: float | None = None
+        self, spec: ModelSpec, keep_alive: float | None = None, *, deadline: float | None = None
     ) -> AbstractAsyncContextManager[ServedModel]: ...
 
     @overload
     def lease(
-        self, spec: ImageSpec, keep_alive: float | None = None
+        self, spec: ImageSpec, keep_alive: float | None = None, *, deadline: float | None = None
     ) -> AbstractAsyncContextManager[ServedImageModel]: ...
 
     def lease(
-        self, spec: AnySpec, keep_alive: float | None = None
+        self, spec: AnySpec, keep_alive: float | None = None, *, deadline: float | None = None
     ) -> AbstractAsyncContextManager[AnyModel]:
         """Load the model if it is not, and keep it loaded until the block ends.
 
-        A task that is cancelled here, waiting or in the block, counts as a client that left.
+        A task that is cancelled here, waiting or in the block, counts as a client that left, or
+        as late if its deadline has passed.
 
         Args:
+            deadline: When the task is cancelled, by ``time.perf_counter``; None is never.
             keep_alive: Seconds to stay loaded afterwards, ``math.inf`` for ever; None
                 keeps the model's present value.
 
@@ -112,10 +115,12 @@ class Scheduler:
             ModelLoadError: It cannot be loaded.
             ShuttingDownError: `close` was called.
         """
-        return self._lease(spec, keep_alive)
+        return self._lease(spec, keep_alive, deadline)
 
     @asynccontextmanager
-    async def _lease(self, spec: AnySpec, keep_alive: float | None) -> AsyncIterator[AnyModel]:
+    async def _lease(
+        self, spec: AnySpec, keep_alive: float | None, deadline: float | None
+    ) -> AsyncIterator[AnyModel]:
         try:
             resident = await self._acquire(spec, keep_alive)
             try:
@@ -123,7 +128,9 @@ class Scheduler:
             finally:
                 self._release(resident)
         except asyncio.CancelledError:
-            self._metrics.of_model(spec.name).cancelled.inc()
+            metrics = self._metrics.of_model(spec.name)
+            is_late = deadline is not None and time.perf_counter() >= deadline
+            (metrics.late if is_late else metrics.cancelled).inc()
             raise
 
     async def unload(self, spec: AnySpec) -> None:

@@ -91,6 +91,8 @@ class Supervisor:
         self._last_death: WorkerProcess | None = None  # taken into account already
         self._failure: EmbeddError | None = None
         self._reviving: asyncio.Task[None] | None = None
+        self._restarted = 0.0  # when `_reviving` began
+        self._load_seconds = 0.0  # of the last load
         self._closed = False
 
     @property
@@ -104,6 +106,13 @@ class Supervisor:
         if not self.worker.is_silent:
             return None
         return f'the worker of model "{self._spec.name}" does not answer'
+
+    @property
+    def restart_seconds(self) -> float:
+        """Seconds until a worker that died is replaced, as long as the last load took; or 0."""
+        if self._reviving is None:
+            return 0.0
+        return max(0.0, self._restarted + self._load_seconds - self._now())
 
     async def load(self) -> None:
         """Start a worker on the first backend that can compute the model.
@@ -119,6 +128,7 @@ class Supervisor:
         kills = 0
         while self.fallbacks:
             backend = self.fallbacks.current
+            started = self._now()
             try:
                 await self._load_on(backend)
             except WorkerDiedError as error:
@@ -137,6 +147,7 @@ class Supervisor:
                 self.fallbacks.replace_after_failed_load(error)
                 reasons.append(f"{backend.name}: {error}")
             else:
+                self._load_seconds = self._now() - started
                 return
         raise ModelLoadError(f'cannot load model "{self._spec.name}": ' + "; ".join(reasons))
 
@@ -192,6 +203,7 @@ class Supervisor:
         if self.worker is not dead:
             return
         if self._reviving is None:
+            self._restarted = self._now()
             self._reviving = asyncio.create_task(self._replace(dead, counts=counts))
             self._reviving.add_done_callback(_retrieve)
         reviving = self._reviving

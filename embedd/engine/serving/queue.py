@@ -225,14 +225,16 @@ class BatchQueue:
             tokens=sum(lengths), sequences=len(lengths), is_bulk=is_bulk, max_tokens=most
         )
         ahead = self._batcher.count_ahead(lane, most) + self._tokens
-        wait = ahead / self._throughput.rate
+        restart = self._supervisor.restart_seconds
+        wait = restart + ahead / self._throughput.rate
         if deadline is not None and now + wait > deadline:
             self._metrics.late.inc()
             raise DeadlineError(wait=wait)
         if wait > self._max_wait:
             self._metrics.overloads[Overload.WAIT].inc()
+            after = f", after the restart of the worker in {restart:.0f} s" if restart else ""
             raise OverloadedError(
-                f"{ahead} tokens are computed first, in about {wait:.0f} s; the limit is "
+                f"{ahead} tokens are computed first, in about {wait:.0f} s{after}; the limit is "
                 f"{self._max_wait:g} s (EMBEDD_MAX_WAIT): try again later",
                 retry_after=math.ceil(wait - self._max_wait),
             )

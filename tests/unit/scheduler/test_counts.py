@@ -1,5 +1,6 @@
 """What the scheduler counts: each event under its reason, and nothing besides."""
 
+import asyncio
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from embedd.errors import (
     ModelLoadError,
 )
 from tests.exposition import moved, read
+from tests.fakes import settle
 from tests.unit.scheduler.clients import Desk, make_spec
 
 A, B, C = make_spec("a"), make_spec("b"), make_spec("c")
@@ -145,6 +147,25 @@ async def test_a_client_that_leaves_is_counted_wherever_it_waits() -> None:
     assert moved({}, read(desk.metrics)) == {name: 2}
     await desk.keep(A)
     assert moved({}, read(desk.metrics)) == {name: 2}
+
+
+async def test_a_request_that_is_ended_at_its_deadline_is_late_and_no_client_that_left() -> None:
+    desk = Desk()
+
+    async def wait(deadline: float) -> None:
+        async with desk.scheduler.lease(A, deadline=deadline):
+            raise AssertionError
+
+    for deadline, name in [
+        (-math.inf, "embedd_late_requests_total{model=a}"),
+        (math.inf, "embedd_cancelled_requests_total{model=a}"),
+    ]:
+        before = read(desk.metrics)
+        waiting = asyncio.create_task(wait(deadline))
+        await settle()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert moved(before, read(desk.metrics)) == {name: 1}
 
 
 async def test_closing_the_server_counts_as_no_failure() -> None:

@@ -276,6 +276,30 @@ async def test_a_request_that_would_wait_beyond_its_deadline_is_refused_at_once(
     await asyncio.gather(*tasks, in_time)
 
 
+async def test_a_request_waits_for_a_restart_as_long_as_the_last_load_took() -> None:
+    clock = Clock()
+    workers = FakeWorkers(automatic=False)
+    workers.may_load.clear()
+    opening = asyncio.create_task(open_queue(workers, clock=clock.time))
+    await settle()
+    workers.now += 3
+    workers.may_load.set()
+    queue = await opening
+    waiting = await ask(queue, FULL)
+    workers.may_load.clear()
+    workers.current.die(from_outside=True)
+    await settle()
+    soon = Schedule(deadline=clock.now + 2)
+    with pytest.raises(DeadlineError, match="ends before the queue"):
+        await (await ask(queue, to_ids(1), schedule=soon))
+    workers.now += 2
+    later = await ask(queue, to_ids(1), schedule=soon)
+    workers.may_load.set()
+    await settle()
+    await finish(workers, 2)
+    await asyncio.gather(waiting, later)
+
+
 async def test_what_cannot_meet_its_deadline_is_not_computed() -> None:
     clock = Clock()
     workers = FakeWorkers(automatic=False)
