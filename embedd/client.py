@@ -1,14 +1,24 @@
 """`Client`: the typed, asynchronous client of an embedd or Ollama server."""
 
+import asyncio
 import math
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections import deque
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
 import aiohttp
 import msgspec
+import numpy as np
 from msgspec import UNSET
 
 from embedd import ollama_api as api
@@ -27,10 +37,13 @@ from embedd.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from embedd.types import Arrays, Priority
 
 T = TypeVar("T")
 NO_SERVER = "could not connect to embedd server at {}, run 'embedd serve' to start it"
 
+# Types of vectors that the server makes; others are made of float32 here.
+_QUANTIZED: Mapping[str, str] = {"int8": "i1", "ubinary": "u1"}
 # Connecting has a limit; an answer has none, for computing and pulling take any time.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
 _ERRORS: Mapping[int, type[EmbeddError]] = {
@@ -196,6 +209,107 @@ class Client:
         )
         return [item.embedding for item in sorted(reply.data, key=lambda item: item.index)]
 
+    async def embed_arrays(
+        self,
+        model: str,
+        inputs: Sequence[str],
+        *,
+        truncate: bool | str | None = None,
+        chunk: api.ChunkField = None,
+        dimensions: int | None = None,
+        dtype: str = "float32",
+        input_type: str | None = None,
+        priority: Priority = Priority.INTERACTIVE,
+        store: bool = True,
+    ) -> Arrays:
+        """Return the vectors of *inputs*, or of their chunks, as one array, quicker than `embed`.
+
+        They cross the wire as base64. A server takes as many inputs at a time as its setting
+        ``EMBEDD_MAX_INPUTS`` says; `embed_many` has no such limit.
+
+        Args:
+            dtype: ``float32``, ``float16`` (rounded here), ``int8`` or ``ubinary``.
+            priority: ``bulk`` yields to all other requests.
+        """
+        body = api.ArraysBody(
+            model=model,
+            input=list(inputs),
+            encoding_format="base64",
+            truncate=truncate,
+            chunk=chunk,
+            dimensions=dimensions,
+            input_type=input_type,
+            output_dtype=dtype if dtype in _QUANTIZED else None,
+        )
+        headers = {"X-Embedd-Priority": priority.value}
+        if not store:
+            headers["Cache-Control"] = "no-store"
+        async with self._exchange("POST", "/v1/embeddings", body, headers) as response:
+            await _check(response, model)
+            reply = _decode(await response.read(), api.ArraysReply)
+            cut, served_by = (
+                response.headers.get(name, "") for name in ("X-Embedd-Truncated", "X-Embedd-Model")
+            )
+        chunks = None if chunk is None or chunk.get("pool") else reply.chunks
+        expected = len(inputs) if chunks is None else len(chunks)
+        if len(reply.data) != expected:
+            raise ServiceError(f"{len(reply.data)} vectors came for {expected} inputs")
+        data = b"".join(one.embedding for one in reply.data)
+        numbers = np.frombuffer(data, _QUANTIZED.get(dtype, "<f4"))
+        vectors = numbers.reshape(expected, len(numbers) // max(1, expected))
+        return Arrays(
+            vectors=vectors.astype(np.float16) if dtype == "float16" else vectors,
+            tokens=reply.usage.prompt_tokens,
+            cut=_count_cut(cut),
+            chunks=chunks,
+            served_by=served_by,
+        )
+
+    async def embed_many(
+        self,
+        model: str,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        batch: int = 500,
+        concurrency: int = 2,
+        dimensions: int | None = None,
+        dtype: str = "float32",
+        input_type: str | None = None,
+        priority: Priority = Priority.BULK,
+    ) -> AsyncGenerator[Arrays, None]:
+        """Yield the vectors of any number of *texts* in order, *batch* texts at a time.
+
+        At most *concurrency* requests are on their way, and no more texts are taken meanwhile.
+        A server that is busy is asked again when it says so.
+        """
+
+        async def embed_batch(inputs: Sequence[str]) -> Arrays:
+            while True:
+                try:
+                    return await self.embed_arrays(
+                        model,
+                        inputs,
+                        dimensions=dimensions,
+                        dtype=dtype,
+                        input_type=input_type,
+                        priority=priority,
+                    )
+                except OverloadedError as error:
+                    await asyncio.sleep(error.retry_after)
+
+        tasks: deque[asyncio.Task[Arrays]] = deque()
+        try:
+            async for inputs in _take_batches(texts, batch):
+                tasks.append(asyncio.create_task(embed_batch(inputs)))
+                if len(tasks) == concurrency:
+                    yield await tasks.popleft()
+            while tasks:
+                yield await tasks.popleft()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
     async def paint(self, body: api.GenerateBody) -> AsyncGenerator[api.GenerateReply, None]:
         """Make the server paint a picture, and yield its progress up to the line with it.
 
@@ -340,6 +454,36 @@ class Client:
             raise UnavailableError(f"lost {self._address.url}: {error or 'no answer'}") from error
 
 
+async def _iterate(texts: Iterable[str] | AsyncIterable[str]) -> AsyncIterator[str]:
+    if isinstance(texts, AsyncIterable):
+        async for text in texts:
+            yield text
+    else:
+        for text in texts:
+            yield text
+
+
+async def _take_batches(
+    texts: Iterable[str] | AsyncIterable[str], size: int
+) -> AsyncIterator[list[str]]:
+    batch: list[str] = []
+    async for text in _iterate(texts):
+        batch.append(text)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _count_cut(header: str) -> int:
+    """How many inputs were cut, from ``X-Embedd-Truncated``: ``count=3; …``, or their indices."""
+    first = header.partition(";")[0]
+    if first.startswith("count="):
+        return int(first.removeprefix("count="))
+    return len(header.split(",")) if header else 0
+
+
 async def _split_lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """The lines of an answer, which may be longer than aiohttp's own reader accepts."""
     pieces: list[bytes] = []
@@ -360,7 +504,7 @@ async def _check(response: aiohttp.ClientResponse, model: str) -> None:
     is_ours = response.content_type == "application/json"
     body = await response.read()
     if is_ours:
-        reply = _decode(body, api.ErrorReply)
+        reply = _decode_error(body)
     else:
         reply = api.ErrorReply(error=_describe_status(response, body))
     if response.status == 404 and is_ours:
@@ -380,6 +524,16 @@ def _describe_status(response: aiohttp.ClientResponse, body: bytes) -> str:
         return text
     origin = response.url.origin()
     return f"{origin} answered {response.status} {response.reason}: is it an embedd server?"
+
+
+def _decode_error(body: bytes) -> api.ErrorReply:
+    """The error of Ollama's routes, or of OpenAI's, where its facts are in an object."""
+    with suppress(msgspec.MsgspecError):
+        fault = msgspec.json.decode(body, type=api.OpenAIErrorReply).error
+        return api.ErrorReply(
+            error=fault.message, index=fault.index, tokens=fault.tokens, limit=fault.limit
+        )
+    return _decode(body, api.ErrorReply)
 
 
 def _not_found(model: str, text: str) -> ModelNotFoundError:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field, structs
 
-from embedd.types import ChunkPlace, Truncated
+from embedd.types import ChunkPlace, ServedBy, Truncated
 
 _COUNT: Final = {"type": ["integer", "null"]}
 # Fields of `Chunking` by their names on the wire: the schema is for the OpenAPI document, the
@@ -38,6 +38,15 @@ MANAGEMENT_PATHS: Final = (
     "/api/blobs/",
     "/api/push",
 )
+
+
+def format_served_by(served_by: ServedBy) -> str:
+    """Return the header ``X-Embedd-Model``: the weights' digest, and what computed with them."""
+    digest = served_by.digest.removeprefix("sha256:")[:12]
+    return (
+        f"{digest};engine={served_by.engine};backend={served_by.backend}"
+        f";tokenizer={served_by.tokenizer}"
+    )
 
 
 class Details(Struct, frozen=True, kw_only=True):
@@ -301,6 +310,54 @@ class OpenAIEmbedReply(Struct, frozen=True, kw_only=True):
     """``POST /v1/embeddings`` of any server: the vectors alone are read."""
 
     data: list[OpenAIEmbedding]
+
+
+class ArraysBody(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Body of ``POST /v1/embeddings`` as the client sends it."""
+
+    model: str
+    input: list[str]
+    encoding_format: str
+    truncate: bool | str | None = None
+    chunk: ChunkField = None
+    dimensions: int | None = None
+    input_type: str | None = None
+    output_dtype: str | None = None
+
+
+class ArraysItem(Struct, frozen=True, kw_only=True):
+    """A row of `ArraysReply`: the bytes of its numbers."""
+
+    embedding: bytes
+
+
+class ArraysUsage(Struct, frozen=True, kw_only=True):
+    """Tokens of a request."""
+
+    prompt_tokens: int = 0
+
+
+class ArraysReply(Struct, frozen=True, kw_only=True):
+    """The answer to `ArraysBody` with vectors as base64."""
+
+    data: list[ArraysItem]
+    usage: ArraysUsage = ArraysUsage()
+    chunks: list[ChunkPlace] = []
+
+
+class OpenAIFault(Struct, frozen=True, kw_only=True):
+    """What `OpenAIErrorReply` is about."""
+
+    message: str
+    index: int | None = None
+    tokens: int | None = None
+    limit: int | None = None
+
+
+class OpenAIErrorReply(Struct, frozen=True, kw_only=True):
+    """Every 4xx and 5xx of OpenAI's routes."""
+
+    error: OpenAIFault
 
 
 class ProgressLine(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -360,6 +360,26 @@ class EmbedResult(Result):
     chunks: Sequence[ChunkPlace] = ()
     quantized: Mapping[DType, Quantized] = field(default_factory=dict)
     int8_range: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrays:
+    """The answer to a request as arrays: what a client and a bulk job see of it.
+
+    Args:
+        vectors: One for each text, or for each chunk of each; numbers, or bytes, of the type
+            that was wanted.
+        tokens: Of all texts together.
+        cut: How many texts were cut.
+        chunks: Where the texts were cut into chunks, if that was wanted.
+        served_by: What computed them, as ``X-Embedd-Model`` says it.
+    """
+
+    vectors: npt.NDArray[Any]
+    tokens: int
+    cut: int = 0
+    chunks: Sequence[ChunkPlace] | None = None
+    served_by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

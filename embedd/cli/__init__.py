@@ -40,6 +40,9 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "stop": Entry("ps", "stop", "Unload a model."),
     "run": Entry("embed", "run", "Print the vector of one text, or paint with an image model."),
     "embed": Entry("embed", "embed", "Print the vectors of texts, or of the lines of stdin."),
+    "bulk": Entry(
+        "bulk.command", "bulk", "Embed files: every row once, however often interrupted."
+    ),
     "image": Entry("image", "image", "Paint a picture from a prompt."),
     "tune": Entry("tune", "tune", "Measure how a model computes fastest on this machine."),
     "bench": Entry("bench", "bench", "Measure how fast the server embeds."),

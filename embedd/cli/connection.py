@@ -58,7 +58,7 @@ async def reach(address: Address, *, changes: bool = False) -> "AsyncIterator[Cl
         UnsupportedError: *changes*, and another machine's server is not embedd.
     """
     # If nothing listens, the client's libraries are not even imported.
-    if address.is_local and not _is_listening(address):
+    if address.is_local and not is_listening(address):
         yield None
         return
     async with make_client(address) as client:
@@ -97,7 +97,8 @@ def _warn_once(text: str) -> None:
     warn(text)
 
 
-def _is_listening(address: Address) -> bool:
+def is_listening(address: Address) -> bool:
+    """Whether something listens at *address*."""
     target = address.to_client()
     try:
         if target.socket is None:

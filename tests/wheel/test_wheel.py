@@ -28,6 +28,7 @@ print(json.dumps({name: find(name) for name in sys.argv[1:]}))
 # Modules of an extra → those of ours that need it.
 EXTRAS = {
     "openvino": ("embedd.engine.openvino.",),
+    "pyarrow": ("embedd.bulk.tables",),
     "stable_diffusion_cpp": ("embedd.engine.diffusion.",),
     "PIL": ("embedd.engine.worker.picture_file", "embedd.engine.worker.painting"),
 }

@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from embedd.errors import InvalidInputError, LoadTimeoutError
+from embedd.ollama_api import format_served_by
 from embedd.server.dialects.base import BODIES, EMBEDDER, LIBRARY, POLICY, Policy
 from embedd.server.http.bodies import Body, decode_plainly
 from embedd.server.http.header_text import to_header_text
@@ -186,13 +187,9 @@ def computed_headers(result: Result) -> dict[str, str]:
     served_by = result.served_by
     if served_by is None:
         return {}
-    digest = served_by.digest.removeprefix("sha256:")[:12]
     headers = {
         "Server-Timing": _server_timing(result),
-        "X-Embedd-Model": (
-            f"{digest};engine={served_by.engine};backend={served_by.backend}"
-            f";tokenizer={served_by.tokenizer}"
-        ),
+        "X-Embedd-Model": format_served_by(served_by),
     }
     if result.truncated:
         headers["X-Embedd-Truncated"] = _join_indices([one.index for one in result.truncated])

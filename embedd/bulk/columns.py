@@ -1,0 +1,193 @@
+"""Which columns of the inputs are the text, which the id, and which are carried along."""
+
+import string
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from embedd.bulk.records import Fault
+from embedd.errors import InvalidInputError
+
+ROW: Final = "row"  # the id of inputs without one
+TEXT: Final = "text"
+VECTOR: Final = "embedding"
+CHUNK: Final = ("chunk", "start", "end")
+ALL, NONE = "all", "none"
+
+# Types of columns. Others, which only tables have, are `ARROW` and a serialised schema.
+BOOL, INT, FLOAT, STRING, JSON = "bool", "int64", "float64", "string", "json"
+ARROW: Final = "arrow:"
+_SIMPLE: Final = {bool: BOOL, int: INT, float: FLOAT, str: STRING}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column that is carried along; *type* is one of the constants above."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A part of a template: a literal text, and a column whose value follows, if any."""
+
+    literal: str
+    column: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What is made of the columns of the inputs.
+
+    Args:
+        text: The template of the text.
+        id: The column that names rows; None: their number.
+        keep: Columns that are carried along, the id first if there is one.
+    """
+
+    text: tuple[Piece, ...]
+    id: str | None = None
+    keep: tuple[Column, ...] = ()
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The columns of which the text is made."""
+        return [piece.column for piece in self.text if piece.column is not None]
+
+    @property
+    def columns(self) -> list[str]:
+        """All columns that must be read, each once."""
+        return list(dict.fromkeys([*self.text_columns, *(one.name for one in self.keep)]))
+
+    def make_text(self, values: Mapping[str, Any]) -> str | Fault:
+        """Return the text of a row; a null in a template of several columns is an empty text."""
+        parts: list[str] = []
+        has_value = False
+        for piece in self.text:
+            parts.append(piece.literal)
+            if piece.column is None:
+                continue
+            value = values.get(piece.column)
+            if value is None:
+                continue
+            has_value = True
+            text = _to_text(value, piece.column)
+            if isinstance(text, Fault):
+                return text
+            parts.append(text)
+        if not has_value:
+            return Fault(f"the text is null (column {', '.join(self.text_columns)})")
+        return "".join(parts)
+
+
+def select(
+    columns: Sequence[Column],
+    *,
+    text: str | None,
+    id_: str | None,
+    keep: str,
+    reserved: Iterable[str] = (),
+) -> Selection:
+    """Return what options mean for inputs with *columns*.
+
+    Args:
+        text: A column, or a template with columns in braces; None is the column ``text``, else
+            the only one with texts.
+        keep: ``all``, ``none``, or names with commas between them.
+        reserved: Names of columns that the output has besides.
+
+    Raises:
+        InvalidInputError: A column does not exist, is ambiguous, or has a reserved name.
+    """
+    by_name = {column.name: column for column in columns}
+    pieces = _parse_template(_choose_text(columns) if text is None else text, by_name)
+    wanted = [] if id_ is None else [id_]
+    if keep == ALL:
+        wanted += by_name
+    elif keep != NONE:
+        wanted += [name.strip() for name in keep.split(",") if name.strip()]
+    for name in [*(one.column for one in pieces if one.column is not None), *wanted]:
+        if name not in by_name:
+            raise _unknown(name, by_name)
+    names = list(dict.fromkeys(wanted))
+    taken = {VECTOR, *reserved, *([ROW] if id_ is None else [])}
+    if both := [name for name in names if name in taken]:
+        raise InvalidInputError(
+            f"the output has a column {both[0]!r} of its own: name others with --keep"
+            + (f", or --id {ROW}" if both[0] == ROW else "")
+        )
+    return Selection(text=pieces, id=id_, keep=tuple(by_name[name] for name in names))
+
+
+def infer_columns(rows: Iterable[Mapping[str, Any]]) -> list[Column]:
+    """Return the columns of *rows* of JSON, each of a type that holds all of its values."""
+    types: dict[str, str] = {}
+    for row in rows:
+        for name, value in row.items():
+            before = types.get(name)
+            types[name] = _join_types(before, value)
+    return [Column(name=name, type=kind or JSON) for name, kind in types.items()]
+
+
+def find_misfit(values: Mapping[str, Any], columns: Iterable[Column]) -> Fault | None:
+    """Return why a row cannot be carried along in columns of these types, or None if it can."""
+    for column in columns:
+        value = values.get(column.name)
+        if value is None or column.type == JSON or column.type.startswith(ARROW):
+            continue
+        kind = _SIMPLE.get(type(value), JSON)
+        fits = kind == column.type or (kind == INT and column.type == FLOAT)
+        if not fits or (kind == INT and not -(1 << 63) <= value < 1 << 63):
+            return Fault(
+                f"column {column.name!r} is {kind} here and {column.type} before: leave it out "
+                "with --keep"
+            )
+    return None
+
+
+def _choose_text(columns: Sequence[Column]) -> str:
+    names = [column.name for column in columns]
+    if TEXT in names:
+        return TEXT
+    texts = [column.name for column in columns if column.type == STRING]
+    if len(texts) == 1:
+        return texts[0]
+    raise InvalidInputError(
+        f"which column is the text? Name it with --text: the columns are {', '.join(names)}"
+    )
+
+
+def _parse_template(text: str, columns: Mapping[str, Column]) -> tuple[Piece, ...]:
+    if text in columns or "{" not in text:
+        return (Piece(literal="", column=text),)
+    try:
+        parsed = list(string.Formatter().parse(text.replace("\\n", "\n").replace("\\t", "\t")))
+    except ValueError as error:
+        raise InvalidInputError(f"the template {text!r} is not valid: {error}") from error
+    if any(spec or conversion for _, _, spec, conversion in parsed):
+        raise InvalidInputError(f"the template {text!r} may have names of columns in braces only")
+    return tuple(Piece(literal=literal, column=name) for literal, name, _, _ in parsed)
+
+
+def _unknown(name: str, columns: Iterable[str]) -> InvalidInputError:
+    return InvalidInputError(f"no column {name!r}: the columns are {', '.join(columns)}")
+
+
+def _join_types(before: str | None, value: object) -> str:
+    if value is None:
+        return before or ""
+    kind = _SIMPLE.get(type(value), JSON)
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        kind = JSON
+    if not before or before == kind:
+        return kind
+    return FLOAT if {before, kind} == {INT, FLOAT} else JSON
+
+
+def _to_text(value: object, column: str) -> str | Fault:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return Fault(f"column {column!r} is not a text")

@@ -1,0 +1,177 @@
+"""Finished units: the part put into place with its record, or its rows sent to a stream."""
+
+import asyncio
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import BinaryIO, Final, Protocol
+
+import msgspec
+
+from embedd.bulk.compute import MixedBackendsError
+from embedd.bulk.folder import RECORDS, Folder, hash_file
+from embedd.bulk.parts import SUFFIXES, Output, Part, render_json, write_part
+from embedd.bulk.records import Failure
+from embedd.bulk.units import Unit
+
+SUCCESS: Final = "_SUCCESS"
+ERRORS: Final = "errors.jsonl"
+BACKEND: Final = f"{RECORDS}/backend"  # what computed the first part
+JOB: Final = f"{RECORDS}/job.json"
+FAILURE_KEYS: Final = tuple(field.name for field in fields(Failure))
+_PART: Final = re.compile(r"part-(\d{6,})\.[a-z]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What a part, or several, came to.
+
+    Args:
+        rows: With a vector or several.
+        vectors: Of them.
+        errors: Rows without one.
+        tokens: That were computed.
+        cut: Texts that were cut.
+    """
+
+    rows: int = 0
+    vectors: int = 0
+    errors: int = 0
+    tokens: int = 0
+    cut: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            rows=self.rows + other.rows,
+            vectors=self.vectors + other.vectors,
+            errors=self.errors + other.errors,
+            tokens=self.tokens + other.tokens,
+            cut=self.cut + other.cut,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartRecord:
+    """What is known of a part besides its rows.
+
+    Args:
+        served_by: What computed it, as ``X-Embedd-Model`` says it.
+        bytes: Of the file.
+        sha256: Of the file.
+    """
+
+    counts: Counts
+    seconds: float
+    served_by: str
+    bytes: int = 0
+    sha256: str = ""
+    failures: tuple[Failure, ...] = ()
+
+
+class Sink(Protocol):
+    """Where finished units go."""
+
+    async def commit(self, unit: Unit, part: Part, record: PartRecord) -> None:
+        """Keep *part* for good."""
+        ...
+
+
+class FolderSink:
+    """Puts parts into a folder; a part that has its name is complete.
+
+    Args:
+        mixed: Whether parts may be of several backends; else the first part decides, also for
+            other shards.
+    """
+
+    def __init__(self, folder: Folder, output: Output, *, mixed: bool = False) -> None:
+        self._folder = folder
+        self._output = output
+        self._mixed = mixed
+
+    async def commit(self, unit: Unit, part: Part, record: PartRecord) -> None:
+        """See `Sink`; repeating it gives the same file."""
+        await asyncio.to_thread(self._commit, unit, part, record)
+
+    def _commit(self, unit: Unit, part: Part, record: PartRecord) -> None:
+        if not self._mixed:
+            self._check_backend(record.served_by)
+
+        def fill(path: Path) -> None:
+            write_part(path, part, self._output)
+            size, digest = path.stat().st_size, hash_file(path)
+            # Before the part has its name, so that none is without a record.
+            write_record(self._folder, unit.part, replace(record, bytes=size, sha256=digest))
+
+        self._folder.add(part_name(unit.part, self._output), fill)
+
+    def _check_backend(self, served_by: str) -> None:
+        before = read_backend(self._folder)
+        if not before and self._folder.create(BACKEND, served_by.encode()):
+            return
+        before = before or read_backend(self._folder)  # another shard was first
+        if before != served_by:
+            raise MixedBackendsError(before, served_by)
+
+
+class StreamSink:
+    """Sends rows to a stream in the order of the units, and failures to another one."""
+
+    def __init__(self, out: BinaryIO, errors: BinaryIO) -> None:
+        self._out = out
+        self._errors = errors
+        self._next = 0
+        self._turn = asyncio.Condition()
+
+    async def commit(self, unit: Unit, part: Part, record: PartRecord) -> None:
+        """See `Sink`; units must come to it with the numbers 0, 1, 2 …."""
+        async with self._turn:
+            await self._turn.wait_for(lambda: self._next == unit.part)
+            await asyncio.to_thread(self._write, part, record)
+            self._next += 1
+            self._turn.notify_all()
+
+    def _write(self, part: Part, record: PartRecord) -> None:
+        self._out.writelines(render_json(part))
+        self._out.flush()
+        self._errors.writelines(render_failures(record.failures))
+        self._errors.flush()
+
+
+def part_name(number: int, output: Output) -> str:
+    """Return the name of the part of this number."""
+    return f"part-{number:06d}{SUFFIXES[output]}"
+
+
+def finished_parts(folder: Folder, output: Output) -> set[int]:
+    """Return the numbers of the parts that are complete."""
+    names = (_PART.fullmatch(name) for name in folder.list())
+    numbers = (int(match[1]) for match in names if match)
+    return {number for number in numbers if folder.path(part_name(number, output)).exists()}
+
+
+def read_backend(folder: Folder) -> str:
+    """Return what the first part was computed by; empty if there is none."""
+    return (folder.read(BACKEND) or b"").decode()
+
+
+def write_record(folder: Folder, number: int, record: PartRecord) -> None:
+    """Write the record of a part."""
+    folder.replace(f"{RECORDS}/part-{number:06d}.json", msgspec.json.encode(record))
+
+
+def read_record(folder: Folder, number: int) -> PartRecord | None:
+    """Return the record of a part; None if it is missing or damaged."""
+    data = folder.read(f"{RECORDS}/part-{number:06d}.json")
+    try:
+        return None if data is None else msgspec.json.decode(data, type=PartRecord)
+    except msgspec.MsgspecError:
+        return None
+
+
+def render_failures(failures: Iterable[Failure]) -> Iterator[bytes]:
+    """Yield each failure as a line of JSON, without the keys that do not apply."""
+    for failure in failures:
+        keys = {key: getattr(failure, key) for key in FAILURE_KEYS}
+        yield msgspec.json.encode({k: v for k, v in keys.items() if v is not None}) + b"\n"

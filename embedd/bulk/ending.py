@@ -1,0 +1,149 @@
+"""The end of a job: errors in one file, parts joined to one file where the output is one."""
+
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from embedd.bulk.commit import (
+    ERRORS,
+    SUCCESS,
+    Counts,
+    finished_parts,
+    part_name,
+    read_record,
+    render_failures,
+)
+from embedd.bulk.compute import numpy_type
+from embedd.bulk.folder import Folder
+from embedd.bulk.job import Job
+from embedd.bulk.parts import ROWS_MEMBER, VECTORS_MEMBER, Output, has_arrow
+from embedd.errors import ServiceError
+
+PIECE: Final = 1 << 20
+
+
+def count_parts(folder: Folder, numbers: Iterable[int]) -> Counts:
+    """Return what the parts of these numbers came to."""
+    total = Counts()
+    for number in numbers:
+        record = read_record(folder, number)
+        if record is not None:
+            total += record.counts
+    return total
+
+
+def finish_job(folder: Folder, target: Path, job: Job, numbers: Sequence[int]) -> Counts | None:
+    """Complete the output if all parts are there, else return None: other shards work on them.
+
+    Two processes may do it at the same time: they write the same.
+
+    Args:
+        numbers: Of all parts.
+    """
+    if not set(numbers) <= finished_parts(folder, job.options.output):
+        return None
+    total = count_parts(folder, numbers)
+    output = job.options.output
+    errors = folder.path(ERRORS) if output is Output.FOLDER else errors_path(target)
+    if total.errors:
+        _replace(errors, lambda path: _write_errors(path, folder, numbers))
+    else:
+        errors.unlink(missing_ok=True)
+    if output is not Output.FOLDER:
+        _join(folder, target, job, numbers, total)
+    folder.replace(SUCCESS, msgspec.json.encode(total))
+    if output is not Output.FOLDER:
+        folder.remove_folder("")
+    return total
+
+
+def errors_path(target: Path) -> Path:
+    """Return where the failures of the output file *target* are."""
+    return target.with_name(f"{target.name}.{ERRORS}")
+
+
+def ids_path(target: Path) -> Path:
+    """Return where the ids of the rows of the ``npy`` file *target* are."""
+    return target.with_suffix(".ids.parquet" if has_arrow() else ".ids.jsonl")
+
+
+def _write_errors(path: Path, folder: Folder, numbers: Iterable[int]) -> None:
+    with path.open("wb") as file:
+        for number in numbers:
+            record = read_record(folder, number)
+            file.writelines(render_failures(record.failures if record else ()))
+
+
+def _join(folder: Folder, target: Path, job: Job, numbers: Sequence[int], total: Counts) -> None:
+    output = job.options.output
+    parts = [folder.path(part_name(number, output)) for number in numbers]
+    if output is Output.JSONL:
+        _replace(target, lambda path: _concatenate(path, parts))
+    elif output is Output.NPY:
+        _replace(ids_path(target), lambda path: _join_rows(path, parts))
+        _replace(target, lambda path: _join_vectors(path, parts, job, total.vectors))
+    else:
+        from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
+
+        as_parquet = output is Output.PARQUET
+        _replace(target, lambda path: tables.join_parts(path, parts, as_parquet=as_parquet))
+
+
+def _concatenate(path: Path, parts: Iterable[Path]) -> None:
+    with path.open("wb") as file:
+        for part in parts:
+            with part.open("rb") as one:
+                shutil.copyfileobj(one, file, PIECE)
+
+
+def _join_vectors(path: Path, parts: Iterable[Path], job: Job, count: int) -> None:
+    """Write one array from those of *parts*, of which only a piece is in memory at a time."""
+    dtype = numpy_type(job.options.wanted.dtype)
+    shape = (count, job.model.width)
+    with path.open("wb") as file:
+        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        expected = file.tell() + count * job.model.width * dtype.itemsize
+        for part in parts:
+            with zipfile.ZipFile(part) as archive, archive.open(VECTORS_MEMBER) as member:
+                np.lib.format.read_magic(member)
+                np.lib.format.read_array_header_1_0(member)
+                shutil.copyfileobj(member, file, PIECE)
+        if file.tell() != expected:
+            raise ServiceError(f"the parts have {file.tell()} bytes and not {expected}")
+
+
+def _join_rows(path: Path, parts: Iterable[Path]) -> None:
+    if has_arrow():
+        from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
+
+        tables.join_ids(path, _open_rows(parts))
+        return
+    with path.open("wb") as file:
+        for rows in _open_rows(parts):
+            file.write(rows)
+
+
+def _open_rows(parts: Iterable[Path]) -> Iterator[bytes]:
+    for part in parts:
+        with zipfile.ZipFile(part) as archive:
+            yield archive.read(ROWS_MEMBER)
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Let *write* fill a file beside *path*, and put it into its place once it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

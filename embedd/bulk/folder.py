@@ -1,0 +1,147 @@
+"""The folder of a job on a file system: files that appear whole, and a lock."""
+
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import msgspec
+
+from embedd.errors import UnavailableError
+
+RECORDS: Final = "_embedd"  # what is known of the job and its parts
+
+
+class FolderLockedError(UnavailableError):
+    """Another process works on the same shard of the same job."""
+
+
+class Folder:
+    """Files under *root*; each is written beside its place, flushed and renamed.
+
+    Names may have one slash. A crash leaves files that begin with ``.tmp-`` and the shard; the
+    next job that locks the shard removes them.
+
+    Args:
+        shard: Which part of the job this process does.
+    """
+
+    def __init__(self, root: Path, shard: str = "1-of-1") -> None:
+        self.root = root
+        self.shard = shard
+
+    def list(self, folder: str = "") -> set[str]:
+        """Return the names of the files in *folder*, without it."""
+        try:
+            with os.scandir(self.root / folder) as entries:
+                return {entry.name for entry in entries if entry.is_file()}
+        except FileNotFoundError:
+            return set()
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a file, None if there is no such file."""
+        try:
+            return (self.root / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file to be read."""
+        return (self.root / name).open("rb")
+
+    def path(self, name: str) -> Path:
+        """Return where a file lies."""
+        return self.root / name
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a file, in the place of one that may be there."""
+        self.add(name, lambda path: path.write_bytes(data))
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless it is there; return whether it was written."""
+        temporary = self._write(name, lambda path: path.write_bytes(data))
+        try:
+            os.link(temporary, self.root / name)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink()
+        _flush_folder((self.root / name).parent)
+        return True
+
+    def add(self, name: str, write: Callable[[Path], object]) -> None:
+        """Let *write* fill a new file, and give it its name once it is complete."""
+        self._write(name, write).replace(self.root / name)
+        _flush_folder((self.root / name).parent)
+
+    def remove(self, name: str) -> None:
+        """Delete a file, which may be missing."""
+        (self.root / name).unlink(missing_ok=True)
+
+    def remove_folder(self, name: str) -> None:
+        """Delete a folder with all that is in it, which may be missing."""
+        shutil.rmtree(self.root / name, ignore_errors=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the lock of the shard; the system releases it with the process, however that ends.
+
+        Raises:
+            FolderLockedError: Another process has it; the message names it.
+        """
+        path = self.root / RECORDS / f"lock-{self.shard}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                owner = file.read().strip() or "another process"
+                raise FolderLockedError(f"{self.root} is in use by {owner}") from error
+            file.truncate(0)
+            holder = {"host": socket.gethostname(), "pid": os.getpid(), "time": int(time.time())}
+            file.write(msgspec.json.encode(holder).decode())
+            file.flush()
+            self._remove_temporary()
+            yield
+
+    def _remove_temporary(self) -> None:
+        for folder in ("", RECORDS):
+            for name in self.list(folder):
+                if name.startswith(f".tmp-{self.shard}-"):
+                    (self.root / folder / name).unlink(missing_ok=True)
+
+    def _write(self, name: str, write: Callable[[Path], object]) -> Path:
+        place = self.root / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # Threads of this process may write the same name at the same time.
+        temporary = place.with_name(f".tmp-{self.shard}-{secrets.token_hex(8)}-{place.name}")
+        try:
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        return temporary
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,230 @@
+"""The record of a job: what decides its vectors and its parts."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import accumulate
+from typing import Final
+
+import msgspec
+
+from embedd.bulk.columns import ALL, CHUNK, NONE, Column, Selection, select
+from embedd.bulk.compute import Wanted
+from embedd.bulk.parts import Output
+from embedd.bulk.reading import find_columns, scan
+from embedd.bulk.sources import File, Source
+from embedd.bulk.units import Limits, Range, Unit
+from embedd.errors import InvalidInputError
+
+VERSION: Final = 1
+LARGE: Final = 1 << 30  # bytes of inputs from which on columns are carried along only if named
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command asked for, as far as it decides vectors and rows.
+
+    Args:
+        text: Column or template; None: found.
+        id: Column; None: the number of the row.
+        keep: ``all``, ``none`` or names; None: by the size of the inputs.
+        limit: How many rows at most; None: all.
+    """
+
+    wanted: Wanted
+    output: Output
+    text: str | None = None
+    id: str | None = None
+    keep: str | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What decides the vectors of a text besides the options.
+
+    Args:
+        digest: First 12 digits of the weights' sha256.
+        prefix: What is put before each text.
+        width: Numbers of a vector, or bytes, of the dtype that is wanted.
+    """
+
+    digest: str
+    prefix: str
+    width: int
+    normalize: str = "l2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A source and the ranges that it was cut into."""
+
+    source: Source
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """All that decides which rows become which parts."""
+
+    version: int = VERSION
+    options: Options
+    model: Model
+    selection: Selection
+    planned: tuple[Planned, ...]
+
+    def encode(self) -> bytes:
+        """Return the job as JSON."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1)
+
+    def units(self) -> list[Unit]:
+        """Return the units in order; there is a part for each."""
+        ranges = [(number, one) for number, each in enumerate(self.planned) for one in each.ranges]
+        firsts = accumulate((one.rows for _, one in ranges), initial=0)
+        return [
+            Unit(part=part, source=source, first_row=first, range=one)
+            for part, ((source, one), first) in enumerate(zip(ranges, firsts, strict=False))
+        ]
+
+
+def decode_job(data: bytes) -> Job:
+    """Return the job that `Job.encode` wrote.
+
+    Raises:
+        InvalidInputError: It is of another version, or damaged.
+    """
+    try:
+        return msgspec.json.decode(data, type=Job)
+    except msgspec.MsgspecError as error:
+        raise InvalidInputError(
+            f"the job's record is not readable: {error}; --restart begins anew"
+        ) from error
+
+
+def plan(
+    options: Options,
+    model: Model,
+    sources: Sequence[Source],
+    limits: Limits,
+) -> Job:
+    """Return a new job: a function of the inputs and the options.
+
+    Raises:
+        InvalidInputError: An input cannot be read, or has not the columns that are needed.
+    """
+    size = sum(one.size for one in sources)
+    selection = choose_selection(options, find_columns(sources[0]), size=size)
+    return Job(
+        options=options,
+        model=model,
+        selection=selection,
+        planned=_plan_sources(options, sources, selection, limits, rows=0),
+    )
+
+
+def extend(job: Job, sources: Sequence[Source], limits: Limits) -> Job:
+    """Return *job* with the units of further *sources* behind its own."""
+    rows = sum(one.rows for each in job.planned for one in each.ranges)
+    more = _plan_sources(job.options, sources, job.selection, limits, rows=rows)
+    return replace(job, planned=(*job.planned, *more))
+
+
+def choose_selection(options: Options, columns: Sequence[Column], *, size: int) -> Selection:
+    """Return which of the *columns* of the first input are what.
+
+    Args:
+        size: Bytes of all inputs.
+
+    Raises:
+        InvalidInputError: A column is missing or ambiguous.
+    """
+    keep = options.keep
+    if keep is None:
+        keep = NONE if size > LARGE else ALL
+    return select(
+        columns,
+        text=options.text,
+        id_=options.id,
+        keep=keep,
+        reserved=() if options.wanted.chunk is None else CHUNK,
+    )
+
+
+def find_difference(job: Job, options: Options, model: Model) -> str | None:
+    """Return what differs between *job* and the command that would go on with it, or None."""
+    pairs: list[tuple[str, object, object]] = [
+        (f"the model's {field.name}", getattr(job.model, field.name), getattr(model, field.name))
+        for field in fields(Model)
+    ]
+    pairs += [
+        (field.name, getattr(job.options.wanted, field.name), getattr(options.wanted, field.name))
+        for field in fields(Wanted)
+    ]
+    pairs += [
+        (field.name, getattr(job.options, field.name), getattr(options, field.name))
+        for field in fields(Options)
+        if field.name != "wanted"
+    ]
+    for name, before, now in pairs:
+        if before != now:
+            return f"{name} was {_show(before)} and is {_show(now)}"
+    return None
+
+
+def find_new(job: Job, sources: Iterable[Source]) -> tuple[list[str], str | None]:
+    """Return the paths that *job* has not, and what differs in those that it has, or None."""
+    now = {file.path: file for source in sources for file in source.files}
+    known = {file.path for one in job.planned for file in one.source.files}
+    for one in job.planned:
+        for file in one.source.files:
+            difference = _compare(file, now.get(file.path))
+            if difference is not None:
+                return [], difference
+    return [path for path in now if path not in known], None
+
+
+def _compare(before: File, now: File | None) -> str | None:
+    if now is None:
+        return f"the input {before.path} is missing"
+    for field in fields(File):
+        if getattr(before, field.name) != getattr(now, field.name):
+            return f"the input {before.path} has changed ({field.name})"
+    return None
+
+
+def _show(value: object) -> str:
+    return (
+        "not set" if value is None else repr(value if not isinstance(value, Output) else str(value))
+    )
+
+
+def _plan_sources(
+    options: Options, sources: Sequence[Source], selection: Selection, limits: Limits, *, rows: int
+) -> tuple[Planned, ...]:
+    planned = []
+    for source in sources:
+        _check_columns(source, selection)
+        ranges: list[Range] = []
+        for one in scan(source, limits, selection.text_columns):
+            left = one.rows if options.limit is None else options.limit - rows
+            if left <= 0:
+                break
+            ranges.append(one if one.rows <= left else _shorten(one, left))
+            rows += ranges[-1].rows
+        planned.append(Planned(source=source, ranges=tuple(ranges)))
+    return tuple(planned)
+
+
+def _shorten(one: Range, rows: int) -> Range:
+    return replace(one, rows=rows, size=one.size * rows // one.rows)
+
+
+def _check_columns(source: Source, selection: Selection) -> None:
+    """Check that *source* has all columns; in JSON lines each row is checked where it is read."""
+    if source.format.value == "jsonl":
+        return
+    names = [column.name for column in find_columns(source)]
+    missing = [name for name in selection.columns if name not in names]
+    if missing:
+        raise InvalidInputError(
+            f"{source.path} has no column {missing[0]!r}: its columns are {', '.join(names)}"
+        )

@@ -1,0 +1,114 @@
+"""A job is begun, or gone on with if it is the same."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from embedd.bulk.commit import ERRORS, JOB, SUCCESS, finished_parts, part_name
+from embedd.bulk.folder import RECORDS, Folder
+from embedd.bulk.job import (
+    Job,
+    Model,
+    Options,
+    decode_job,
+    extend,
+    find_difference,
+    find_new,
+    plan,
+)
+from embedd.bulk.parts import Output
+from embedd.bulk.sources import Format, make_sources
+from embedd.bulk.units import Limits, Unit
+from embedd.errors import InvalidInputError
+
+
+def folder_of(target: Path, output: Output, shard: str) -> Folder:
+    """Return the folder in which the parts of the output *target* are made."""
+    if output is Output.FOLDER:
+        return Folder(target, shard)
+    return Folder(target.with_name(f"{target.name}.parts"), shard)
+
+
+def open_job(
+    folder: Folder,
+    target: Path,
+    options: Options,
+    model: Model,
+    paths: Sequence[tuple[str, Format]],
+    *,
+    limits: Limits | None = None,
+) -> Job:
+    """Return the job of *folder*, begun now if it is a new one; further inputs come behind.
+
+    The folder must be locked.
+
+    Raises:
+        InvalidInputError: The folder has the parts of another job; the message says what differs.
+    """
+    limits = limits or Limits()
+    data = folder.read(JOB)
+    if data is None:
+        _check_free(folder, target, options.output)
+        job = plan(options, model, make_sources(paths), limits)
+        if folder.create(JOB, job.encode()):
+            return job
+        data = folder.read(JOB) or b""  # another shard was first
+    job = decode_job(data)
+    difference = find_difference(job, options, model)
+    new: list[str] = []
+    if difference is None:
+        new, difference = find_new(job, make_sources(paths))
+    if difference is not None:
+        raise InvalidInputError(
+            f"{folder.root} is of another job: {difference}. --restart throws away what is there, "
+            "another -o keeps it"
+        )
+    if new:
+        added = make_sources([one for one in paths if one[0] in set(new)])
+        job = extend(job, added, limits)
+        folder.remove(SUCCESS)
+        folder.replace(JOB, job.encode())
+    return job
+
+
+def begin_stream(folder: Folder, target: Path, job: Job) -> None:
+    """Record a *job* whose rows come from a stream, which can be read once only.
+
+    Raises:
+        InvalidInputError: The folder has a job.
+    """
+    _check_free(folder, target, job.options.output)
+    if not folder.create(JOB, job.encode()):
+        raise InvalidInputError(
+            f"{folder.root} has a job, and stdin cannot be continued: choose another -o, or "
+            "begin anew with --restart"
+        )
+
+
+def clear(folder: Folder, target: Path, output: Output) -> None:
+    """Throw away what an earlier job made, and nothing else."""
+    for number in finished_parts(folder, output):
+        folder.remove(part_name(number, output))
+    for name in (SUCCESS, ERRORS):
+        folder.remove(name)
+    for name in folder.list(RECORDS):
+        if not name.startswith("lock-"):
+            folder.remove(f"{RECORDS}/{name}")
+    if output is not Output.FOLDER:
+        target.unlink(missing_ok=True)
+
+
+def choose_units(job: Job, done: set[int], shard: tuple[int, int] = (1, 1)) -> list[Unit]:
+    """Return the units that are left for shard I of N, which has every Nth from the Ith on."""
+    index, of = shard
+    return [unit for unit in job.units() if unit.part % of == index - 1 and unit.part not in done]
+
+
+def _check_free(folder: Folder, target: Path, output: Output) -> None:
+    if finished_parts(folder, output):
+        raise InvalidInputError(
+            f"{folder.root} has parts and no record of their job: choose another -o, or --restart"
+        )
+    if output is not Output.FOLDER and target.exists():
+        raise InvalidInputError(
+            f"{target} exists: choose another -o, or compute it anew with --restart"
+        )

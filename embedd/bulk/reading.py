@@ -1,0 +1,242 @@
+"""The rows of a unit, of any format: texts, numbers, and the columns that are carried along."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias
+
+from embedd.bulk.columns import STRING, TEXT, Column, Selection, find_misfit, infer_columns
+from embedd.bulk.delimited import DELIMITERS, read_delimited, read_header, scan_delimited
+from embedd.bulk.lines import read_json_lines, read_text_lines, scan_lines
+from embedd.bulk.records import Failure, Fault, Record
+from embedd.bulk.sources import LINE_FORMATS, Format, Source
+from embedd.bulk.streams import Cursor, open_stream
+from embedd.bulk.units import MOST_BYTES, Limits, Range, Unit
+
+SAMPLE_ROWS: Final = 1000  # of JSON lines, of which the columns are known
+SAMPLE_BYTES: Final = 8 << 20
+FILE: Final = "file"  # a column of documents
+
+# Values of a column: Python's, or an array of Arrow where the input is one.
+Values: TypeAlias = Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """What is read of a unit.
+
+    Args:
+        numbers: Over all inputs, ascending.
+        lines: Numbers of lines in the file; None where there are none.
+        kept: The columns that are carried along, as long as *texts*.
+        id: The name of the one that has the ids of rows; None: their numbers are.
+        failures: Rows that cannot be read; they are in none of the others.
+    """
+
+    file: str
+    numbers: Sequence[int]
+    lines: Sequence[int] | None = None
+    texts: Sequence[str]
+    kept: Mapping[str, Values]
+    id: str | None = None
+    failures: Sequence[Failure] = field(default_factory=list)
+
+    def id_of(self, row: int) -> Any:
+        """Return the id of the row of this index; None if rows have none of their own."""
+        return None if self.id is None else self.kept[self.id][row]
+
+
+class Reader(Protocol):
+    """Reads units of one source; quickest if they come in order."""
+
+    def read(self, unit: Unit) -> Rows:
+        """Return the rows of *unit*."""
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+
+def scan(source: Source, limits: Limits, texts: Sequence[str]) -> Iterable[Range]:
+    """Cut *source* into ranges; memory does not grow with it.
+
+    Args:
+        texts: The columns of which the text is made: their bytes count.
+    """
+    if source.format is Format.MD:
+        return _scan_documents(source, limits)
+    if source.format in LINE_FORMATS:
+        return _scan_stream(source, limits)
+    from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
+
+    return tables.scan(source, limits, texts)
+
+
+def find_columns(source: Source) -> list[Column]:
+    """Return the columns of *source*; those of JSON lines are found in its first rows.
+
+    Raises:
+        InvalidInputError: It cannot be read.
+    """
+    if source.format is Format.MD:
+        return [Column(name=TEXT, type=STRING), Column(name=FILE, type=STRING)]
+    if source.format is Format.TXT:
+        return [Column(name=TEXT, type=STRING)]
+    if source.format is Format.JSONL:
+        with open_stream(source.path) as stream:
+            data = stream.read(SAMPLE_BYTES)
+        if len(data) == SAMPLE_BYTES:
+            data = data[: data.rfind(b"\n") + 1] or data
+        records = islice(read_json_lines(data, line=1), SAMPLE_ROWS)
+        return infer_columns(one.values for one in records if not isinstance(one.values, Fault))
+    if source.format in DELIMITERS:
+        with open_stream(source.path) as stream:
+            names, _, _ = read_header(stream, DELIMITERS[source.format])
+        return [Column(name=name, type=STRING) for name in names]
+    from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
+
+    return tables.find_columns(source)
+
+
+def open_reader(source: Source, selection: Selection, *, typed: bool) -> Reader:
+    """Return a reader of *source*.
+
+    Args:
+        typed: Whether the output has types, which columns that are carried along must fit.
+    """
+    if source.format is Format.MD:
+        return DocumentReader(source, selection)
+    if source.format in LINE_FORMATS:
+        return LineReader(source, selection, typed=typed)
+    from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
+
+    return tables.TableReader(source, selection)
+
+
+class LineReader:
+    """Reads ``txt``, ``jsonl``, ``csv`` and ``tsv``."""
+
+    def __init__(self, source: Source, selection: Selection, *, typed: bool) -> None:
+        self._source = source
+        self._selection = selection
+        self._typed = typed
+        self._cursor = Cursor(source.path)
+        self._names: list[str] = []
+
+    def read(self, unit: Unit) -> Rows:
+        """See `Reader`; a row that is longer than a unit may be is not read."""
+        size = unit.range.end - unit.range.start
+        if unit.range.rows == 1 and size > MOST_BYTES:
+            fault = Fault(f"the row has {size} bytes, the limit is {MOST_BYTES}")
+            records: Iterable[Record] = [Record(row=0, line=unit.range.line, values=fault)]
+        else:
+            data = self._cursor.read(unit.range.start, size)
+            records = takewhile(
+                lambda one: one.row < unit.range.rows, self._parse(data, unit.range.line)
+            )
+        return collect(records, unit, self._source.path, self._selection, typed=self._typed)
+
+    def close(self) -> None:
+        """See `Reader`."""
+        self._cursor.close()
+
+    def _parse(self, data: bytes, line: int) -> Iterable[Record]:
+        form = self._source.format
+        if form is Format.TXT:
+            return read_text_lines(data, line=line)
+        if form is Format.JSONL:
+            return read_json_lines(data, line=line)
+        if not self._names:
+            with open_stream(self._source.path) as stream:
+                self._names, _, _ = read_header(stream, DELIMITERS[form])
+        return read_delimited(data, self._names, DELIMITERS[form], line=line)
+
+
+class DocumentReader:
+    """Reads documents, each of which is a row."""
+
+    def __init__(self, source: Source, selection: Selection) -> None:
+        self._source = source
+        self._selection = selection
+
+    def read(self, unit: Unit) -> Rows:
+        """See `Reader`."""
+        files = self._source.files[unit.range.start :][: unit.range.rows]
+        records = (
+            Record(row=number, line=0, values=_read_document(file.path))
+            for number, file in enumerate(files)
+        )
+        return collect(records, unit, str(Path(files[0].path).parent), self._selection, typed=False)
+
+    def close(self) -> None:
+        """See `Reader`; nothing is open."""
+
+
+def collect(
+    records: Iterable[Record], unit: Unit, file: str, selection: Selection, *, typed: bool
+) -> Rows:
+    """Return the rows that *records* give, and the failures among them."""
+    numbers: list[int] = []
+    lines: list[int] = []
+    texts: list[str] = []
+    kept: dict[str, list[Any]] = {column.name: [] for column in selection.keep}
+    failures: list[Failure] = []
+    for record in records:
+        number, values = unit.first_row + record.row, record.values
+        fault = values if isinstance(values, Fault) else None
+        text = "" if isinstance(values, Fault) else selection.make_text(values)
+        if isinstance(text, Fault):
+            fault = text
+        elif typed and not isinstance(values, Fault):
+            fault = find_misfit(values, selection.keep)
+        if fault is not None or isinstance(values, Fault):
+            own = None if isinstance(values, Fault) else values.get(selection.id or "")
+            line = record.line or None
+            failures.append(Failure(file=file, row=number, line=line, id=own, error=str(fault)))
+            continue
+        numbers.append(number)
+        lines.append(record.line)
+        texts.append(text)
+        for name, column in kept.items():
+            column.append(values.get(name))
+    has_lines = unit.range.line > 0
+    return Rows(
+        file=file,
+        numbers=numbers,
+        lines=lines if has_lines else None,
+        texts=texts,
+        kept=kept,
+        id=selection.id,
+        failures=failures,
+    )
+
+
+def _read_document(path: str) -> Mapping[str, Any] | Fault:
+    with open_stream(path) as stream:
+        data = stream.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        return Fault(f"the document has more than {MOST_BYTES} bytes")
+    try:
+        return {TEXT: data.decode("utf-8-sig"), FILE: path}
+    except UnicodeDecodeError as error:
+        return Fault(f"not UTF-8: {error.reason} at byte {error.start}")
+
+
+def _scan_stream(source: Source, limits: Limits) -> Iterable[Range]:
+    with open_stream(source.path) as stream:
+        if source.format in DELIMITERS:
+            yield from scan_delimited(stream, limits, DELIMITERS[source.format])
+        else:
+            yield from scan_lines(stream, limits)
+
+
+def _scan_documents(source: Source, limits: Limits) -> Iterable[Range]:
+    start = size = 0
+    for number, file in enumerate(source.files):
+        if number > start and (size + file.size > limits.bytes or number - start == limits.rows):
+            yield Range(start=start, end=number, rows=number - start, size=size)
+            start, size = number, 0
+        size += file.size
+    yield Range(start=start, end=len(source.files), rows=len(source.files) - start, size=size)

@@ -1,0 +1,46 @@
+"""Rows as text formats have them, and rows that fail."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class Fault(str):
+    """Why a row cannot be read."""
+
+    __slots__ = ()
+
+
+class Record(NamedTuple):
+    """A row of a text format.
+
+    Args:
+        row: Its number in the unit.
+        line: Number of its first line in the file, from 1; 0 in formats without lines.
+        values: By the names of its columns, or why there are none.
+    """
+
+    row: int
+    line: int
+    values: Mapping[str, Any] | Fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A row without a vector: a line of ``errors.jsonl``.
+
+    Args:
+        row: Its number over all inputs.
+        line: Number of its line in *file*, from 1; None in formats without lines.
+        id: Its id, where it has one that could be read.
+        tokens: Of its text, where that is too long.
+        limit: What *tokens* exceed.
+    """
+
+    file: str
+    row: int
+    line: int | None = None
+    id: Any = None
+    error: str
+    tokens: int | None = None
+    limit: int | None = None

@@ -1,0 +1,205 @@
+"""Runs units: read, embedded and committed, some at a time."""
+
+import asyncio
+import time
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeAlias
+
+import numpy as np
+
+from embedd.bulk.commit import Counts, PartRecord, Sink
+from embedd.bulk.compute import Pool, numpy_type
+from embedd.bulk.job import Job
+from embedd.bulk.parts import is_typed, make_part, output_columns
+from embedd.bulk.progress import Progress
+from embedd.bulk.reading import Rows, open_reader
+from embedd.bulk.unit import embed_rows
+from embedd.bulk.units import Unit
+from embedd.errors import EmbeddError, ServiceError
+
+# Units with their rows, each read when its turn comes.
+UnitsWithRows: TypeAlias = Generator[tuple[Unit, Rows], None, None]
+
+UNITS_IN_WORK = 2  # for each server: one is computed while another is read or written
+
+
+class TooManyErrors(ServiceError):  # noqa: N818 - it is what it says
+    """More rows failed than the job allows."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ErrorBudget:
+    """How many rows may fail.
+
+    Args:
+        most: None: any number.
+        count: Rows that have failed, in parts of earlier runs too.
+    """
+
+    most: int | None = None
+    count: int = 0
+
+    def add(self, failed: int, example: str) -> None:
+        """Count rows that failed.
+
+        Raises:
+            TooManyErrors: They are more than allowed.
+        """
+        self.count += failed
+        if self.most is not None and self.count > self.most:
+            raise TooManyErrors(
+                f"{self.count} rows failed, {self.most} may (--errors, --max-errors); one is: "
+                f"{example}"
+            )
+
+
+def read_units(job: Job, units: Iterable[Unit]) -> UnitsWithRows:
+    """Yield *units* of *job* with their rows; the file of one source is open at a time."""
+    typed = is_typed(job.options.output)
+    for source, some in groupby(units, key=lambda unit: unit.source):
+        reader = open_reader(job.planned[source].source, job.selection, typed=typed)
+        with closing(reader):
+            for unit in some:
+                yield unit, reader.read(unit)
+
+
+async def run_units(
+    job: Job,
+    work: UnitsWithRows,
+    *,
+    pool: Pool,
+    sink: Sink,
+    progress: Progress,
+    budget: ErrorBudget,
+    stop: asyncio.Event,
+) -> Counts:
+    """Run units in order, some at a time, until they are done or *stop* is set.
+
+    When it is set, the units in work are finished and no others begun.
+
+    Args:
+        work: Units with their rows, each read when its turn comes; see `read_units`.
+
+    Raises:
+        EmbeddError: A unit failed, as a whole; those in work are given up.
+    """
+    room = asyncio.Semaphore(UNITS_IN_WORK * pool.size)
+    total = Counts()
+
+    async def finish(unit: Unit, rows: Rows, start: float) -> None:
+        nonlocal total
+        try:
+            record = await run_unit(
+                job,
+                unit,
+                rows,
+                pool=pool,
+                sink=sink,
+                progress=progress,
+                budget=budget,
+                start=start,
+            )
+            total += record.counts
+        finally:
+            room.release()
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            while not stop.is_set():
+                await room.acquire()
+                start = time.perf_counter()
+                read = None if stop.is_set() else await _read_next(work)
+                if read is None:
+                    break
+                unit, rows = read
+                group.create_task(finish(unit, rows, start))
+    except BaseExceptionGroup as errors:
+        raise _choose_error(errors) from errors
+    finally:
+        work.close()
+    return total
+
+
+async def _read_next(work: UnitsWithRows) -> tuple[Unit, Rows] | None:
+    """The next unit, read in a thread, which has ended when this call has."""
+    reading = asyncio.ensure_future(asyncio.to_thread(next, work, None))
+    try:
+        return await asyncio.shield(reading)
+    except asyncio.CancelledError:
+        await asyncio.wait([reading])
+        raise
+
+
+async def run_unit(
+    job: Job,
+    unit: Unit,
+    rows: Rows,
+    *,
+    pool: Pool,
+    sink: Sink,
+    progress: Progress,
+    budget: ErrorBudget,
+    start: float,
+) -> PartRecord:
+    """Embed the *rows* of a unit and commit its part; repeating it is harmless."""
+    wanted = job.options.wanted
+    empty = np.zeros((0, job.model.width), numpy_type(wanted.dtype))
+
+    def report(done: int, tokens: int, cut: int, failed: int, share: float) -> None:
+        progress.add(done, tokens, cut, failed, share * unit.range.size)
+        progress.waits = pool.waits
+
+    embedded = await embed_rows(rows, pool, report, empty=empty)
+    if embedded.failures:
+        budget.add(len(embedded.failures), embedded.failures[0].error)
+    columns = output_columns(job.selection, chunked=wanted.chunk is not None)
+    record = PartRecord(
+        counts=Counts(
+            rows=len(rows.texts) + len(rows.failures) - len(embedded.failures),
+            vectors=len(embedded.vectors),
+            errors=len(embedded.failures),
+            tokens=embedded.tokens,
+            cut=embedded.cut,
+        ),
+        seconds=round(time.perf_counter() - start, 3),
+        served_by=pool.served_by,
+        failures=tuple(embedded.failures),
+    )
+    part = await asyncio.to_thread(
+        make_part, rows, embedded, columns, describe(job, pool.served_by)
+    )
+    await sink.commit(unit, part, record)
+    progress.finish_part()
+    return record
+
+
+def describe(job: Job, served_by: str) -> Mapping[str, str]:
+    """Return what made the vectors: the facts that a file of them carries."""
+    wanted = job.options.wanted
+    facts = {
+        "model": wanted.model,
+        "served_by": served_by,
+        "prefix": job.model.prefix,
+        "numbers": str(job.model.width),
+        "dtype": wanted.dtype,
+        "normalize": job.model.normalize,
+    }
+    if wanted.chunk is not None:
+        facts["chunk"] = f"{wanted.chunk} tokens, overlap {wanted.overlap}"
+    return facts
+
+
+def _choose_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of a group, one that is not embedd's own if there is one."""
+    found: list[BaseException] = []
+    waiting: list[BaseException] = [errors]
+    while waiting:
+        error = waiting.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            waiting += error.exceptions
+        else:
+            found.append(error)
+    return next((one for one in found if not isinstance(one, EmbeddError)), found[0])

@@ -1,0 +1,152 @@
+"""The inputs of a job: files of several formats, found by names, globs and folders."""
+
+import glob
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from embedd.bulk.streams import split_compression
+from embedd.errors import InvalidInputError
+
+SAMPLE: Final = 1 << 20  # bytes at either end of a file that its digest covers
+STDIN: Final = "-"
+
+
+class Format(StrEnum):
+    """What an input file is."""
+
+    TXT = "txt"
+    MD = "md"
+    JSONL = "jsonl"
+    CSV = "csv"
+    TSV = "tsv"
+    PARQUET = "parquet"
+    ARROW = "arrow"
+
+
+ENDINGS: Final = {
+    ".txt": Format.TXT,
+    ".md": Format.MD,
+    ".jsonl": Format.JSONL,
+    ".ndjson": Format.JSONL,
+    ".csv": Format.CSV,
+    ".tsv": Format.TSV,
+    ".parquet": Format.PARQUET,
+    ".arrow": Format.ARROW,
+    ".feather": Format.ARROW,
+}
+LINE_FORMATS: Final = (Format.TXT, Format.JSONL, Format.CSV, Format.TSV)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """What identifies the content of a file without reading all of it.
+
+    Args:
+        path: Absolute.
+        modified: Its time in nanoseconds.
+        digest: sha256 of its first and its last MiB.
+    """
+
+    path: str
+    size: int
+    modified: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Rows of one kind: one file, or several documents, each of which is a row."""
+
+    format: Format
+    files: tuple[File, ...]
+
+    @property
+    def path(self) -> str:
+        """The path of its only file."""
+        return self.files[0].path
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(file.size for file in self.files)
+
+
+def find_paths(names: Sequence[str], form: Format | None = None) -> list[tuple[str, Format]]:
+    """Return the files that *names* mean: paths, globs, and folders with all that is in them.
+
+    They are in the order of *names*, within a glob or a folder sorted by name, and each is there
+    once. Hidden files, and names that begin with an underscore, are passed over in folders.
+
+    Args:
+        form: The format of files whose ending names none.
+
+    Raises:
+        InvalidInputError: A name means no file, or one of unknown format.
+    """
+    found: dict[str, Format] = {}
+    for name in names:
+        matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of any root
+        before = len(found)
+        for path in matches:
+            known = Path(path).resolve()
+            if known.is_dir():
+                found |= dict(_list_folder(known))
+            else:
+                found[str(known)] = _choose_format(known, form)
+        if not matches or (
+            len(found) == before and not any(Path(one).is_file() for one in matches)
+        ):
+            raise InvalidInputError(f"no input: {name} is not a file, or a folder or glob of them")
+    return list(found.items())
+
+
+def make_sources(paths: Iterable[tuple[str, Format]]) -> list[Source]:
+    """Return the sources of files: one for each, and one for documents that follow each other."""
+    sources: list[Source] = []
+    for path, form in paths:
+        file = read_file_facts(path)
+        if form is Format.MD and sources and sources[-1].format is Format.MD:
+            sources[-1] = Source(format=form, files=(*sources[-1].files, file))
+        else:
+            sources.append(Source(format=form, files=(file,)))
+    return sources
+
+
+def read_file_facts(path: str) -> File:
+    """Return what identifies the content of the file *path*."""
+    with Path(path).open("rb") as file:
+        head = file.read(SAMPLE)
+        size = file.seek(0, 2)
+        file.seek(max(len(head), size - SAMPLE))
+        digest = hashlib.sha256(head + file.read())
+    modified = Path(path).stat().st_mtime_ns
+    return File(path=path, size=size, modified=modified, digest=digest.hexdigest())
+
+
+def _list_folder(folder: Path) -> Iterator[tuple[str, Format]]:
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if not path.is_file() or any(part.startswith((".", "_")) for part in parts):
+            continue
+        form = ENDINGS.get(_ending(path))
+        if form is not None:
+            yield str(path), form
+
+
+def _choose_format(path: Path, form: Format | None) -> Format:
+    known = ENDINGS.get(_ending(path), form)
+    if known is None:
+        endings = ", ".join(ending.removeprefix(".") for ending in ENDINGS)
+        raise InvalidInputError(
+            f"the format of {path} is unknown: its ending is none of {endings} (and .gz or .zst "
+            "behind it): name it with --format"
+        )
+    return known
+
+
+def _ending(path: Path) -> str:
+    return Path(split_compression(path.name)[0]).suffix.lower()

@@ -1,0 +1,88 @@
+"""What is said at the end of a job: totals, and how to read the output elsewhere."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from embedd.bulk.columns import ROW, VECTOR, Selection
+from embedd.bulk.commit import Counts
+from embedd.bulk.ending import errors_path, ids_path
+from embedd.bulk.parts import Output
+
+
+def describe_totals(total: Counts, *, seconds: float, size: int | None) -> str:
+    """Return the totals of an output in a line; *size* is its bytes, None if it is a stream."""
+    vectors = "" if total.vectors == total.rows else f", {total.vectors:,} vectors"
+    return (
+        f"{total.rows:,} rows{vectors}, {total.tokens:,} tokens, {total.cut:,} texts cut, "
+        f"{total.errors:,} errors, {seconds:.1f} s"
+        + ("" if size is None else f", {size / 1e6:.1f} MB")
+    )
+
+
+def describe_reading(
+    target: Path, output: Output, selection: Selection, *, width: int, dtype: str
+) -> list[str]:
+    """Return lines of Python and SQL that read the output; each works as it is."""
+    place = str(target)
+    if output is Output.NPY:
+        return [
+            f"numpy:   import numpy as np; vectors = np.load({place!r}, mmap_mode='r')",
+            f"ids:     {ids_path(target)}, in the same order",
+        ]
+    if output is Output.JSONL:
+        return [
+            f"DuckDB:  FROM {place!r}",
+            f"pandas:  import pandas as pd; df = pd.read_json({place!r}, lines=True)",
+            f"polars:  import polars as pl; df = pl.read_ndjson({place!r})",
+        ]
+    if output is Output.ARROW:
+        return [
+            f"pyarrow: import pyarrow as pa; table = pa.ipc.open_file({place!r}).read_all()",
+            f"polars:  import polars as pl; df = pl.read_ipc({place!r})",
+            f"pandas:  import pandas as pd; df = pd.read_feather({place!r})",
+        ]
+    files = f"{place.rstrip('/')}/*.parquet" if output is Output.FOLDER else place
+    return _parquet(files, place, selection.id or ROW, width=width, dtype=dtype)
+
+
+def _parquet(files: str, place: str, key: str, *, width: int, dtype: str) -> list[str]:
+    lines = [
+        f"DuckDB:  FROM {files!r}",
+        f"polars:  import polars as pl; df = pl.read_parquet({files!r})",
+        f"pandas:  import pandas as pd; df = pd.read_parquet({place!r})",
+        (
+            "numpy:   import numpy as np, pyarrow.dataset as ds; vectors = np.stack("
+            f"ds.dataset({place!r}, exclude_invalid_files=True).to_table(columns=[{VECTOR!r}])"
+            f"[{VECTOR!r}].to_numpy())"
+        ),
+    ]
+    if dtype not in ("float32", "float16"):
+        return lines
+    number = f"FLOAT[{width}]"
+    return [
+        *lines,
+        (
+            f"nearest: FROM {files!r} SELECT {_quote(key)} ORDER BY array_cosine_similarity("
+            f"{VECTOR}::{number}, $query::{number}) DESC LIMIT 10  -- DuckDB"
+        ),
+        (
+            "LanceDB: import lancedb, pyarrow.dataset as ds; lancedb.connect('lance').create_table("
+            f"'vectors', ds.dataset({place!r}, exclude_invalid_files=True).to_table())"
+        ),
+    ]
+
+
+def describe_errors(target: Path, output: Output) -> Path:
+    """Return where the rows without a vector are listed."""
+    return target / "errors.jsonl" if output is Output.FOLDER else errors_path(target)
+
+
+def measure_output(target: Path, names: Sequence[Path] = ()) -> int:
+    """Return the bytes of the output *target*, a file or the parts of a folder."""
+    if target.is_dir():
+        return sum(one.stat().st_size for one in target.glob("part-*"))
+    return sum(one.stat().st_size for one in (target, *names) if one.exists())
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

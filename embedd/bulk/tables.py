@@ -1,0 +1,338 @@
+"""Parquet and Arrow: tables read by ranges of rows, and parts written with typed columns."""
+
+import base64
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, Final, TypeAlias
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedd.bulk.columns import ARROW, BOOL, FLOAT, INT, JSON, STRING, VECTOR, Column, Selection
+from embedd.bulk.compute import Numbers
+from embedd.bulk.parts import Part
+from embedd.bulk.reading import Rows
+from embedd.bulk.records import Failure, Fault
+from embedd.bulk.sources import Format, Source
+from embedd.bulk.streams import open_stream, split_compression
+from embedd.bulk.units import Limits, Range, Unit
+from embedd.errors import InvalidInputError
+
+Table: TypeAlias = Any  # of pyarrow, which has no types
+Array: TypeAlias = Any
+
+GROUP_ROWS: Final = 10_000  # of a row group
+BATCH_ROWS: Final = 5_000
+_TYPES: Final = {
+    BOOL: pa.bool_(),
+    INT: pa.int64(),
+    FLOAT: pa.float64(),
+    STRING: pa.string(),
+    JSON: pa.string(),
+}
+
+
+def find_columns(source: Source) -> list[Column]:
+    """Return the columns of a table.
+
+    Raises:
+        InvalidInputError: It cannot be read.
+    """
+    with _open(source) as table:
+        return [_describe(field) for field in table.schema]
+
+
+def scan(source: Source, limits: Limits, texts: Sequence[str]) -> Iterator[Range]:
+    """Cut a table into ranges of equal numbers of rows, by the mean size of its *texts*."""
+    with _open(source) as table:
+        rows, size = table.rows, table.measure(texts)
+    if not rows:
+        return
+    step = max(1, min(limits.rows, limits.bytes * rows // max(1, size)))
+    for start in range(0, rows, step):
+        count = min(step, rows - start)
+        yield Range(start=start, end=start + count, rows=count, size=size * count // rows)
+
+
+class TableReader:
+    """Reads ranges of rows of a table; quickest in order."""
+
+    def __init__(self, source: Source, selection: Selection) -> None:
+        self._source = source
+        self._selection = selection
+        self._stack = contextlib.ExitStack()
+        self._batches: Iterator[Table] | None = None
+        self._position = 0
+        self._rest: Table = None  # rows that were read and not taken
+
+    def read(self, unit: Unit) -> Rows:
+        """See `embedd.bulk.reading.Reader`."""
+        start, count = unit.range.start, unit.range.rows
+        if self._batches is None or start < self._position:
+            self._reopen()
+        self._take(start - self._position)
+        pieces = self._take(count)
+        schema = pieces[0].schema if pieces else None
+        return self._collect(unit, pa.Table.from_batches(pieces, schema))
+
+    def close(self) -> None:
+        """See `embedd.bulk.reading.Reader`."""
+        self._stack.close()
+        self._batches = None
+        self._rest = None
+
+    def _reopen(self) -> None:
+        self.close()
+        table = self._stack.enter_context(_open(self._source))
+        self._batches = table.read(self._selection.columns)
+        self._position = 0
+
+    def _take(self, count: int) -> list[Table]:
+        """Return the next *count* rows, as batches."""
+        taken: list[Table] = []
+        while count > 0:
+            batch = self._rest if self._rest is not None else next(self._batches or iter(()), None)
+            if batch is None:
+                raise InvalidInputError(f"{self._source.path} ends early: it has changed")
+            taken.append(batch.slice(0, count))
+            self._rest = batch.slice(count) if batch.num_rows > count else None
+            count -= taken[-1].num_rows
+            self._position += taken[-1].num_rows
+        return taken
+
+    def _collect(self, unit: Unit, table: Table) -> Rows:
+        columns = {name: _to_values(table[name]) for name in self._selection.text_columns}
+        kept = {column.name: table[column.name] for column in self._selection.keep}
+        texts: list[str] = []
+        good: list[int] = []
+        failures: list[Failure] = []
+        names, file, own = list(columns), self._source.path, self._selection.id
+        for row, values in enumerate(zip(*columns.values(), strict=True)):
+            text = self._selection.make_text(dict(zip(names, values, strict=True)))
+            if isinstance(text, Fault):
+                key = None if own is None else _to_plain(kept[own][row].as_py())
+                number = unit.first_row + row
+                failures.append(Failure(file=file, row=number, id=key, error=str(text)))
+            else:
+                texts.append(text)
+                good.append(row)
+        if failures:
+            kept = {name: values.take(good) for name, values in kept.items()}
+        return Rows(
+            file=file,
+            numbers=[unit.first_row + row for row in good],
+            texts=texts,
+            kept={name: values.combine_chunks() for name, values in kept.items()},
+            id=own,
+            failures=failures,
+        )
+
+
+def write_part(path: Path, part: Part, *, as_parquet: bool) -> None:
+    """Write *part* as a table, its vectors as ``fixed_size_list``."""
+    columns = _to_arrays(part)
+    columns[VECTOR] = to_list_array(part.vectors)
+    table = pa.table(columns).replace_schema_metadata(
+        {f"embedd.{k}": v for k, v in part.facts.items()}
+    )
+    if as_parquet:
+        with _open_parquet_writer(path, table.schema) as writer:
+            writer.write_table(table, row_group_size=GROUP_ROWS)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table, max_chunksize=GROUP_ROWS)
+
+
+def write_ids(file: IO[bytes], part: Part) -> None:
+    """Write the columns of *part* but for the vectors as Parquet."""
+    pq.write_table(pa.table(_to_arrays(part)), file, compression="zstd")
+
+
+def join_parts(path: Path, parts: Sequence[Path], *, as_parquet: bool) -> None:
+    """Write one table with the rows of *parts*, some rows in memory at a time."""
+    with contextlib.ExitStack() as stack:
+        writer = None
+        for part in parts:
+            with _open_table(part, as_parquet=as_parquet) as table:
+                if writer is None:
+                    writer = stack.enter_context(
+                        _open_parquet_writer(path, table.schema)
+                        if as_parquet
+                        else pa.ipc.new_file(str(path), table.schema)
+                    )
+                for batch in table.read(None):
+                    writer.write_batch(batch)
+
+
+def join_ids(path: Path, parts: Iterable[bytes]) -> None:
+    """Write one Parquet file with the rows of *parts*, which are Parquet files."""
+    with contextlib.ExitStack() as stack:
+        writer = None
+        for part in parts:
+            table = pq.read_table(pa.BufferReader(part))
+            if writer is None:
+                writer = stack.enter_context(
+                    pq.ParquetWriter(path, table.schema, compression="zstd")
+                )
+            writer.write_table(table)
+
+
+def to_list_array(vectors: Numbers) -> Array:
+    """Return vectors as ``fixed_size_list`` of their type, without copying them."""
+    numbers = np.ascontiguousarray(vectors).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(numbers), vectors.shape[1])
+
+
+def _open_parquet_writer(path: Path, schema: Table) -> Any:
+    """Byte stream split and zstd without a dictionary: smallest for float32, and quick to read."""
+    is_float32 = schema.field(VECTOR).type.value_type == pa.float32()
+    leaf = f"{VECTOR}.list.element"
+    others = [field.name for field in schema if field.name != VECTOR]
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        use_dictionary=others or False,
+        use_byte_stream_split=[leaf] if is_float32 else False,
+    )
+
+
+def _to_arrays(part: Part) -> dict[str, Array]:
+    return {
+        column.name: _to_array(part.values[column.name], column.type) for column in part.columns
+    }
+
+
+def _to_array(values: Any, kind: str) -> Array:
+    target = _parse_type(kind)
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        try:
+            array = values if values.type == target else values.cast(target)
+        except pa.ArrowInvalid as error:
+            raise InvalidInputError(
+                f"inputs have other types of the same column: {error}"
+            ) from error
+        return array
+    if kind == JSON:
+        values = [None if one is None else msgspec.json.encode(one).decode() for one in values]
+    return pa.array(values, target)
+
+
+def _parse_type(kind: str) -> Any:
+    if kind.startswith(ARROW):
+        data = base64.b64decode(kind.removeprefix(ARROW))
+        return pa.ipc.read_schema(pa.BufferReader(data)).field(0).type
+    return _TYPES[kind]
+
+
+def _describe(field: Any) -> Column:
+    if pa.types.is_large_string(field.type):
+        return Column(name=field.name, type=STRING)
+    for kind, simple in _TYPES.items():
+        if kind != JSON and field.type == simple:
+            return Column(name=field.name, type=kind)
+    schema = pa.schema([pa.field("", field.type)]).serialize().to_pybytes()
+    return Column(name=field.name, type=ARROW + base64.b64encode(schema).decode())
+
+
+def _to_values(column: Array) -> list[Any]:
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+def _to_plain(value: object) -> object:
+    """An id as JSON can have it."""
+    plain: object = msgspec.to_builtins(value, builtin_types=(), enc_hook=str)
+    return plain
+
+
+class _Parquet:
+    """A Parquet file."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = pq.ParquetFile(file)
+        self.schema = self._file.schema_arrow
+        self.rows: int = self._file.metadata.num_rows
+
+    def measure(self, names: Sequence[str]) -> int:
+        """Bytes of these columns, from the footer."""
+        metadata, total = self._file.metadata, 0
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            for index in range(group.num_columns):
+                column = group.column(index)
+                if column.path_in_schema in names:
+                    total += column.total_uncompressed_size
+        return total
+
+    def read(self, names: Sequence[str] | None) -> Iterator[Table]:
+        """Yield batches of these columns."""
+        batches: Iterator[Table] = self._file.iter_batches(BATCH_ROWS, columns=names)
+        return batches
+
+
+class _Ipc:
+    """An Arrow file, or an Arrow stream as HF datasets writes them."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._is_file = file.read_at(6, 0) == b"ARROW1"
+        self.schema = self._open().schema
+        self.rows: int = sum(batch.num_rows for batch in self._batches())
+
+    def measure(self, names: Sequence[str]) -> int:
+        """Bytes of these columns."""
+        return sum(batch.column(name).nbytes for batch in self._batches() for name in names)
+
+    def read(self, names: Sequence[str] | None) -> Iterator[Table]:
+        """Yield batches of these columns."""
+        for batch in self._batches():
+            yield batch if names is None else batch.select(names)
+
+    def _batches(self) -> Iterator[Table]:
+        reader = self._open()
+        if self._is_file:
+            return (reader.get_batch(number) for number in range(reader.num_record_batches))
+        return iter(reader)
+
+    def _open(self) -> Any:
+        self._file.seek(0)
+        return pa.ipc.open_file(self._file) if self._is_file else pa.ipc.open_stream(self._file)
+
+
+@contextlib.contextmanager
+def _open(source: Source) -> Iterator[Any]:
+    path = source.path
+    with contextlib.ExitStack() as stack:
+        if split_compression(path)[1]:
+            path = stack.enter_context(_unpack(path))
+        try:
+            opened = stack.enter_context(
+                _open_table(Path(path), as_parquet=source.format is Format.PARQUET)
+            )
+        except pa.ArrowInvalid as error:
+            raise InvalidInputError(
+                f"{source.path} is not valid {source.format}: {error}"
+            ) from error
+        yield opened
+
+
+@contextlib.contextmanager
+def _open_table(path: Path, *, as_parquet: bool) -> Iterator[Any]:
+    with pa.memory_map(str(path)) as file:
+        yield _Parquet(file) if as_parquet else _Ipc(file)
+
+
+@contextlib.contextmanager
+def _unpack(path: str) -> Iterator[str]:
+    """A decompressed copy: tables are read from their end."""
+    with tempfile.NamedTemporaryFile(prefix="embedd-") as file:
+        with open_stream(path) as stream:
+            shutil.copyfileobj(stream, file, 1 << 20)
+        file.flush()
+        yield file.name

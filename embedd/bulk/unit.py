@@ -1,0 +1,202 @@
+"""The vectors of the rows of a unit: equal texts once, texts of like length together."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from embedd.bulk.compute import REQUEST_TEXTS, REQUEST_TOKENS, Numbers, Pool
+from embedd.bulk.reading import Rows
+from embedd.bulk.records import Failure
+from embedd.errors import (
+    EmbeddError,
+    InvalidModelNameError,
+    ModelNotFoundError,
+    RequestError,
+    ServiceError,
+    UnauthorizedError,
+    UnsupportedError,
+)
+from embedd.types import Arrays, ChunkPlace
+
+# Errors that are not one text's.
+OF_ALL: Final = (ModelNotFoundError, InvalidModelNameError, UnauthorizedError, UnsupportedError)
+# Called with what was done since the last call: rows, tokens, texts cut, rows failed, and the
+# share of all characters of the unit.
+Report: TypeAlias = Callable[[int, int, int, int, float], None]
+# Called with texts that were computed, or with one that failed.
+_Done: TypeAlias = Callable[[Sequence[int], Arrays | None], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """The vectors of a unit.
+
+    Args:
+        rows: For each vector the index of its row in `Rows`; ascending.
+        places: For each vector the chunk of its row and where that is, if texts were cut into
+            chunks.
+        failures: Rows without a vector, in order.
+        tokens: That were computed.
+        cut: Texts that were cut.
+    """
+
+    rows: npt.NDArray[np.intp]
+    vectors: Numbers
+    places: Sequence[tuple[int, int, int]] | None
+    failures: Sequence[Failure]
+    tokens: int
+    cut: int
+
+
+@dataclass(slots=True, kw_only=True)
+class _Work:
+    """The distinct texts of a unit and what is known of each."""
+
+    texts: Sequence[str]
+    vectors: list[Numbers | None]  # (chunks, numbers) of each text
+    chunks: list[Sequence[ChunkPlace]]
+    errors: dict[int, EmbeddError] = field(default_factory=dict)
+    tokens: int = 0
+    cut: int = 0
+
+
+async def embed_rows(rows: Rows, pool: Pool, report: Report, *, empty: Numbers) -> Embedded:
+    """Return a vector for each of *rows*, or for each of its chunks, or why it has none.
+
+    Args:
+        empty: Vectors for no rows, shape (0, numbers).
+
+    Raises:
+        EmbeddError: It is no fault of a row.
+    """
+    numbers: dict[str, int] = {}
+    own = [numbers.setdefault(text, len(numbers)) for text in rows.texts]
+    counts = np.bincount(own, minlength=len(numbers)) if own else np.zeros(0, np.intp)
+    work = _Work(texts=list(numbers), vectors=[None] * len(numbers), chunks=[()] * len(numbers))
+
+    whole = sum(map(len, work.texts)) + len(work.texts)
+
+    def done(indices: Sequence[int], computed: Arrays | None) -> None:
+        of_all = int(counts[list(indices)].sum())
+        share = sum(len(work.texts[index]) + 1 for index in indices) / whole
+        if computed is None:
+            report(of_all, 0, 0, of_all, share)
+        else:
+            work.tokens += computed.tokens
+            work.cut += computed.cut
+            report(of_all, computed.tokens, computed.cut, 0, share)
+
+    report(len(rows.failures), 0, 0, len(rows.failures), 0.0 if own else 1.0)
+    async with asyncio.TaskGroup() as group:
+        for indices in _group(work.texts, pool):
+            group.create_task(_embed_group(work, indices, pool, done))
+    return await asyncio.to_thread(_assemble, rows, own, work, empty)
+
+
+def _group(texts: Sequence[str], pool: Pool) -> Iterator[list[int]]:
+    """Indices of *texts*, the longest first, in groups of some `REQUEST_TOKENS`."""
+    group: list[int] = []
+    tokens = 0.0
+    for index in sorted(range(len(texts)), key=lambda one: -len(texts[one])):
+        more = pool.estimate_tokens(len(texts[index]))
+        if group and (tokens + more > REQUEST_TOKENS or len(group) == REQUEST_TEXTS):
+            yield group
+            group, tokens = [], 0.0
+        group.append(index)
+        tokens += more
+    if group:
+        yield group
+
+
+async def _embed_group(
+    work: _Work,
+    indices: Sequence[int],
+    pool: Pool,
+    done: _Done,
+) -> None:
+    """Embed some texts: those at fault are found, and the others computed without them."""
+    waiting = [list(indices)]
+    while waiting:
+        group = waiting.pop()
+        try:
+            computed = await pool.compute([work.texts[index] for index in group])
+        except (RequestError, ServiceError) as error:
+            waiting += _divide(work, group, error, done)
+        else:
+            _store(work, group, computed)
+            done(group, computed)
+
+
+def _divide(
+    work: _Work,
+    group: list[int],
+    error: EmbeddError,
+    done: _Done,
+) -> list[list[int]]:
+    """Return what is to be tried again of a group that failed; raise an *error* of no text."""
+    is_named = error.index is not None and 0 <= error.index < len(group)
+    is_of_texts = isinstance(error, RequestError) and not isinstance(error, OF_ALL)
+    if not is_named and not is_of_texts:
+        raise error
+    if is_named or len(group) == 1:
+        index = group[error.index if is_named and error.index is not None else 0]
+        work.errors[index] = error
+        done([index], None)
+        rest = [one for one in group if one != index]
+        return [rest] if rest else []
+    half = len(group) // 2
+    return [group[half:], group[:half]]
+
+
+def _store(work: _Work, group: Sequence[int], computed: Arrays) -> None:
+    if computed.chunks is None:
+        for number, index in enumerate(group):
+            work.vectors[index] = computed.vectors[number : number + 1]
+        return
+    inputs = np.array([place.input for place in computed.chunks], np.intp)
+    ends = np.searchsorted(inputs, np.arange(len(group)), side="right")
+    start = 0
+    for index, end in zip(group, ends.tolist(), strict=True):
+        work.vectors[index] = computed.vectors[start:end]
+        work.chunks[index] = computed.chunks[start:end]
+        start = end
+
+
+def _assemble(rows: Rows, own: Sequence[int], work: _Work, empty: Numbers) -> Embedded:
+    """Put the vectors of texts into the order of rows."""
+    failures = list(rows.failures)
+    order: list[int] = []
+    found: list[Numbers] = [empty]
+    places: list[tuple[int, int, int]] = []
+    for row, index in enumerate(own):
+        vectors = work.vectors[index]
+        if vectors is None:
+            failures.append(_fail(rows, row, work.errors[index]))
+            continue
+        found.append(vectors)
+        order += [row] * len(vectors)
+        places += [(number, one.start, one.end) for number, one in enumerate(work.chunks[index])]
+    return Embedded(
+        rows=np.array(order, np.intp),
+        vectors=np.concatenate(found),
+        places=places or None,
+        failures=sorted(failures, key=lambda one: one.row),
+        tokens=work.tokens,
+        cut=work.cut,
+    )
+
+
+def _fail(rows: Rows, row: int, error: EmbeddError) -> Failure:
+    return Failure(
+        file=rows.file,
+        row=rows.numbers[row],
+        line=rows.lines[row] if rows.lines else None,
+        id=rows.id_of(row),
+        error=str(error),
+        tokens=error.tokens,
+        limit=error.limit,
+    )

@@ -1,0 +1,1 @@
+"""The command ``embedd bulk``: its options, what computes, and what is shown meanwhile."""

@@ -1,0 +1,129 @@
+"""``embedd bulk``: files in, vector files out, each row exactly once."""
+
+import asyncio
+from dataclasses import replace
+from typing import Final
+
+import click
+
+from embedd.cli.arguments import model_argument
+from embedd.cli.settings import load_settings
+
+INPUT_TYPES: Final = ("document", "query", "none")
+DTYPES: Final = ("float32", "float16", "int8", "ubinary")
+FORMATS: Final = ("txt", "md", "jsonl", "csv", "tsv", "parquet", "arrow")
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Type of an option like ``3/8``.
+
+    Raises:
+        click.BadParameter: *text* is not a shard.
+    """
+    index, slash, of = text.partition("/")
+    if slash and index.isdecimal() and of.isdecimal() and 1 <= int(index) <= int(of):
+        return int(index), int(of)
+    raise click.BadParameter(f"{text!r} is not a shard, such as 3/8")
+
+
+@click.command
+@model_argument
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option("-o", "--output", "out", required=True, help="Folder, file, or - for stdout.")
+@click.option("--text", help="Column of the text, or a template such as '{title} {body}'.")
+@click.option("--id", "id_", help="Column that names rows; default: their number.")
+@click.option("--keep", metavar="all|none|A,B", help="Columns that are carried along.")
+@click.option(
+    "--input-type", type=click.Choice(INPUT_TYPES), default="document", help="Use of the texts."
+)
+@click.option("--chunk", type=click.IntRange(1), help="Cut texts into chunks of so many tokens.")
+@click.option("--overlap", type=click.IntRange(0), default=0, help="Tokens that chunks share.")
+@click.option(
+    "--too-long", type=click.Choice(["cut", "error"]), default="cut", help="Too long texts."
+)
+@click.option("--dimensions", type=click.IntRange(1), help="Length of the vectors.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", help="Type of the numbers.")
+@click.option("--limit", type=click.IntRange(1), help="Most rows.")
+@click.option("--shard", "part", type=shard, default="1/1", help="Do the Ith of N shares: I/N.")
+@click.option("--format", "form", type=click.Choice(FORMATS), help="Of inputs of unknown ending.")
+@click.option("--threads", type=click.IntRange(1), help="Cores for a runtime in this process.")
+@click.option("--errors", type=click.Choice(["skip", "stop"]), default="skip", help="Bad rows.")
+@click.option("--max-errors", type=click.IntRange(0), help="Stop when more rows fail.")
+@click.option("--restart", is_flag=True, help="Throw away what is there, and begin anew.")
+@click.option(
+    "--progress", type=click.Choice(["auto", "json", "none"]), default="auto", help="On stderr."
+)
+@click.option("--server", "servers", metavar="URL", multiple=True, help="Server; several share.")
+@click.option("--local", is_flag=True, help="Compute in this process, without a server.")
+@click.option("--mixed-backends", "mixed", is_flag=True, help="Allow vectors of several backends.")
+@click.option("--dry-run", is_flag=True, help="Estimate rows, tokens, bytes and time.")
+def bulk(
+    *,
+    model: str,
+    inputs: tuple[str, ...],
+    out: str,
+    text: str | None,
+    id_: str | None,
+    keep: str | None,
+    input_type: str,
+    chunk: int | None,
+    overlap: int,
+    too_long: str,
+    dimensions: int | None,
+    dtype: str,
+    limit: int | None,
+    part: tuple[int, int],
+    form: str | None,
+    threads: int | None,
+    errors: str,
+    max_errors: int | None,
+    restart: bool,
+    progress: str,
+    servers: tuple[str, ...],
+    local: bool,
+    mixed: bool,
+    dry_run: bool,
+) -> int:
+    """Embed files: every row gets a vector, once, however often the command is interrupted.
+
+    Exit status: 0 every row has a vector, 3 some rows are in errors.jsonl, 1 an error, 130
+    interrupted. The same command goes on where it stopped.
+    """
+    from embedd.bulk.compute import Wanted
+    from embedd.bulk.job import Options
+    from embedd.bulk.parts import choose_output
+    from embedd.cli.bulk.running import Request, run
+
+    if local and servers:
+        raise click.UsageError("--local and --server exclude each other")
+    if overlap and chunk is None:
+        raise click.UsageError("--overlap needs --chunk")
+    wanted = Wanted(
+        model=model,
+        input_type=None if input_type == "none" else input_type,
+        cut=too_long == "cut",
+        chunk=chunk,
+        overlap=overlap,
+        dimensions=dimensions,
+        dtype=dtype,
+    )
+    output = choose_output(out)
+    options = Options(wanted=wanted, output=output, text=text, id=id_, keep=keep, limit=limit)
+    request = Request(
+        inputs=inputs,
+        out=out,
+        options=options,
+        form=form,
+        shard=part,
+        restart=restart,
+        mixed=mixed,
+        servers=servers,
+        local=local,
+        most_errors=0 if errors == "stop" else max_errors,
+        progress=progress,
+        dry_run=dry_run,
+    )
+    settings = load_settings()
+    if threads is not None:
+        settings = replace(settings, threads=threads)
+    return asyncio.run(run(request, settings))

@@ -1,0 +1,274 @@
+"""A bulk job from its options to its exit status."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import click
+
+from embedd.bulk.commit import (
+    Counts,
+    FolderSink,
+    Sink,
+    StreamSink,
+    finished_parts,
+    read_backend,
+)
+from embedd.bulk.compute import Pool
+from embedd.bulk.ending import count_parts, finish_job, ids_path
+from embedd.bulk.estimate import Estimate, estimate
+from embedd.bulk.folder import Folder
+from embedd.bulk.job import Job, Model, Options, choose_selection, plan
+from embedd.bulk.opening import begin_stream, choose_units, clear, folder_of, open_job
+from embedd.bulk.parts import Output, is_typed
+from embedd.bulk.progress import Progress
+from embedd.bulk.runner import ErrorBudget, UnitsWithRows, read_units, run_units
+from embedd.bulk.sources import STDIN, Format, find_paths, make_sources
+from embedd.bulk.stdin import StreamUnits
+from embedd.bulk.summary import (
+    describe_errors,
+    describe_reading,
+    describe_totals,
+    measure_output,
+)
+from embedd.bulk.units import Limits, Unit
+from embedd.cli.bulk.display import open_display
+from embedd.cli.bulk.servers import open_computers
+from embedd.config import Settings
+from embedd.errors import EmbeddError, InvalidInputError
+
+WITH_ERRORS: Final = 3
+INTERRUPTED: Final = 130
+CONTINUE: Final = "run the same command to continue"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The command.
+
+    Args:
+        form: Format of inputs whose ending names none.
+        shard: Which share of how many this process does.
+        mixed: Whether vectors may be of several backends.
+        most_errors: Rows that may fail; None: any number.
+        progress: ``auto``, ``json`` or ``none``.
+    """
+
+    inputs: Sequence[str]
+    out: str
+    options: Options
+    form: str | None
+    shard: tuple[int, int]
+    restart: bool
+    mixed: bool
+    servers: Sequence[str]
+    local: bool
+    most_errors: int | None
+    progress: str
+    dry_run: bool
+
+    @property
+    def target(self) -> Path:
+        """The output as a path."""
+        return Path(self.out)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What is to be done.
+
+    Args:
+        read: The units that are left, with their rows.
+        units: The same; None where they become known only while stdin is read.
+    """
+
+    job: Job
+    read: UnitsWithRows
+    units: Sequence[Unit] | None
+    progress: Progress
+    budget: ErrorBudget
+
+
+async def run(request: Request, settings: Settings) -> int:
+    """Do what the command says, and return its exit status.
+
+    Raises:
+        EmbeddError: An input, an option or what computes is at fault; finished parts stay.
+    """
+    _check(request)
+    output = request.options.output
+    async with open_computers(
+        settings,
+        request.options.wanted,
+        servers=request.servers,
+        local=request.local,
+        mixed=request.mixed,
+    ) as computers:
+        click.echo(f"{computers.served_by} ({', '.join(computers.places)})", err=True)
+        if output is Output.STDOUT:
+            pool = Pool(computers.computes, served_by=computers.served_by, mixed=request.mixed)
+            work = await asyncio.to_thread(_open_work, request, computers.model, None)
+            stream = StreamSink(sys.stdout.buffer, sys.stderr.buffer)
+            return await _do(request, work, pool, stream)
+        index, of = request.shard
+        folder = folder_of(request.target, output, f"{index}-of-{of}")
+        with folder.lock():
+            if request.restart:
+                clear(folder, request.target, output)
+            work = await asyncio.to_thread(_open_work, request, computers.model, folder)
+            backend = read_backend(folder) or computers.served_by
+            pool = Pool(computers.computes, served_by=backend, mixed=request.mixed)
+            sink = FolderSink(folder, output, mixed=request.mixed)
+            status = await _do(request, work, pool, sink)
+            if status or request.dry_run:
+                return status
+            return await _finish(request, work, folder)
+
+
+def _check(request: Request) -> None:
+    """Raise `InvalidInputError` if options exclude each other."""
+    if request.options.output is Output.STDOUT and request.shard != (1, 1):
+        raise InvalidInputError("shards need a folder or a file: stdout is not shared")
+    if STDIN not in request.inputs:
+        return
+    if len(request.inputs) > 1:
+        raise InvalidInputError("- is stdin, and cannot be an input beside others")
+    if request.form is None:
+        raise InvalidInputError("stdin has no ending that names its format: add --format")
+    if request.shard != (1, 1) or request.dry_run:
+        raise InvalidInputError("stdin is read once: --shard and --dry-run need files")
+
+
+def _open_work(request: Request, model: Model, folder: Folder | None) -> Work:
+    """Plan the job, or find what is left of it; *folder* is None where the output is a stream."""
+    options = request.options
+    form = None if request.form is None else Format(request.form)
+    if form is not None and STDIN in request.inputs:
+        stream = StreamUnits(sys.stdin.buffer, form, Limits())
+        selection = choose_selection(options, stream.find_columns(), size=0)
+        job = Job(options=options, model=model, selection=selection, planned=())
+        if folder is not None:
+            begin_stream(folder, request.target, job)
+        return Work(
+            job=job,
+            read=stream.iterate(selection, typed=is_typed(options.output), limit=options.limit),
+            units=None,
+            progress=Progress(rows=None, size=None, parts=None),
+            budget=ErrorBudget(most=request.most_errors),
+        )
+    paths = find_paths(request.inputs, form)
+    if folder is None:
+        job, done = plan(options, model, make_sources(paths), Limits()), set[int]()
+    else:
+        job = open_job(folder, request.target, options, model, paths)
+        done = finished_parts(folder, options.output)
+    units = choose_units(job, done, request.shard)
+    before = Counts() if folder is None else count_parts(folder, done)
+    return Work(
+        job=job,
+        read=read_units(job, units),
+        units=units,
+        progress=Progress(
+            rows=sum(unit.range.rows for unit in units),
+            size=sum(unit.range.size for unit in units),
+            parts=len(units),
+            done_rows=before.rows + before.errors,
+            done_parts=len(done),
+        ),
+        budget=ErrorBudget(most=request.most_errors, count=before.errors),
+    )
+
+
+async def _do(request: Request, work: Work, pool: Pool, sink: Sink) -> int:
+    """Run the units that are left, or estimate them; return the exit status so far."""
+    if request.dry_run:
+        _show_estimate(await estimate(work.job, work.units or (), pool))
+        return 0
+    with _listen_to_interrupts() as stop, open_display(request.progress, work.progress):
+        try:
+            done = await run_units(
+                work.job,
+                work.read,
+                pool=pool,
+                sink=sink,
+                progress=work.progress,
+                budget=work.budget,
+                stop=stop,
+            )
+        except EmbeddError:
+            if work.units is not None and request.options.output is not Output.STDOUT:
+                click.echo(f"Finished parts are kept: {CONTINUE}.", err=True)
+            raise
+        except asyncio.CancelledError:
+            if not stop.is_set():
+                raise
+    if stop.is_set():
+        again = CONTINUE if work.units is not None else "stdin cannot be continued: --restart"
+        click.echo(f"interrupted: {again}", err=True)
+        return INTERRUPTED
+    if request.options.output is Output.STDOUT:
+        seconds = work.progress.snapshot().seconds
+        click.echo(describe_totals(done, seconds=seconds, size=None), err=True)
+        return WITH_ERRORS if done.errors else 0
+    return 0
+
+
+async def _finish(request: Request, work: Work, folder: Folder) -> int:
+    """Complete the output, say what it came to, and return the exit status."""
+    options, job = request.options, work.job
+    units = range(work.progress.parts) if work.units is None else [u.part for u in job.units()]
+    total = await asyncio.to_thread(finish_job, folder, request.target, job, units)
+    if total is None:
+        click.echo("this shard is done; other shards are still working on the output", err=True)
+        return 0
+    target, output = request.target, options.output
+    more = [ids_path(target)] if output is Output.NPY else []
+    seconds = work.progress.snapshot().seconds
+    size = measure_output(target, more)
+    click.echo(describe_totals(total, seconds=seconds, size=size), err=True)
+    if request.progress != "none":
+        for line in describe_reading(
+            target, output, job.selection, width=job.model.width, dtype=options.wanted.dtype
+        ):
+            click.echo(f"  {line}", err=True)
+    if not total.errors:
+        return 0
+    click.echo(f"rows without a vector: {describe_errors(target, output)}", err=True)
+    return WITH_ERRORS
+
+
+@contextmanager
+def _listen_to_interrupts() -> Iterator[asyncio.Event]:
+    """Yield an event that the first Ctrl-C (or SIGTERM) sets; the second cancels this task."""
+    stop = asyncio.Event()
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def interrupt() -> None:
+        if stop.is_set():
+            if task is not None:
+                task.cancel()
+            return
+        stop.set()
+        click.echo("finishing the parts in work; press Ctrl-C again to stop now", err=True)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def _show_estimate(one: Estimate) -> None:
+    vectors = "" if one.vectors == one.rows - one.errors else f"{one.vectors:,} vectors, "
+    click.echo(
+        f"{one.rows:,} rows, {vectors}{one.tokens:,} tokens, {one.cut:,} texts cut, "
+        f"{one.errors:,} errors, {one.bytes / 1e6:.1f} MB, {one.seconds:.0f} s "
+        f"(from a sample of {one.sampled:,} rows)"
+    )

@@ -1,0 +1,306 @@
+"""Whole jobs without the optional library: every row once, in order, whatever interrupts them."""
+
+import asyncio
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedd.bulk.compute import Wanted
+from embedd.bulk.runner import ErrorBudget, TooManyErrors
+from embedd.bulk.units import Limits
+from embedd.errors import InvalidInputError
+from tests.unit.bulk.jobs import (
+    BAD,
+    MODEL,
+    FakeCompute,
+    read_lines,
+    run_job,
+    vector_of,
+    write_lines,
+)
+
+SMALL = Limits(rows=3, bytes=64)
+
+
+class Killed(BaseException):
+    """Stands for a death of the process in the middle of a request."""
+
+
+def to_vectors(texts: Sequence[str]) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    return np.array([vector_of(one) for one in texts], np.float32)
+
+
+def test_each_line_becomes_a_row_in_order(tmp_path: Path) -> None:
+    texts = [f"line {number}" for number in range(10)]
+    source = tmp_path / "a.txt"
+    source.write_text("\n".join(texts))
+    total = run_job([source], tmp_path / "out.jsonl", limits=SMALL)
+    rows = read_lines(tmp_path / "out.jsonl")
+    assert [row["row"] for row in rows] == list(range(10))
+    assert [row["text"] for row in rows] == texts
+    np.testing.assert_array_equal(
+        np.array([row["embedding"] for row in rows], np.float32), to_vectors(texts)
+    )
+    assert total is not None
+    assert (total.rows, total.errors) == (10, 0)
+    assert not (tmp_path / "out.jsonl.parts").exists()
+
+
+@settings(max_examples=15)  # each is several jobs with their files
+@given(
+    st.lists(st.lists(st.text(st.characters(codec="utf-8"), max_size=9), max_size=12), max_size=4),
+    st.integers(1, 5),
+    st.integers(8, 40),
+    st.integers(0, 6),
+    st.randoms(use_true_random=False),
+)
+def test_every_row_is_there_once_and_in_order_however_often_the_job_dies(
+    files: list[list[str]], rows: int, size: int, deaths: int, chance: random.Random
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        texts = [text for file in files for text in file]
+        inputs = [
+            write_lines(root / f"{number}.jsonl", [{"text": text} for text in file])
+            for number, file in enumerate(files)
+        ]
+        inputs = [one for one in inputs if one.stat().st_size] or [
+            write_lines(root / "one.jsonl", [{"text": "a"}])
+        ]
+        texts = texts or ["a"]
+        target, limits = root / "out.jsonl", Limits(rows=rows, bytes=size)
+
+        def die(_: Sequence[str]) -> None:
+            if chance.random() < 0.3:
+                raise Killed
+
+        for _ in range(deaths):
+            try:
+                total = run_job(inputs, target, FakeCompute(before=die), limits=limits)
+            except Killed:
+                continue
+            assert total is not None
+            break
+        else:
+            run_job(inputs, target, limits=limits)
+        found = read_lines(target)
+        assert [row["row"] for row in found] == list(range(len(texts)))
+        assert [row["text"] for row in found] == texts
+
+
+def test_the_finished_parts_are_not_computed_again(tmp_path: Path) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text("".join(f"{number}\n" for number in range(9)))
+    first = FakeCompute()
+
+    def stop_later(event: asyncio.Event) -> None:
+        first.before = lambda _texts: event.set()
+
+    run_job([source], tmp_path / "out.jsonl", first, limits=SMALL, stop=stop_later)
+    assert not (tmp_path / "out.jsonl").exists()
+    second = FakeCompute()
+    run_job([source], tmp_path / "out.jsonl", second, limits=SMALL)
+    once = sorted(text for request in first.requests + second.requests for text in request)
+    assert once == [str(number) for number in range(9)]
+    assert first.requests
+    assert second.requests
+    assert len(read_lines(tmp_path / "out.jsonl")) == 9
+
+
+def test_npy_has_the_vectors_and_beside_them_the_ids(tmp_path: Path) -> None:
+    source = write_lines(
+        tmp_path / "a.jsonl", [{"text": f"text {n}", "key": f"k{n}"} for n in range(7)]
+    )
+    run_job([source], tmp_path / "v.npy", limits=SMALL, id="key", keep="none")
+    vectors = np.load(tmp_path / "v.npy")
+    np.testing.assert_array_equal(vectors, to_vectors([f"text {n}" for n in range(7)]))
+    assert sorted(one.name for one in tmp_path.iterdir() if one.name.startswith("v.")) in (
+        ["v.ids.jsonl", "v.npy"],
+        ["v.ids.parquet", "v.npy"],
+    )
+
+
+def test_without_the_optional_library_the_ids_are_json_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedd.bulk.parts.find_spec", lambda _name: None)
+    source = write_lines(tmp_path / "a.jsonl", [{"text": "a", "key": 3}, {"text": "b", "key": 1}])
+    run_job([source], tmp_path / "v.npy", id="key", keep="none")
+    assert read_lines(tmp_path / "v.ids.jsonl") == [{"key": 3}, {"key": 1}]
+    assert np.load(tmp_path / "v.npy").shape == (2, 4)
+
+
+def test_rows_that_cannot_be_read_or_embedded_are_listed_and_the_others_computed(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "a.jsonl"
+    lines = [
+        b'{"text": "good", "id": "a"}',
+        b'{"text": null, "id": "b"}',
+        b'{"text": "broken',
+        b"[1]",
+        b"",
+        b'{"text": "\xff"}',
+        b'{"text": ["a"], "id": "c"}',
+        b'{"id": "d"}',
+        b'{"text": "%b", "id": "e"}' % BAD.encode(),
+        b'{"text": "", "id": "a"}',
+    ]
+    source.write_bytes(b"\n".join(lines))
+    total = run_job([source], tmp_path / "out.jsonl", id="id")
+    rows = read_lines(tmp_path / "out.jsonl")
+    assert [(row["id"], row["text"]) for row in rows] == [("a", "good"), ("a", "")]
+    errors = read_lines(tmp_path / "out.jsonl.errors.jsonl")
+    assert {error["file"] for error in errors} == {str(source)}
+    assert [(one["row"], one["line"], one.get("id")) for one in errors] == [
+        (1, 2, "b"),
+        (2, 3, None),
+        (3, 4, None),
+        (5, 6, None),
+        (6, 7, "c"),
+        (7, 8, "d"),
+        (8, 9, "e"),
+    ]
+    assert [one["error"].split(":")[0] for one in errors] == [
+        "the text is null (column text)",
+        "the line is not valid JSON",
+        "the line is not a JSON object",
+        "not UTF-8",
+        "column 'text' is not a text",
+        "the text is null (column text)",
+        "the text is bad",
+    ]
+    assert (errors[-1]["tokens"], errors[-1]["limit"]) == (9, 8)
+    assert total is not None
+    assert (total.rows, total.errors) == (2, 7)
+
+
+@pytest.mark.parametrize("names", [True, False])
+def test_a_text_at_fault_is_found_whether_or_not_the_error_names_it(
+    tmp_path: Path, *, names: bool
+) -> None:
+    texts = [f"{number}{BAD if number in {3, 17} else ''}" for number in range(20)]
+    source = tmp_path / "a.txt"
+    source.write_text("\n".join(texts))
+    run_job([source], tmp_path / "out.jsonl", FakeCompute(names=names))
+    kept = [row["row"] for row in read_lines(tmp_path / "out.jsonl")]
+    assert kept == [number for number in range(20) if number not in {3, 17}]
+    errors = read_lines(tmp_path / "out.jsonl.errors.jsonl")
+    assert [one["row"] for one in errors] == [3, 17]
+
+
+def test_equal_texts_of_a_unit_are_computed_once(tmp_path: Path) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text("a\nb\na\na\nb\n")
+    compute = FakeCompute()
+    run_job([source], tmp_path / "out.jsonl", compute)
+    assert sorted(text for request in compute.requests for text in request) == ["a", "b"]
+    assert [row["text"] for row in read_lines(tmp_path / "out.jsonl")] == ["a", "b", "a", "a", "b"]
+
+
+def test_texts_of_like_length_share_a_request(tmp_path: Path) -> None:
+    texts = [letter * length for letter in "abcd" for length in (40_000, 30_000, 10)]
+    source = tmp_path / "a.txt"
+    source.write_text("\n".join(texts))
+    compute = FakeCompute()
+    run_job([source], tmp_path / "out.jsonl", compute)
+    lengths = [[len(text) for text in request] for request in compute.requests]
+    assert [one for request in lengths for one in request] == sorted(
+        (len(text) for text in texts), reverse=True
+    )
+    assert max(map(sum, lengths)) <= 80_000
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"model": replace(MODEL, digest="ba9876543210")}, "digest was '0123456789ab'"),
+        ({"model": replace(MODEL, prefix="doc: ")}, "prefix was '' and is 'doc: '"),
+        ({"wanted": Wanted(model="fake", dimensions=2)}, "dimensions was not set and is 2"),
+        ({"wanted": Wanted(model="fake", chunk=8)}, "chunk was not set and is 8"),
+        ({"wanted": Wanted(model="fake", dtype="int8")}, "dtype was 'float32' and is 'int8'"),
+        ({"limit": 3}, "limit was not set and is 3"),
+        ({"text": "{text}!"}, "text was not set and is '{text}!'"),
+    ],
+)
+def test_another_job_is_refused_with_the_difference(
+    tmp_path: Path, change: dict[str, object], difference: str
+) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text("a\nb\n")
+    run_job([source], tmp_path / "out.jsonl", stop=lambda event: event.set())
+    with pytest.raises(InvalidInputError, match="--restart") as caught:
+        run_job([source], tmp_path / "out.jsonl", **change)  # type: ignore[arg-type]  # of a table
+    assert difference in str(caught.value)
+
+
+def test_a_changed_or_missing_input_is_refused_by_name(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.txt", tmp_path / "b.txt"
+    first.write_text("a\n")
+    second.write_text("b\n")
+    run_job([first, second], tmp_path / "o.jsonl", stop=lambda event: event.set())
+    with pytest.raises(InvalidInputError, match=r"a\.txt is missing"):
+        run_job([second], tmp_path / "o.jsonl")
+    first.write_text("ab\n")
+    with pytest.raises(InvalidInputError, match=r"a\.txt has changed \(size\)"):
+        run_job([first, second], tmp_path / "o.jsonl")
+
+
+def test_further_inputs_come_behind_those_that_were_there(tmp_path: Path) -> None:
+    later, first = tmp_path / "a.txt", tmp_path / "b.txt"
+    first.write_text("1\n2\n3\n4\n")
+    run_job([first], tmp_path / "o.jsonl", limits=SMALL, stop=lambda event: event.set())
+    later.write_text("5\n6\n")
+    run_job([later, first], tmp_path / "o.jsonl", limits=SMALL)
+    rows = read_lines(tmp_path / "o.jsonl")
+    assert [(row["row"], row["text"]) for row in rows] == [(n, str(n + 1)) for n in range(6)]
+
+
+def test_shards_do_disjoint_parts_and_the_last_one_completes_the_output(tmp_path: Path) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text("".join(f"{number}\n" for number in range(20)))
+    computes = [FakeCompute() for _ in range(3)]
+    totals = [
+        run_job([source], tmp_path / "o.jsonl", compute, limits=SMALL, shard=(index, 3))
+        for index, compute in enumerate(computes, start=1)
+    ]
+    assert totals[:2] == [None, None]
+    assert totals[2] is not None
+    assert totals[2].rows == 20
+    assert [row["text"] for row in read_lines(tmp_path / "o.jsonl")] == [str(n) for n in range(20)]
+    done = [{text for request in one.requests for text in request} for one in computes]
+    assert sum(map(len, done)) == len(set().union(*done)) == 20
+
+
+def test_a_limit_ends_the_job_after_so_many_rows(tmp_path: Path) -> None:
+    inputs = [tmp_path / name for name in ("a.txt", "b.txt", "c.txt")]
+    for one in inputs:
+        one.write_text("a\nb\nc\nd\n")
+    run_job(inputs, tmp_path / "o.jsonl", limits=SMALL, limit=6)
+    rows = read_lines(tmp_path / "o.jsonl")
+    assert [row["text"] for row in rows] == ["a", "b", "c", "d", "a", "b"]
+
+
+def test_too_many_errors_stop_the_job_and_keep_what_was_finished(tmp_path: Path) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text("".join(f"{n}{BAD if n > 6 else ''}\n" for n in range(12)))
+    with pytest.raises(TooManyErrors, match="2 rows failed, 1 may"):
+        run_job([source], tmp_path / "o.jsonl", limits=SMALL, budget=ErrorBudget(most=1))
+    assert (tmp_path / "o.jsonl.parts" / "part-000000.jsonl").exists()
+
+
+def test_documents_are_rows(tmp_path: Path) -> None:
+    for name in ("b.md", "a.md", "_hidden.md", "c.png"):
+        (tmp_path / "docs" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "docs" / name).write_text(f"# {name}\n\ntext")
+    run_job([tmp_path / "docs"], tmp_path / "o.jsonl", id="file")
+    rows = read_lines(tmp_path / "o.jsonl")
+    assert [Path(row["file"]).name for row in rows] == ["a.md", "b.md"]
+    assert rows[0]["text"] == "# a.md\n\ntext"
