@@ -15,7 +15,7 @@ from urllib.parse import quote
 from embedd.durations import parse_keep_alive
 from embedd.errors import ConfigError, RequestError
 from embedd.machine import read_limits
-from embedd.types import EngineChoice, Precision, TokenizerChoice
+from embedd.types import EngineChoice, Precision, TokenIdChoice, TokenizerChoice
 
 MIB = 1 << 20
 DEFAULT_PORT = 11434
@@ -71,7 +71,13 @@ SETTINGS = (
     Setting(
         "DEFAULT_RERANK_MODEL", "DEFAULT_MODEL", "as DEFAULT_MODEL, for rerank requests", twin=False
     ),
-    Setting("TOKEN_IDS", "own", "token arrays: `own` = the model's ids, or `reject`", twin=False),
+    Setting(
+        "TOKEN_IDS",
+        "auto",
+        "token arrays: `own` = accepted, `reject` = refused, auto = refused on OpenAI's routes",
+        twin=False,
+    ),
+    Setting("BASE_PATH", "", "prefix of all paths, as behind a proxy: `/embedd`", twin=False),
     Setting("API_KEY", "", "keys that clients need, comma-separated", twin=False),
     Setting("API_KEY_FILE", "", "file with more keys, read again when it changes", twin=False),
     Setting("ADMIN_KEY", "API_KEY", "keys for managing models, comma-separated", twin=False),
@@ -144,7 +150,7 @@ class Settings:
 
     Durations are seconds (``math.inf`` = for ever), sizes bytes. ``max_loaded_models`` and
     ``context_length`` are 0 where embedd decides; ``flash_attention`` is None for automatic;
-    ``gpu_layers`` is None for all; ``token_ids`` is whether token arrays are accepted.
+    ``gpu_layers`` is None for all; ``base_path`` is empty or begins with a slash.
     """
 
     host: Address
@@ -171,7 +177,8 @@ class Settings:
     max_answer: int
     default_model: str | None
     default_rerank_model: str | None
-    token_ids: bool
+    token_ids: TokenIdChoice
+    base_path: str
     api_key: tuple[str, ...] = field(repr=False)
     api_key_file: Path | None
     admin_key: tuple[str, ...] = field(repr=False)
@@ -257,7 +264,8 @@ def read_settings(
         max_answer=read.unsigned("MAX_ANSWER", 1 << 30, least=1),
         default_model=read.text("DEFAULT_MODEL") or None,
         default_rerank_model=read.text("DEFAULT_RERANK_MODEL") or None,
-        token_ids=read.choice("TOKEN_IDS", ("own", "reject")) == "own",
+        token_ids=TokenIdChoice(read.choice("TOKEN_IDS", tuple(TokenIdChoice))),
+        base_path=read.base_path("BASE_PATH"),
         api_key=parse_keys(read.text("API_KEY")),
         api_key_file=read.folder("API_KEY_FILE") if read.text("API_KEY_FILE") else None,
         admin_key=parse_keys(read.text("ADMIN_KEY")),
@@ -314,6 +322,15 @@ class _Reader:
             return int(text)
         self._refuse(name, text, str(default))
         return default
+
+    def base_path(self, name: str) -> str:
+        """Return a prefix of paths: empty, or with a slash at its begin and none at its end."""
+        text = self.text(name)
+        parts = [part for part in text.split("/") if part]
+        if all(re.fullmatch(r"[\w.~-]+", part, re.ASCII) for part in parts):
+            return "".join(f"/{part}" for part in parts)
+        self._refuse(name, text, "none; it must be parts of letters and digits, such as /embedd")
+        return ""
 
     def mode(self, name: str, default: int) -> int:
         """Return permissions of a file, in octal digits as `chmod` takes them."""

@@ -93,6 +93,18 @@ class TokenizerChoice(StrEnum):
     LLAMA = "llama"
 
 
+class TokenIdChoice(StrEnum):
+    """Where token arrays are accepted; they hold ids of the model's own vocabulary.
+
+    ``auto``: not on routes whose clients send ids of OpenAI's vocabularies, which are valid in
+    another one too and give wrong vectors.
+    """
+
+    AUTO = "auto"
+    OWN = "own"
+    REJECT = "reject"
+
+
 class Precision(StrEnum):
     """Numbers that OpenVINO computes with; ``auto``: bf16 where the CPU has instructions for it."""
 

@@ -43,6 +43,7 @@ from embedd.server.errors import choose_status, error_headers, log_error, log_re
 from embedd.server.http.bodies import ALREADY_READ, BodyLimits, raw_fields
 from embedd.server.http.connection import HANDLER_ARGUMENTS, SERVER_NAME
 from embedd.server.http.json_out import JSON, RENDERING, dump
+from embedd.server.http.paths import BASE_PATH, DoubledSlashes, served_path
 from embedd.server.http.request_id import HEADER as REQUEST_ID
 from embedd.server.http.request_id import request_id
 from embedd.server.http.shutdown import SHUTDOWN, Shutdown
@@ -71,10 +72,19 @@ def make_app(
     policy: Policy | None = None,
     keys: Keys | None = None,
     timeouts: Timeouts | None = None,
+    base_path: str = "",
 ) -> web.Application:
-    """Make the application that serves *embedder*, *painter* and *library*."""
+    """Make the application that serves *embedder*, *painter* and *library*.
+
+    Args:
+        base_path: A prefix with which all paths are served too.
+    """
     app = web.Application(
-        middlewares=[ops.make_counter(metrics), _answer_unrouted, make_origin_check(origins)],
+        middlewares=[
+            ops.make_counter(metrics, base_path),
+            _answer_unrouted,
+            make_origin_check(origins),
+        ],
         handler_args=HANDLER_ARGUMENTS,
     )
     app[EMBEDDER] = embedder
@@ -89,12 +99,16 @@ def make_app(
     app[TIMEOUTS] = timeouts or Timeouts()
     app[POOLS] = Pools()
     app[SHUTDOWN] = Shutdown()
+    app[BASE_PATH] = base_path
     routes = _group_routes(DIALECTS)
-    document: Callable[[], bytes] = functools.cache(functools.partial(describe, routes))
+    document: Callable[[], bytes] = functools.cache(functools.partial(describe, routes, base_path))
     app[pages.DOCUMENT] = document
     app.on_response_prepare.append(_add_common_headers)
     for (method, path), candidates in routes.items():
-        _add_route(app, method, path, _log_departures(_choose_by_body(candidates)))
+        endpoint = _log_departures(_choose_by_body(candidates))
+        for prefix in {"", base_path}:
+            _add_route(app, method, prefix + path, endpoint)
+    app.router.register_resource(DoubledSlashes(app.router))
     return app
 
 
@@ -209,23 +223,33 @@ async def _answer_unrouted(request: web.Request, handler: Handler) -> web.Stream
     try:
         return await handler(request)
     except ForbiddenError as error:
-        return _error_response(find_error_dialect(request.path) or ollama.DIALECT, request, error)
+        refusing = find_error_dialect(served_path(request)) or ollama.DIALECT
+        return _error_response(refusing, request, error)
     except web.HTTPNotFound:
-        dialect = find_error_dialect(request.path)
+        path = served_path(request)
+        dialect = find_error_dialect(path)
+        meant = registry.MEANT.get(path.rstrip("/"))
+        if dialect is None and meant:
+            dialect = ollama.DIALECT
         if dialect is not None:
-            unknown = UnknownRouteError(f"no such route: {request.method} {request.path}")
+            unknown = UnknownRouteError(_explain_unknown(request, meant or ()))
             return _error_response(dialect, request, unknown)
         log_refusal(request, 404, "no such path")
         return web.Response(text="404 page not found", status=404)
     except web.HTTPMethodNotAllowed as error:
         allowed = tuple(sorted(error.allowed_methods))
-        dialect = find_error_dialect(request.path)
+        dialect = find_error_dialect(served_path(request))
         if dialect is not None:
             message = f"{request.path} does not take {request.method}, use {', '.join(allowed)}"
             return _error_response(dialect, request, WrongMethodError(message, allowed=allowed))
         log_refusal(request, 405, "no such method")
         headers = {"Allow": ",".join(allowed)}
         return web.Response(text="405 method not allowed", status=405, headers=headers)
+
+
+def _explain_unknown(request: web.Request, meant: Sequence[str]) -> str:
+    text = f"no such route: {request.method} {request.path}"
+    return f"{text}; use {' or '.join(meant)}" if meant else text
 
 
 def find_error_dialect(path: str) -> Dialect | None:

@@ -94,6 +94,7 @@ async def serve(
             ),
             origins=choose_origin_policy(settings),
             keys=keys,
+            base_path=settings.base_path,
             metrics=runtime.metrics,
             policy=Policy(
                 request_timeout=settings.request_timeout,

@@ -5,7 +5,7 @@ stands what it must be: ``<positive>``, ``<whole float>``, ``<vector>``, ``<vect
 ``<base64 32>`` (bytes), ``<png 64x48>`` (base64 of a picture of this size), ``<json>`` (text), or
 one of `PATTERNS`. A stream is the list of its lines, or of its server-sent events. A file may name
 models to store beside those of `tiny_store`: the weights of ``tiny`` with these parameters, and
-image models.
+image models; and settings of the server.
 """
 
 import base64
@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 
 from embedd.engine.fake import WIDTH
-from tests.server.serving import Reply, Served
+from embedd.server.dialects.base import Policy
+from embedd.types import TokenIdChoice
+from tests.server.serving import OpenServer, Reply, Served
 from tests.unit.stored import store_model
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -45,7 +47,13 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_a_conversation_goes_as_promised(name: str, served: Served, tiny_store: Path) -> None:
+async def test_a_conversation_goes_as_promised(
+    name: str, open_server: OpenServer, tiny_store: Path
+) -> None:
+    choice = TokenIdChoice(CASES[name].get("token_ids", "auto"))
+    default = CASES[name].get("default_model")
+    policy = Policy(token_ids=choice, default_model=default)
+    served: Served = await open_server(policy=policy)
     for model, parameters in CASES[name].get("models", {}).items():
         store_model(served.store, model, tiny_store.parent / "tiny.gguf", parameters)
     for model, parameters in CASES[name].get("image_models", {}).items():

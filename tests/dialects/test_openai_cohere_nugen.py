@@ -11,7 +11,7 @@ import pytest
 from embedd.names import parse_model_name as parse
 from embedd.server.dialects.base import Policy
 from embedd.server.http import json_out
-from embedd.types import Vectors
+from embedd.types import TokenIdChoice, Vectors
 from tests.server.serving import OpenServer, Served
 from tests.unit.stored import store_model
 
@@ -94,13 +94,14 @@ async def test_a_shorter_vector_is_the_beginning_normalised_again(served: Served
 
 
 @pytest.fixture
-def prompted(served: Served, tiny_store: Path) -> Served:
+async def prompted(open_server: OpenServer, tiny_store: Path) -> Served:
     """With a model ``prompted`` that has all kinds of prompts."""
     parameters = {
         "query_prefix": "ask: ",
         "document_prefix": "doc: ",
         "prompts": {"clustering": "group: ", "STS": "sts: "},
     }
+    served: Served = await open_server(policy=Policy(token_ids=TokenIdChoice.OWN))
     store_model(served.store, "prompted", tiny_store.parent / "tiny.gguf", parameters)
     return served
 
@@ -174,7 +175,7 @@ async def test_a_length_that_the_model_was_made_for_needs_no_warning(
 
 
 async def test_a_setting_refuses_token_arrays(open_server: OpenServer) -> None:
-    served: Served = await open_server(policy=Policy(token_ids=False))
+    served: Served = await open_server(policy=Policy(token_ids=TokenIdChoice.REJECT))
     for inputs in ([1, 2], [[1], [2]], ["a", [1]]):
         reply = await served.post(OPENAI, {"model": "tiny", "input": inputs})
         assert reply.status == 400
@@ -183,7 +184,8 @@ async def test_a_setting_refuses_token_arrays(open_server: OpenServer) -> None:
             "With langchain-openai set check_embedding_ctx_length=False."
         )
     assert (await served.post(OPENAI, {"model": "tiny", "input": "a"})).status == 200
-    assert (await served.embed(input=[1, 2])).status == 200, "Ollama's routes are not bound by it"
+    assert (await served.embed(input=[1, 2])).status == 400
+    assert (await served.embed(input="a")).status == 200
 
 
 async def test_more_inputs_than_the_setting_allows_are_refused(open_server: OpenServer) -> None:
@@ -195,7 +197,7 @@ async def test_more_inputs_than_the_setting_allows_are_refused(open_server: Open
         assert (await served.post(path, {"model": "tiny", "input": ["a"] * 3})).status == 200
     reply = await served.post("/v1/embed", {"model": "tiny", "texts": ["a"] * 4})
     assert (reply.status, reply.json["message"]) == (400, f"invalid request: {message}")
-    one = await served.post(OPENAI, {"model": "tiny", "input": [5, 6, 7, 8]})
+    one = await served.post("/api/embeddings", {"model": "tiny", "input": [5, 6, 7, 8]})
     assert one.status == 200, "a token array is one input"
 
 

@@ -10,7 +10,7 @@ from embedd.errors import LoadTimeoutError
 from embedd.names import parse_model_name as parse
 from embedd.server.dialects.base import Policy
 from embedd.server.http import json_out
-from embedd.types import Vectors
+from embedd.types import TokenIdChoice, Vectors
 from tests.server.serving import OpenServer, Served
 from tests.unit.stored import store_model
 
@@ -100,7 +100,7 @@ async def test_cosines_are_of_the_first_with_the_others(served: Served) -> None:
 async def test_the_setting_that_refuses_token_arrays_holds_here_too(
     open_server: OpenServer,
 ) -> None:
-    served: Served = await open_server(policy=Policy(token_ids=False))
+    served: Served = await open_server(policy=Policy(token_ids=TokenIdChoice.REJECT))
     for content in ([5], [[5]], ["a", 5], [["a", 5]]):
         reply = await served.post("/embedding", {"model": "tiny", "content": content})
         assert reply.status == 400

@@ -239,6 +239,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
         with_images: bool = True,
         max_waiting_images: int = 16,
         max_answer: int = 1 << 30,
+        base_path: str = "",
     ) -> Served:
         if models:
             shutil.copytree(tiny_store, store.layout.root, dirs_exist_ok=True)
@@ -276,6 +277,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
             policy=policy,
             keys=keys,
             timeouts=timeouts,
+            base_path=base_path,
         )
         client = TestClient(TestServer(app), timeout=aiohttp.ClientTimeout(total=20))
         await client.start_server()

@@ -21,7 +21,7 @@ from embedd.config import (
 )
 from embedd.errors import ConfigError
 from embedd.machine import read_limits
-from embedd.types import EngineChoice, Precision, TokenizerChoice
+from embedd.types import EngineChoice, Precision, TokenIdChoice, TokenizerChoice
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of memory
 HOSTS = {
@@ -149,7 +149,8 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         max_answer=1 << 30,
         default_model=None,
         default_rerank_model=None,
-        token_ids=True,
+        token_ids=TokenIdChoice.AUTO,
+        base_path="",
         api_key=(),
         api_key_file=None,
         admin_key=(),
@@ -208,6 +209,10 @@ VALUES: list[tuple[str, str, object]] = [
     ("API_KEY", "one, two,", ("one", "two")),
     ("API_KEY_FILE", "/run/keys", Path("/run/keys")),
     ("ADMIN_KEY", "three", ("three",)),
+    ("TOKEN_IDS", "own", TokenIdChoice.OWN),
+    ("BASE_PATH", "/", ""),
+    ("BASE_PATH", "llm/embedd/", "/llm/embedd"),
+    ("BASE_PATH", "//llm", "/llm"),
     ("SOCKET_MODE", "660", 0o660),
     ("SOCKET_MODE", "0o666", 0o666),
     ("ALLOWED_HOSTS", "a.example,b.example", ("a.example", "b.example")),
@@ -266,6 +271,10 @@ def test_embedds_own_value_goes_before_ollamas() -> None:
         ("MAX_BODY", "0"),
         ("MAX_BODY_IN_FLIGHT", "64MiB"),
         ("THREADS", "0"),
+        ("SOCKET_MODE", "rw"),
+        ("SOCKET_MODE", "9999"),
+        ("BASE_PATH", "/a b"),
+        ("BASE_PATH", "/{x}"),
         ("GPU_LAYERS", "some"),
         ("MEMORY", "9" * 30),
     ],
@@ -386,7 +395,7 @@ def test_a_workers_environment_has_only_what_it_needs() -> None:
 
 
 def test_a_choice_is_read_in_any_letter_case() -> None:
-    assert read({"EMBEDD_TOKEN_IDS": "Reject"}).token_ids is False
+    assert read({"EMBEDD_TOKEN_IDS": "Reject"}).token_ids is TokenIdChoice.REJECT
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from aiohttp.typedefs import Handler
 from embedd.config import parse_keys
 from embedd.errors import ConfigError, ForbiddenError, RequestError, UnauthorizedError
 from embedd.ollama_api import MANAGEMENT_PATHS
+from embedd.server.http.paths import served_path
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +174,7 @@ def find_owner(request: web.Request) -> str:
 def _credentials(request: web.Request) -> Mapping[str, str]:
     """The headers with the client's key; on A1111's paths the password of Basic is one."""
     scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "basic" or not request.path.startswith(A1111_PATHS):
+    if scheme.lower() != "basic" or not served_path(request).startswith(A1111_PATHS):
         return request.headers
     try:
         text = base64.b64decode(encoded, validate=True).decode("utf-8", "surrogateescape")

@@ -1,5 +1,8 @@
 """AIGNE Hub's API: OpenAI's request on Ollama's older path, with a shorter answer."""
 
+from functools import partial
+from typing import Final
+
 from aiohttp import web
 
 from embedd.server.dialects.base import Dialect, Route
@@ -8,6 +11,9 @@ from embedd.server.dialects.openai.embed import EmbedBody, EmbedReply, Usage, to
 from embedd.server.dialects.openai.errors import STATUSES, to_error
 from embedd.server.http.json_out import Parts, parts_response
 from embedd.types import EmbedRequest, EmbedResult
+
+# Its clients send texts: an array of ids is the model's own.
+TO_REQUEST: Final = partial(to_request, from_openai=False)
 
 
 def to_reply(wanted: EmbedRequest, result: EmbedResult) -> Parts:
@@ -19,7 +25,7 @@ def to_reply(wanted: EmbedRequest, result: EmbedResult) -> Parts:
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """``POST /api/embeddings`` with ``input``."""
-    wanted, result = await embed_body(request, EmbedBody, to_request)
+    wanted, result = await embed_body(request, EmbedBody, TO_REQUEST)
     return await parts_response(request, to_reply(wanted, result), computed_headers(result))
 
 

@@ -13,6 +13,7 @@ from embedd.errors import EmbeddError
 from embedd.library import Library
 from embedd.painter.painter import Painter
 from embedd.server.http.bodies import BodyLimits
+from embedd.types import TokenIdChoice
 
 EMBEDDER = web.AppKey("embedder", Embedder)
 PAINTER = web.AppKey("painter", Painter)
@@ -37,7 +38,7 @@ class Policy:
     Args:
         max_inputs: Inputs of one request in all dialects but Ollama's.
         max_ollama_inputs: The same in Ollama's.
-        token_ids: Whether token arrays are accepted.
+        token_ids: Where token arrays are accepted.
         request_timeout: Seconds for a request that sets none, ``math.inf`` for ever.
         default_model: For requests that name none; None is the only model there is.
         default_rerank_model: The same for those that rerank; None is `default_model`.
@@ -45,7 +46,7 @@ class Policy:
 
     max_inputs: int = 2048
     max_ollama_inputs: int = MAX_OLLAMA_INPUTS
-    token_ids: bool = True
+    token_ids: TokenIdChoice = TokenIdChoice.AUTO
     request_timeout: float = math.inf
     default_model: str | None = None
     default_rerank_model: str | None = None
@@ -67,7 +68,7 @@ class Failure:
 class Route:
     """A method and a path with its endpoint, and what the OpenAPI document says of them.
 
-    ``GET`` serves ``HEAD`` too. A part in braces at the end of the path may hold slashes.
+    ``GET`` serves ``HEAD`` too. A part in braces in the path may hold slashes.
 
     Args:
         body: The struct that decodes the body; None is an empty body, `bytes` a file.

@@ -71,7 +71,7 @@ async def embed_body(
         wanted = await request.app[BODIES].decode(
             data, lambda: to_request(decode_plainly(data, kind, policy.max_inputs), policy)
         )
-        model = wanted.model or await choose_model(request.app, "embedding")
+        model = wanted.model.strip() or await choose_model(request.app, "embedding")
         wanted = replace(wanted, model=model, store=may_store(request), schedule=schedule)
         with add_model_to_timeouts(model):
             return wanted, await request.app[EMBEDDER].embed(wanted, arrived=arrived)
@@ -94,7 +94,7 @@ async def rerank_body(
             return body, to_request(body, policy)
 
         body, wanted = await request.app[BODIES].decode(data, translate)
-        model = wanted.model or await choose_model(request.app, "rerank")
+        model = wanted.model.strip() or await choose_model(request.app, "rerank")
         wanted = replace(wanted, model=model, store=may_store(request), schedule=schedule)
         with add_model_to_timeouts(model):
             return body, wanted, await request.app[EMBEDDER].rerank(wanted, arrived=arrived)
@@ -113,7 +113,7 @@ async def tokenize_body(
         wanted = await request.app[BODIES].decode(
             data, lambda: to_request(decode_plainly(data, kind, policy.max_inputs), policy)
         )
-        model = wanted.model or await choose_model(request.app, "embedding")
+        model = wanted.model.strip() or await choose_model(request.app, "embedding")
         wanted = replace(wanted, model=model)
         return wanted, await request.app[EMBEDDER].tokenize(wanted)
 
@@ -145,7 +145,7 @@ async def detokenize(
     Raises:
         EmbeddError: As `Embedder.detokenize`.
     """
-    name = model or await choose_model(request.app, "embedding")
+    name = (model or "").strip() or await choose_model(request.app, "embedding")
     return await request.app[EMBEDDER].detokenize(name, sequences, special=special)
 
 

@@ -16,6 +16,7 @@ from embedd.server.dialects.common.fields import parse_optional_keep_alive, requ
 from embedd.server.dialects.images.answers import (
     OTHER_MEDIA,
     answer_whole,
+    default_image_model,
     ignored_header,
     to_base64,
 )
@@ -143,7 +144,7 @@ def to_error(failure: Failure) -> ErrorReply:
     return ErrorReply(error=reply.error, detail=reply.detail, message=reply.detail)
 
 
-def to_request(body: GenerationBody, owner: str = "") -> PaintRequest:
+def to_request(body: GenerationBody, owner: str = "", default: str | None = None) -> PaintRequest:
     """The body as a `PaintRequest`.
 
     Raises:
@@ -157,7 +158,7 @@ def to_request(body: GenerationBody, owner: str = "") -> PaintRequest:
         mask_image=body.mask_image,
     )
     return PaintRequest(
-        model=require_model(model),
+        model=require_model(model, default),
         prompt=body.prompt or "",
         negative=body.negative_prompt or "",
         width=body.width,
@@ -188,7 +189,9 @@ def to_reply(model: str, result: PaintResult) -> GenerationReply:
 async def generation(request: web.Request) -> web.StreamResponse:
     """``POST /api/v1/images/generation``."""
     body, ignored = await read_body(request, GenerationBody)
-    wanted = to_request(body, find_owner(request))
+    is_named = (body.model or body.model_name or "").strip()
+    default = None if is_named else await default_image_model(request)
+    wanted = to_request(body, find_owner(request), default)
     with rename_fields(NAMES):
         if body.stream or SSE in request.headers.get("Accept", "").lower():
             return await _stream(request, with_seed(wanted), ignored)

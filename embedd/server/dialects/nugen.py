@@ -29,7 +29,7 @@ def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
         InvalidInputError: A field is missing or unknown, or an input is not text.
     """
     return EmbedRequest(
-        model=require_model(body.model),
+        model=require_model(body.model, policy.default_model),
         inputs=_parse_texts(body.input, policy),
         truncate=Truncate.ERROR,
         dimensions=body.dimensions,

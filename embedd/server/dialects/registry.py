@@ -27,10 +27,23 @@ DIALECTS: Final[Sequence[Dialect]] = (
     tei.DIALECT,
     llamacpp.DIALECT,
 )
+# Paths that clients send by mistake → the routes that they mean.
+MEANT: Final[Mapping[str, Sequence[str]]] = {
+    "/api/embedding": ("/api/embed", "/api/embeddings"),
+    "/api/embeds": ("/api/embed",),
+    "/api/api/embed": ("/api/embed",),
+    "/api/api/embeddings": ("/api/embeddings",),
+    "/v1/api/embed": ("/api/embed",),
+    "/v1/api/embeddings": ("/api/embeddings",),
+    "/v1/embedding": ("/v1/embeddings",),
+    "/v1/v1/embeddings": ("/v1/embeddings",),
+    "/v1/embeddings/embeddings": ("/v1/embeddings",),
+}
 # Paths without a route (with a slash at the end: all that begin so) → the dialect of the answer.
 NOT_SERVED: Final[Mapping[str, Dialect]] = {
     "/v1/": openai.DIALECT,
     "/v2/": openai.DIALECT,
+    "/openai/": openai.DIALECT,
     "/sdapi/": a1111.DIALECT,
     **dict.fromkeys(("/embed_sparse", "/predict", "/vertex", "/invocations"), tei.DIALECT),
 }

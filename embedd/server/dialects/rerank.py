@@ -131,7 +131,8 @@ def to_request_v2(body: RerankBody, policy: Policy) -> RerankRequest:
     Raises:
         InvalidInputError: As `to_request`, or the model is missing.
     """
-    require_model(body.model)
+    default = policy.default_rerank_model or policy.default_model
+    body.model = require_model(body.model, default)
     if isinstance(body.documents, list) and not body.documents:
         raise EmptyInputError("list of documents must not be empty", field="documents")
     if not isinstance(body.query, str) or not body.query.strip():

@@ -18,10 +18,11 @@ BYTES: Final = "application/octet-stream"
 KEY: Final = {"bearer": {"type": "http", "scheme": "bearer"}}
 
 
-def describe(routes: Mapping[tuple[str, str], Candidates]) -> bytes:
+def describe(routes: Mapping[tuple[str, str], Candidates], base_path: str = "") -> bytes:
     """The document as JSON.
 
     Args:
+        base_path: The prefix of all paths.
         routes: By method and path: the dialects that answer there, and how.
     """
     schemas = Schemas(_kinds(routes.values()))
@@ -32,6 +33,7 @@ def describe(routes: Mapping[tuple[str, str], Candidates]) -> bytes:
         {
             "openapi": "3.1.0",
             "info": {"title": "embedd", "version": __version__},
+            "servers": [{"url": base_path or "/"}],
             "paths": paths,
             "components": {"schemas": schemas.components, "securitySchemes": KEY},
         }
@@ -74,7 +76,7 @@ def _parameters(routes: Sequence[Route]) -> Iterator[Json]:
     text = {"type": "string"}
     path = routes[0].path
     if "{" in path:
-        name = path[path.index("{") + 1 : -1]
+        name = path[path.index("{") + 1 : path.index("}")]
         yield {"name": name, "in": "path", "required": True, "schema": text}
     for name in dict.fromkeys(name for route in routes for name in route.query):
         yield {"name": name, "in": "query", "schema": text}

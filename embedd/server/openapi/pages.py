@@ -11,6 +11,7 @@ from embedd.errors import UnknownRouteError
 from embedd.server.dialects.base import HTML, Dialect, Route
 from embedd.server.dialects.openai.errors import STATUSES, to_error
 from embedd.server.http.json_out import JSON
+from embedd.server.http.paths import BASE_PATH
 
 # Makes the document; set by the app, which alone knows all dialects.
 DOCUMENT: web.AppKey[Callable[[], bytes]] = web.AppKey("document")
@@ -28,9 +29,9 @@ async def document(request: web.Request) -> web.StreamResponse:
     return web.Response(body=request.app[DOCUMENT](), headers={"Content-Type": JSON})
 
 
-async def page(_: web.Request) -> web.StreamResponse:
+async def page(request: web.Request) -> web.StreamResponse:
     """``GET /docs``."""
-    return _static("index.html")
+    return _static("index.html", request.app[BASE_PATH])
 
 
 async def asset(request: web.Request) -> web.StreamResponse:
@@ -38,13 +39,16 @@ async def asset(request: web.Request) -> web.StreamResponse:
     return _static(request.match_info["file"].rstrip("/"))
 
 
-def _static(name: str) -> web.Response:
+def _static(name: str, base_path: str = "") -> web.Response:
     # Only what is listed: a name from the network never becomes a path.
     if name not in FILES:
         raise UnknownRouteError(f"no such file: {name}")
     file, kind = FILES[name]
     headers = {"Content-Type": f"{kind}; charset=utf-8", "Cache-Control": "max-age=3600"}
-    return web.Response(body=file.read_bytes(), headers=headers)
+    body = file.read_bytes()
+    if base_path:  # the page's addresses are absolute, because it is at `/docs` and `/docs/`
+        body = body.replace(b'"/', f'"{base_path}/'.encode())
+    return web.Response(body=body, headers=headers)
 
 
 DIALECT = Dialect(

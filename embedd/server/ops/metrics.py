@@ -22,8 +22,12 @@ async def metrics(request: web.Request) -> web.StreamResponse:
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
-def make_counter(counts: Metrics) -> Middleware:
-    """Return the outermost middleware: it counts and times requests by route and status."""
+def make_counter(counts: Metrics, base_path: str = "") -> Middleware:
+    """Return the outermost middleware: it counts and times requests by route and status.
+
+    Args:
+        base_path: A prefix of paths, which is not part of a route's name.
+    """
 
     @functools.cache
     def find(route: str, status: int) -> tuple[Counter, Histogram]:
@@ -45,7 +49,9 @@ def make_counter(counts: Metrics) -> Middleware:
         finally:
             counts.in_flight.dec()
             resource = request.match_info.route.resource
-            route = NO_ROUTE if resource is None else resource.canonical.rstrip("/") or "/"
+            route = NO_ROUTE
+            if resource is not None:
+                route = resource.canonical.removeprefix(base_path).rstrip("/") or "/"
             requests, seconds = find(route, status)
             requests.inc()
             seconds.observe(time.perf_counter() - start)

@@ -69,7 +69,7 @@ def to_request_v2(body: EmbedBodyV2, policy: Policy) -> EmbedRequest:
     Raises:
         InvalidInputError: A field is missing, unknown or contradicts another.
     """
-    require_model(body.model)
+    body.model = require_model(body.model, policy.default_model)
     if body.images is not None:
         raise UnsupportedValueError("images are not supported", field="images")
     if body.texts is not None and body.inputs is not None:

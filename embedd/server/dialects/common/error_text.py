@@ -19,6 +19,11 @@ NO_IDS = (
     "token arrays are not accepted (token_ids=reject); send text. "
     "With langchain-openai set check_embedding_ctx_length=False."
 )
+FOREIGN_IDS = (
+    "token arrays are not accepted on this route, whose clients send ids of OpenAI's vocabularies "
+    "(EMBEDD_TOKEN_IDS=auto): send text. With langchain-openai set "
+    "check_embedding_ctx_length=False. EMBEDD_TOKEN_IDS=own accepts the model's own ids."
+)
 
 
 def phrase(error: EmbeddError, request_id: str) -> str:

@@ -28,15 +28,20 @@ def choose_word(field: str, value: str, words: Iterable[str]) -> str:
     )
 
 
-def require_model(model: str | None) -> str:
+def require_model(model: str | None, default: str | None) -> str:
     """Return the name of the model, which may not be valid or exist.
 
+    Args:
+        default: The operator's default for requests that name none.
+
     Raises:
-        InvalidInputError: It is missing.
+        InvalidInputError: It is missing, and there is no default.
     """
-    if not (model or "").strip():
+    if model and model.strip():
+        return model
+    if default is None:
         raise InvalidInputError("you must provide a model parameter", field="model")
-    return model or ""
+    return default
 
 
 def parse_truncate(

@@ -14,9 +14,9 @@ from embedd.errors import (
     UnsupportedValueError,
 )
 from embedd.server.dialects.base import Policy
-from embedd.server.dialects.common.error_text import NO_IDS
+from embedd.server.dialects.common.error_text import FOREIGN_IDS, NO_IDS
 from embedd.server.http.large_json import Numbers
-from embedd.types import ClientIds
+from embedd.types import ClientIds, TokenIdChoice
 
 FIELD: Final = "input"
 LARGEST: Final = 2**63 - 1
@@ -42,8 +42,13 @@ class EmbedBody(msgspec.Struct):
     options: dict[str, Any] | None = None
 
 
-def parse_inputs(value: object, policy: Policy) -> Sequence[str | ClientIds]:
+def parse_inputs(
+    value: object, policy: Policy, *, from_openai: bool = False
+) -> Sequence[str | ClientIds]:
     """The inputs in *value*, a field of a body; the empty text is an input.
+
+    Args:
+        from_openai: As in `check_ids`.
 
     Raises:
         EmptyInputError: There are no inputs.
@@ -52,7 +57,10 @@ def parse_inputs(value: object, policy: Policy) -> Sequence[str | ClientIds]:
     """
     if isinstance(value, list) and value and not isinstance(value[0], int | float):
         check_count(value, policy.max_inputs)  # before they are converted
-    return check_inputs(_to_inputs(value), policy)
+    inputs = _to_inputs(value)
+    check_count(inputs, policy.max_inputs)
+    check_ids(inputs, policy, from_openai=from_openai)
+    return inputs
 
 
 def check_inputs(
@@ -65,9 +73,25 @@ def check_inputs(
         InvalidTokenIdError: Token arrays are not accepted.
     """
     check_count(inputs, policy.max_inputs, field)
-    if not policy.token_ids and not all(isinstance(one, str) for one in inputs):
-        raise InvalidTokenIdError(NO_IDS)
+    check_ids(inputs, policy)
     return inputs
+
+
+def check_ids(inputs: Sequence[object], policy: Policy, *, from_openai: bool = False) -> None:
+    """Check that *inputs* are texts where the policy accepts no token ids.
+
+    Args:
+        from_openai: Whether clients of the route send ids of OpenAI's vocabularies.
+
+    Raises:
+        InvalidTokenIdError: One is not a text.
+    """
+    if policy.token_ids is TokenIdChoice.OWN or (
+        policy.token_ids is TokenIdChoice.AUTO and not from_openai
+    ):
+        return
+    if not all(isinstance(one, str) for one in inputs):
+        raise InvalidTokenIdError(FOREIGN_IDS if policy.token_ids is TokenIdChoice.AUTO else NO_IDS)
 
 
 def check_count(inputs: Sequence[object], limit: int, field: str = FIELD) -> None:

@@ -11,7 +11,8 @@ from aiohttp import web
 
 from embedd.errors import InvalidInputError
 from embedd.images import ImageFormat, PaintRequest, PaintResult, Picture
-from embedd.server.dialects.base import LIBRARY, PAINTER
+from embedd.names import parse_model_name
+from embedd.server.dialects.base import LIBRARY, PAINTER, POLICY
 from embedd.server.dialects.images.events import SSE
 from embedd.server.dialects.images.fields import FORMATS, MEDIA
 from embedd.server.http.header_text import to_header_text
@@ -118,15 +119,29 @@ async def answer_whole(
     return picture_response(result, ignored)
 
 
+async def default_image_model(request: web.Request) -> str | None:
+    """The operator's default model, if it paints."""
+    default = request.app[POLICY].default_model
+    if default is None or parse_model_name(default).display not in await _list_names(request):
+        return None
+    return default
+
+
 async def choose_image_model(request: web.Request) -> str:
-    """The model of a request that names none: the only one that paints.
+    """The model of a request that names none: the default, or the only one that paints.
 
     Raises:
         InvalidInputError: None paints, or several do.
     """
-    entries = await asyncio.to_thread(request.app[LIBRARY].list)
-    names = [entry.name for entry in entries if "image" in entry.capabilities]
+    if default := await default_image_model(request):
+        return default
+    names = await _list_names(request)
     if len(names) != 1:
         found = f"{len(names)} image models are stored" if names else "no image model is stored"
         raise InvalidInputError(f"no model given, and {found}: name one", field="model")
     return names[0]
+
+
+async def _list_names(request: web.Request) -> list[str]:
+    entries = await asyncio.to_thread(request.app[LIBRARY].list)
+    return [entry.name for entry in entries if "image" in entry.capabilities]

@@ -9,7 +9,7 @@ from embedd.errors import EmptyInputError, InvalidInputError, InvalidTokenIdErro
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common.error_text import NO_IDS
 from embedd.server.dialects.common.openai_input import check_count, to_ids
-from embedd.types import ClientIds, Input
+from embedd.types import ClientIds, Input, TokenIdChoice
 
 FIELD = "content"
 
@@ -76,7 +76,7 @@ def _parse_list(values: list[object], policy: Policy, index: int) -> Input:
 
 
 def _check_policy(policy: Policy) -> None:
-    if not policy.token_ids:
+    if policy.token_ids is TokenIdChoice.REJECT:
         raise InvalidTokenIdError(NO_IDS)
 
 

@@ -19,6 +19,15 @@ DIALECT = Dialect(
             body=api.EmbedBody,
             reply=api.EmbedReply,
         ),
+        # Clients with the bare host as their base URL; TEI's bodies on this path have `inputs`.
+        Route(
+            method="POST",
+            path="/embed",
+            endpoint=embed.embed,
+            body=api.EmbedBody,
+            reply=api.EmbedReply,
+            accepts=lambda fields: "input" in fields and "inputs" not in fields,
+        ),
         Route(
             method="POST",
             path="/api/embeddings",

@@ -9,9 +9,10 @@ from msgspec import structs
 from embedd.errors import InvalidInputError
 from embedd.names import parse_model_name
 from embedd.ollama_api import EmbedBody, EmbeddingBody, EmbeddingReply, EmbedReply
-from embedd.server.dialects.base import BODIES, EMBEDDER, MAX_OLLAMA_INPUTS, POLICY
+from embedd.server.dialects.base import BODIES, EMBEDDER, POLICY, Policy
 from embedd.server.dialects.common.chunk import chunk_rows, parse_chunk
 from embedd.server.dialects.common.fields import PARTS, parse_optional_keep_alive, parse_truncate
+from embedd.server.dialects.common.openai_input import check_ids
 from embedd.server.dialects.common.vector_json import float_rows, insert_rows
 from embedd.server.dialects.endpoints import computed_headers, may_store, open_request
 from embedd.server.dialects.ollama.fields import require_model
@@ -31,9 +32,7 @@ INPUT_TYPES = ("query", "document")
 MAX_CHUNKS = 100_000
 
 
-def to_request(
-    body: EmbedBody, *, max_inputs: int = MAX_OLLAMA_INPUTS, store: bool = True
-) -> EmbedRequest:
+def to_request(body: EmbedBody, policy: Policy, *, store: bool = True) -> EmbedRequest:
     """``/api/embed`` as an `EmbedRequest`; fields are checked in Ollama's order.
 
     Raises:
@@ -42,10 +41,12 @@ def to_request(
     """
     truncate = parse_truncate(truncate=body.truncate, words=PARTS)
     keep_alive = parse_optional_keep_alive(body.keep_alive)
-    model = require_model(body.model)
+    model = require_model(body.model, policy.default_model)
+    inputs = () if body.input is None else parse_inputs(body.input, policy.max_ollama_inputs)
+    check_ids(inputs, policy)
     return EmbedRequest(
         model=model,
-        inputs=() if body.input is None else parse_inputs(body.input, max_inputs),
+        inputs=inputs,
         truncate=truncate,
         chunk=parse_chunk(body.chunk, max_chunks=MAX_CHUNKS),
         dimensions=body.dimensions or None,
@@ -56,18 +57,21 @@ def to_request(
     )
 
 
-def to_legacy_request(body: EmbeddingBody, *, store: bool = True) -> EmbedRequest:
+def to_legacy_request(body: EmbeddingBody, policy: Policy, *, store: bool = True) -> EmbedRequest:
     """``/api/embeddings`` as an `EmbedRequest`: one prompt, never cut, normalised as in Ollama.
 
     Raises:
         InvalidInputError: A field is wrong.
     """
     keep_alive = parse_optional_keep_alive(body.keep_alive)
-    if not (body.model or "").strip():
+    model = body.model or ""
+    if not model.strip():
+        model = policy.default_model or ""
+    if not model:
         raise InvalidInputError("model is required")
-    parse_model_name(body.model or "")
+    parse_model_name(model)
     return EmbedRequest(
-        model=body.model or "",
+        model=model,
         inputs=[body.prompt] if body.prompt else (),
         truncate=Truncate.ERROR,
         normalize=Normalize.LEGACY,
@@ -117,9 +121,12 @@ async def embed(request: web.Request) -> web.StreamResponse:
     """``POST /api/embed``."""
     arrived = time.perf_counter()
     async with open_request(request, arrived) as (data, schedule):
-        limit, store = request.app[POLICY].max_ollama_inputs, may_store(request)
+        policy, store = request.app[POLICY], may_store(request)
         wanted = await request.app[BODIES].decode(
-            data, lambda: to_request(decode(data, EmbedBody, limit), max_inputs=limit, store=store)
+            data,
+            lambda: to_request(
+                decode(data, EmbedBody, policy.max_ollama_inputs), policy, store=store
+            ),
         )
         parsing = time.perf_counter() - arrived
         result = await request.app[EMBEDDER].embed(
@@ -133,9 +140,9 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     """``POST /api/embeddings``."""
     arrived = time.perf_counter()
     async with open_request(request, arrived) as (data, schedule):
-        store = may_store(request)
+        policy, store = request.app[POLICY], may_store(request)
         wanted = await request.app[BODIES].decode(
-            data, lambda: to_legacy_request(decode(data, EmbeddingBody), store=store)
+            data, lambda: to_legacy_request(decode(data, EmbeddingBody), policy, store=store)
         )
         result = await request.app[EMBEDDER].embed(
             replace(wanted, schedule=schedule), arrived=arrived

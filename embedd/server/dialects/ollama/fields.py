@@ -5,14 +5,19 @@ from embedd.names import parse_model_name
 from embedd.ollama_api import NamedBody
 
 
-def require_model(model: str | None) -> str:
+def require_model(model: str | None, default: str | None) -> str:
     """The model's name, where one that is missing is answered as a model that does not exist.
+
+    Args:
+        default: The operator's default for requests that name none.
 
     Raises:
         ModelNotFoundError: The name is missing.
         InvalidModelNameError: It is not a valid name.
     """
     name = model or ""
+    if not name.strip() and default is not None:
+        return default
     if not name.strip():
         raise ModelNotFoundError(name, f"model '{name}' not found")
     parse_model_name(name)

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from embedd.errors import InvalidInputError, ModelNotFoundError
 from embedd.ollama_api import ChatBody, GenerateBody, GenerateReply, RunBody
-from embedd.server.dialects.base import BODIES, EMBEDDER, PAINTER
+from embedd.server.dialects.base import BODIES, EMBEDDER, PAINTER, POLICY
 from embedd.server.dialects.common.fields import parse_optional_keep_alive
 from embedd.server.dialects.ollama.fields import require_model
 from embedd.server.dialects.ollama.images import is_image_model, paint, unload
@@ -22,7 +22,9 @@ async def generate(request: web.Request) -> web.StreamResponse:
         body, fields = await request.app[BODIES].decode(
             data, lambda: (decode(data, GenerateBody), list(raw_fields(data)))
         )
-    if body.prompt and await is_image_model(request.app, require_model(body.model)):
+    default = request.app[POLICY].default_model
+    if body.prompt and await is_image_model(request.app, require_model(body.model, default)):
+        body = msgspec.structs.replace(body, model=require_model(body.model, default))
         return await paint(request, body, fields)
     verb = "generate" if body.prompt else ""
     return json_response(await _load_or_unload(request.app, body, verb))
@@ -45,7 +47,7 @@ async def _load_or_unload(app: web.Application, body: RunBody, verb: str) -> Gen
         verb: What the body asks for besides, which the model cannot do; empty if nothing.
     """
     keep_alive = parse_optional_keep_alive(body.keep_alive)
-    name = require_model(body.model)
+    name = require_model(body.model, app[POLICY].default_model)
     try:
         if verb:
             await app[EMBEDDER].find_any_apart(name)

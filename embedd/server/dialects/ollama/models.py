@@ -10,7 +10,7 @@ from embedd.engine.spec import ModelInfo
 from embedd.errors import EmbeddError, InvalidInputError, ModelNotFoundError
 from embedd.names import parse_model_name
 from embedd.ollama_api import CopyBody, DeleteBody, ShowBody, TagsReply
-from embedd.server.dialects.base import BODIES, EMBEDDER, LIBRARY
+from embedd.server.dialects.base import BODIES, EMBEDDER, LIBRARY, POLICY
 from embedd.server.dialects.ollama.fields import check_name, name_in
 from embedd.server.dialects.ollama.images import unload
 from embedd.server.http.bodies import decode
@@ -27,7 +27,7 @@ async def show(request: web.Request) -> web.StreamResponse:
     """``POST /api/show``."""
     async with request.app[BODIES].read(request) as data:
         body = await request.app[BODIES].decode(data, lambda: decode(data, ShowBody))
-    text = name_in(body)
+    text = name_in(body).strip() or request.app[POLICY].default_model
     if not text:
         raise InvalidInputError("model is required")
     name = parse_model_name(text)

@@ -1,7 +1,12 @@
 """OpenAI's API: its routes."""
 
 from embedd.server.dialects.base import Dialect, Route
-from embedd.server.dialects.openai.embed import EmbedBody, EmbedReply, embeddings
+from embedd.server.dialects.openai.embed import (
+    EmbedBody,
+    EmbedReply,
+    azure_embeddings,
+    embeddings,
+)
 from embedd.server.dialects.openai.errors import STATUSES, to_error
 from embedd.server.dialects.openai.models import ModelList, ShownModel, list_models, show_model
 
@@ -10,7 +15,20 @@ DIALECT = Dialect(
     routes=(
         *(
             Route(method="POST", path=path, endpoint=embeddings, body=EmbedBody, reply=EmbedReply)
-            for path in ("/v1/embeddings", "/embeddings", "/api/v1/embeddings")
+            for path in (
+                "/v1/embeddings",
+                "/embeddings",
+                "/api/v1/embeddings",
+                "/openai/v1/embeddings",
+            )
+        ),
+        Route(
+            method="POST",
+            path="/openai/deployments/{model}/embeddings",
+            endpoint=azure_embeddings,
+            body=EmbedBody,
+            reply=EmbedReply,
+            query=("api-version",),
         ),
         *(
             Route(

@@ -1,6 +1,7 @@
 """OpenAI's API, with the fields of Nebula, Voyage, Jina and Mistral on the same routes."""
 
 import uuid
+from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
@@ -70,20 +71,23 @@ class EmbedReply(Struct, frozen=True, kw_only=True):
     chunks: list[ChunkPlace] | UnsetType = UNSET
 
 
-def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
+def to_request(body: EmbedBody, policy: Policy, *, from_openai: bool = True) -> EmbedRequest:
     """``/v1/embeddings`` as an `EmbedRequest`.
+
+    Args:
+        from_openai: Whether clients of the route send ids of OpenAI's vocabularies.
 
     Raises:
         InvalidInputError: A field is missing, unknown or contradicts another.
     """
-    model = require_model(body.model)
+    model = require_model(body.model, policy.default_model)
     for name in ("late_chunking", "return_multivector"):
         if getattr(body, name):
             raise UnsupportedValueError(f"{name} is not supported yet", field=name)
     prompt = parse_prompt(input_type=body.input_type, task=body.task, prompt_name=body.prompt_name)
     return EmbedRequest(
         model=model,
-        inputs=openai_input.parse_inputs(body.input, policy),
+        inputs=openai_input.parse_inputs(body.input, policy, from_openai=from_openai),
         truncate=parse_truncate(truncate=body.truncate, truncation=body.truncation, words=PARTS),
         chunk=parse_chunk(body.chunk, max_chunks=policy.max_inputs),
         dimensions=parse_dimensions(body.dimensions, body.output_dimension),
@@ -124,6 +128,23 @@ def to_parts(reply: EmbedReply, wanted: EmbedRequest, result: EmbedResult) -> Pa
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """``POST /v1/embeddings``."""
-    wanted, result = await embed_body(request, EmbedBody, to_request)
+    return await _answer(request, to_request)
+
+
+async def azure_embeddings(request: web.Request) -> web.StreamResponse:
+    """``POST /openai/deployments/{model}/embeddings``: the model is Azure's deployment."""
+    model = request.match_info["model"]
+
+    def translate(body: EmbedBody, policy: Policy) -> EmbedRequest:
+        body.model = model
+        return to_request(body, policy)
+
+    return await _answer(request, translate)
+
+
+async def _answer(
+    request: web.Request, translate: Callable[[EmbedBody, Policy], EmbedRequest]
+) -> web.StreamResponse:
+    wanted, result = await embed_body(request, EmbedBody, translate)
     parts = to_reply(wanted, result, id_=f"embd-{uuid.uuid4().hex}")
     return await parts_response(request, parts, computed_headers(result))
