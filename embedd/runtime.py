@@ -22,6 +22,7 @@ from embedd.config import (
 )
 from embedd.embedder.embedder import Embedder
 from embedd.engine.image_loader import ImageLoader
+from embedd.engine.image_spec import ImageSpec
 from embedd.engine.installation import (
     describe_build,
     find_llama_libraries,
@@ -30,6 +31,7 @@ from embedd.engine.installation import (
     has_openvino,
 )
 from embedd.engine.loader import Loader
+from embedd.engine.serving.image_model import ServedImageModel
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.store import SingleUse, TuningStore
 from embedd.engine.vocabularies import find_verdict
@@ -116,9 +118,14 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         max_waiting=settings.max_waiting_images,
         load_timeout=settings.load_timeout,
     )
+
+    async def load_image(spec: ImageSpec) -> ServedImageModel:
+        await loader.end_trials()
+        return await image_loader.load(spec)
+
     scheduler = Scheduler(
         load=loader.load,
-        load_image=image_loader.load,
+        load_image=load_image,
         estimate=_make_estimate(settings, tuning),
         memory=settings.memory,
         max_models=settings.max_loaded_models or DEFAULT_MAX_MODELS,

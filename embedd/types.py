@@ -317,11 +317,20 @@ class VectorSource(StrEnum):
     EQUAL = "equal"  # to an input before it in the request
 
 
+class ComputedBy(NamedTuple):
+    """The engine and the backend that computed a vector."""
+
+    engine: str
+    backend: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedBy:
     """What computed the vectors; an index needs new ones when it changes.
 
     Args:
+        engine, backend: Of all vectors; names are joined by ``+`` if a fallback took over while
+            the request was computed.
         tokenizer: Whose ids they are of: ``model`` is its own tokenizer, ``llama`` llama.cpp's.
     """
 
@@ -362,6 +371,7 @@ class EmbedResult(Result):
             ``chunk``: (chunks, dimensions), or (inputs, dimensions) if they are pooled.
         rows: For each input the row of its vector in *vectors*, where equal inputs share one;
             None: the row of the same number.
+        computed_by: For each row of *vectors*, or each input ``per_token``, what computed it.
         chunks: Of a request with ``chunk``, in order.
         quantized: The types that ``formats`` ask for besides float, in the rows of *vectors*.
         int8_range: The number that becomes 127 in int8; None: each vector's largest.
@@ -369,6 +379,7 @@ class EmbedResult(Result):
 
     vectors: Vectors
     rows: RowNumbers | None = None
+    computed_by: Sequence[ComputedBy] = ()
     chunks: Sequence[ChunkPlace] = ()
     quantized: Mapping[DType, Quantized] = field(default_factory=dict)
     int8_range: float | None = None

@@ -117,6 +117,7 @@ class Loader:
             ModelLoadError: The model cannot be loaded.
             LoadTimeoutError: The load makes no progress.
         """
+        await self.end_trials()
         spec = self._place(spec)
         backends = self.choose_backends(spec)
         tuning = self._background.choose(spec, gpu=backends[0].gpu)
@@ -228,6 +229,10 @@ class Loader:
             has_room=lambda workers: workers * size <= room,
             report=report,
         )
+
+    async def end_trials(self) -> None:
+        """End the workers of trials that run: a load needs their memory."""
+        await self._background.end_trials()
 
     async def verify(self, path: Path) -> None:
         """Load the GGUF *path*, which is not in a store, run its self-test and unload it.

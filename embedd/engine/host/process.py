@@ -19,7 +19,7 @@ from embedd.engine.spec import ModelInfo
 from embedd.engine.tokenizer_place import LLAMA_TOKENIZER, TokenizerVerdict
 from embedd.errors import EmbeddError
 from embedd.tokenizers.slices import replace_surrogates
-from embedd.types import Located, Pooling, TokenIds, TokenPiece, Vectors
+from embedd.types import Located, Pooling, TokenIds, TokenPiece, Vector, Vectors
 
 _Answer = TypeVar("_Answer", messages.Tokens, messages.Texts)
 
@@ -30,6 +30,7 @@ class WorkerProcess(Worker[messages.FromWorker]):
     Attributes:
         info: Facts of the model; set by `load`.
         tokenizer: What the load found out about the model's own tokenizer.
+        sample: The vector that its self-test computed, to compare backends.
         died_computing: Whether it ended while it computed a batch, which may be the cause.
     """
 
@@ -40,6 +41,7 @@ class WorkerProcess(Worker[messages.FromWorker]):
     def __init__(self, board: Board) -> None:
         super().__init__(messages.parse_from_worker)
         self.died_computing = False
+        self.sample: Vector = np.empty(0, np.float32)
         self._board = board
         self._batches: set[int] = set()  # of the waiting calls
         self._watchdog = Watchdog(has_begun=board.has, end=self._end)
@@ -83,7 +85,7 @@ class WorkerProcess(Worker[messages.FromWorker]):
             WorkerDiedError: The process ended.
             LoadTimeoutError: No progress for *timeout* seconds.
         """
-        ready, _ = await self._load(
+        ready, sample = await self._load(
             messages.Ready,
             lambda id_: msgspec.structs.replace(load, id=id_),
             name=load.spec.name,
@@ -92,6 +94,7 @@ class WorkerProcess(Worker[messages.FromWorker]):
         )
         self._watchdog.learn(1.0, ready.seconds_per_token)
         self.info, self.tokenizer = ready.info, ready.tokenizer
+        self.sample = np.frombuffer(sample, np.float32)
         return self.info
 
     async def tokenize(

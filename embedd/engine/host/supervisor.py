@@ -6,10 +6,11 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from embedd.engine.backends import LLAMA_BACKENDS, Backend
 from embedd.engine.host.errors import SelfTestError, WorkerDiedError
-from embedd.engine.host.fallback import REFUSALS, Fallbacks
+from embedd.engine.host.fallback import REFUSALS, Fallbacks, measure_difference
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.ipc.messages import Load
 from embedd.engine.settings import ONE_REPLICA, Tuning
@@ -29,11 +30,15 @@ from embedd.errors import (
 )
 from embedd.logs import TRACE
 from embedd.metrics import ModelMetrics
+from embedd.types import Vector
 
 log = logging.getLogger(__name__)
 
+CallLater: TypeAlias = Callable[[float, Callable[[], None]], asyncio.TimerHandle]
+
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds before a restart
 MAX_DEATHS, DEATH_WINDOW = 5, 60.0  # without a computed batch between them; seconds
+QUIET, LONGEST_QUIET = 60.0, 3600.0  # seconds before a model returns to its first backend
 MAX_KILLS = 5  # workers ended from outside during one load, after which its callers fail
 
 
@@ -46,7 +51,7 @@ class Supervisor:
         crosscheck: Compare vectors of other engines with llama.cpp's.
         load_timeout: Seconds that a load may make no progress; None is unlimited.
         backends: What the model may be computed with, in order of preference.
-        sleep, now: Time in seconds; tests move it by hand.
+        sleep, now, call_later: Time in seconds; tests move it by hand.
 
     Attributes:
         worker: The present process; it may be dead until `revive` returns.
@@ -72,6 +77,7 @@ class Supervisor:
         backends: Sequence[Backend] = LLAMA_BACKENDS,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         now: Callable[[], float] = time.monotonic,
+        call_later: CallLater | None = None,
     ) -> None:
         self._spec = spec
         self._metrics = metrics
@@ -86,6 +92,10 @@ class Supervisor:
         self._load_timeout = load_timeout
         self._sleep = sleep
         self._now = now
+        self._call_later = call_later or asyncio.get_running_loop().call_later
+        self._returning: asyncio.TimerHandle | None = None
+        self._returns = 0
+        self._sample: Vector | None = None  # that the first backend computed
         self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
         self._kills = 0  # workers ended from outside since a batch was computed
         self._last_death: WorkerProcess | None = None  # taken into account already
@@ -148,6 +158,8 @@ class Supervisor:
                 reasons.append(f"{backend.name}: {error}")
             else:
                 self._load_seconds = self._now() - started
+                self._report_fallback()
+                self._await_quiet()
                 return
         raise ModelLoadError(f'cannot load model "{self._spec.name}": ' + "; ".join(reasons))
 
@@ -216,6 +228,8 @@ class Supervisor:
     async def close(self) -> None:
         """End the worker, or the attempt to get one."""
         self._closed = True
+        if self._returning is not None:
+            self._returning.cancel()
         if self._reviving is not None:
             self._reviving.cancel()
             await asyncio.wait([self._reviving])
@@ -285,6 +299,61 @@ class Supervisor:
             self._reviving = None
         log.warning(
             "worker restarted",
+            extra={"model": self._spec.name, "backend": self.info.backend, "pid": self.worker.pid},
+        )
+
+    def _report_fallback(self) -> None:
+        """Log how far the vectors of a fallback are from those of the first backend."""
+        backend, sample = self.fallbacks.current, self.worker.sample
+        if backend is self.fallbacks.preferred:
+            self._sample = sample
+        elif self._sample is not None:
+            difference = measure_difference(self._sample, sample, self.info.pooling)
+            log.warning(
+                "model is computed by a fallback, whose vectors differ",
+                extra={
+                    "model": self._spec.name,
+                    "backend": backend.name,
+                    "first_backend": self.fallbacks.preferred.name,
+                    "difference": f"{difference:.1e}",
+                },
+            )
+
+    def _await_quiet(self) -> None:
+        """Return to an earlier backend some time after the last death; later after each return."""
+        if self._returning is not None:
+            self._returning.cancel()
+        if self.fallbacks.can_return:
+            quiet = min(LONGEST_QUIET, QUIET * 2**self._returns)
+            self._returning = self._call_later(quiet, self._begin_return)
+
+    def _begin_return(self) -> None:
+        self._returning = None
+        if not self._closed and self._reviving is None and self.worker.death is None:
+            self._restarted = self._now()
+            self._reviving = asyncio.create_task(self._return(self.worker))
+            self._reviving.add_done_callback(_retrieve)
+
+    async def _return(self, old: WorkerProcess) -> None:
+        """Replace a worker that computes with a fallback; its callers wait for the next one.
+
+        One after the other: a model is in memory once.
+        """
+        self._returns += 1
+        self._last_death = old
+        try:
+            await old.retire()
+            self.fallbacks.restore()
+            await self.load()
+        except WorkerUnavailableError:
+            raise
+        except EmbeddError as error:
+            self._failure = error
+            raise
+        finally:
+            self._reviving = None
+        log.info(
+            "model returned to an earlier backend",
             extra={"model": self._spec.name, "backend": self.info.backend, "pid": self.worker.pid},
         )
 

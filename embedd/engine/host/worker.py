@@ -59,6 +59,7 @@ class Worker(Generic[_Message]):
         self._checked = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._verdict: WorkerDiedError | None = None  # why `_end` was called
+        self._answered: asyncio.Event | None = None  # of a retired worker: no call waits
 
     async def launch(self, environment: Mapping[str, str], files: Sequence[int] = ()) -> None:
         """Start the process, with one end of a socket pair and *files* as its descriptors.
@@ -107,6 +108,13 @@ class Worker(Generic[_Message]):
     def kill(self) -> None:
         """End the process at once, whatever it does."""
         self._child.kill()
+
+    async def retire(self) -> None:
+        """Refuse calls from now on, and end the process once those that wait are answered."""
+        self._answered = asyncio.Event()
+        if self._calls and self.death is None:
+            await self._answered.wait()
+        await self.close()
 
     async def close(self) -> None:
         """End the process and wait until it is gone."""
@@ -163,6 +171,8 @@ class Worker(Generic[_Message]):
         """
         if self.death is not None:
             raise WorkerDiedError(str(self.death), self.death.reason)
+        if self._answered is not None:
+            raise WorkerDiedError("the worker is being replaced", DeathReason.EXITED)
         id_ = next(self._ids)
         future: asyncio.Future[tuple[_Message, bytes]] = asyncio.get_running_loop().create_future()
         self._calls[id_] = future
@@ -173,6 +183,8 @@ class Worker(Generic[_Message]):
                 raise self._to_error(id_, answer)
         finally:
             self._calls.pop(id_, None)
+            if self._answered is not None and not self._calls:
+                self._answered.set()
         return answer, payload
 
     def _receive(self, message: _Message, array: bytes) -> None:

@@ -121,6 +121,8 @@ class Progress(msgspec.Struct, tag="progress", frozen=True):
 class Ready(msgspec.Struct, tag="ready", frozen=True):
     """Answer to `Load`: the model is loaded and passed its self-test, which took this long.
 
+    The array holds what the self-test computed, so that backends can be compared.
+
     Args:
         tokenizer: What was found out about the model's own tokenizer.
     """

@@ -1,16 +1,27 @@
 """Deduplication: each distinct sequence is computed once, within and across requests."""
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from embedd.cache import CacheKey, VectorCache, make_key
 from embedd.errors import EngineError
-from embedd.types import EmbedResult, RowNumbers, Timings, TokenIds, Vector, VectorSource
+from embedd.types import (
+    ComputedBy,
+    EmbedResult,
+    RowNumbers,
+    Timings,
+    TokenIds,
+    Vector,
+    VectorSource,
+)
 
 Compute = Callable[[Sequence[TokenIds]], Awaitable[EmbedResult]]
+_Computed: TypeAlias = tuple[Vector, ComputedBy]
 
 # A request waits for a sequence that another request is computing only if that request
 # computes at most this many: it must not wait until a large one is finished.
@@ -35,6 +46,19 @@ class Distinct:
     numbers: RowNumbers | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What is expected to compute a request.
+
+    Args:
+        present: What computes the model now; a fallback may replace it.
+        fingerprint: Returns what vectors depend on besides the ids, see `make_fingerprint`.
+    """
+
+    present: ComputedBy
+    fingerprint: Callable[[ComputedBy], bytes]
+
+
 class Deduplicator:
     """Pass only new sequences on to a model's queue.
 
@@ -47,12 +71,12 @@ class Deduplicator:
 
     def __init__(self, cache: VectorCache) -> None:
         self._cache = cache
-        self._in_flight: dict[CacheKey, asyncio.Future[Vector]] = {}
+        self._in_flight: dict[CacheKey, asyncio.Future[_Computed]] = {}
 
     async def embed(
         self,
         sequences: Sequence[TokenIds],
-        fingerprint: bytes,
+        source: Source,
         compute: Compute,
         *,
         yields: bool = False,
@@ -60,15 +84,18 @@ class Deduplicator:
         """Return the vectors of *sequences*; *compute* is called with the new ones only.
 
         Args:
-            fingerprint: What vectors depend on besides the ids, see `make_fingerprint`.
             yields: Whether *compute* lets other requests pass: those do not wait for it then.
 
         Raises:
             EmbeddError: Raised by *compute*; ``index`` is a position in *sequences*.
         """
-        distinct = await _find_distinct_apart(sequences, fingerprint)
+        distinct = await _find_distinct_apart(sequences, source.fingerprint(source.present))
         rows = distinct.rows
-        vectors = {key: known for key in rows if (known := self._cache.get(key)) is not None}
+        vectors = {
+            key: (known, source.present)
+            for key in rows
+            if (known := self._cache.get(key)) is not None
+        }
         cached = len(vectors)
         joined = {
             key: self._in_flight[key]
@@ -79,21 +106,23 @@ class Deduplicator:
             key: row for key, row in rows.items() if key not in vectors and key not in joined
         }
         joinable = len(missing) <= MAX_JOINABLE_SEQUENCES and not yields
-        outcome = await self._compute(sequences, missing, vectors, compute, joinable=joinable)
+        work = functools.partial(self._compute, sequences, vectors, source, compute)
+        outcome = await work(missing, joinable=joinable)
         if outcome is not None and len(missing) == len(sequences):
             return outcome
         left_over = await _join(joined, vectors)
         retried = {key: rows[key] for key in left_over}
         # One request that failed may leave many waiting: each of them computes for itself now
         # and waits for no other request again.
-        again = await self._compute(sequences, retried, vectors, compute, joinable=False)
+        again = await work(retried, joinable=False)
         outcomes = [one for one in (outcome, again) if one is not None]
         return EmbedResult(
             vectors=(
                 outcome.vectors
                 if outcome is not None and len(missing) == len(rows)
-                else np.stack([vectors[key] for key in rows])
+                else np.stack([vectors[key][0] for key in rows])
             ),
+            computed_by=[vectors[key][1] for key in rows],
             rows=distinct.numbers,
             tokens=list(map(len, sequences)),
             timings=Timings(
@@ -110,9 +139,10 @@ class Deduplicator:
     async def _compute(
         self,
         sequences: Sequence[TokenIds],
-        rows: Mapping[CacheKey, int],
-        vectors: dict[CacheKey, Vector],
+        vectors: dict[CacheKey, _Computed],
+        source: Source,
         compute: Compute,
+        rows: Mapping[CacheKey, int],
         *,
         joinable: bool,
     ) -> EmbedResult | None:
@@ -123,19 +153,20 @@ class Deduplicator:
         if not rows:
             return None
         loop = asyncio.get_running_loop()
-        futures: dict[CacheKey, asyncio.Future[Vector]] = {
+        futures: dict[CacheKey, asyncio.Future[_Computed]] = {
             key: loop.create_future() for key in (rows if joinable else ())
         }
         self._in_flight.update(futures)
         try:
             outcome = await compute([sequences[row] for row in rows.values()])
-            for number, (key, vector) in enumerate(zip(rows, outcome.vectors, strict=True)):
+            computed = zip(rows, outcome.vectors, outcome.computed_by, strict=True)
+            for number, (key, vector, by) in enumerate(computed):
                 if number % STORED_AT_A_TIME == STORED_AT_A_TIME - 1:
                     await asyncio.sleep(0)
-                vectors[key] = vector
-                self._cache.put(key, vector)
+                vectors[key] = (vector, by)
+                self._cache.put(_find_key(key, by, sequences[rows[key]], source), vector)
                 if key in futures:
-                    futures[key].set_result(vector)
+                    futures[key].set_result((vector, by))
         except EngineError as error:
             raise _renumbered(error, list(rows.values())) from error
         finally:
@@ -143,6 +174,11 @@ class Deduplicator:
                 del self._in_flight[key]
                 future.cancel()  # no effect on futures that have a result
         return outcome
+
+
+def _find_key(key: CacheKey, by: ComputedBy, ids: TokenIds, source: Source) -> CacheKey:
+    """Return the key of a vector: not the one it was looked up by if a fallback computed it."""
+    return key if by == source.present else make_key(source.fingerprint(by), ids)
 
 
 async def _find_distinct_apart(sequences: Sequence[TokenIds], fingerprint: bytes) -> Distinct:
@@ -165,7 +201,7 @@ def _find_distinct(sequences: Sequence[TokenIds], fingerprint: bytes) -> Distinc
 
 
 async def _join(
-    joined: Mapping[CacheKey, asyncio.Future[Vector]], vectors: dict[CacheKey, Vector]
+    joined: Mapping[CacheKey, asyncio.Future[_Computed]], vectors: dict[CacheKey, _Computed]
 ) -> list[CacheKey]:
     """Wait for other requests' results; return the keys of those that failed or left."""
     if joined:

@@ -10,7 +10,7 @@ from embedd.engine.host.errors import StuckError, WorkerDiedError
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.host.supervisor import Supervisor
 from embedd.engine.serving.cores import CoreBudget
-from embedd.engine.serving.dedup import Deduplicator
+from embedd.engine.serving.dedup import Deduplicator, Source
 from embedd.engine.serving.local_tokenizer import LocalTokenizer
 from embedd.engine.serving.queue import AT_ONCE, BatchQueue, limit_interruptions
 from embedd.engine.settings import ONE_REPLICA, Tuning
@@ -18,6 +18,7 @@ from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tokenizer_place import TokenizerPlace, TokenizerVerdict
 from embedd.metrics import ModelMetrics
 from embedd.types import (
+    ComputedBy,
     EmbedResult,
     Located,
     Pooling,
@@ -218,12 +219,14 @@ class ServedModel:
             store: Whether vectors may come from and go to the cache.
         """
         result = await self._embed(sequences, pooling, store=store, schedule=schedule)
-        info = self.info
+        computed_by = dict.fromkeys(result.computed_by)
+        if not computed_by:
+            return result
         served_by = ServedBy(
             digest=self._spec.digest,
-            engine=info.engine,
-            backend=info.backend,
-            tokenizer=info.tokenizer,
+            engine="+".join(dict.fromkeys(one.engine for one in computed_by)),
+            backend="+".join(one.backend for one in computed_by),
+            tokenizer=self.info.tokenizer,
         )
         return replace(result, served_by=served_by)
 
@@ -245,12 +248,14 @@ class ServedModel:
         if not store or not sequences or (pooling or self.info.pooling) is Pooling.NONE:
             return await self._queue.embed(sequences, pooling, schedule)
         info = self.info
-        fingerprint = make_fingerprint(
-            self._spec.digest, info.engine, info.backend, pooling or info.pooling
+        kind = pooling or info.pooling
+        source = Source(
+            present=ComputedBy(info.engine, info.backend),
+            fingerprint=lambda by: make_fingerprint(self._spec.digest, *by, kind),
         )
         return await self._dedup.embed(
             sequences,
-            fingerprint,
+            source,
             lambda missing: self._queue.embed(missing, pooling, schedule),
             yields=schedule.priority is Priority.BULK,
         )

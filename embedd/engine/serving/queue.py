@@ -27,7 +27,16 @@ from embedd.errors import (
     WorkerUnavailableError,
 )
 from embedd.metrics import ModelMetrics, Overload
-from embedd.types import EmbedResult, Pooling, Priority, Schedule, Timings, TokenIds, Vectors
+from embedd.types import (
+    ComputedBy,
+    EmbedResult,
+    Pooling,
+    Priority,
+    Schedule,
+    Timings,
+    TokenIds,
+    Vectors,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +49,7 @@ MAX_DEATHS_OF_AN_INPUT = 4
 # Worker deaths with a cause from outside while a batch was computed after which its requests fail.
 MAX_INTERRUPTIONS = 5
 AT_ONCE = Schedule()
+NOT_COMPUTED = ComputedBy("", "")
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -56,6 +66,7 @@ class Job(Waiting):
     Attributes:
         started: When its first batch was taken; None before.
         vectors: The result, filled sequence by sequence.
+        computed_by: For each sequence what computed it, filled likewise.
         missing: Sequences without vectors.
     """
 
@@ -66,11 +77,13 @@ class Job(Waiting):
     deadline: float | None
     started: float | None = None
     vectors: Vectors | None = None
+    computed_by: list[ComputedBy] = field(init=False)
     missing: int = field(init=False)
 
     def __post_init__(self) -> None:
         Waiting.__post_init__(self)  # slots=True makes another class: no bare super()
         self.missing = len(self.sequences)
+        self.computed_by = [NOT_COMPUTED] * self.missing
 
     def fail(self, error: EmbeddError) -> None:
         """Fail the request, unless it has failed already."""
@@ -81,11 +94,12 @@ class Job(Waiting):
         """Fail the request; the error names the input *row*."""
         self.fail(_error_of_input(error, row))
 
-    def deliver(self, row: int, vectors: Vectors) -> None:
+    def deliver(self, row: int, vectors: Vectors, by: ComputedBy) -> None:
         """Store the vectors of the sequence *row*; with the last one the request is done."""
         if self.vectors is None:
             self.vectors = np.empty((self.ends[-1], vectors.shape[1]), np.float32)
         self.vectors[self.ends[row] - len(vectors) : self.ends[row]] = vectors
+        self.computed_by[row] = by
         self.missing -= 1
         if self.missing == 0 and not self.done.done():
             self.done.set_result(self.vectors)
@@ -173,7 +187,9 @@ class BatchQueue:
         now = self._clock()
         started = now if job.started is None else job.started
         timings = Timings(queue=started - job.admitted, compute=now - started)
-        return EmbedResult(vectors=vectors, tokens=job.lengths, timings=timings)
+        return EmbedResult(
+            vectors=vectors, computed_by=job.computed_by, tokens=job.lengths, timings=timings
+        )
 
     async def close(self) -> None:
         """Stop computing; requests that wait fail with `ShuttingDownError`."""
@@ -401,7 +417,8 @@ class BatchQueue:
                     sequences=len(entries),
                     seconds=seconds,
                 )
-                _deliver(entries, vectors)
+                by = ComputedBy(worker.info.engine, worker.info.backend)
+                _deliver(entries, vectors, by)
                 return
 
     async def _split(self, entries: list[Entry], deaths: int, error: EngineError) -> None:
@@ -460,12 +477,12 @@ def limit_interruptions(count: int, error: EngineError) -> None:
         ) from error
 
 
-def _deliver(entries: list[Entry], vectors: Vectors) -> None:
+def _deliver(entries: list[Entry], vectors: Vectors, by: ComputedBy) -> None:
     per_sequence = len(vectors) == len(entries)
     start = 0
     for job, row in entries:
         end = start + (1 if per_sequence else job.lengths[row])
-        job.deliver(row, vectors[start:end])
+        job.deliver(row, vectors[start:end], by)
         start = end
 
 

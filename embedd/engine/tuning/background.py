@@ -21,8 +21,8 @@ class BackgroundCalibration:
     """Choose the settings of a load and measure better ones when the server is idle.
 
     The first load of a model uses safe start values; loads after its calibration use the
-    measured ones. A request that arrives during a calibration stops it; it starts over at
-    the next idle time.
+    measured ones. A request that arrives during a calibration, or a load, stops it; it starts
+    over at the next idle time.
 
     Args:
         calibrate: Runs the trials; ends its worker processes when cancelled.
@@ -46,6 +46,7 @@ class BackgroundCalibration:
         self._sleep = sleep
         self._waiting: dict[str, tuple[ModelSpec, Sequence[Backend]]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._trials: asyncio.Future[Calibration] | None = None
 
     def choose(self, spec: ModelSpec, *, gpu: bool = False) -> Tuning:
         """Return the settings measured for the model, or safe start values."""
@@ -63,6 +64,12 @@ class BackgroundCalibration:
         self._waiting[spec.digest] = (spec, backends)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
+
+    async def end_trials(self) -> None:
+        """End the workers of a calibration that is running; it starts over when it is idle."""
+        if self._trials is not None:
+            self._trials.cancel()
+            await asyncio.wait([self._trials])
 
     async def close(self) -> None:
         """Stop a calibration that is running."""
@@ -85,12 +92,13 @@ class BackgroundCalibration:
 
     async def _try(self, spec: ModelSpec, backends: Sequence[Backend]) -> bool:
         """Calibrate once; return False if it was interrupted and must be tried again."""
-        trials = asyncio.ensure_future(self._calibrate(spec, backends))
+        trials = self._trials = asyncio.ensure_future(self._calibrate(spec, backends))
         watch = asyncio.ensure_future(self._wait_until_busy())
         try:
             await asyncio.wait([trials, watch], return_when=asyncio.FIRST_COMPLETED)
         finally:
             watch.cancel()
+            self._trials = None
             if not trials.done():
                 trials.cancel()
                 await asyncio.wait([trials])

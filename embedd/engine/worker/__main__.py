@@ -63,7 +63,7 @@ class Worker:
             # From here on a death is not the tokenizer's fault.
             self._report(0.0)
             engine = open_engine(load, self._report)
-            seconds_per_token = run_self_test(engine)
+            sample, seconds_per_token = run_self_test(engine)
             distance = check_agreement(engine, load)
             tokenizer, verdict = choose_tokenizer(load, candidate, engine.tokenizer)
         except (EmbeddError, MemoryError) as error:
@@ -81,7 +81,8 @@ class Worker:
         for _ in range(replicas - 1):
             start_thread(self._encode_all, engine.replicate())
         info = replace(engine.info, replicas=replicas, distance=distance, tokenizer=verdict.name)
-        self._connection.send((messages.Ready(load.id, info, seconds_per_token, verdict), None))
+        ready = messages.Ready(load.id, info, seconds_per_token, verdict)
+        self._connection.send((ready, sample))
         # This thread goes on as the first replica: OpenMP keeps a team of threads for
         # every thread that ever computed.
         self._encode_all(engine)

@@ -4,12 +4,13 @@ import time
 
 from embedd.engine.protocol import Engine
 from embedd.engine.worker.compute import encode_checked
+from embedd.types import Vectors
 
 SENTENCE = "Every worker computes this ordinary sentence before it serves requests."
 
 
-def run_self_test(engine: Engine) -> float:
-    """Compute a sentence, then a full batch; return the batch's seconds per token.
+def run_self_test(engine: Engine) -> tuple[Vectors, float]:
+    """Compute a sentence, then a full batch; return its vector and the batch's seconds per token.
 
     llama.cpp built wrongly for this CPU may compute one token and die with more: so the
     batch that kills the worker is this one, before the model is announced.
@@ -21,7 +22,7 @@ def run_self_test(engine: Engine) -> float:
     [ids] = engine.tokenizer.tokenize([SENTENCE])
     ids = ids[: info.limit]
     count = max(1, min(info.max_batch_tokens // len(ids), info.max_sequences))
-    encode_checked(engine, [ids], None)
+    vector = encode_checked(engine, [ids], None)
     start = time.perf_counter()
     encode_checked(engine, [ids] * count, None)
-    return (time.perf_counter() - start) / (count * len(ids))
+    return vector, (time.perf_counter() - start) / (count * len(ids))

@@ -23,7 +23,8 @@ from embedd.engine.tokenizer_place import TokenizerPlace, TokenizerVerdict
 from embedd.errors import EngineError
 from embedd.metrics import DeathReason, Metrics
 from embedd.tokenizers.truncation import SpecialTokens
-from embedd.types import Located, Pooling, TokenIds, TokenPiece, Vectors
+from embedd.types import Located, Pooling, TokenIds, TokenPiece, Vector, Vectors
+from tests.fakes import Clock
 
 KILLS, REFUSED, REFUSED_UNNAMED, STUCK = 66, 67, 68, 69  # token ids that do what they say
 MAX_BATCH_TOKENS, MAX_SEQUENCES = 8, 4
@@ -91,6 +92,9 @@ class FakeWorker(WorkerProcess):
         self.batches: list[Batch] = []
         self.closed = False
         self._heartbeat = Heartbeat()
+        self._answered = None
+        self._calls = {}
+        self.sample = np.ones(2, np.float32)
 
     @property
     def pid(self) -> int:
@@ -104,6 +108,7 @@ class FakeWorker(WorkerProcess):
         report: Callable[[float], None] = lambda _share: None,
     ) -> ModelInfo:
         self._refuse_if_dead()
+        self.sample = self._workers.samples.get(load.backend.name, self.sample)
         self.tuning, self.crosscheck = load.tuning, load.crosscheck
         self.cores, self.backend = load.cores, load.backend.name
         self.place = load.tokenizer
@@ -137,8 +142,8 @@ class FakeWorker(WorkerProcess):
         await asyncio.sleep(0)
         self._refuse_if_dead()
         self._workers.tokenized.append(len(texts))
-        if any(chr(KILLS) in text for text in texts):
-            self.die()
+        if self._workers.kills_tokenizers or any(chr(KILLS) in text for text in texts):
+            self.die(from_outside=self._workers.kills_tokenizers)
             self._refuse_if_dead()
         return [to_ids(*(min(ord(one), VOCABULARY - 1) for one in text)) for text in texts]
 
@@ -233,6 +238,8 @@ class FakeWorker(WorkerProcess):
     def _refuse_if_dead(self) -> None:
         if self.death is not None:
             raise WorkerDiedError(str(self.death), self.death.reason)
+        if self._answered is not None:
+            raise WorkerDiedError("the worker is being replaced", DeathReason.EXITED)
 
 
 def find_fault(sequences: Sequence[TokenIds]) -> EngineError | None:
@@ -261,8 +268,11 @@ class FakeWorkers:
         faults: What loading on a backend fails with.
         delays: Seconds that were waited before restarts.
         verdict: What a worker finds out of the model's own tokenizer; None: nothing.
+        kills_tokenizers: Whether every tokenizer call is interrupted by a kill from outside.
         dies_building: Whether workers die while they build that tokenizer.
         dies_loading: Whether they die in any case before they have loaded something.
+        samples: What the self-test computes on a backend.
+        clock: Fires the timers of the supervisor.
         memory: Tokens of a batch above which it runs out of memory.
         computed: Sequences in each batch that was computed.
         tokenized: Texts in each call of `FakeWorker.tokenize`.
@@ -278,9 +288,11 @@ class FakeWorkers:
         self.computed: list[int] = []
         self.tokenized: list[int] = []
         self.now = 0.0
+        self.clock = Clock()
+        self.samples: dict[str, Vector] = {}
         self.memory = 10_000
         self.verdict: TokenizerVerdict | None = None
-        self.dies_building = self.dies_loading = False
+        self.dies_building = self.dies_loading = self.kills_tokenizers = False
         self.may_load = asyncio.Event()
         self.may_load.set()
 
@@ -320,4 +332,5 @@ class FakeWorkers:
             backends=backends,
             sleep=self.sleep,
             now=lambda: self.now,
+            call_later=self.clock.call_later,
         )

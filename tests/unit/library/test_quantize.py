@@ -67,3 +67,21 @@ def test_a_report_that_raises_ends_the_process(tmp_path: Path) -> None:
         )
     commands = [" ".join(child.cmdline()) for child in psutil.Process().children()]
     assert not [command for command in commands if "quantize" in command]
+
+
+def test_the_users_folder_provides_no_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ctypes", "numpy", "embedd", "llama_cpp"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('from the wrong folder')")
+    monkeypatch.chdir(tmp_path)
+    target = tmp_path / "q8.gguf"
+    quantize_gguf(
+        write_tiny_bert(tmp_path / "tiny.gguf"),
+        target,
+        FileType.Q8_0,
+        environment=worker_environment(),
+        threads=1,
+        report=lambda _done, _total: None,
+    )
+    assert read_header_file(target).quantization == "Q8_0"

@@ -2,11 +2,13 @@
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
 from embedd.engine.host.errors import SelfTestError, WorkerDiedError
-from embedd.engine.host.supervisor import MAX_KILLS, Supervisor
+from embedd.engine.host.fallback import measure_difference
+from embedd.engine.host.supervisor import LONGEST_QUIET, MAX_KILLS, QUIET, Supervisor
 from embedd.engine.settings import Tuning
 from embedd.errors import (
     EmbeddError,
@@ -18,6 +20,7 @@ from embedd.errors import (
 )
 from embedd.logs import TRACE
 from embedd.metrics import DeathReason
+from embedd.types import Pooling
 from tests.fakes import settle
 from tests.unit.engine.fake_worker import FakeWorkers, to_ids
 
@@ -367,3 +370,139 @@ async def test_later_callers_get_the_kind_of_error_that_the_restart_failed_with(
     for _ in range(2):
         with pytest.raises(LoadTimeoutError, match="slow"):
             await supervisor.revive(dead)
+
+
+# The return to the first backend
+
+
+async def lose_openvino(workers: FakeWorkers) -> Supervisor:
+    """A model that fell back to llama.cpp because a batch crashed."""
+    supervisor = await workers.open(WITH_OPENVINO)
+    await compute_and_die(workers)
+    await supervisor.revive(workers.current)
+    assert workers.current.backend == "llama"
+    return supervisor
+
+
+async def test_a_degraded_model_returns_to_its_first_backend_after_a_quiet_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "embedd")
+    workers = FakeWorkers(automatic=False)
+    supervisor = await lose_openvino(workers)
+    workers.clock.advance(QUIET / 2)
+    supervisor.mark_healthy()
+    workers.current.die(from_outside=True)
+    await supervisor.revive(workers.current)
+    workers.clock.advance(QUIET - 1)
+    await settle()
+    assert workers.current.backend == "llama", "the minute begins with the last death"
+    workers.clock.advance(1)
+    await settle()
+    assert supervisor.worker is workers.current
+    assert workers.current.backend == "openvino-f32"
+    assert [worker.death is None for worker in workers.started] == [False, False, False, True]
+    assert "model returned to an earlier backend" in caplog.text
+    workers.clock.advance(10 * QUIET)
+    await settle()
+    assert len(workers.started) == 4
+
+
+async def test_each_return_waits_twice_as_long_as_the_one_before() -> None:
+    workers = FakeWorkers(automatic=False)
+    supervisor = await lose_openvino(workers)
+    for quiet in (QUIET, 2 * QUIET, 4 * QUIET):
+        workers.clock.advance(quiet - 1)
+        await settle()
+        assert workers.current.backend == "llama"
+        workers.clock.advance(1)
+        await settle()
+        assert workers.current.backend == "openvino-f32"
+        await compute_and_die(workers)
+        await supervisor.revive(workers.current)
+    for _ in range(10):
+        workers.clock.advance(LONGEST_QUIET)
+        await settle()
+        assert workers.current.backend == "openvino-f32"
+        await compute_and_die(workers)
+        await supervisor.revive(workers.current)
+
+
+@pytest.mark.parametrize(
+    ("error", "returns"),
+    [
+        (InsufficientMemoryError("full"), True),
+        (SelfTestError("NaN"), False),
+        (ModelLoadError("unknown"), False),
+        (WorkerDiedError("SIGILL"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_only_what_may_pass_is_tried_again(error: EmbeddError, returns: bool) -> None:
+    workers = FakeWorkers()
+    workers.faults = {"openvino-f32": error}
+    await workers.open(WITH_OPENVINO)
+    workers.faults = {}
+    workers.clock.advance(QUIET)
+    await settle()
+    assert workers.current.backend == ("openvino-f32" if returns else "llama")
+
+
+async def test_a_return_that_fails_ends_on_the_fallback() -> None:
+    workers = FakeWorkers(automatic=False)
+    supervisor = await lose_openvino(workers)
+    workers.faults = {"openvino-f32": SelfTestError("NaN")}
+    workers.clock.advance(QUIET)
+    await settle()
+    assert supervisor.info.backend == "llama"
+    assert supervisor.unhealthy_reason is None
+
+
+async def test_calls_during_a_return_wait_for_the_next_worker() -> None:
+    workers = FakeWorkers(automatic=False)
+    supervisor = await lose_openvino(workers)
+    old = workers.current
+    workers.may_load.clear()
+    workers.clock.advance(QUIET)
+    await settle()
+    with pytest.raises(WorkerDiedError):
+        await old.encode([to_ids(1)], None)
+    waiting = asyncio.create_task(supervisor.revive(old))
+    await settle()
+    assert not waiting.done()
+    workers.may_load.set()
+    await waiting
+    assert supervisor.info.backend == "openvino-f32"
+
+
+async def test_a_model_that_is_closed_does_not_return() -> None:
+    workers = FakeWorkers(automatic=False)
+    supervisor = await lose_openvino(workers)
+    await supervisor.close()
+    workers.clock.advance(QUIET)
+    await settle()
+    assert all(worker.closed for worker in workers.started[1:])
+    assert len(workers.started) == 2
+
+
+async def test_how_far_a_fallback_is_from_the_first_backend_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    workers = FakeWorkers(automatic=False)
+    workers.samples = {
+        "openvino-f32": np.array([1, 0], np.float32),
+        "llama": np.array([1, 1], np.float32),
+    }
+    await lose_openvino(workers)
+    [said] = [one for one in caplog.records if "fallback" in one.message]
+    facts = vars(said)
+    assert said.levelname == "WARNING"
+    assert (facts["backend"], facts["first_backend"]) == ("llama", "openvino-f32")
+    assert facts["difference"] == "2.9e-01"
+
+
+def test_vectors_differ_by_their_angle_and_scores_by_their_share() -> None:
+    a, b = np.array([3, 0], np.float32), np.array([0, 5], np.float32)
+    assert measure_difference(a, 2 * a, Pooling.MEAN) == pytest.approx(0)
+    assert measure_difference(a, b, Pooling.MEAN) == pytest.approx(1)
+    assert measure_difference(a, b, Pooling.RANK) == pytest.approx(5 / 3)

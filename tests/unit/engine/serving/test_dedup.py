@@ -6,20 +6,32 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from embedd.cache import VectorCache
-from embedd.engine.serving.dedup import MAX_JOINABLE_SEQUENCES, Deduplicator
+from embedd.cache import VectorCache, make_fingerprint
+from embedd.engine.serving.dedup import MAX_JOINABLE_SEQUENCES, Deduplicator, Source
 from embedd.errors import EngineError
-from embedd.types import EmbedResult, Timings, TokenIds, VectorSource
+from embedd.types import ComputedBy, EmbedResult, Timings, TokenIds, VectorSource
+from tests.fakes import settle
 from tests.unit.engine.fake_worker import expected_vectors, to_ids
 
 CACHE, JOINED, EQUAL = VectorSource
 A, B, C = to_ids(1), to_ids(2, 2), to_ids(3, 3, 3)
 
 
+FIRST, FALLBACK = ComputedBy("openvino", "openvino-bf16"), ComputedBy("llama", "llama")
+
+
+def make_source(present: ComputedBy = FIRST) -> Source:
+    return Source(present=present, fingerprint=lambda by: make_fingerprint(*by))
+
+
+SOURCE = make_source()
+
+
 class Queue:
     """Computes what it is asked, when it may, and remembers it."""
 
     def __init__(self) -> None:
+        self.by = FIRST
         self.asked: list[list[int]] = []
         self.may_compute = asyncio.Event()
         self.may_compute.set()
@@ -32,13 +44,14 @@ class Queue:
             raise self.error
         return EmbedResult(
             vectors=expected_vectors(sequences),
+            computed_by=[self.by] * len(sequences),
             tokens=list(map(len, sequences)),
             timings=Timings(queue=1.0, compute=2.0),
         )
 
 
 async def embed(dedup: Deduplicator, queue: Queue, *sequences: TokenIds) -> EmbedResult:
-    outcome = await dedup.embed(sequences, b"fingerprint", queue.compute)
+    outcome = await dedup.embed(sequences, SOURCE, queue.compute)
     vectors = outcome.vectors if outcome.rows is None else outcome.vectors[outcome.rows]
     assert np.array_equal(vectors, expected_vectors(sequences))
     return outcome
@@ -131,7 +144,7 @@ async def test_the_input_at_fault_is_named_as_the_request_counts() -> None:
 
 async def test_equal_sequences_share_one_row() -> None:
     queue = Queue()
-    outcome = await Deduplicator(VectorCache(0)).embed([A, B, A] * 1000, b"f", queue.compute)
+    outcome = await Deduplicator(VectorCache(0)).embed([A, B, A] * 1000, SOURCE, queue.compute)
     assert outcome.vectors.shape == (2, 2)
     assert outcome.rows is not None
     assert outcome.rows.tolist() == [0, 1, 0] * 1000
@@ -141,8 +154,34 @@ async def test_many_sequences_are_looked_up_once_each() -> None:
     queue, cache = Queue(), VectorCache(1 << 24)
     dedup = Deduplicator(cache)
     sequences = [to_ids(number) for number in range(1, 3001)]
-    await dedup.embed(sequences, b"f", queue.compute)
+    await dedup.embed(sequences, SOURCE, queue.compute)
     before = cache.hits + cache.misses
-    again = await dedup.embed([*sequences, B, B], b"f", queue.compute)
+    again = await dedup.embed([*sequences, B, B], SOURCE, queue.compute)
     assert cache.hits + cache.misses - before == 3001
     assert again.reused == {CACHE: 3000, JOINED: 0, EQUAL: 1}
+
+
+async def test_the_vectors_of_a_fallback_are_kept_and_named_as_its_own() -> None:
+    """One that took over while the request was computed: the cache was asked for the first."""
+    queue, dedup = Queue(), Deduplicator(VectorCache(1 << 20))
+    await embed(dedup, queue, A)
+    queue.by = FALLBACK
+    mixed = await embed(dedup, queue, A, B)
+    assert mixed.computed_by == [FIRST, FALLBACK]
+    assert queue.asked == [[1], [2]]
+    await embed(dedup, queue, B)
+    assert queue.asked == [[1], [2], [2]], "it is not a vector of the first backend"
+    later = await dedup.embed([B, A], make_source(FALLBACK), queue.compute)
+    assert queue.asked == [[1], [2], [2], [1]], "nor is the first one's a vector of the fallback"
+    assert later.computed_by == [FALLBACK] * 2
+
+
+async def test_a_request_that_waits_for_another_learns_what_computed_its_vector() -> None:
+    queue, dedup = Queue(), Deduplicator(VectorCache(0))
+    queue.by = FALLBACK
+    queue.may_compute.clear()
+    tasks = [asyncio.create_task(embed(dedup, queue, A)) for _ in range(2)]
+    await settle()
+    queue.may_compute.set()
+    assert [(await task).computed_by for task in tasks] == [[FALLBACK]] * 2
+    assert queue.asked == [[1]]

@@ -1,24 +1,35 @@
 """A model that serves: texts in chunks, one more try after a death, the end."""
 
+import asyncio
 import math
 
 import pytest
 
 from embedd.cache import VectorCache
+from embedd.engine.host import supervisor
 from embedd.engine.host.errors import WorkerDiedError
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.model import CHUNK_CHARACTERS, CHUNK_TEXTS, ServedModel
-from embedd.errors import ModelLoadError
+from embedd.errors import ModelLoadError, WorkerUnavailableError
 from embedd.metrics import Metrics
-from tests.unit.engine.fake_worker import INFO, KILLS, SPEC, FakeWorkers, to_ids
+from embedd.types import VectorSource
+from tests.fakes import settle
+from tests.unit.engine.fake_worker import (
+    INFO,
+    KILLS,
+    MAX_BATCH_TOKENS,
+    SPEC,
+    FakeWorkers,
+    to_ids,
+)
 
 
-async def load(workers: FakeWorkers) -> ServedModel:
+async def load(workers: FakeWorkers, *, cache: int = 0) -> ServedModel:
     return await ServedModel.load(
         SPEC,
         start=workers.start,
         cores=CoreBudget(1),
-        cache=VectorCache(0),
+        cache=VectorCache(cache),
         metrics=Metrics().of_model("a"),
         max_wait=math.inf,
     )
@@ -93,3 +104,47 @@ async def test_ids_become_text_also_after_a_death() -> None:
     assert await model.detokenize([to_ids(ord("a"))], special=True) == [b"a"]
     workers.current.die()
     assert await model.token_pieces(to_ids(ord("a"))) == [(b"a", False)]
+
+
+async def test_vectors_are_named_after_the_backends_that_computed_them() -> None:
+    """A fallback takes over between two batches of one request, and keeps its own vectors."""
+    workers = FakeWorkers(automatic=False)
+    model = await load(workers, cache=1 << 20)
+    full = [to_ids(*range(number, number + MAX_BATCH_TOKENS)) for number in (100, 200)]
+    request = asyncio.create_task(model.embed(full))
+    await settle()
+    first, second = workers.current, workers.current.batches[1]
+    first.batches.remove(second)
+    first.compute()
+    first.batches.insert(0, second)
+    await settle()
+    # As if no batch had been computed yet: then the backend may be at fault.
+    model._supervisor.fallbacks._healthy = False
+    first.die()
+    await settle()
+    workers.current.compute()
+    result = await request
+    assert result.served_by is not None
+    assert result.served_by.engine == "fake"
+    assert result.served_by.backend == "llama+llama-no-repack"
+    again = asyncio.create_task(model.embed(full))
+    await settle()
+    workers.current.compute()
+    served_by = (await again).served_by
+    assert served_by is not None
+    assert served_by.backend == "llama-no-repack"
+    assert again.result().reused[VectorSource.CACHE] == 1, "the one of the fallback"
+
+
+async def test_a_tokenizer_call_survives_kills_from_outside_until_there_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_DELAY", 0.0)
+    workers = FakeWorkers()
+    model = await load(workers)
+    for _ in range(10):
+        workers.current.die(from_outside=True)
+        assert len(await model.tokenize(["a"])) == 1
+    workers.kills_tokenizers = True
+    with pytest.raises(WorkerUnavailableError, match="SIGKILL, 5 times"):
+        await model.tokenize(["a"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import random
 import sys
 import time
 from collections.abc import Callable
@@ -657,3 +658,32 @@ async def test_a_batch_that_is_killed_from_outside_again_and_again_may_be_sent_a
     again = await ask(queue, to_ids(1))
     await finish(workers)
     assert (await again).vectors.tolist() == [[1, 1]]
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(deadline=None, max_examples=20)
+def test_kills_at_random_moments_mark_no_input_and_cost_no_answer(seed: int) -> None:
+    """Fifteen kills, in a load, in a batch or between two, each before the fifth of one batch."""
+    chosen = random.Random(seed)
+
+    async def check() -> None:
+        workers = FakeWorkers(automatic=False)
+        quarantine = Quarantine()
+        queue = await open_queue(workers, quarantine=quarantine)
+        sequences = [to_ids(*range(100 + row, 108 + row)) for row in range(30)]
+        requests = [asyncio.create_task(queue.embed([ids], None)) for ids in sequences]
+        kills = in_a_row = 0
+        while not all(request.done() for request in requests):
+            await settle()
+            if kills < 15 and in_a_row < MAX_INTERRUPTIONS - 1 and chosen.random() < 0.5:
+                workers.current.die(computing=chosen.random() < 0.8, from_outside=True)
+                kills, in_a_row = kills + 1, in_a_row + 1
+            else:
+                workers.current.compute()
+                in_a_row = 0
+        for ids, request in zip(sequences, requests, strict=True):
+            assert np.array_equal((await request).vectors, expected_vectors([ids]))
+        assert not quarantine
+        assert workers.current.backend == "llama"
+
+    asyncio.run(check())

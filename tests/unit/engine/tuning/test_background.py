@@ -124,6 +124,19 @@ async def test_a_request_ends_the_trials_and_they_begin_again_later(bench: Bench
     assert bench.started == 2
 
 
+async def test_a_load_ends_the_trials_and_they_begin_again_later(bench: Bench) -> None:
+    await bench.background.end_trials()  # without any it has no effect
+    bench.background.consider(SPEC, LLAMA_BACKENDS)
+    await bench.wait_until(lambda: bench.started == 1)
+    before = bench.slept
+    await bench.background.end_trials()
+    assert bench.stopped == 1, "they have ended before the load begins"
+    bench.may_finish.set()
+    await bench.wait_until(lambda: bool(bench.kept))
+    assert bench.started == 2
+    assert bench.slept - before >= IDLE - POLL
+
+
 async def test_a_model_that_cannot_be_measured_is_not_tried_for_ever(bench: Bench) -> None:
     bench.error = EngineError("the worker process ended with SIGILL")
     bench.may_finish.set()

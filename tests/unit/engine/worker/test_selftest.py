@@ -29,8 +29,10 @@ def test_the_self_test_computes_a_sentence_and_a_packed_batch() -> None:
             return super().encode(sequences, pooling)
 
     engine = Recording(make_spec(context=8), LLAMA_BACKENDS[0], batch_tokens=64)
-    run_self_test(engine)
+    vector, seconds_per_token = run_self_test(engine)
     assert sizes == [1, 8]
+    assert vector.shape == (1, engine.info.width)
+    assert seconds_per_token > 0
 
 
 def test_the_self_test_fails_on_bad_vectors() -> None:
