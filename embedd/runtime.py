@@ -263,8 +263,8 @@ def open_hub() -> "Hub":
     return Hub()
 
 
-def verify_gguf(path: Path, *, settings: Settings) -> None:
-    """Run `Loader.verify` on *path*; not for a thread that runs an event loop.
+def verify_gguf(path: Path, name: str, *, settings: Settings) -> None:
+    """Run `Loader.verify`; not for a thread that runs an event loop.
 
     Raises:
         ModelLoadError: It cannot be loaded, or its vectors are not usable.
@@ -273,7 +273,7 @@ def verify_gguf(path: Path, *, settings: Settings) -> None:
     async def verify() -> None:
         loader = make_loader(settings, SingleUse())
         try:
-            await loader.verify(path)
+            await loader.verify(path, name)
         finally:
             await loader.close()
 

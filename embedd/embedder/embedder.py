@@ -27,7 +27,7 @@ from embedd.metrics import Metrics
 from embedd.options import Options, parse_options
 from embedd.resolve import AnyModel, ResolvedModel, Resolver
 from embedd.scheduler.memory import measure_bytes
-from embedd.scheduler.records import ModelStatus, Vocabulary
+from embedd.scheduler.records import AnySpec, ModelStatus, Vocabulary
 from embedd.scheduler.scheduler import Scheduler
 from embedd.types import (
     ClientIds,
@@ -296,7 +296,19 @@ class Embedder:
         Raises:
             ModelNotFoundError: The model is not in the store.
         """
-        await self._scheduler.unload((await self._find(name)).spec)
+        await self.unload_spec(await self.find_spec(name))
+
+    async def find_spec(self, name: str) -> ModelSpec:
+        """What is in memory of the model *name*, if it is loaded.
+
+        Raises:
+            ModelNotFoundError: The model is not in the store.
+        """
+        return (await self._find(name)).spec
+
+    async def unload_spec(self, spec: AnySpec) -> None:
+        """Unload what was loaded as *spec*, whose name may not exist any more."""
+        await self._scheduler.unload(spec)
 
     def is_loaded(self, model: ResolvedModel) -> bool:
         """Whether a request for *model* would not wait for a load."""

@@ -234,13 +234,16 @@ class Loader:
         """End the workers of trials that run: a load needs their memory."""
         await self._background.end_trials()
 
-    async def verify(self, path: Path) -> None:
+    async def verify(self, path: Path, name: str) -> None:
         """Load the GGUF *path*, which is not in a store, run its self-test and unload it.
+
+        Args:
+            name: What the model is called in the log.
 
         Raises:
             ModelLoadError: It cannot be loaded, or its vectors are not usable.
         """
-        model = await self.load(_read_spec(path))
+        model = await self.load(_read_spec(path, name))
         await model.close()
 
     def open_vocabulary(
@@ -277,11 +280,11 @@ class Loader:
         return worker, info
 
 
-def _read_spec(path: Path) -> ModelSpec:
+def _read_spec(path: Path, name: str) -> ModelSpec:
     """Return what to load for a GGUF that is not in a store."""
     facts = read_header_file(path)
     return ModelSpec(
-        name=path.name,
+        name=name,
         digest="",
         path=path,
         pooling=facts.pooling or Pooling.MEAN,

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import msgspec
 
 from embedd.convert import Checkpoint
-from embedd.errors import InvalidInputError, ModelLoadError
+from embedd.errors import ConversionError, InvalidInputError, ModelLoadError
 from embedd.gguf.faults import find_fault
 from embedd.gguf.header import read_header_file
 from embedd.images import ImagePart
@@ -31,12 +31,19 @@ from embedd.library.draft import (
 )
 from embedd.library.progress import ReportProgress, report_bytes
 from embedd.library.quantize import FileType, Weights, parse_file_type
-from embedd.library.uploads import blob_at, choose_ggufs, open_folder, parse_uploads
+from embedd.library.uploads import (
+    UploadClaims,
+    blob_at,
+    choose_ggufs,
+    open_folder,
+    parse_uploads,
+)
 from embedd.modelfile import INTEGERS, PARAMETERS
 from embedd.names import ModelName, parse_model_name
 from embedd.ollama_api import ProgressLine
 from embedd.resolve import Resolver, choose_pooling, parse_parameters, read_model_facts
 from embedd.store.blobs import Blob, hash_bytes
+from embedd.store.layout import parse_digest
 from embedd.store.manifests import LICENSE, MODEL, PARAMS, StoredManifest, make_layer
 from embedd.store.store import Store
 from embedd.stored_images import ImageFiles, StoredImageModel, parse_image_parameters
@@ -97,9 +104,13 @@ class Creator:
 
     Args:
         pull: Pulls a model that is not in the store, and reports its progress.
+        claims: The uploads of other requests.
     """
 
-    def __init__(self, store: Store, resolver: Resolver, weights: Weights, pull: Pull) -> None:
+    def __init__(
+        self, store: Store, resolver: Resolver, weights: Weights, pull: Pull, claims: UploadClaims
+    ) -> None:
+        self._claims = claims
         self._store = store
         self._resolver = resolver
         self._weights = weights
@@ -119,12 +130,7 @@ class Creator:
             return self._from_model(creation, source, report)
         components = find_components(self._store, creation.components)
         if isinstance(source, Mapping):
-            paths = parse_uploads(source, self._store)
-            first = choose_single(paths)
-            files = find_image(first, components) if first is not None else None
-            if first is not None and files is not None:
-                return self._from_image(creation, files, first, components, report)
-            return self._from_uploads(creation, paths, report)
+            return self._from_uploads(creation, source, components, report)
         if source.is_dir():
             _refuse_components(creation, f"{source} is a folder")
             return self._from_checkpoint(creation, source, report)
@@ -214,29 +220,59 @@ class Creator:
         return store_image(self._store, draft, files, paths, report)
 
     def _from_uploads(
+        self,
+        creation: Creation,
+        source: Mapping[str, str],
+        components: Mapping[ImagePart, Path],
+        report: ReportProgress,
+    ) -> bool:
+        """Store uploaded files as a model; what it does not contain of them is removed."""
+        paths = parse_uploads(source, self._store)
+        try:
+            first = choose_single(paths)
+            files = find_image(first, components) if first is not None else None
+            if first is not None and files is not None:
+                changed = self._from_image(creation, files, first, components, report)
+            else:
+                changed = self._from_texts(creation, paths, report)
+        except (ConversionError, ModelLoadError):
+            self._remove_sources(source)  # no model can be made of them
+            raise
+        self._remove_sources(source)
+        return changed
+
+    def _remove_sources(self, source: Mapping[str, str]) -> None:
+        digests = self._claims.release(parse_digest(text) for text in source.values())
+        if digests and self._store.prunes:
+            with self._store.open_for_change():
+                self._store.discard(digests)
+
+    def _from_texts(
         self, creation: Creation, paths: Mapping[str, Path], report: ReportProgress
     ) -> bool:
         _refuse_components(creation, "the files are not an image model")
         ggufs = choose_ggufs(paths)
         if not ggufs:
             with open_folder(paths) as folder:
-                return self._from_checkpoint(creation, folder, report)
+                try:
+                    return self._from_checkpoint(creation, folder, report)
+                except ConversionError as error:
+                    # Files are named as they were uploaded.
+                    raise ConversionError(str(error).replace(f"{folder}/", "")) from error
         report(ProgressLine(status="parsing GGUF"))
         if len(ggufs) > 1 and creation.quantize is not None:
             raise InvalidInputError("a split GGUF cannot be quantized: give the checkpoint")
         blob, *parts = map(blob_at, ggufs)
-        try:
-            draft = _draft_of_gguf(creation, *ggufs)
-        except ModelLoadError:
-            self._discard(blob)
-            raise
+        draft = _draft_of_gguf(creation, *ggufs)
         draft = replace(draft, kept=tuple(make_layer(MODEL, part) for part in parts))
         return self._store_gguf(draft, blob, creation.quantize, report)
 
     def _from_checkpoint(self, creation: Creation, source: Path, report: ReportProgress) -> bool:
         self._store.prepare()
         with self._store.blobs.open_incoming() as incoming:
-            converted = self._weights.convert(source, incoming.path, creation.quantize, report)
+            converted = self._weights.convert(
+                source, incoming.path, creation.quantize, report, name=creation.name.display
+            )
             incoming.seal()
             draft = Draft(
                 name=creation.name,
@@ -278,15 +314,11 @@ class Creator:
         """*draft* with weights of *file_type*, and the function that stores its GGUF."""
         self._store.prepare()
         with self._store.blobs.open_incoming() as incoming:
-            self._weights.quantize(path, incoming.path, file_type, report)
+            name = draft.name.display
+            self._weights.quantize(path, incoming.path, file_type, report, name=name)
             incoming.seal()
             config = make_config(read_header_file(incoming.path))
             yield replace(draft, config=config), incoming.keep
-
-    def _discard(self, blob: Blob) -> None:
-        """Remove a blob that no model can use."""
-        with self._store.open_for_change():
-            self._store.discard({blob.digest})
 
 
 def _refuse_components(creation: Creation, why: str) -> None:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from embedd.catalog.catalog import AnyRecipe, Catalog
 from embedd.catalog.suggestions import Suggestions
-from embedd.errors import EmbeddError, ModelNotFoundError, StoreError
+from embedd.errors import EmbeddError, ModelNotFoundError, StoreError, UnsupportedError
 from embedd.library.create import Creator, Source, parse_creation
 from embedd.library.draft import read_config
 from embedd.library.progress import ReportProgress, ignore
@@ -17,11 +17,13 @@ from embedd.library.pull import Puller, Refreshed
 from embedd.library.pull_hub import OpenHub, no_hub
 from embedd.library.quantize import Quantize, Verify, Weights
 from embedd.library.show import read_show_reply
+from embedd.library.uploads import UploadClaims
 from embedd.library.verify import Verified, Verifier
 from embedd.names import parse_model_name
 from embedd.ollama_api import ShowReply, StoredModel
 from embedd.resolve import AnyModel, Resolver, details_of_config
 from embedd.store.blobs import Incoming
+from embedd.store.layout import parse_digest
 from embedd.store.manifests import StoredManifest
 from embedd.store.remote import Stop, never
 from embedd.store.store import Store
@@ -60,7 +62,8 @@ class Library:
         self._catalog = catalog
         self._puller = Puller(store, catalog, verify, open_hub, self._suggestions)
         weights = Weights(verify=verify, quantize=quantize)
-        self._creator = Creator(store, resolver, weights, self.pull)
+        self._claims = UploadClaims()
+        self._creator = Creator(store, resolver, weights, self.pull, self._claims)
 
     def pull(
         self,
@@ -204,12 +207,40 @@ class Library:
         return sum(path.stat().st_size for path in paths if path.exists())
 
     def has_blob(self, digest: str) -> bool:
-        """Whether a file of this digest is stored.
+        """Whether a file of this digest is stored; one that is stays for the next `create`.
 
         Raises:
             InvalidInputError: *digest* is not a digest.
         """
-        return self._store.blobs.has(digest)
+        found = self._store.blobs.has(digest)
+        if found:
+            self.claim_blob(digest)
+        return found
+
+    def claim_blob(self, digest: str) -> None:
+        """Note that a client will create a model of the stored file *digest*.
+
+        Raises:
+            InvalidInputError: *digest* is not a digest.
+        """
+        self._claims.add(parse_digest(digest))
+
+    def prune(self) -> Sequence[str]:
+        """Remove the files that no model uses; return their names.
+
+        Blobs stay for an hour and partial downloads for a day: they may be about to be used.
+
+        Raises:
+            UnsupportedError: embedd did not create the store, or a setting forbids pruning.
+            StoreError: A manifest or the store cannot be read.
+        """
+        if not self._store.prunes:
+            raise UnsupportedError(
+                f"{self._store.layout.root} is not pruned: it was not created by embedd, or "
+                "EMBEDD_NOPRUNE is set"
+            )
+        self._store.manifests.used_digests()  # raises what `Store.prune` only logs
+        return self._store.prune()
 
     @contextmanager
     def open_upload(self) -> Iterator[Incoming]:

@@ -129,6 +129,7 @@ class Puller:
                 folder,
                 incoming.path,
                 weights,
+                name=name.display,
                 licence=offer.recipe.license,
                 verify=self._verify,
                 report=report,

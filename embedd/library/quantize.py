@@ -18,7 +18,7 @@ from embedd.gguf.header import GgufFacts, read_header_file
 from embedd.library.progress import ReportProgress, report_bytes
 from embedd.ollama_api import ProgressLine
 from embedd.store.blobs import Report
-from embedd.store.disk import temporary_in
+from embedd.store.disk import open_temporary
 
 KEPT_STDERR: Final = 2000  # characters: the reason is at the end
 # What Ollama sends while no layer has a digest yet.
@@ -50,7 +50,8 @@ _CONVERTED: Final[Mapping[FileType, WeightType]] = {
 }
 
 # Loads a GGUF and encodes with it; raises ModelLoadError if that fails
-Verify: TypeAlias = Callable[[Path], None]
+# Of a new GGUF, and the name of the model that it becomes
+Verify: TypeAlias = Callable[[Path, str], None]
 # Writes the first path, quantised to the type, to the second; reports tensors done and in total
 Quantize: TypeAlias = Callable[[Path, Path, FileType, Report], None]
 
@@ -63,9 +64,15 @@ class Weights:
         self._quantize = quantize
 
     def convert(
-        self, source: Path, target: Path, file_type: FileType | None, report: ReportProgress
+        self,
+        source: Path,
+        target: Path,
+        file_type: FileType | None,
+        report: ReportProgress,
+        *,
+        name: str,
     ) -> Checkpoint:
-        """Write the checkpoint *source* as GGUF to *target*, by default as f16.
+        """Write the checkpoint *source* of the model *name* as GGUF to *target*, by default as f16.
 
         Raises:
             ConversionError: It cannot be converted.
@@ -73,19 +80,24 @@ class Weights:
         """
         weights = _CONVERTED.get(file_type or FileType.F16)
         if weights is not None:
-            return convert(source, target, weights, verify=self._verify, report=report)
-        whole = temporary_in(target.parent)
-        try:
-            checkpoint = convert(source, whole, WeightType.F32, verify=None, report=report)
-            self.quantize(whole, target, file_type or FileType.F16, report)
-        finally:
-            whole.unlink(missing_ok=True)
+            return convert(source, target, weights, name=name, verify=self._verify, report=report)
+        with open_temporary(target.parent) as whole:
+            checkpoint = convert(
+                source, whole, WeightType.F32, name=name, verify=None, report=report
+            )
+            self.quantize(whole, target, file_type or FileType.F16, report, name=name)
         return checkpoint
 
     def quantize(
-        self, source: Path, target: Path, file_type: FileType, report: ReportProgress
+        self,
+        source: Path,
+        target: Path,
+        file_type: FileType,
+        report: ReportProgress,
+        *,
+        name: str,
     ) -> None:
-        """Write the GGUF *source*, quantised to *file_type*, to *target*.
+        """Write the GGUF *source* of the model *name*, quantised to *file_type*, to *target*.
 
         Raises:
             InvalidInputError: Its weights are quantised already.
@@ -109,7 +121,7 @@ class Weights:
         report_tensors(0, 1)
         self._quantize(source, target, file_type, report_tensors)
         if self._verify is not None:
-            self._verify(target)
+            self._verify(target, name)
 
 
 def convert(
@@ -117,11 +129,12 @@ def convert(
     target: Path,
     weights: WeightType,
     *,
+    name: str,
     licence: str | None = None,
     verify: Verify | None,
     report: ReportProgress,
 ) -> Checkpoint:
-    """Convert the checkpoint *source* to the GGUF *target*, and *verify* the result."""
+    """Convert the checkpoint *source* of the model *name* to *target*, and *verify* the result."""
     report(ProgressLine(status="converting model"))
     checkpoint = convert_checkpoint(
         source,
@@ -131,7 +144,7 @@ def convert(
         report=report_bytes(report, "converting model"),
     )
     if verify is not None:
-        verify(target)
+        verify(target, name)
     if checkpoint.note:
         report(ProgressLine(status=checkpoint.note))
     return checkpoint

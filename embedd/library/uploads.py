@@ -1,7 +1,9 @@
 """Uploaded files of a new model: their checks, and a folder of them for the converter."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -14,6 +16,34 @@ from embedd.store.store import Store
 MAGIC: Final = b"GGUF"
 LONGEST_PART: Final = 255  # bytes, the limit of most file systems
 LONGEST_NAME: Final = 1024
+
+
+class UploadClaims:
+    """Counts the requests to create a model that will use an uploaded file.
+
+    A client that uploads a file, or learns that there is one, will name it in a request to
+    create a model. Until the last of these the file must stay. Safe to call from all threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, digest: str) -> None:
+        """Count a client that will use the file *digest*, of which there is one."""
+        with self._lock:
+            self._counts[digest] += 1
+
+    def release(self, digests: Iterable[str]) -> set[str]:
+        """End one use of each of *digests*; return those that have no other."""
+        free = set()
+        with self._lock:
+            for digest in set(digests):
+                self._counts[digest] -= 1
+                if self._counts[digest] <= 0:
+                    del self._counts[digest]
+                    free.add(digest)
+        return free
 
 
 def parse_uploads(files: Mapping[str, str], store: Store) -> dict[str, Path]:

@@ -9,6 +9,7 @@ class Unload(StrEnum):
     EXPIRED = "expired"  # idle for its keep_alive
     ASKED = "asked"  # keep_alive 0, stopped or deleted
     EVICTED = "evicted"  # another model needed its memory
+    SHUTDOWN = "shutdown"  # the server ended
     BROKEN = "broken"  # its worker could not be restarted
 
 

@@ -156,11 +156,18 @@ class Painter:
         Raises:
             ModelNotFoundError: The model is not in the store.
         """
+        for spec in await self.find_specs(name):
+            await self._scheduler.unload(spec)
+
+    async def find_specs(self, name: str) -> list[ImageSpec]:
+        """What is in memory of the model *name*: it is loaded anew for larger pictures.
+
+        Raises:
+            ModelNotFoundError: The model is not in the store.
+        """
         files = (await self._find(name)).spec.files
         specs = [one.spec for one in self._scheduler.statuses()]
-        for spec in specs:
-            if isinstance(spec, ImageSpec) and spec.files == files:
-                await self._scheduler.unload(spec)
+        return [spec for spec in specs if isinstance(spec, ImageSpec) and spec.files == files]
 
     def cancel(self, owner: str) -> int:
         """Cancel all requests of *owner*, and return how many there were."""

@@ -191,7 +191,7 @@ class Scheduler:
             self._fail(wanted, ShuttingDownError())
         for resident in list(self._residents.values()):
             resident.expiry.stop()
-            resident.leaving = resident.leaving or Unload.ASKED
+            resident.leaving = resident.leaving or Unload.SHUTDOWN
             tasks.append(self._start_unloading(resident))
         if tasks:
             await asyncio.wait(tasks)

@@ -1,6 +1,7 @@
 """Content-addressed files: a blob gets its name only after its bytes were hashed."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -9,7 +10,14 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from embedd.errors import CorruptBlobError, InvalidInputError, StoreError
-from embedd.store.disk import TEMPORARY_PREFIX, Disk, place, temporary_in, translated
+from embedd.store.disk import (
+    TEMPORARY_PREFIX,
+    Disk,
+    is_abandoned,
+    open_temporary,
+    place,
+    translated,
+)
 from embedd.store.layout import Layout, parse_digest
 
 CHUNK: Final = 4 << 20
@@ -118,12 +126,8 @@ class BlobStore:
     @contextmanager
     def open_incoming(self) -> Iterator[Incoming]:
         """A new file in the folder of the blobs; removed at the end unless it was kept."""
-        temporary = temporary_in(self._layout.blobs)
-        try:
+        with open_temporary(self._layout.blobs, self._disk) as temporary:
             yield Incoming(temporary, self._layout, self._disk)
-        finally:
-            with suppress(OSError):
-                self._disk.remove(temporary)
 
     def add_bytes(self, data: bytes) -> Blob:
         """Store *data*."""
@@ -160,6 +164,7 @@ class BlobStore:
         """Remove blobs that are not in *used*, and temporary and partial files.
 
         Younger ones than their grace period stay: another process may be about to use them.
+        Temporary files go at once if the process that wrote them has ended.
 
         Returns:
             Names of the removed files.
@@ -170,7 +175,7 @@ class BlobStore:
         leftovers = self._layout.root.glob(f"{TEMPORARY_PREFIX}*")
         for path in [*self._files(), *leftovers]:
             with translated(f"cannot remove {path}"):
-                grace = _grace(path.name, used)
+                grace = _grace(path, used)
                 if grace is not None and now - path.stat().st_mtime > grace:
                     self._disk.remove(path)
                     removed.append(path.name)
@@ -215,8 +220,13 @@ def _is_whole(path: Path, size: int | None) -> bool:
     return size is None or status.st_size == size
 
 
-def _grace(name: str, used: set[str]) -> float | None:
+def _grace(path: Path, used: set[str]) -> float | None:
     """Grace period of an unused file in seconds; None if the file must stay."""
+    name = path.name
+    # Not a download, which resumes: `.embedd-sha256-…` is one too.
+    is_temporary = name.startswith(TEMPORARY_PREFIX) and "sha256-" not in name
+    if is_temporary and is_abandoned(path):
+        return -math.inf
     if name.startswith(TEMPORARY_PREFIX) or "-partial" in name:
         return PARTIAL_GRACE
     try:

@@ -40,9 +40,47 @@ class Disk:
         path.unlink(missing_ok=True)
 
 
-def temporary_in(folder: Path) -> Path:
-    """A path in *folder* that no other caller gets."""
-    return folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+@contextmanager
+def open_temporary(folder: Path, disk: Disk | None = None) -> Iterator[Path]:
+    """An empty file in *folder*; removed at the end unless it was renamed.
+
+    Its lock shows that its process is alive, see `is_abandoned`: the system releases it.
+    """
+    path, descriptor = _create_locked(folder)
+    try:
+        yield path
+    finally:
+        os.close(descriptor)
+        with suppress(OSError):
+            (disk or Disk()).remove(path)
+
+
+def _create_locked(folder: Path) -> tuple[Path, int]:
+    while True:
+        path = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+        with translated(f"cannot write {path}"):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with suppress(OSError):  # a file system without locks: it is kept for a day
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Between the two lines another process may have found it abandoned.
+        if path.exists():
+            return path, descriptor
+        os.close(descriptor)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether the process that created the temporary file *path* has ended, as far as is known."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def place(disk: Disk, source: Path, target: Path) -> None:
@@ -58,14 +96,9 @@ def write_whole(disk: Disk, target: Path, data: bytes, *, through: Path) -> None
     Raises:
         StoreError: Writing failed; *target* is unchanged.
     """
-    temporary = temporary_in(through)
-    with translated(f"cannot write {target}"):
-        try:
-            temporary.write_bytes(data)
-            place(disk, temporary, target)
-        finally:
-            with suppress(OSError):
-                disk.remove(temporary)
+    with translated(f"cannot write {target}"), open_temporary(through, disk) as temporary:
+        temporary.write_bytes(data)
+        place(disk, temporary, target)
 
 
 @contextmanager

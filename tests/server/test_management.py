@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from embedd.errors import PullError
+from embedd.errors import PullError, StoreError
 from embedd.library import Library, ReportProgress
 from embedd.ollama_api import ProgressLine
 from embedd.server.dialects.base import LIBRARY
@@ -252,6 +252,27 @@ async def test_deleting_the_last_name_takes_the_model_from_memory_and_disk(serve
     assert await served.loaded() == []
     assert len(before - blobs_in(served)) == 1
     assert served.loads.models[0].closed
+
+
+async def test_a_refused_delete_unloads_nothing(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object, __: object) -> bool:
+        raise StoreError("cannot write: Read-only file system")
+
+    await served.embed(model="other", input="hello")
+    monkeypatch.setattr("embedd.store.store.Store.delete", refuse)
+    reply = await served.send("DELETE", "/api/delete", json={"model": "other"})
+    assert reply.status == 500
+    assert await served.loaded() == ["other:latest"]
+
+
+async def test_asking_for_a_file_that_is_not_there_is_not_a_failure(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="embedd"):
+        assert (await served.send("HEAD", f"/api/blobs/{NO_BLOB}")).status == 404
+    assert caplog.messages == []
 
 
 async def test_a_damaged_model_can_be_deleted(served: Served) -> None:

@@ -120,7 +120,7 @@ def test_after_kill_9_at_half_a_pull_goes_on_and_fetches_nothing_twice(world: Wo
     blob = Store(world.settings.models).layout.blob(f"sha256:{sha256(world.data)}")
     assert sha256(blob.read_bytes()) == sha256(world.data)
     assert world.kept == 0
-    verify_gguf(blob, settings=replace(world.settings, threads=1))  # it embeds
+    verify_gguf(blob, "tiny", settings=replace(world.settings, threads=1))  # it embeds
 
 
 def test_two_processes_fetch_one_blob_once(world: World) -> None:

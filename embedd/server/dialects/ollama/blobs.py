@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from embedd.errors import CorruptBlobError, InvalidInputError, ModelNotFoundError
+from embedd.errors import CorruptBlobError, InvalidInputError
 from embedd.server.dialects.base import LIBRARY
 from embedd.server.http.decompress import read_file
 from embedd.server.http.streams import in_thread
@@ -17,11 +17,10 @@ CHUNK = 1 << 20  # bytes of an upload that are written at once
 
 
 async def has_blob(request: web.Request) -> web.StreamResponse:
-    """``HEAD /api/blobs/{digest}``."""
+    """``HEAD /api/blobs/{digest}``: 200 or 404, neither of which is a failure."""
     digest = _digest_in(request)
-    if not await asyncio.to_thread(request.app[LIBRARY].has_blob, digest):
-        raise ModelNotFoundError(digest, f'blob "{digest}" not found')
-    return web.Response()
+    found = await asyncio.to_thread(request.app[LIBRARY].has_blob, digest)
+    return web.Response(status=200 if found else 404)
 
 
 async def add_blob(request: web.Request) -> web.StreamResponse:
@@ -41,6 +40,7 @@ async def add_blob(request: web.Request) -> web.StreamResponse:
                     pieces.clear()
         await in_thread(threads, incoming.write, bytes(pieces))
         await in_thread(threads, _keep, incoming, digest)
+    library.claim_blob(digest)
     return web.Response(status=201)
 
 

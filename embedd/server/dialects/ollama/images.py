@@ -3,7 +3,7 @@
 As in Ollama 0.14.3 to its removal of image models in July 2026, whose clients still send it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from msgspec import UNSET
 from embedd.errors import InvalidInputError, ModelNotFoundError, NotAnImageModelError
 from embedd.images import PaintEvent, PaintProgress, PaintRequest, PaintResult, Phase
 from embedd.ollama_api import GenerateBody, GenerateReply
+from embedd.scheduler.records import AnySpec
 from embedd.server.access.auth import find_owner
 from embedd.server.dialects.base import EMBEDDER, NDJSON, PAINTER
 from embedd.server.dialects.common.fields import parse_optional_keep_alive
@@ -57,6 +58,18 @@ async def unload(app: web.Application, name: str) -> None:
         await app[PAINTER].unload(name)
     except NotAnImageModelError:
         await app[EMBEDDER].unload(name)
+
+
+async def find_specs(app: web.Application, name: str) -> Sequence[AnySpec]:
+    """What may be in memory of the model *name*, whatever it does.
+
+    Raises:
+        ModelNotFoundError: It is not in the store.
+    """
+    try:
+        return await app[PAINTER].find_specs(name)
+    except NotAnImageModelError:
+        return [await app[EMBEDDER].find_spec(name)]
 
 
 def to_request(body: GenerateBody, owner: str = "") -> PaintRequest:

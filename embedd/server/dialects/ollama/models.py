@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 
 import msgspec
 from aiohttp import web
@@ -10,9 +11,10 @@ from embedd.engine.spec import ModelInfo
 from embedd.errors import EmbeddError, InvalidInputError, ModelNotFoundError
 from embedd.names import parse_model_name
 from embedd.ollama_api import CopyBody, DeleteBody, ShowBody, TagsReply
+from embedd.scheduler.records import AnySpec
 from embedd.server.dialects.base import BODIES, EMBEDDER, LIBRARY, POLICY
 from embedd.server.dialects.ollama.fields import check_name, name_in
-from embedd.server.dialects.ollama.images import unload
+from embedd.server.dialects.ollama.images import find_specs
 from embedd.server.http.bodies import decode
 from embedd.server.http.json_out import json_response
 from embedd.server.http.threads import POOLS
@@ -69,16 +71,20 @@ async def delete(request: web.Request) -> web.StreamResponse:
     if not name:
         raise InvalidInputError("model is required")
     check_name(name, f'name "{name}" is invalid')
-    await _unload_unless_shared(request, name)
+    specs = await _find_unshared(request, name)
     try:
         await request.app[POOLS].changes.run(request.app[LIBRARY].delete, name)
     except ModelNotFoundError as error:
         raise ModelNotFoundError(name, f"model '{name}' not found", hint=error.hint) from None
+    # Afterwards: a model that cannot be deleted stays in memory.
+    for spec in specs:
+        await request.app[EMBEDDER].unload_spec(spec)
     return web.Response()
 
 
-async def _unload_unless_shared(request: web.Request, name: str) -> None:
-    """Unload the model before its name is deleted: without a name it could not be found."""
+async def _find_unshared(request: web.Request, name: str) -> Sequence[AnySpec]:
+    """What is in memory of the model alone; without its name it could not be found later."""
     with contextlib.suppress(EmbeddError):
         if not await asyncio.to_thread(request.app[LIBRARY].is_shared, name):
-            await unload(request.app, name)
+            return await find_specs(request.app, name)
+    return ()
