@@ -177,6 +177,7 @@ def write_tiny_family(
     changes: Mapping[str, Array | None] | None = None,
     epsilon: float = EPSILON,
     heads: int = HEADS,
+    context: int = CONTEXT,
     head: bool = False,
     split: int = 0,
 ) -> Path:
@@ -184,11 +185,12 @@ def write_tiny_family(
 
     *keys* are set besides those of the family, without the architecture before them;
     *changes* replace tensors, or leave them out where they are None. *head* adds the
-    two layers of a cross-encoder with two scores.
+    two layers of a cross-encoder with two scores. Another *context* than the usual one needs a
+    family without learned positions.
     """
     architecture, make_tensors, own = FAMILIES[family]
     writer = gguf.GGUFWriter(path, architecture, split_max_tensors=split)
-    _add_sizes(writer, width=WIDTH, layers=LAYERS, heads=heads, context=CONTEXT)
+    _add_sizes(writer, width=WIDTH, layers=LAYERS, heads=heads, context=context)
     writer.add_layer_norm_eps(epsilon)
     writer.add_causal_attention(False)
     writer.add_pooling_type(gguf.PoolingType[pooling.upper()])

@@ -155,7 +155,7 @@ def _make(
         poolings=poolings,
         context=CONTEXT,
         window=WINDOW,
-        openvino=False,
+        openvino=architecture != "gemma2",
         write=partial(write, architecture=architecture, keys=keys, layers=layers, project=project),
         forward=gemma.forward,
         project=project_twice if project else None,

@@ -143,7 +143,7 @@ FAMILIES = (
         architecture="eurobert",
         tokenizer="gpt2",
         context=CONTEXT,
-        openvino=False,
+        openvino=True,
         write=write_euro,
         forward=forward_euro,
     ),

@@ -99,7 +99,7 @@ def _make(
         tokenizer="gpt2",
         poolings=(*DECODER_POOLINGS, Pooling.RANK) if rerank else DECODER_POOLINGS,
         context=CONTEXT,
-        openvino=False,
+        openvino=architecture in {"qwen2", "qwen3"},
         write=partial(write, architecture=architecture, head_width=head_width, keys=keys),
         forward=Decoder(rotation=rotation, causal="attention.causal" not in keys).forward,
         score=score if rerank else None,

@@ -25,10 +25,14 @@ TYPE_NUMBERS = {name: number for number, (name, _, _) in TENSOR_TYPES.items()}
 IRRELEVANT_KEYS = {
     "classifier.output_labels",
     "context_length",
+    "final_logit_softcapping",
     "normalize_embeddings",
     "pooling_type",
+    "rope.scaling.finetuned",
     "vocab_size",
 }
+# The output layer of a language model, which no vector goes through.
+IRRELEVANT_TENSORS = {"output.weight", "output.bias"}
 
 
 class Gguf:
@@ -101,6 +105,28 @@ class Gguf:
             raise UnsuitableError(f"{self._prefix}{key} is {value!r}")
         return float(value)
 
+    def boolean(self, key: str, *, default: bool) -> bool:
+        """Return the value of ``<architecture>.<key>``, true or false.
+
+        Raises:
+            UnsuitableError: It has another value.
+        """
+        value = self._value(key, default)
+        if not isinstance(value, bool):
+            raise UnsuitableError(f"{self._prefix}{key} is {value!r}")
+        return value
+
+    def text(self, key: str, default: str) -> str:
+        """Return the value of ``<architecture>.<key>``, a text.
+
+        Raises:
+            UnsuitableError: It has another value.
+        """
+        value = self._value(key, default)
+        if not isinstance(value, str):
+            raise UnsuitableError(f"{self._prefix}{key} is {value!r}")
+        return value
+
     def expect(self, key: str, *values: object) -> None:
         """Check that ``<architecture>.<key>`` is missing or has one of *values*.
 
@@ -119,7 +145,7 @@ class Gguf:
         """
         metadata = [*self.facts.metadata, *self.facts.arrays]
         own = {key for key in metadata if key.startswith(self._prefix)}
-        known = self._used | {self._prefix + key for key in IRRELEVANT_KEYS}
+        known = self._used | {self._prefix + key for key in IRRELEVANT_KEYS} | IRRELEVANT_TENSORS
         left = sorted((own | self._tensors.keys()) - known)
         if left:
             raise UnsuitableError(f"not supported by this engine: {', '.join(left[:3])}")

@@ -19,6 +19,9 @@ _Kept = TypeVar("_Kept", Calibration, Verdict, TokenizerVerdict)
 # Of the code that builds tokenizers: raise it when they may be built that were refused before, or
 # the other way round.
 BUILDERS = 1
+# Of the graphs of OpenVINO and of their comparison: raise it when models are computed, or agree,
+# that were refused before, or the other way round.
+GRAPHS = 2
 
 
 class TuningStore:
@@ -83,7 +86,7 @@ class TuningStore:
     def _key(self, spec: ModelSpec) -> str:
         precision = choose_precision(spec.precision or self._precision, self._cpu_features)
         parts = [spec.digest, spec.engine or self._engine, spec.pooling, self._build]
-        return " ".join([*parts, f"cores={self._cores}", precision])
+        return " ".join([*parts, f"cores={self._cores}", precision, f"graphs={GRAPHS}"])
 
     def _file_key(self, spec: ModelSpec) -> str:
         return f"{spec.digest} {self._build} tokenizers={version('tokenizers')} {BUILDERS}"

@@ -64,8 +64,11 @@ def check_agreement(engine: Engine, load: Load) -> float | None:
 
 
 def measure_distance(engine: Engine, reference: Engine) -> float:
-    """The largest distance of vectors, as 1 - cosine; of scores, as a share of the largest.
+    """The largest distance of vectors, as 1 - cosine; of scores, half the square of their share.
 
+    A vector that is wrong by a small share of its length has a cosine of 1 less half the square of
+    that share. Scores are linear in vectors: their error, as a share of the largest score, is
+    treated alike, so that rounding that is allowed in vectors is allowed in scores.
     Texts are computed together in a batch and alone, each with its own padding.
     """
     limit = min(reference.info.limit, LONGEST)
@@ -74,7 +77,8 @@ def measure_distance(engine: Engine, reference: Engine) -> float:
     found = [engine.encode(sequences), _encode_alone(engine, sequences)]
     if reference.info.pooling is Pooling.RANK:
         largest = max(1.0, float(np.abs(expected).max()))
-        return max(float(np.abs(one - expected).max()) / largest for one in found)
+        share = max(float(np.abs(one - expected).max()) / largest for one in found)
+        return share**2 / 2
     return max(float((1 - _cosines(one, expected)).max()) for one in found)
 
 

@@ -13,6 +13,7 @@ from embedd.engine.spec import ModelSpec
 from embedd.errors import ModelLoadError
 from embedd.types import Pooling, TokenIds, Vectors
 from tests.contract.conftest import make_spec
+from tests.families import FAMILIES as MODELS
 from tests.needs import require_openvino
 from tests.tiny_families import CONTEXT, FAMILIES, LAYERS, WIDTH, write_tiny_family
 from tests.tiny_models import TINY_VOCABULARY, find_parts
@@ -152,7 +153,7 @@ UNKNOWN = {
     "a key": {"keys": {"attention.clamp_kqv": 1.0}},
     "a tensor": {"changes": {"rope_freqs.weight": np.ones(WIDTH // 2, np.float32)}},
     "fewer heads for keys": {"keys": {"attention.head_count_kv": 2}},
-    "a scaled rotation": {"family": "nomic-bert", "keys": {"rope.scaling.type": "linear"}},
+    "a scaled rotation": {"family": "nomic-bert", "keys": {"rope.scaling.type": "longrope"}},
     "part of a rotation": {"family": "nomic-bert", "keys": {"rope.dimension_count": 8}},
     "an activation": {"family": "modern-bert", "keys": {"hidden_activation": "relu"}},
     "another pooling before a head": {"keys": {"classifier.pooling_type": 3}, "head": True},
@@ -176,11 +177,11 @@ def test_an_unsupported_key_tensor_or_shape_is_refused(case: str, tmp_path: Path
         build_graph(Gguf([path]), Pooling.MEAN)
 
 
-def test_a_decoder_is_unsuitable_and_a_broken_file_cannot_be_loaded(tmp_path: Path) -> None:
-    from tests.tiny_models import write_tiny_decoder
-
-    path = write_tiny_decoder(tmp_path / "tiny.gguf", pooling="last")
-    with pytest.raises(UnsuitableError, match="architecture qwen2"):
+def test_another_architecture_is_unsuitable_and_a_broken_file_cannot_be_loaded(
+    tmp_path: Path,
+) -> None:
+    path = MODELS["gemma2"].write(tmp_path / "tiny.gguf", Pooling.LAST)
+    with pytest.raises(UnsuitableError, match="architecture gemma2"):
         load(make_spec(path, Pooling.LAST))
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ModelLoadError):

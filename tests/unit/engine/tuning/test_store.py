@@ -91,6 +91,17 @@ def test_what_is_known_of_a_tokenizer_holds_for_the_file_however_it_is_computed(
     assert other.read_tokenizer(SPEC) is None
 
 
+def test_what_was_measured_with_other_graphs_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path)
+    store.write(SPEC, FOUND)
+    store.write_verdict(SPEC, VERDICT)
+    monkeypatch.setattr(store_module, "GRAPHS", store_module.GRAPHS + 1)
+    assert store.read(SPEC) is None
+    assert store.read_verdict(SPEC) is None
+
+
 def test_a_value_of_another_shape_is_ignored_and_replaced(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.write(SPEC, FOUND)

@@ -75,8 +75,21 @@ def test_a_fault_of_batches_alone_is_seen() -> None:
 def test_scores_are_compared_as_they_are() -> None:
     """The cosine of two numbers is 1, whatever they are."""
     spec = replace(LONG, pooling=Pooling.RANK)
-    assert measure_distance(make_engine(0.4, spec=spec), make_reference(spec)) > 0.05
+    assert (
+        measure_distance(make_engine(0.4, spec=spec), make_reference(spec))
+        > 10 * QUANTISED_TOLERANCE
+    )
     assert measure_distance(make_engine(0, spec=spec), make_reference(spec)) < 1e-6
+
+
+def test_an_error_of_scores_counts_like_one_of_vectors() -> None:
+    """Half the square of its share of the largest score, as 1 - cosine of a vector's share."""
+    spec = replace(LONG, pooling=Pooling.RANK)
+    near, far = (
+        measure_distance(make_engine(off, spec=spec), make_reference(spec)) for off in (0.01, 0.02)
+    )
+    assert far == pytest.approx(4 * near, rel=0.01)
+    assert far < EXACT_TOLERANCE * 2
 
 
 def test_quantised_weights_may_differ_more() -> None:
