@@ -55,6 +55,14 @@ _ERRORS: Mapping[int, type[EmbeddError]] = {
 }
 
 
+class _Fault(msgspec.Struct):
+    message: str
+
+
+class _HealthReply(msgspec.Struct):
+    error: _Fault
+
+
 _IDENTITY = 1 << 16  # bytes of an answer in which a server is recognised
 _LONGEST_TEXT = 200  # characters of a plain text that is printed as an error
 
@@ -145,6 +153,17 @@ class Client:
             return Identity(name="embedd", version=reply.embedd)
         is_earlier = named.startswith("embedd/")  # one that had a single version
         return Identity(name="embedd" if is_earlier else "Ollama", version=reply.version)
+
+    async def check_health(self, *, ready: bool = False) -> None:
+        """Return if the server is healthy, or with *ready* if it should get requests.
+
+        Raises:
+            OverloadedError: It is not; with its reason.
+        """
+        async with self._exchange("GET", "/ready" if ready else "/health") as response:
+            if response.status == 503:
+                raise OverloadedError(_decode(await response.read(), _HealthReply).error.message)
+            await _check(response, "")
 
     async def version(self) -> str:
         """The version of Ollama whose API the server speaks."""

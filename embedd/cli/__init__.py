@@ -36,6 +36,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "rm": Entry("models", "rm", "Delete models from the store."),
     "search": Entry("models", "search", "Show the models that can be pulled by a short name."),
     "verify": Entry("models", "verify", "Hash the files of a model, or of all models, again."),
+    "health": Entry("health", "health", "Say whether the server is healthy."),
     "ps": Entry("ps", "ps", "Show the models in memory."),
     "stop": Entry("ps", "stop", "Unload a model."),
     "run": Entry("embed", "run", "Print the vector of one text, or paint with an image model."),

@@ -53,6 +53,7 @@ from embedd.server.openapi import pages
 from embedd.server.openapi.document import describe
 from embedd.server.ops import health
 from embedd.server.ops import metrics as ops
+from embedd.server.ops.readiness import READINESS, Readiness
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ def make_app(
     policy: Policy | None = None,
     keys: Keys | None = None,
     timeouts: Timeouts | None = None,
+    readiness: Readiness | None = None,
     base_path: str = "",
 ) -> web.Application:
     """Make the application that serves *embedder*, *painter* and *library*.
@@ -99,6 +101,7 @@ def make_app(
     app[TIMEOUTS] = timeouts or Timeouts()
     app[POOLS] = Pools()
     app[SHUTDOWN] = Shutdown()
+    app[READINESS] = readiness or Readiness()
     app[BASE_PATH] = base_path
     routes = _group_routes(DIALECTS)
     document: Callable[[], bytes] = functools.cache(functools.partial(describe, routes, base_path))

@@ -33,6 +33,7 @@ from embedd.server.http.listener import BACKLOG, open_listener
 from embedd.server.http.timeouts import Timeouts
 from embedd.server.http.tls import open_tls
 from embedd.server.http.unix_socket import bind_unix, remove_at_the_end
+from embedd.server.ops.readiness import Readiness
 from embedd.server.service_manager import find_address, inherit_listeners, notify
 from embedd.types import EmbedRequest
 
@@ -84,6 +85,7 @@ async def serve(
     # A socket that the service manager opened stays its own.
     own_socket = None if socks else settings.host.socket
     socks = socks or bind(settings.host, socket_mode=settings.socket_mode)
+    readiness = Readiness(preload)
     async with remove_at_the_end(own_socket), open_runtime(settings) as runtime:
         app = make_app(
             embedder=runtime.embedder,
@@ -96,6 +98,7 @@ async def serve(
             keys=keys,
             base_path=settings.base_path,
             metrics=runtime.metrics,
+            readiness=readiness,
             policy=Policy(
                 request_timeout=settings.request_timeout,
                 max_inputs=settings.max_inputs,
@@ -122,7 +125,7 @@ async def serve(
                 },
             )
             notify(manager.notify, "READY=1")
-            loading = asyncio.create_task(_preload(runtime.embedder, preload))
+            loading = asyncio.create_task(_preload(runtime.embedder, preload, readiness))
             await stop.wait()
             notify(manager.notify, "STOPPING=1")
             log.info("stopping after running requests; a second signal stops at once")
@@ -267,11 +270,13 @@ def _end_process() -> None:
     os._exit(0)
 
 
-async def _preload(embedder: Embedder, names: Sequence[str]) -> None:
+async def _preload(embedder: Embedder, names: Sequence[str], readiness: Readiness) -> None:
     for name in names:
         try:
             await embedder.embed(EmbedRequest(model=name, inputs=()))
+            readiness.mark_loaded(name)
         except EmbeddError as error:
+            readiness.mark_failed(name)
             log.error("model not loaded", extra={"model": name, "reason": str(error)})  # noqa: TRY400 - the message is complete
 
 

@@ -30,6 +30,7 @@ from embedd.server.app import make_app
 from embedd.server.dialects.base import Policy
 from embedd.server.http.bodies import BodyLimits
 from embedd.server.http.timeouts import Timeouts
+from embedd.server.ops.readiness import Readiness
 from embedd.store.store import Store
 from tests.fake_images import FakeImageLoads
 from tests.fakes import Clock, FakeModel
@@ -240,6 +241,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
         max_waiting_images: int = 16,
         max_answer: int = 1 << 30,
         base_path: str = "",
+        readiness: Readiness | None = None,
     ) -> Served:
         if models:
             shutil.copytree(tiny_store, store.layout.root, dirs_exist_ok=True)
@@ -278,6 +280,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
             keys=keys,
             timeouts=timeouts,
             base_path=base_path,
+            readiness=readiness,
         )
         client = TestClient(TestServer(app), timeout=aiohttp.ClientTimeout(total=20))
         await client.start_server()

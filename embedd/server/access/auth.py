@@ -32,6 +32,7 @@ PUBLIC_PATHS: Final = (
     "/health",
     "/v1/health",
     "/ping",
+    "/ready",
     "/docs",
     "/docs/{file}",
     "/openapi.json",
