@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from embedd.bulk.parts import has_arrow
 from embedd.engine.backends import choose_openvino
 from embedd.engine.installation import has_diffusion, has_openvino
 from embedd.errors import ModelLoadError
@@ -28,6 +29,12 @@ def require_diffusion() -> None:
     """Skip the test, or the module that calls this, where the extra for images is not installed."""
     if not has_diffusion():
         pytest.skip("needs the extra embedd-server[images]", allow_module_level=True)
+
+
+def require_arrow() -> None:
+    """Skip the test, or the module that calls this, where the extra for bulk is not installed."""
+    if not has_arrow():
+        pytest.skip("needs the extra embedd-server[bulk]", allow_module_level=True)
 
 
 def require_bf16() -> None:

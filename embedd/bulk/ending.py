@@ -22,7 +22,15 @@ from embedd.bulk.commit import (
 from embedd.bulk.compute import numpy_type
 from embedd.bulk.folder import Folder
 from embedd.bulk.job import Job
-from embedd.bulk.parts import ROWS_MEMBER, VECTORS_MEMBER, Output, has_arrow
+from embedd.bulk.parts import (
+    ROWS_MEMBER,
+    VECTORS_MEMBER,
+    Output,
+    Part,
+    has_arrow,
+    output_columns,
+    write_part,
+)
 from embedd.errors import ServiceError
 
 PIECE: Final = 1 << 20
@@ -83,6 +91,8 @@ def _write_errors(path: Path, folder: Folder, numbers: Iterable[int]) -> None:
 def _join(folder: Folder, target: Path, job: Job, numbers: Sequence[int], total: Counts) -> None:
     output = job.options.output
     parts = [folder.path(part_name(number, output)) for number in numbers]
+    if not parts:
+        parts = [_write_empty(folder, job)]
     if output is Output.JSONL:
         _replace(target, lambda path: _concatenate(path, parts))
     elif output is Output.NPY:
@@ -93,6 +103,20 @@ def _join(folder: Folder, target: Path, job: Job, numbers: Sequence[int], total:
 
         as_parquet = output is Output.PARQUET
         _replace(target, lambda path: tables.join_parts(path, parts, as_parquet=as_parquet))
+
+
+def _write_empty(folder: Folder, job: Job) -> Path:
+    """Write a part without rows, for the output of a job without any."""
+    wanted, output = job.options.wanted, job.options.output
+    columns = output_columns(job.selection, chunked=wanted.chunk is not None)
+    part = Part(
+        columns=columns,
+        values={column.name: [] for column in columns},
+        vectors=np.zeros((0, job.model.width), numpy_type(wanted.dtype)),
+        facts={},
+    )
+    folder.add("empty", lambda path: write_part(path, part, output))
+    return folder.path("empty")
 
 
 def _concatenate(path: Path, parts: Iterable[Path]) -> None:

@@ -203,22 +203,20 @@ def _open_parquet_writer(path: Path, schema: Table) -> Any:
 
 
 def _to_arrays(part: Part) -> dict[str, Array]:
-    return {
-        column.name: _to_array(part.values[column.name], column.type) for column in part.columns
-    }
+    return {column.name: _to_array(part.values[column.name], column) for column in part.columns}
 
 
-def _to_array(values: Any, kind: str) -> Array:
-    target = _parse_type(kind)
+def _to_array(values: Any, column: Column) -> Array:
+    target = _parse_type(column.type)
     if isinstance(values, pa.Array | pa.ChunkedArray):
         try:
             array = values if values.type == target else values.cast(target)
         except pa.ArrowInvalid as error:
             raise InvalidInputError(
-                f"inputs have other types of the same column: {error}"
+                f"inputs have column {column.name!r} in several types: {error}"
             ) from error
         return array
-    if kind == JSON:
+    if column.type == JSON:
         values = [None if one is None else msgspec.json.encode(one).decode() for one in values]
     return pa.array(values, target)
 

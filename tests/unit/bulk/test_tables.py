@@ -1,0 +1,230 @@
+"""Parquet and Arrow, in and out, with what else can be in them."""
+
+# ruff: noqa: E402 - where pyarrow is not installed the module ends before it is imported
+import datetime as dt
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.needs import require_arrow
+
+require_arrow()
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedd.bulk.compute import Wanted
+from embedd.bulk.streams import zstd
+from embedd.bulk.units import Limits
+from embedd.errors import InvalidInputError
+from tests.unit.bulk.jobs import SERVED_BY, FakeCompute, read_lines, run_job, vector_of, write_lines
+
+TEXTS = ["plain", 'a "quoted", text', "two\nlines", "", "Übergröße 日本語 🙂", "x " * 2000]
+ROWS = [{"key": f"k{n // 2}", "text": text, "n": n} for n, text in enumerate(TEXTS)]
+SMALL = Limits(rows=2, bytes=1 << 20)
+
+
+def write_csv(path: Path, delimiter: str = ",") -> None:
+    def quote(value: object) -> str:
+        return '"' + str(value).replace('"', '""') + '"'
+
+    rows = [[*map(quote, row.values())] for row in ROWS]
+    path.write_text(
+        "\r\n".join(delimiter.join(row) for row in [["key", "text", "n"], *rows]) + "\r\n"
+    )
+
+
+def write_stream(path: Path) -> None:
+    table = pa.Table.from_pylist(ROWS)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=4)
+
+
+def write_file(path: Path) -> None:
+    table = pa.Table.from_pylist(ROWS)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=4)
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "a.jsonl": lambda path: write_lines(path, ROWS),
+    "a.csv": write_csv,
+    "a.tsv": lambda path: write_csv(path, "\t"),
+    "a.parquet": lambda path: pq.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=4),
+    "a.feather": write_file,
+    "data-00000-of-00001.arrow": write_stream,
+}
+
+
+def compress(path: Path, ending: str) -> Path:
+    """The same file, compressed as *ending* says."""
+    packed = path.with_name(path.name + ending)
+    data = path.read_bytes()
+    packed.write_bytes({".gz": gzip.compress, ".zst": zstd.compress, "": bytes}[ending](data))
+    return packed
+
+
+def read_output(path: Path) -> list[dict[str, Any]]:
+    """The rows of an output of any format."""
+    if path.suffix == ".jsonl":
+        return read_lines(path)
+    if path.suffix == ".npy":
+        ids = pq.read_table(path.with_suffix(".ids.parquet")).to_pylist()
+        vectors = np.load(path).tolist()
+        return [{**row, "embedding": one} for row, one in zip(ids, vectors, strict=True)]
+    if path.suffix == ".arrow":
+        rows: list[dict[str, Any]] = pa.ipc.open_file(str(path)).read_all().to_pylist()
+        return rows
+    parts = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
+    return [row for part in parts for row in pq.read_table(part).to_pylist()]
+
+
+OUTPUTS = ["out", "o.parquet", "o.arrow", "o.npy", "o.jsonl"]
+CASES = [(name, "", out) for name in WRITERS for out in OUTPUTS]
+CASES += [(name, ending, "out") for name in WRITERS for ending in (".gz", ".zst")]
+
+
+@pytest.mark.parametrize(("name", "ending", "out"), CASES)
+def test_every_input_becomes_every_output(tmp_path: Path, name: str, ending: str, out: str) -> None:
+    WRITERS[name](tmp_path / name)
+    source = compress(tmp_path / name, ending)
+    total = run_job([source], tmp_path / out, limits=SMALL, id="key", text="text")
+    rows = read_output(tmp_path / out)
+    assert [row["key"] for row in rows] == [row["key"] for row in ROWS]
+    assert [row["text"] for row in rows] == TEXTS
+    assert [int(row["n"]) for row in rows] == list(range(6))
+    vectors = np.array([row["embedding"] for row in rows], np.float32)
+    np.testing.assert_array_equal(vectors, np.array([vector_of(one) for one in TEXTS], np.float32))
+    assert total is not None
+    assert total.rows == 6
+
+
+def test_a_part_says_what_made_it_and_its_vectors_are_plain_arrow(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "a.jsonl", ROWS)
+    run_job([source], tmp_path / "out")
+    part = pq.ParquetFile(tmp_path / "out" / "part-000000.parquet")
+    assert part.schema_arrow.field("embedding").type == pa.list_(pa.float32(), 4)
+    metadata = {key.decode(): one.decode() for key, one in part.schema_arrow.metadata.items()}
+    assert metadata["embedd.served_by"] == SERVED_BY
+    assert metadata["embedd.model"] == "fake"
+    assert metadata["embedd.numbers"] == "4"
+    leaf = part.metadata.row_group(0).column(part.metadata.num_columns - 1)
+    assert "BYTE_STREAM_SPLIT" in leaf.encodings
+    assert leaf.compression == "ZSTD"
+
+
+def test_row_groups_have_ten_thousand_rows(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "a.jsonl", [{"text": str(n)} for n in range(12_000)])
+    run_job([source], tmp_path / "out")
+    metadata = pq.ParquetFile(tmp_path / "out" / "part-000000.parquet").metadata
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [
+        10_000,
+        2_000,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"), [("float16", "halffloat"), ("int8", "int8"), ("ubinary", "uint8")]
+)
+def test_numbers_have_the_type_that_is_wanted(tmp_path: Path, dtype: str, kind: str) -> None:
+    class Other(FakeCompute):
+        async def __call__(self, texts: Any) -> Any:
+            from dataclasses import replace
+
+            answer = await super().__call__(texts)
+            numpy_type = {"ubinary": "uint8"}.get(dtype, dtype)
+            return replace(answer, vectors=answer.vectors.astype(numpy_type))
+
+        __hash__ = FakeCompute.__hash__
+
+    source = write_lines(tmp_path / "a.jsonl", ROWS)
+    wanted = Wanted(model="fake", dtype=dtype)
+    for name in ("out", "o.npy"):
+        run_job([source], tmp_path / name, Other(), wanted=wanted, limits=SMALL)
+    schema = pq.read_schema(tmp_path / "out" / "part-000000.parquet")
+    assert str(schema.field("embedding").type.value_type) == kind
+    assert np.load(tmp_path / "o.npy").shape == (6, 4)
+
+
+def test_types_of_a_table_are_kept(tmp_path: Path) -> None:
+    when = dt.datetime(2026, 11, 26, tzinfo=dt.UTC)
+    table = pa.table(
+        {
+            "text": pa.array(["a", None, "c"], pa.large_string()),
+            "when": pa.array([when] * 3, pa.timestamp("us", "UTC")),
+            "tags": pa.array([["x"], [], None]),
+            "small": pa.array([1, 2, 3], pa.int8()),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    total = run_job([tmp_path / "a.parquet"], tmp_path / "out", id="small")
+    out = pq.read_table(tmp_path / "out" / "part-000000.parquet")
+    assert out.schema.field("when").type == pa.timestamp("us", "UTC")
+    assert out.schema.field("small").type == pa.int8()
+    assert out.column("tags").to_pylist() == [["x"], None]
+    assert out.column("small").to_pylist() == [1, 3]
+    [error] = read_lines(tmp_path / "out" / "errors.jsonl")
+    assert (error["id"], error["row"]) == (2, 1)
+    assert "null" in error["error"]
+    assert total is not None
+    assert (total.rows, total.errors) == (2, 1)
+
+
+def test_a_value_that_does_not_fit_its_column_is_an_error_of_its_row(tmp_path: Path) -> None:
+    rows: list[object] = [{"text": "a", "year": 1999} for _ in range(1000)]
+    source = write_lines(tmp_path / "a.jsonl", [*rows, {"text": "b", "year": "unknown"}])
+    run_job([source], tmp_path / "out")
+    [error] = read_lines(tmp_path / "out" / "errors.jsonl")
+    assert error["line"] == 1001
+    assert "'year' is string here and int64 before" in error["error"]
+
+
+def test_a_table_that_lacks_a_column_is_refused_by_name(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "key": [1]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": ["b"]}), tmp_path / "b.parquet")
+    with pytest.raises(InvalidInputError, match=r"b\.parquet has no column 'key'"):
+        run_job([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "out", id="key")
+
+
+def test_columns_of_different_types_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "key": [1]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": ["b"], "key": ["one"]}), tmp_path / "b.parquet")
+    with pytest.raises(InvalidInputError, match="'key'"):
+        run_job([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "out", id="key")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_what_is_no_table_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"not a table at all")
+    with pytest.raises(InvalidInputError, match=rf"{name} is not valid"):
+        run_job([tmp_path / name], tmp_path / "out")
+
+
+def test_an_empty_table_has_no_parts(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
+    total = run_job([tmp_path / "a.parquet"], tmp_path / "out")
+    assert total is not None
+    assert total.rows == 0
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize("out", OUTPUTS)
+def test_a_job_without_rows_has_an_output_without_rows(tmp_path: Path, out: str) -> None:
+    (tmp_path / "a.txt").touch()
+    run_job([tmp_path / "a.txt"], tmp_path / out)
+    assert read_output(tmp_path / out) == []
+
+
+def test_units_of_a_table_have_fewer_rows_where_texts_are_long(tmp_path: Path) -> None:
+    texts = [f"{n:05}" * 200 for n in range(40)]
+    pq.write_table(
+        pa.table({"text": texts}), tmp_path / "a.parquet", use_dictionary=False, row_group_size=7
+    )
+    compute = FakeCompute()
+    run_job([tmp_path / "a.parquet"], tmp_path / "out", compute, limits=Limits(bytes=10_000))
+    assert len(list((tmp_path / "out").glob("part-*"))) in range(4, 7)
+    assert [row["text"] for row in read_output(tmp_path / "out")] == texts
