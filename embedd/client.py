@@ -273,7 +273,7 @@ class Client:
         expected = len(inputs) if chunks is None else len(chunks)
         if len(reply.data) != expected:
             raise ServiceError(f"{len(reply.data)} vectors came for {expected} inputs")
-        data = b"".join(one.embedding for one in reply.data)
+        data = b"".join(one.embedding for one in sorted(reply.data, key=lambda one: one.index))
         numbers = np.frombuffer(data, _QUANTIZED.get(dtype, "<f4"))
         vectors = numbers.reshape(expected, len(numbers) // max(1, expected))
         return Arrays(

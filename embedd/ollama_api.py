@@ -329,6 +329,7 @@ class ArraysItem(Struct, frozen=True, kw_only=True):
     """A row of `ArraysReply`: the bytes of its numbers."""
 
     embedding: bytes
+    index: int = 0
 
 
 class ArraysUsage(Struct, frozen=True, kw_only=True):

@@ -3,9 +3,11 @@
 import asyncio
 import math
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from aiohttp import web
 
@@ -342,3 +344,97 @@ async def test_a_stream_is_read_to_its_end(lines: list[bytes]) -> None:
         assert ended.is_set()
     finally:
         await runner.cleanup()
+
+
+async def test_arrays_come_as_base64_in_the_order_of_the_inputs(
+    client: Client, server: FakeServer
+) -> None:
+    answer = await client.embed_arrays(
+        "all-minilm", ["a", "bb", "c" * 101], dimensions=3, input_type="document", store=False
+    )
+    assert answer.vectors.dtype == np.float32
+    np.testing.assert_array_equal(answer.vectors[:, 0], [1, 2, 101])
+    assert (answer.tokens, answer.cut, answer.chunks) == (104, 1, None)
+    assert answer.served_by == server.backend
+    [(_, path, body)] = server.asked
+    assert (path, body["encoding_format"], body["dimensions"]) == ("/v1/embeddings", "base64", 3)
+
+
+async def test_half_precision_is_rounded_here_and_bytes_come_as_they_are(
+    client: Client, server: FakeServer
+) -> None:
+    halves = await client.embed_arrays("all-minilm", ["a"], dtype="float16")
+    assert halves.vectors.dtype == np.float16
+    packed = await client.embed_arrays("all-minilm", ["a"], dtype="ubinary")
+    assert packed.vectors.dtype == np.uint8
+    asked = [body.get("output_dtype") for _, _, body in server.asked]
+    assert asked == [None, "ubinary"]
+
+
+async def test_an_error_of_openais_routes_has_its_facts(client: Client) -> None:
+    with pytest.raises(InvalidInputError, match="a bad text") as caught:
+        await client.embed_arrays("all-minilm", ["a", "bad"])
+    assert (caught.value.index, caught.value.tokens, caught.value.limit) == (1, 9, 8)
+
+
+async def test_arrays_that_are_missing_are_an_error(client: Client, server: FakeServer) -> None:
+    server.refusals["/v1/embeddings"] = web.json_response({"data": []})
+    with pytest.raises(ServiceError, match="0 vectors came for 2 inputs"):
+        await client.embed_arrays("all-minilm", ["a", "b"])
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_many_texts_are_embedded_in_order_some_requests_at_a_time(
+    client: Client, server: FakeServer, *, is_async: bool
+) -> None:
+    texts = ["x" * number for number in range(25)]
+    taken = 0
+
+    def take() -> Iterator[str]:
+        nonlocal taken
+        for text in texts:
+            taken += 1
+            yield text
+
+    async def take_async() -> AsyncIterator[str]:
+        for text in take():
+            yield text
+
+    source = take_async() if is_async else take()
+    lengths: list[float] = []
+    async with aclosing(client.embed_many("all-minilm", source, batch=4, concurrency=2)) as answers:
+        async for answer in answers:
+            lengths += answer.vectors[:, 0].tolist()
+            assert taken <= len(lengths) + 8
+    assert lengths == list(range(25))
+    assert [len(body["input"]) for _, _, body in server.asked] == [4] * 6 + [1]
+
+
+async def test_many_texts_wait_for_a_busy_server_and_end_at_an_error(
+    client: Client, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        server.refusals.clear()
+
+    monkeypatch.setattr("embedd.client.asyncio.sleep", sleep)
+    busy = web.json_response({"error": "busy"}, status=503, headers={"Retry-After": "3"})
+    server.refusals["/v1/embeddings"] = busy
+    [answer] = [one async for one in client.embed_many("all-minilm", ["a"])]
+    assert len(answer.vectors) == 1
+    assert slept == [3]
+    with pytest.raises(InvalidInputError, match="a bad text"):
+        [one async for one in client.embed_many("all-minilm", ["a", "bad", "c"], batch=1)]
+
+
+async def test_both_forms_of_the_header_for_texts_that_were_cut_are_counted(
+    client: Client, server: FakeServer
+) -> None:
+    row = {"embedding": "AACAPw==", "index": 0}
+    for header, cut in (("count=12; index=0 tokens=9 kept=8; more", 12), ("0,4,9", 3)):
+        server.refusals["/v1/embeddings"] = web.json_response(
+            {"data": [row]}, headers={"X-Embedd-Truncated": header}
+        )
+        assert (await client.embed_arrays("all-minilm", ["a"])).cut == cut

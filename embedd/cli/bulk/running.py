@@ -110,7 +110,7 @@ async def run(request: Request, settings: Settings) -> int:
         mixed=request.mixed,
     ) as computers:
         click.echo(f"{computers.served_by} ({', '.join(computers.places)})", err=True)
-        if output is Output.STDOUT:
+        if output is Output.STDOUT or request.dry_run:
             pool = Pool(computers.computes, served_by=computers.served_by, mixed=request.mixed)
             work = await asyncio.to_thread(_open_work, request, computers.model, None)
             stream = StreamSink(sys.stdout.buffer, sys.stderr.buffer)
@@ -125,9 +125,7 @@ async def run(request: Request, settings: Settings) -> int:
             pool = Pool(computers.computes, served_by=backend, mixed=request.mixed)
             sink = FolderSink(folder, output, mixed=request.mixed)
             status = await _do(request, work, pool, sink)
-            if status or request.dry_run:
-                return status
-            return await _finish(request, work, folder)
+            return status or await _finish(request, work, folder)
 
 
 def _check(request: Request) -> None:

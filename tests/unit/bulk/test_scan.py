@@ -43,12 +43,8 @@ def test_lines_are_cut_without_a_gap_whatever_the_blocks(
         lines.BLOCK = before  # type: ignore[misc]  # as it was
     check_ranges(ranges, len(data), most)
     pieces = [data[one.start : one.end] for one in ranges]
-    assert (
-        [len(piece.splitlines() or [b""]) for piece in pieces if b"\r" not in data]
-        == [one.rows for one in ranges if b"\r" not in data]
-        or b"\x0b" in data
-        or b"\x0c" in data
-    )
+    counts = [piece.count(b"\n") + (not piece.endswith(b"\n")) for piece in pieces]
+    assert counts == [one.rows for one in ranges]
     assert all(piece.endswith(b"\n") for piece in pieces[:-1])
     assert [one.line for one in ranges] == [1 + data[: one.start].count(b"\n") for one in ranges]
     read = [
@@ -151,7 +147,7 @@ def test_a_table_needs_a_header() -> None:
 
 def test_a_byte_order_mark_is_not_part_of_the_first_name() -> None:
     names, start, line = read_header(io.BytesIO(b'\xef\xbb\xbf"a",b\nc,d\n'), ",")
-    assert (names, start, line) == (["a", "b"], 10, 2)
+    assert (names, start, line) == (["a", "b"], 9, 2)
 
 
 def test_inputs_are_found_once_and_in_order(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ It has a set of models and remembers what it was asked; `refusals` are answered 
 import asyncio
 import base64
 import json
+import struct
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -49,10 +51,16 @@ SHOWN: Json = {
 }
 
 
+def pack_vector(text: str) -> bytes:
+    """The numbers that the server sends as base64."""
+    return struct.pack("<3f", len(text), zlib.crc32(text.encode()) % 1000, 0.5)
+
+
 @dataclass
 class FakeServer:
     """Vectors are [length of the text, place in the request, 0.1]."""
 
+    backend: str = "1b226e2802db;engine=fake;backend=llama;tokenizer=model"
     models: set[str] = field(default_factory=lambda: {"all-minilm"})
     version: str = "0.0.1"
     is_embedd: bool = True  # else it answers as Ollama does
@@ -114,6 +122,8 @@ class FakeServer:
                 ]
                 reply = {"model": name, "embeddings": vectors, "prompt_eval_count": 3}
                 return web.json_response(reply | ({"truncated": cut} if cut else {}))
+            case "/v1/embeddings" if body.get("encoding_format") == "base64":
+                return self._arrays(body)
             case "/v1/embeddings":
                 rows = [
                     {"index": place, "embedding": [len(text), place, 0.1]}
@@ -132,6 +142,24 @@ class FakeServer:
                 self.models.remove(name)
                 return web.Response()
         return web.Response(status=404, text="404 page not found")
+
+    def _arrays(self, body: Json) -> web.Response:
+        """Vectors that depend on their texts alone; a text "bad" is one at fault."""
+        texts = body["input"]
+        if "bad" in texts:
+            fault: Json = {"message": "a bad text", "type": "invalid_request_error", "param": None}
+            fault |= {"code": None, "index": texts.index("bad"), "tokens": 9, "limit": 8}
+            return web.json_response({"error": fault}, status=400)
+        rows = [
+            {"index": place, "embedding": base64.b64encode(pack_vector(text)).decode()}
+            for place, text in enumerate(texts)
+        ]
+        tokens = sum(map(len, texts))
+        headers = {"X-Embedd-Model": self.backend}
+        if cut := sum(len(text) > 100 for text in texts):
+            headers["X-Embedd-Truncated"] = f"count={cut}; more"
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return web.json_response({"data": rows[::-1], "usage": usage}, headers=headers)
 
     def _blob(self, request: web.Request, data: bytes) -> web.Response:
         digest = request.path.rpartition("/")[2]

@@ -1,0 +1,360 @@
+"""``embedd bulk`` against a small server: options, what is shown, exit statuses."""
+
+import json
+import os
+import signal
+import struct
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from embedd.bulk.units import Limits
+from embedd.cli.bulk import running
+from tests.unit.cli.conftest import Run
+from tests.unit.cli.fake_server import FakeServer, in_background, pack_vector
+
+SMALL = Limits(rows=3)
+
+
+def rows_of(data: bytes) -> list[Any]:
+    return [msgspec.json.decode(line) for line in data.splitlines()]
+
+
+def requests_of(server: FakeServer) -> list[list[str]]:
+    """The texts of each request but the probe's."""
+    bodies = [body for _, path, body in server.asked if path == "/v1/embeddings"]
+    return [body["input"] for body in bodies][1:]
+
+
+@pytest.fixture
+def in_folder(server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The present folder, and a server that answers."""
+    del server
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "a.txt"
+    path.write_text("one\ntwo\nthree\n")
+    return path
+
+
+def test_a_file_becomes_a_file(embedd: Run, server: FakeServer, texts: Path) -> None:
+    out = texts.with_name("o.jsonl")
+    result = embedd("bulk", "all-minilm", str(texts), "-o", str(out))
+    assert result.status == 0, result.err
+    rows = rows_of(out.read_bytes())
+    assert [(row["row"], row["text"]) for row in rows] == [(0, "one"), (1, "two"), (2, "three")]
+    assert rows[2]["embedding"] == list(struct.unpack("<3f", pack_vector("three")))
+    assert "3 rows, 11 tokens, 0 texts cut, 0 errors" in result.err
+    assert "pl.read_ndjson" in result.err
+    assert result.out == ""
+    [body] = [one for _, path, one in server.asked[-1:] if path == "/v1/embeddings"]
+    assert (body["encoding_format"], body["input_type"]) == ("base64", "document")
+    assert body["truncate"] is True
+
+
+def test_rows_that_fail_make_the_status_3(embedd: Run, server: FakeServer, texts: Path) -> None:
+    texts.write_text("one\nbad\nthree\n")
+    out = texts.with_name("o.jsonl")
+    result = embedd("bulk", "all-minilm", str(texts), "-o", str(out))
+    assert result.status == 3
+    assert [row["text"] for row in rows_of(out.read_bytes())] == ["one", "three"]
+    errors = texts.with_name("o.jsonl.errors.jsonl")
+    assert str(errors) in result.err
+    assert rows_of(errors.read_bytes()) == [
+        {
+            "file": str(texts),
+            "row": 1,
+            "line": 2,
+            "error": "a bad text",
+            "tokens": 9,
+            "limit": 8,
+        }
+    ]
+    assert requests_of(server)[-1] == ["three", "one"]
+
+
+@pytest.mark.parametrize("options", [["--errors", "stop"], ["--max-errors", "0"]])
+def test_rows_that_fail_can_stop_the_job(
+    embedd: Run, server: FakeServer, texts: Path, options: list[str]
+) -> None:
+    del server
+    texts.write_text("one\nbad\n")
+    result = embedd(
+        "bulk", "all-minilm", str(texts), "-o", str(texts.with_name("o.jsonl")), *options
+    )
+    assert result.status == 1
+    assert "1 rows failed, 0 may" in result.err
+    assert running.CONTINUE in result.err
+
+
+def test_stdin_becomes_stdout_and_failures_are_on_stderr(embedd: Run, server: FakeServer) -> None:
+    del server
+    data = b"one\nbad\n\nfour"
+    result = embedd("bulk", "all-minilm", "-", "--format", "txt", "-o", "-", stdin=data)
+    assert result.status == 3
+    assert [row["text"] for row in rows_of(result.out.encode())] == ["one", "", "four"]
+    assert '"error":"a bad text"' in result.err
+
+
+@pytest.mark.parametrize(
+    ("form", "data"),
+    [
+        ("jsonl", b'{"text":"a","n":1}\n{"text":"b","n":2}\n'),
+        ("csv", b'text,n\na,1\n"b",2\n'),
+        ("tsv", b"text\tn\na\t1\nb\t2\n"),
+    ],
+)
+def test_stdin_goes_through_parts_into_a_file(
+    embedd: Run, server: FakeServer, tmp_path: Path, form: str, data: bytes
+) -> None:
+    del server
+    out = tmp_path / "o.jsonl"
+    options = ["--format", form, "--text", "{text}{n}", "--keep", "n"]
+    result = embedd("bulk", "all-minilm", "-", "-o", str(out), *options, stdin=data)
+    assert result.status == 0, result.err
+    rows = rows_of(out.read_bytes())
+    assert [str(row["n"]) for row in rows] == ["1", "2"]
+    assert rows[1]["embedding"] == list(struct.unpack("<3f", pack_vector("b2")))
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_stdin_is_cut_into_units_and_ends_at_a_limit(
+    embedd: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "Limits", lambda: SMALL)
+    data = "".join(f"{number}\n" for number in range(10)).encode()
+    out = tmp_path / "o.jsonl"
+    arguments = ["bulk", "all-minilm", "-", "--format", "txt", "-o", str(out), "--limit", "7"]
+    result = embedd(*arguments, stdin=data)
+    assert result.status == 0, result.err
+    rows = rows_of(out.read_bytes())
+    assert [(row["row"], row["text"]) for row in rows] == [(n, str(n)) for n in range(7)]
+    assert sorted(map(len, requests_of(server))) == [1, 3, 3]
+
+
+def test_a_job_from_stdin_cannot_be_continued(
+    embedd: Run, server: FakeServer, tmp_path: Path
+) -> None:
+    del server
+    arguments = ["bulk", "all-minilm", "-", "--format", "txt", "-o", str(tmp_path / "o.jsonl")]
+    embedd(*arguments, "--max-errors", "0", stdin=b"bad\n")
+    again = embedd(*arguments, stdin=b"good\n")
+    assert again.status == 1
+    assert "stdin cannot be continued" in again.err
+    assert embedd(*arguments, "--restart", stdin=b"good\n").status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-", "-o", "-"], "--format"),
+        (["-", "a.txt", "-o", "-", "--format", "txt"], "beside others"),
+        (["-", "-o", "x.jsonl", "--format", "txt", "--dry-run"], "read once"),
+        (["-", "-o", "x.jsonl", "--format", "md"], "cannot be read from stdin"),
+        (["a.txt", "-o", "-", "--shard", "1/2"], "stdout is not shared"),
+        (["a.txt", "-o", "x.csv"], "no output can be a .csv"),
+        (["nowhere.txt", "-o", "x.jsonl"], "nowhere.txt is not a file"),
+        (["a.txt", "-o", "x.jsonl", "--text", "title"], "no column 'title'"),
+        (["a.txt", "-o", "x.jsonl", "--text", "{text!r}"], "names of columns in braces only"),
+        (["a.txt", "-o", "x.jsonl", "--text", "{text"], "is not valid"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    embedd: Run, in_folder: Path, arguments: list[str], message: str
+) -> None:
+    (in_folder / "a.txt").write_text("a\n")
+    result = embedd("bulk", "all-minilm", *arguments, stdin=b"a\n")
+    assert result.status == 1
+    assert message in result.err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--local", "--server", "x"], ["--overlap", "3"], ["--shard", "4/3"], ["--dtype", "float8"]],
+)
+def test_options_that_exclude_each_other_are_wrong_usage(
+    embedd: Run, texts: Path, options: list[str]
+) -> None:
+    assert embedd("bulk", "all-minilm", str(texts), "-o", "-", *options).status == 2
+
+
+def test_an_unknown_model_is_known_before_anything_is_written(
+    embedd: Run, server: FakeServer, texts: Path
+) -> None:
+    del server
+    result = embedd("bulk", "missing", str(texts), "-o", str(texts.with_name("o.jsonl")))
+    assert result.status == 1
+    assert "not found" in result.err
+    assert [one.name for one in texts.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_server_that_does_not_say_what_computes_is_refused(
+    embedd: Run, server: FakeServer, texts: Path
+) -> None:
+    server.backend = ""
+    result = embedd("bulk", "all-minilm", str(texts), "-o", "-")
+    assert result.status == 1
+    assert "needs an embedd server" in result.err
+
+
+def test_several_servers_share_the_work(embedd: Run, server: FakeServer, tmp_path: Path) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text("".join(f"{number}\n" for number in range(10_000)))
+    with in_background(FakeServer()) as other:
+        result = embedd(
+            "bulk", "all-minilm", str(source), "-o", str(tmp_path / "o.jsonl"),
+            "--server", server.url, "--server", other.url,
+        )  # fmt: skip
+        assert result.status == 0, result.err
+        both = requests_of(server) + requests_of(other)
+        assert requests_of(server)
+        assert requests_of(other)
+        assert sum(map(len, both)) == 10_000
+
+
+def test_servers_with_different_backends_are_refused_unless_that_is_allowed(
+    embedd: Run, server: FakeServer, texts: Path
+) -> None:
+    with in_background(FakeServer(backend="1b226e2802db;engine=other")) as other:
+        arguments = ["bulk", "all-minilm", str(texts), "-o", str(texts.with_name("o.jsonl"))]
+        arguments += ["--server", server.url, "--server", other.url]
+        refused = embedd(*arguments)
+        assert refused.status == 1
+        assert "--mixed-backends" in refused.err
+        assert embedd(*arguments, "--mixed-backends").status == 0
+
+
+def test_a_dry_run_writes_nothing_and_says_what_would_come(
+    embedd: Run, server: FakeServer, tmp_path: Path
+) -> None:
+    del server
+    source = tmp_path / "a.txt"
+    source.write_text("".join(f"line {n % 100:03}\n" for n in range(900)) + "x" * 101 + "\n")
+    out = tmp_path / "o.jsonl"
+    result = embedd("bulk", "all-minilm", str(source), "-o", str(out), "--dry-run")
+    assert result.status == 0, result.err
+    assert "901 rows" in result.out
+    assert "1 texts cut" in result.out
+    assert "from a sample of 901 rows" in result.out
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_the_prefix_of_the_model_is_part_of_the_job(
+    embedd: Run, server: FakeServer, texts: Path
+) -> None:
+    out = texts.with_name("o.jsonl")
+    arguments = ["bulk", "all-minilm", str(texts), "-o", str(out), "--max-errors", "0"]
+    texts.write_text("bad\n")
+    assert embedd(*arguments).status == 1
+    shown = {"modelfile": "", "parameters": 'document_prefix                "doc: "'}
+    server.refusals["/api/show"] = web.json_response(shown)
+    result = embedd(*arguments)
+    assert result.status == 1
+    assert "the model's prefix was '' and is 'doc: '" in result.err
+    assert "--restart" in result.err
+
+
+def test_progress_can_be_lines_of_json(embedd: Run, server: FakeServer, texts: Path) -> None:
+    del server
+    out = str(texts.with_name("o.jsonl"))
+    result = embedd("bulk", "all-minilm", str(texts), "-o", out, "--progress", "json")
+    [line] = [line for line in result.err.splitlines() if line.startswith("{")]
+    shown = json.loads(line)
+    assert (shown["rows"], shown["of"], shown["tokens"], shown["failed"]) == (3, 3, 11, 0)
+    assert (shown["parts"], shown["of_parts"]) == (1, 1)
+    assert shown["eta_seconds"] == 0
+
+
+def test_without_progress_only_the_totals_are_shown(
+    embedd: Run, server: FakeServer, texts: Path
+) -> None:
+    del server
+    out = str(texts.with_name("o.jsonl"))
+    result = embedd("bulk", "all-minilm", str(texts), "-o", out, "--progress", "none")
+    assert len(result.err.splitlines()) == 2
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_an_interrupt_ends_the_job_and_the_same_command_goes_on(
+    embedd: Run,
+    server: FakeServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    presses: int,
+) -> None:
+    monkeypatch.setattr(running, "Limits", lambda: SMALL)
+    # What is left of a job is found with the limits that it was planned with.
+    monkeypatch.setattr("embedd.bulk.opening.Limits", lambda: SMALL)
+    source = tmp_path / "a.txt"
+    source.write_text("".join(f"{number}\n" for number in range(60)))
+    answer = FakeServer._arrays
+    seen = []
+
+    def interrupt(self: FakeServer, body: dict[str, Any]) -> web.Response:
+        seen.append(body["input"])
+        if len(seen) == 4:
+            for _ in range(presses):
+                os.kill(os.getpid(), signal.SIGINT)
+        return answer(self, body)
+
+    monkeypatch.setattr(FakeServer, "_arrays", interrupt)
+    arguments = ["bulk", "all-minilm", str(source), "-o", str(tmp_path / "o.jsonl")]
+    first = embedd(*arguments)
+    assert first.status == 130
+    assert running.CONTINUE in first.err
+    parts = {one.name for one in (tmp_path / "o.jsonl.parts").glob("part-*")}
+    assert len(parts) < 20
+    if presses == 1:
+        assert len(parts) == len(seen) - 1
+    second = embedd(*arguments)
+    assert second.status == 0, second.err
+    rows = rows_of((tmp_path / "o.jsonl").read_bytes())
+    assert [(row["row"], row["text"]) for row in rows] == [(n, str(n)) for n in range(60)]
+    del server
+
+
+def test_a_job_in_use_is_refused(embedd: Run, server: FakeServer, texts: Path) -> None:
+    del server
+    from embedd.bulk.folder import Folder
+
+    with Folder(texts.with_name("o.jsonl.parts")).lock():
+        result = embedd("bulk", "all-minilm", str(texts), "-o", str(texts.with_name("o.jsonl")))
+    assert result.status == 1
+    assert f'"pid":{os.getpid()}' in result.err
+
+
+def test_an_output_that_exists_is_computed_anew_only_on_demand(
+    embedd: Run, server: FakeServer, texts: Path
+) -> None:
+    del server
+    out = texts.with_name("o.jsonl")
+    out.write_text("precious")
+    arguments = ["bulk", "all-minilm", str(texts), "-o", str(out)]
+    refused = embedd(*arguments)
+    assert refused.status == 1
+    assert "--restart" in refused.err
+    assert out.read_text() == "precious"
+    assert embedd(*arguments, "--restart").status == 0
+    assert len(rows_of(out.read_bytes())) == 3
+
+
+def test_a_shard_says_that_others_are_still_working(
+    embedd: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del server
+    monkeypatch.setattr("embedd.bulk.opening.Limits", lambda: SMALL)
+    source = tmp_path / "a.txt"
+    source.write_text("".join(f"{number}\n" for number in range(9)))
+    arguments = ["bulk", "all-minilm", str(source), "-o", str(tmp_path / "o.jsonl")]
+    first = embedd(*arguments, "--shard", "1/2")
+    assert first.status == 0
+    assert "other shards" in first.err
+    assert embedd(*arguments, "--shard", "2/2").status == 0
+    assert len(rows_of((tmp_path / "o.jsonl").read_bytes())) == 9
