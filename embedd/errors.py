@@ -30,6 +30,7 @@ EmbeddError
 │   ├── PictureCancelledError
 │   ├── StoreLockedError
 │   ├── WorkerUnavailableError
+│   ├── ExhaustedError
 │   └── ShuttingDownError
 └── ServiceError             the operator must act
     ├── ConfigError
@@ -318,6 +319,10 @@ class StoreLockedError(UnavailableError):
 
 class WorkerUnavailableError(UnavailableError):
     """No worker process can compute now: it was ended from outside, or the system starts none."""
+
+
+class ExhaustedError(UnavailableError):
+    """The system has no file descriptor left."""
 
 
 class ShuttingDownError(UnavailableError):

@@ -1,11 +1,9 @@
 """The machine: its processor, and the cores and memory that this process may use of it."""
 
 import contextlib
-import errno
 import math
 import os
 import platform
-import resource
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -36,20 +34,6 @@ def read_limits(
         cores=max(1, math.floor(min([_affinity(), *quotas]))),
         memory=min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *sizes]),
     )
-
-
-def describe_exhaustion(error: OSError) -> str | None:
-    """Return which limit of this process or of the machine *error* shows as reached, or None."""
-    if error.errno == errno.EMFILE:
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return f"too many open files, the limit is {limit}: raise it (ulimit -n) or try again later"
-    if error.errno == errno.ENFILE:
-        return "too many open files on this machine: raise fs.file-max or try again later"
-    if error.errno == errno.EAGAIN:
-        return "too many processes: raise the limit (ulimit -u) or try again later"
-    if error.errno == errno.ENOMEM:
-        return "not enough memory: free some or try again later"
-    return None
 
 
 @cache

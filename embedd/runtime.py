@@ -35,7 +35,7 @@ from embedd.engine.serving.image_model import ServedImageModel
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.store import SingleUse, TuningStore
 from embedd.engine.vocabularies import find_verdict
-from embedd.errors import EmbeddError, StoreError, StoreLockedError
+from embedd.errors import EmbeddError, ExhaustedError, StoreError, StoreLockedError
 from embedd.library import Library
 from embedd.library.quantize import FileType, quantize_gguf
 from embedd.machine import read_cpu_features
@@ -222,7 +222,7 @@ def _prune(store: Store) -> None:
     """Remove leftovers of interrupted pulls; a failure is logged and does not stop the server."""
     try:
         removed = store.prune()
-    except (StoreError, StoreLockedError) as error:
+    except (StoreError, StoreLockedError, ExhaustedError) as error:
         log.warning("store not pruned", extra={"cause": str(error)})
         return
     if removed:

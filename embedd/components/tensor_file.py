@@ -9,6 +9,7 @@ from typing import BinaryIO, Final, cast
 
 from embedd.components.safetensors_header import LENGTH_BYTES, read_safetensors
 from embedd.errors import ModelLoadError
+from embedd.exhaustion import to_file_error
 from embedd.gguf.header import TensorFacts, read_header
 from embedd.gguf.reader import Scalar
 
@@ -62,7 +63,10 @@ def read_tensor_file(path: Path) -> TensorFile:
         with path.open("rb") as stream:
             return read_tensors(stream, size=path.stat().st_size)
     except OSError as error:
-        raise ModelLoadError(f"{path} cannot be read: {error.strerror or error}") from error
+        what = f"{path} cannot be read"
+        raise (
+            to_file_error(error, what) or ModelLoadError(f"{what}: {error.strerror or error}")
+        ) from error
     except ModelLoadError as error:
         raise ModelLoadError(f"{path}: {error}") from error
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedd.errors import ModelLoadError
+from embedd.exhaustion import to_file_error
 from embedd.gguf.header import read_preamble
 from embedd.gguf.reader import MAX_KEY_BYTES, Array, Reader
 from embedd.gguf.types import ARRAY, STRING
@@ -74,6 +75,9 @@ def _read(path: Path, take_array: Callable[[Reader, str], None]) -> None:
                 else:
                     source.scalar(number, key)
     except OSError as error:
-        raise ModelLoadError(f"{path} cannot be read: {error.strerror or error}") from error
+        what = f"{path} cannot be read"
+        raise (
+            to_file_error(error, what) or ModelLoadError(f"{what}: {error.strerror or error}")
+        ) from error
     except ModelLoadError as error:
         raise ModelLoadError(f"{path}: {error}") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from embedd.errors import ModelLoadError
+from embedd.exhaustion import to_file_error
 from embedd.gguf.reader import MAX_KEY_BYTES, Reader, Scalar, check_limit, value_type
 from embedd.gguf.types import ARRAY, FILE_TYPES, STRING, TENSOR_TYPES
 from embedd.types import Pooling
@@ -183,7 +184,10 @@ def read_header_file(path: Path) -> GgufFacts:
         with path.open("rb") as stream:
             return read_header(stream, size=path.stat().st_size)
     except OSError as error:
-        raise ModelLoadError(f"{path} cannot be read: {error.strerror or error}") from error
+        what = f"{path} cannot be read"
+        raise (
+            to_file_error(error, what) or ModelLoadError(f"{what}: {error.strerror or error}")
+        ) from error
     except ModelLoadError as error:
         raise ModelLoadError(f"{path}: {error}") from error
 

@@ -19,6 +19,7 @@ from embedd.errors import (
     UnknownRouteError,
     WrongMethodError,
 )
+from embedd.exhaustion import to_file_error
 from embedd.library import Library
 from embedd.metrics import Metrics
 from embedd.painter.painter import Painter
@@ -198,12 +199,21 @@ def _answer_errors(
             return _error_response(dialect, request, ShuttingDownError())
         except (web.HTTPException, ConnectionError):
             raise
-        except Exception:
-            extra = {"path": request.path, "request_id": request_id(request)}
-            log.exception("request crashed", extra=extra)
-            return _error_response(dialect, request, ServiceError("internal error"))
+        except Exception as error:
+            return _error_response(dialect, request, _explain(request, error))
 
     return answer
+
+
+def _explain(request: web.Request, error: Exception) -> EmbeddError:
+    """Return the error to answer with where *error* is none of embedd's; a bug is logged."""
+    if isinstance(error, OSError):
+        exhausted = to_file_error(error, "the request cannot be answered now")
+        if exhausted is not None:
+            return exhausted
+    extra = {"path": request.path, "request_id": request_id(request)}
+    log.error("request crashed", exc_info=error, extra=extra)
+    return ServiceError("internal error")
 
 
 def _error_response(dialect: Dialect, request: web.Request, error: EmbeddError) -> web.Response:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from embedd.errors import StoreError, StoreLockedError
+from embedd.exhaustion import to_file_error
 
 # A leading dot: no model name and no digest begins with one.
 TEMPORARY_PREFIX: Final = ".embedd-"
@@ -103,11 +104,16 @@ def write_whole(disk: Disk, target: Path, data: bytes, *, through: Path) -> None
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Turn an `OSError` inside into a `StoreError` whose message begins with *what*."""
+    """Turn an `OSError` inside into a `StoreError` whose message begins with *what*.
+
+    It becomes an `ExhaustedError` where the cause is that no descriptor is left.
+    """
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{what}: {error.strerror or error}") from error
+        raise (
+            to_file_error(error, what) or StoreError(f"{what}: {error.strerror or error}")
+        ) from error
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from embedd.config import worker_environment
 from embedd.engine import fake
 from embedd.engine.backends import LLAMA_BACKENDS, Backend
 from embedd.engine.fake import FAKE_BACKENDS
-from embedd.engine.host import child, heartbeat, watchdog
+from embedd.engine.host import child, heartbeat, supervisor, watchdog
 from embedd.engine.host.errors import WorkerDiedError
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.ipc.messages import Load
@@ -446,6 +446,7 @@ async def test_a_tokenizer_call_that_hangs_fails_alone(
         with pytest.raises(EngineError, match=r"tokenizer call (that )?took too long"):
             await hanging
         assert np.array_equal((await other).vectors, expected)
+        assert np.array_equal((await embed(model, "a")).vectors, expected)
     assert len(yard.workers) == (2 if length > 1 else 3)
     assert model.info.backend == "llama"
 
@@ -574,3 +575,23 @@ async def test_workers_end_with_a_server_that_was_killed(tmp_path: Path) -> None
     server.kill()
     await server.wait()
     await wait_until(lambda: not is_running(pid))
+
+
+# Backends
+
+
+async def test_a_model_that_fell_back_returns_and_answers_all_the_while(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "QUIET", 0.5)
+    model = await yard.serve()
+    await embed(model, fake.KILL_FIRST_BACKEND)
+    seen: list[str] = []
+    async with asyncio.timeout(60):
+        while "llama" not in seen:
+            result = await embed(model, f"{fake.SLOW} {len(seen)}")
+            assert result.served_by is not None
+            seen.append(result.served_by.backend)
+    assert set(seen[:-1]) <= {"llama-no-repack"}
+    assert len(yard.workers) == 3
+    assert not is_running(yard.workers[1].pid)

@@ -1,7 +1,7 @@
 """Errors of calls to a worker process, besides those of `embedd.errors`."""
 
 from embedd.errors import EmbeddError, EngineError, ModelLoadError, WorkerUnavailableError
-from embedd.machine import describe_exhaustion
+from embedd.exhaustion import describe_exhaustion
 from embedd.metrics import DeathReason
 
 

@@ -1,7 +1,6 @@
 """The server's handle on one worker process that computes vectors."""
 
 import asyncio
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import ClassVar, Self, TypeVar
@@ -13,7 +12,7 @@ from embedd.engine.host.errors import StuckError, WorkerDiedError, to_start_erro
 from embedd.engine.host.watchdog import Watchdog
 from embedd.engine.host.worker import Worker
 from embedd.engine.ipc import messages
-from embedd.engine.ipc.board import Board
+from embedd.engine.ipc.board import Board, open_memory
 from embedd.engine.ipc.framing import split_ids, split_located
 from embedd.engine.spec import ModelInfo
 from embedd.engine.tokenizer_place import LLAMA_TOKENIZER, TokenizerVerdict
@@ -55,7 +54,7 @@ class WorkerProcess(Worker[messages.FromWorker]):
             WorkerUnavailableError: The system has no process or descriptor left.
         """
         try:
-            with tempfile.TemporaryFile() as file:
+            with open_memory() as file:
                 worker = cls(Board.create(file))
                 try:
                     await worker.launch(environment, [file.fileno()])

@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Final, Generic, TypeVar, cast
 
 import msgspec
 import numpy.typing as npt
@@ -23,7 +23,10 @@ from embedd.errors import (
     LoadTimeoutError,
     ModelLoadError,
 )
+from embedd.exhaustion import check_descriptors
 from embedd.metrics import DeathReason
+
+DESCRIPTORS: Final = 16  # that the start of a process takes for a moment
 
 _Message = TypeVar("_Message", bound=msgspec.Struct)
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
@@ -69,6 +72,8 @@ class Worker(Generic[_Message]):
             ModelLoadError: The program does not exist.
             WorkerUnavailableError: The system has no process left.
         """
+        # Half a start would leave descriptors behind: uvloop closes not all of its own.
+        check_descriptors(DESCRIPTORS)
         ours, theirs = socket.socketpair()
         with theirs:
             await self.connect(ours)

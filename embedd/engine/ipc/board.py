@@ -3,12 +3,24 @@
 import mmap
 import os
 import struct
+import sys
+import tempfile
 from enum import IntEnum
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, cast
 
 # The ids of the batches that a worker has at a time differ by less than this.
 PLACES = 4096
 ID = struct.Struct("=q")
+
+
+def open_memory() -> BinaryIO:
+    """Return an empty file for a board: of memory, where the system has such files.
+
+    One in a folder needs a folder that can be written, and a full disk ends who writes to it.
+    """
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("embedd-board"), "w+b")
+    return cast("BinaryIO", tempfile.TemporaryFile())  # the caller closes it
 
 
 class Place(IntEnum):

@@ -48,6 +48,7 @@ class TuningStore:
         self._precision = precision
         self._cpu_features = cpu_features
         self._build = build
+        self._tokenizers = version("tokenizers")  # once: it is read from a file
 
     def read(self, spec: ModelSpec) -> Calibration | None:
         """Return the calibration of the model, or None if it was not calibrated."""
@@ -89,7 +90,7 @@ class TuningStore:
         return " ".join([*parts, f"cores={self._cores}", precision, f"graphs={GRAPHS}"])
 
     def _file_key(self, spec: ModelSpec) -> str:
-        return f"{spec.digest} {self._build} tokenizers={version('tokenizers')} {BUILDERS}"
+        return f"{spec.digest} {self._build} tokenizers={self._tokenizers} {BUILDERS}"
 
 
 class SingleUse(TuningStore):

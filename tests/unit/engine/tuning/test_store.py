@@ -85,7 +85,7 @@ def test_what_is_known_of_a_tokenizer_holds_for_the_file_however_it_is_computed(
     assert other.read_tokenizer(replace(SPEC, digest="sha256:1")) is None
     assert open_store(tmp_path, build="llama 2").read_tokenizer(SPEC) is None
     monkeypatch.setattr(store_module, "version", lambda _: "99")
-    assert other.read_tokenizer(SPEC) is None
+    assert open_store(tmp_path).read_tokenizer(SPEC) is None
     monkeypatch.undo()
     monkeypatch.setattr(store_module, "BUILDERS", store_module.BUILDERS + 1)
     assert other.read_tokenizer(SPEC) is None
