@@ -109,6 +109,7 @@ class Modelfile:
         parameters: Name → number, boolean, text, or list of texts.
         template: No effect here; None if the file has none.
         warnings: One sentence for each instruction without effect.
+        source_line: Number of the line with FROM; 0 if there is none.
     """
 
     source: str
@@ -117,6 +118,7 @@ class Modelfile:
     licenses: tuple[str, ...] = ()
     template: str | None = None
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    source_line: int = field(default=0, compare=False)
 
 
 def decode_modelfile(data: bytes) -> str:
@@ -139,6 +141,7 @@ def parse_modelfile(text: str) -> Modelfile:
         InvalidInputError: It breaks the grammar; the message names the line if there is one.
     """
     source: str | None = None
+    source_line = 0
     template: str | None = None
     components: dict[str, str] = {}
     parameters: dict[str, object] = {}
@@ -149,7 +152,7 @@ def parse_modelfile(text: str) -> Modelfile:
             case "from" if source is not None:
                 raise _at(line, "there is a second FROM")
             case "from":
-                source = value
+                source, source_line = value, line
             case "license":
                 licenses.append(value)
             case "component":
@@ -168,6 +171,7 @@ def parse_modelfile(text: str) -> Modelfile:
         licenses=tuple(licenses),
         template=template,
         warnings=tuple(warnings),
+        source_line=source_line,
     )
 
 

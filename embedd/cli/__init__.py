@@ -3,6 +3,7 @@
 Exit status: 0 done, 1 an error, 2 wrong usage, 130 interrupted.
 """
 
+import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -10,6 +11,7 @@ from typing import Final, NamedTuple
 
 import click
 
+from embedd.cli.help import add_examples
 from embedd.errors import EmbeddError, ModelNotFoundError, UnauthorizedError
 
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
@@ -48,6 +50,7 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "tune": Entry("tune", "tune", "Measure how a model computes fastest on this machine."),
     "bench": Entry("bench", "bench", "Measure how fast the server embeds."),
     "compare": Entry("bench", "compare", "Compare the server with another one."),
+    "help": Entry("help", "help_", "Show the help of embedd or of a command."),
 }
 ALIASES: Final[Mapping[str, str]] = {"start": "serve", "ls": "list"}
 
@@ -68,7 +71,19 @@ class LazyGroup(click.Group):
             return None
         module = import_module(f"embedd.cli.{entry.module}")
         command: click.Command = getattr(module, entry.function)
+        add_examples(ALIASES.get(cmd_name, cmd_name), command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command as `click.Group` does; an unknown one is named with those like it."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            near = difflib.get_close_matches(name.lower(), [*COMMANDS, *ALIASES], 2)
+            hint = f": did you mean {' or '.join(near)}?" if near else ""
+            raise click.UsageError(f"there is no command '{name}'{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the help from `COMMANDS`, without importing commands."""

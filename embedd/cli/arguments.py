@@ -1,10 +1,12 @@
 """Arguments and option types that several commands have."""
 
+from collections.abc import Iterable
+
 import click
 
 from embedd.config import read_settings
 from embedd.durations import parse_keep_alive
-from embedd.errors import RequestError
+from embedd.errors import EmbeddError, RequestError
 
 
 def duration(text: str) -> float:
@@ -24,8 +26,29 @@ def complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) 
     del ctx, param
     from embedd.runtime import open_store
 
-    settings = read_settings(warn=lambda _: None)
-    names = [name.display for name in open_store(settings).manifests.names()]
+    try:
+        settings = read_settings(warn=lambda _: None)
+        names = [name.display for name in open_store(settings).manifests.names()]
+    except EmbeddError:  # a shell shows nothing instead
+        return []
+    return _choose(names, incomplete)
+
+
+def complete_recipe(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Names that can be pulled and begin with *incomplete*, for the shell; tags after a colon."""
+    del ctx, param
+    from embedd.runtime import open_library
+
+    try:
+        recipes = open_library(read_settings(warn=lambda _: None)).search()
+    except EmbeddError:
+        return []
+    if ":" in incomplete:
+        return _choose((f"{one.name}:{tag}" for one in recipes for tag in one.tags), incomplete)
+    return _choose((one.name for one in recipes), incomplete)
+
+
+def _choose(names: Iterable[str], incomplete: str) -> list[str]:
     return [name for name in names if name.lower().startswith(incomplete.lower())]
 
 

@@ -14,9 +14,9 @@ import click
 from embedd.cli.arguments import model_argument
 from embedd.cli.connection import connect
 from embedd.cli.settings import load_settings
-from embedd.cli.tables import format_table
+from embedd.cli.tables import fit_table, terminal_width
 from embedd.config import parse_host
-from embedd.errors import RequestError, UnavailableError
+from embedd.errors import EmbeddError, RequestError, ServiceError, UnavailableError
 
 if TYPE_CHECKING:
     from embedd.client import Client
@@ -27,7 +27,7 @@ VOCABULARY = (
     "government number night point home water room mother area money story fact month lot"
 )
 WORDS = VOCABULARY.split()
-COLUMNS = ("WORKLOAD", "SERVER", "TEXTS/S", "P50", "P99")
+COLUMNS = ("WORKLOAD", "SERVER", "TEXTS/S", "RATIO", "P50", "P99")
 ROUNDS = 3
 
 Vectors = Sequence[Sequence[float]]
@@ -107,10 +107,30 @@ async def _compare(url: str, model: str, other_model: str) -> str:
             their_vectors = await embed_ollama(texts)
         except RequestError:
             embed_there = embed_openai
-            their_vectors = await embed_openai(texts)
+            try:
+                their_vectors = await embed_openai(texts)
+            except EmbeddError as error:
+                raise _naming(url, error) from error
+        except EmbeddError as error:
+            raise _naming(url, error) from error
         table = await measure_all({"embedd": embed_here, url: embed_there})
         least = min(map(cosine, await embed_here(texts), their_vectors))
-        return f"{table}\n\nleast cosine over {len(texts)} texts: {least:.6f}"
+        backends = [
+            f"{name}: {backend}"
+            for name, client, one in (("embedd", ours, model), (url, theirs, other_model))
+            if (backend := await _find_backend(client, one))
+        ]
+        lines = [table, "", f"least cosine over {len(texts)} texts: {least:.6f}", *backends]
+        return "\n".join(lines)
+
+
+async def _find_backend(client: "Client", model: str) -> str:
+    """What computes *model* on the server; "" if it does not say."""
+    try:
+        shown = await client.show(model)
+    except EmbeddError:  # another server, which has no such route
+        return ""
+    return f"{shown.backend}, tokenizer {shown.tokenizer}" if shown.backend else ""
 
 
 @asynccontextmanager
@@ -134,14 +154,28 @@ async def measure_all(servers: dict[str, Embed]) -> str:
     rows = []
     for workload in WORKLOADS:
         requests = make_texts(workload)
+        click.echo(f"measuring {workload.name}", err=True)
         speeds: dict[str, list[Speed]] = {name: [] for name in servers}
         for _ in range(ROUNDS):
             for name, embed in servers.items():
-                speeds[name].append(await measure(embed, requests, workload.clients))
+                try:
+                    speeds[name].append(await measure(embed, requests, workload.clients))
+                except EmbeddError as error:
+                    if len(servers) == 1:
+                        raise
+                    raise _naming(name, error) from error
+        first = None
         for name, rounds in speeds.items():
             speed = sorted(rounds, key=lambda one: one.texts)[len(rounds) // 2]
-            rows.append((workload.name, name, f"{speed.texts:.0f}", _ms(speed.p50), _ms(speed.p99)))
-    return format_table(COLUMNS, rows)
+            first = first or speed.texts
+            numbers = (f"{speed.texts:.0f}", f"{speed.texts / first:.2f}", _ms(speed.p50))
+            rows.append((workload.name, name, *numbers, _ms(speed.p99)))
+    return fit_table(COLUMNS, rows, terminal_width(), ("P99", "P50"))
+
+
+def _naming(server: str, error: EmbeddError) -> EmbeddError:
+    """*error* with the name of the server that it is of."""
+    return ServiceError(f"{server}: {error}")
 
 
 async def measure(embed: Embed, requests: Sequence[Sequence[str]], clients: int) -> Speed:

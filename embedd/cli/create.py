@@ -15,13 +15,15 @@ from embedd.cli.connection import reach
 from embedd.cli.progress import Report, open_progress, report_all
 from embedd.cli.settings import load_settings, warn
 from embedd.config import Settings
-from embedd.errors import EmbeddError, InvalidInputError
+from embedd.errors import EmbeddError, InvalidInputError, InvalidModelNameError, PullError
 from embedd.modelfile import Modelfile, decode_modelfile, parse_modelfile
 
 if TYPE_CHECKING:
     from embedd.client import Client
 
 CHUNK: Final = 1 << 20
+NO_SOURCE: Final = "pull model manifest"  # how errors of a pull begin, from a server too
+_HEAD: Final = 9  # bytes: of safetensors, the length of the JSON that follows, and its first
 # The files that belong to a checkpoint; others beside them are not uploaded.
 _SUFFIXES: Final = (".safetensors", ".json", ".txt", ".model")
 _FOLDERS: Final = ("", "[0-9]*_*/")  # the second of modules: 1_Pooling, 2_Dense …
@@ -41,9 +43,22 @@ PATTERNS: Final = tuple(f"{folder}*{suffix}" for folder in _FOLDERS for suffix i
 def create(*, name: str, file: Path | None, source: str | None, quantize: str | None) -> None:
     """Make a model from files or from another model."""
     modelfile, folder = _read_modelfile(file, source)
+    try:
+        _create(load_settings(), name, modelfile, folder, quantize=quantize)
+    except EmbeddError as error:
+        is_unknown = isinstance(error, InvalidModelNameError) or str(error).startswith(NO_SOURCE)
+        if not modelfile.source_line or not is_unknown:
+            raise
+        place = f"{file or 'Modelfile'}, line {modelfile.source_line}"
+        raise PullError(f"{place}: FROM {modelfile.source}: {error}") from error
+
+
+def _create(
+    settings: Settings, name: str, modelfile: Modelfile, folder: Path, *, quantize: str | None
+) -> None:
     for warning in modelfile.warnings:
         warn(warning)
-    settings, found = load_settings(), _find(modelfile.source, folder)
+    found = _find(modelfile.source, folder)
     components = {part: _find_file(file, folder) for part, file in modelfile.components.items()}
     with open_progress() as report:
         created = _create_through_server(
@@ -76,7 +91,7 @@ def _read_modelfile(file: Path | None, source: str | None) -> tuple[Modelfile, P
         decode_modelfile(sys.stdin.buffer.read() if is_stdin else path.read_bytes())
     )
     if source is not None:
-        return replace(parsed, source=source), Path.cwd()
+        return replace(parsed, source=source, source_line=0), Path.cwd()
     return parsed, Path.cwd() if is_stdin else path.absolute().parent
 
 
@@ -137,6 +152,7 @@ async def _upload(client: "Client", source: Path, report: Report) -> dict[str, s
     from embedd.ollama_api import ProgressLine
     from embedd.store.blobs import hash_file
 
+    check_source(source)
     report(ProgressLine(status="gathering model components"))
     files = {}
     for relative, path in gather(source).items():
@@ -145,6 +161,28 @@ async def _upload(client: "Client", source: Path, report: Report) -> dict[str, s
         if not await client.has_blob(digest):
             await client.add_blob(digest, _read(path, digest, report))
     return files
+
+
+def check_source(source: Path) -> None:
+    """Refuse what is plainly not a model, before gigabytes of it are hashed and uploaded.
+
+    Raises:
+        InvalidInputError: A file is neither a GGUF nor safetensors, or a folder lacks what
+            every checkpoint has.
+    """
+    if source.is_dir():
+        if not (source / "config.json").is_file():
+            raise InvalidInputError(f"{source} is not a checkpoint: it has no config.json")
+        if not any(source.glob("*.safetensors")):
+            raise InvalidInputError(f"{source} holds no checkpoint: it has no .safetensors file")
+        return
+    with source.open("rb") as file:
+        head = file.read(_HEAD)
+    is_safetensors = len(head) == _HEAD and head[8:9] == b"{"
+    if not head.startswith(b"GGUF") and not is_safetensors:
+        raise InvalidInputError(
+            f"{source} is not a model: it is neither a GGUF nor a safetensors file"
+        )
 
 
 def gather(source: Path) -> dict[str, Path]:

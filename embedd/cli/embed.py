@@ -16,6 +16,7 @@ from embedd.cli.settings import load_settings, warn
 from embedd.config import Address
 from embedd.errors import InvalidInputError, ModelNotFoundError
 
+STDIN: Final = ("-",)  # as an argument
 CHUNK_TEXTS: Final = 256
 CHUNK_CHARACTERS: Final = 1 << 20
 
@@ -53,11 +54,12 @@ def run(
 ) -> None:
     """Print the vector of one text, or paint with an image model.
 
-    The text is stdin, if it is not a terminal, and the arguments.
+    The text is stdin, if it is not a terminal or the argument is -, and the arguments.
     """
     from embedd.cli.pull import pull_model
 
-    stdin = _open_stdin()
+    stdin = sys.stdin.buffer if text == STDIN else _open_stdin()
+    text = () if text == STDIN else text
     piped = _decode(stdin.read(), "stdin").rstrip("\r\n") if stdin else ""
     whole = " ".join(filter(None, [piped, *text]))
     if not whole.strip():
@@ -132,7 +134,7 @@ def embed(
     dimensions: int | None,
     keep_alive: float | None,
 ) -> None:
-    """Print the vectors of texts, or of the lines of stdin: one JSON array a line."""
+    """Print the vectors of texts, or of the lines of stdin (-): one JSON array a line."""
     source = _choose_source(texts)
     ask = partial(
         _embed,
@@ -177,6 +179,8 @@ def _open_stdin() -> BinaryIO | None:
 
 
 def _choose_source(arguments: tuple[str, ...]) -> Iterable[str]:
+    if arguments == STDIN:
+        return read_lines(sys.stdin.buffer)
     if arguments:
         return arguments
     stdin = _open_stdin()

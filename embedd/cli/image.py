@@ -97,12 +97,12 @@ def image(
     form: str | None,
     show: bool,
 ) -> None:
-    """Paint a picture from a prompt, and print the path of its file."""
+    """Paint a picture from a prompt (- is stdin), and print the path of its file."""
     width, height = pixels or (None, None)
     suffix = Path(output or "").suffix.lower()
     wish = Wish(
         model=model,
-        prompt=" ".join(prompt),
+        prompt=sys.stdin.read().strip() if prompt == ("-",) else " ".join(prompt),
         negative=negative,
         width=width,
         height=height,

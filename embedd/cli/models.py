@@ -1,8 +1,6 @@
 """``embedd list``, ``cp``, ``rm``, ``verify`` and ``search``: the models in the store."""
 
 import asyncio
-import shutil
-import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -12,8 +10,8 @@ import click
 from embedd.cli.arguments import complete_model
 from embedd.cli.connection import reach, require_local
 from embedd.cli.progress import open_progress
-from embedd.cli.settings import load_settings
-from embedd.cli.tables import format_moment, format_size, format_table
+from embedd.cli.settings import load_settings, warn
+from embedd.cli.tables import fit_table, format_moment, format_size, terminal_width
 from embedd.config import Settings
 from embedd.errors import StoreError
 
@@ -40,7 +38,7 @@ def list_(*, prefix: str, as_json: bool, disk: bool) -> None:
 
         click.echo(msgspec.json.encode(chosen))
     else:
-        click.echo(format_list(chosen, datetime.now(UTC)))
+        click.echo(format_list(chosen, datetime.now(UTC), terminal_width()))
     if disk:
         click.echo(_format_disk(settings), err=as_json)
 
@@ -61,14 +59,14 @@ def _format_disk(settings: Settings) -> str:
     return f"{format_size(open_library(settings).disk_use())} on disk, shared files once"
 
 
-def format_list(models: "Iterable[StoredModel]", now: datetime) -> str:
-    """The table of ``embedd list``."""
+def format_list(models: "Iterable[StoredModel]", now: datetime, width: int | None = None) -> str:
+    """The table of ``embedd list``, in *width* columns."""
     lines = (
         (model.name, model.digest[:12], format_size(model.size),
          format_moment(model.modified_at, now))
         for model in models
     )  # fmt: skip
-    return format_table(LIST_COLUMNS, lines)
+    return fit_table(LIST_COLUMNS, lines, width, ("ID", "MODIFIED"))
 
 
 @click.command
@@ -112,20 +110,27 @@ async def _delete(settings: Settings, name: str) -> None:
 
 @click.command
 @click.argument("model", required=False, shell_complete=complete_model)
-def verify(*, model: str | None) -> None:
+@click.option("--prune", is_flag=True, help="Remove the files that no model uses.")
+def verify(*, model: str | None, prune: bool) -> None:
     """Hash the files of a model, or of all models, again."""
     from embedd.runtime import open_library
 
     settings = load_settings()
     require_local(settings, "verify")
+    library = open_library(settings)
+    if prune:
+        click.echo(f"removed {_count(len(library.prune()), 'file')} that no model used")
     with open_progress() as report:
-        found = open_library(settings).verify(model, report)
+        found = library.verify(model, report)
     click.echo(format_verified(found))
     for problem in found.problems:
         click.echo(problem, err=True)
     if found.problems:
-        count = len(found.problems)
-        raise StoreError(f"{count} problem{'s' if count > 1 else ''} found")
+        raise StoreError(f"{_count(len(found.problems), 'problem')} found")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def format_verified(found: "Verified") -> str:
@@ -133,7 +138,10 @@ def format_verified(found: "Verified") -> str:
     text = f"verified {found.blobs} files of {found.models} models, {format_size(found.size)}"
     if not found.unused:
         return text
-    return f"{text}; {len(found.unused)} of them belong to no model"
+    return (
+        f"{text}; {len(found.unused)} of them belong to no model "
+        "(--prune removes those older than an hour)"
+    )
 
 
 @click.command
@@ -142,14 +150,16 @@ def search(*, word: str) -> None:
     """Show the models that can be pulled by a short name."""
     from embedd.runtime import open_library
 
-    table = format_search(open_library(load_settings()).search(word))
-    # On a terminal lines are cut, not wrapped: the tags, in the last column, need a wide one.
-    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for line in table.splitlines():
+    found = open_library(load_settings()).search(word)
+    if not found:
+        warn(f'no known model has "{word}" in its name or description')
+    columns = terminal_width()
+    # What is still too wide is cut, not wrapped: names come first.
+    for line in format_search(found, columns).splitlines():
         click.echo(line[:columns].rstrip())
 
 
-def format_search(recipes: "Iterable[AnyRecipe]") -> str:
-    """The table of ``embedd search``."""
+def format_search(recipes: "Iterable[AnyRecipe]", width: int | None = None) -> str:
+    """The table of ``embedd search``, in *width* columns."""
     lines = ((recipe.name, recipe.description, ",".join(recipe.tags)) for recipe in recipes)
-    return format_table(SEARCH_COLUMNS, lines)
+    return fit_table(SEARCH_COLUMNS, lines, width, ("TAGS",))

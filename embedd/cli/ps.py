@@ -11,10 +11,18 @@ from embedd import ollama_api as api
 from embedd.cli.arguments import model_argument
 from embedd.cli.connection import connect
 from embedd.cli.settings import load_settings
-from embedd.cli.tables import format_processor, format_size, format_table, format_until
+from embedd.cli.tables import (
+    fit_table,
+    format_processor,
+    format_size,
+    format_until,
+    terminal_width,
+)
 from embedd.config import Address
 
 PS_COLUMNS = ("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL", "BACKEND", "TOKENIZER")
+
+LESS_IMPORTANT = ("ID", "TOKENIZER", "CONTEXT", "PROCESSOR", "UNTIL")
 
 
 @click.command
@@ -27,7 +35,7 @@ def ps(*, prefix: str, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode(chosen))
     else:
-        click.echo(format_ps(chosen, datetime.now(UTC)))
+        click.echo(format_ps(chosen, datetime.now(UTC), terminal_width()))
 
 
 async def _ask(address: Address) -> list[api.RunningModel]:
@@ -35,8 +43,8 @@ async def _ask(address: Address) -> list[api.RunningModel]:
         return await client.ps()
 
 
-def format_ps(models: Iterable[api.RunningModel], now: datetime) -> str:
-    """The table of ``embedd ps``."""
+def format_ps(models: Iterable[api.RunningModel], now: datetime, width: int | None = None) -> str:
+    """The table of ``embedd ps``, in *width* columns."""
     rows = (
         (
             model.name,
@@ -50,7 +58,7 @@ def format_ps(models: Iterable[api.RunningModel], now: datetime) -> str:
         )
         for model in models
     )
-    return format_table(PS_COLUMNS, rows)
+    return fit_table(PS_COLUMNS, rows, width, LESS_IMPORTANT)
 
 
 @click.command

@@ -5,6 +5,7 @@ from contextlib import aclosing
 
 import click
 
+from embedd.cli.arguments import complete_recipe
 from embedd.cli.connection import reach, require_local
 from embedd.cli.progress import Report, open_progress, report_all
 from embedd.cli.settings import load_settings
@@ -13,7 +14,7 @@ from embedd.errors import PullError
 
 
 @click.command
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_recipe)
 @click.option("--insecure", is_flag=True, help="Allow a source without TLS.")
 @click.option("--all", "refresh", is_flag=True, help="Pull again what was pulled before.")
 def pull(*, model: str | None, insecure: bool, refresh: bool) -> None:

@@ -18,7 +18,7 @@ class _ServeCommand(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write each environment variable with its meaning and default."""
-        del ctx
+        super().format_epilog(ctx, formatter)
         with formatter.section("Environment variables"):
             formatter.write_dl(
                 [

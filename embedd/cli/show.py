@@ -1,6 +1,7 @@
 """``embedd show``: a model's properties in blocks, or one of its fields unchanged."""
 
 import asyncio
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -81,15 +82,30 @@ def _model_rows(reply: "ShowReply") -> Iterator[Row]:
     values = {
         "architecture": architecture,
         "parameters": reply.details.parameter_size,
-        "context length": info.get(f"{architecture}.context_length"),
+        "context length": _format_context(reply, info.get(f"{architecture}.context_length")),
         "embedding length": info.get(f"{architecture}.embedding_length"),
         "quantization": reply.details.quantization_level,
+        "weights": _find_weights(reply.modelfile),
         "backend": reply.backend or "",
         "tokenizer": reply.tokenizer or "",
     }
     for title, value in values.items():
         if value:
             yield title, str(value)
+
+
+def _format_context(reply: "ShowReply", trained: object) -> str:
+    """The limit of an input, and beside it that of the training if it is another."""
+    found = re.search(r"^num_ctx +([0-9]+)$", reply.parameters or "", re.MULTILINE)
+    if found is None or not isinstance(trained, int) or int(found[1]) >= trained:
+        return str(trained or "")
+    return f"{found[1]} (trained with {trained})"
+
+
+def _find_weights(modelfile: str) -> str:
+    """The digest that answers name in ``X-Embedd-Model``: of the file, not of the manifest."""
+    found = re.search(r"^FROM .*sha256-([0-9a-f]{12})[0-9a-f]{52}\"?$", modelfile, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def _metadata(info: Mapping[str, object]) -> Iterable[tuple[str, object]]:

@@ -1,11 +1,14 @@
 """Tables, sizes and times as Ollama's command line prints them."""
 
 import math
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
 GAP: Final = 4
+NARROW_GAP: Final = 2
 # Wider than any table: a column is never cut or wrapped, neither on a terminal nor in a pipe.
 _WIDTH: Final = 1 << 20
 _UNITS: Final = ("B", "KB", "MB", "GB", "TB")
@@ -13,13 +16,42 @@ _HOUR: Final = 3600
 _FOREVER: Final = timedelta(days=20 * 365)
 
 
-def format_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def terminal_width() -> int | None:
+    """Columns of the terminal; None if stdout is not one."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def fit_table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    width: int | None,
+    less_important: Sequence[str] = (),
+) -> str:
+    """A table that fits in *width* columns, as far as can be.
+
+    First the gaps shrink, then the columns *less_important* go, one after the other; a pipe
+    (None) gets all.
+    """
+    table: list[Sequence[str]] = list(rows)
+    text = format_table(header, table)
+    for title in (None, *less_important):
+        if width is None or all(len(line) <= width for line in text.splitlines()):
+            return text
+        if title is not None:
+            place = header.index(title)
+            table = [(*row[:place], *row[place + 1 :]) for row in table]
+            header = (*header[:place], *header[place + 1 :])
+        text = format_table(header, table, NARROW_GAP)
+    return text
+
+
+def format_table(header: Sequence[str], rows: Iterable[Sequence[str]], gap: int = GAP) -> str:
     """Lines of left-aligned columns without trailing blanks, colours or markup."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False)
+    table = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False)
     for title in header:
         table.add_column(Text(title), no_wrap=True)
     for row in rows:

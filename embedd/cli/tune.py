@@ -14,6 +14,7 @@ from embedd.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from embedd.config import Settings
+    from embedd.engine.settings import Tuning
     from embedd.engine.tuning.calibrate import Calibration, Trial
 
 COLUMNS = ("BACKEND", "REPLICAS", "BATCH TOKENS", "TOKENS/S", "")
@@ -25,8 +26,9 @@ COLUMNS = ("BACKEND", "REPLICAS", "BATCH TOKENS", "TOKENS/S", "")
 def tune(*, model: str, only_show: bool) -> None:
     """Measure how a model computes fastest on this machine.
 
-    Takes some seconds. The result applies from the model's next load on. The server
-    measures by itself while it is idle.
+    Takes a quarter to two minutes: it loads the model for every backend and number of
+    replicas. The result applies from the model's next load on. The server measures by
+    itself while it is idle.
     """
     settings = load_settings()
     require_local(settings, "tune")
@@ -37,6 +39,11 @@ def tune(*, model: str, only_show: bool) -> None:
                 f"{model} has not been measured on this machine: run `embedd tune {model}`"
             )
     else:
+        click.echo(
+            f"measuring {model} on {settings.threads} cores, which takes up to two minutes; "
+            "every line is one setting",
+            err=True,
+        )
         found = asyncio.run(calibrate_model(settings, model, _print_trial))
     click.echo(format_calibration(found))
 
@@ -87,12 +94,32 @@ def format_calibration(found: "Calibration") -> str:
     best = found.best
 
     def row(trial: "Trial") -> Sequence[str]:
-        chosen = (trial.backend, trial.replicas, trial.batch_tokens) == (
-            best.backend,
-            best.replicas,
-            best.batch_tokens,
-        )
         numbers = (trial.replicas, trial.batch_tokens, round(trial.tokens_per_second))
-        return (trial.backend, *map(str, numbers), "chosen" if chosen else "")
+        return (trial.backend, *map(str, numbers), "chosen" if _is_chosen(trial, best) else "")
 
-    return format_table(COLUMNS, map(row, found.trials))
+    return f"{format_table(COLUMNS, map(row, found.trials))}{_explain(found)}"
+
+
+def _is_chosen(trial: "Trial", best: "Tuning") -> bool:
+    return (trial.backend, trial.replicas, trial.batch_tokens) == (
+        best.backend,
+        best.replicas,
+        best.batch_tokens,
+    )
+
+
+def _explain(found: "Calibration") -> str:
+    """Why another setting than the fastest was chosen; "" if that was."""
+    best = next(trial for trial in found.trials if _is_chosen(trial, found.best))
+    fastest = max(found.trials, key=lambda trial: trial.tokens_per_second)
+    if best.tokens_per_second >= fastest.tokens_per_second:
+        return ""
+    less = 1 - best.tokens_per_second / fastest.tokens_per_second
+    if (best.backend, best.replicas) == (fastest.backend, fastest.replicas):
+        why = "a smaller batch answers sooner"
+    else:
+        why = "one core for each replica stalls less beside a working server"
+    return (
+        f"\n\nchosen: {less:.0%} slower here than {fastest.replicas} × {fastest.batch_tokens} "
+        f"tokens of {fastest.backend}, because {why}"
+    )

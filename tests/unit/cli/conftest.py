@@ -176,7 +176,7 @@ class FakeLibrary:
             *[Refreshed(name=name, error="no network") for name in self.broken],
         ]
 
-    def search(self, word: str) -> Sequence[Recipe]:
+    def search(self, word: str = "") -> Sequence[Recipe]:
         recipe = Recipe(
             name="all-minilm",
             description="small and quick",
@@ -193,6 +193,10 @@ class FakeLibrary:
         report(ProgressLine(status="verifying 1b226e2802db", total=9, completed=9))
         problems = tuple(f"blob of {name} is corrupt" for name in self.broken)
         return Verified(models=2, blobs=7, size=45_960_996, problems=problems, unused=self.unused)
+
+    def prune(self) -> Sequence[str]:
+        self.asked.append(("prune",))
+        return ["sha256-0"]
 
     def disk_use(self) -> int:
         return 45_960_996

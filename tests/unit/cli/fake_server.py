@@ -63,6 +63,7 @@ class FakeServer:
     backend: str = "1b226e2802db;engine=fake;backend=llama;tokenizer=model"
     models: set[str] = field(default_factory=lambda: {"all-minilm"})
     version: str = "0.0.1"
+    shown_backend: str = ""  # as `show` names it
     is_embedd: bool = True  # else it answers as Ollama does
     pull_lines: tuple[Json, ...] = ({"status": "pulling manifest"}, {"status": "success"})
     capabilities: tuple[str, ...] = ("embedding",)
@@ -135,7 +136,13 @@ class FakeServer:
                     {"model": name, "created_at": "2026-08-21T15:06:48Z", "done_reason": "unload"}
                 )
             case "/api/show":
-                return web.json_response({**SHOWN, "capabilities": self.capabilities})
+                computed = (
+                    {"backend": self.shown_backend, "tokenizer": "model"}
+                    if self.shown_backend
+                    else {}
+                )
+                shown = {**SHOWN, "capabilities": self.capabilities, **computed}
+                return web.json_response(shown)
             case "/api/copy":
                 return web.Response()
             case "/api/delete":

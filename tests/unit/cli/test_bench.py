@@ -7,6 +7,7 @@ from aiohttp import web
 
 from embedd.cli import bench
 from embedd.cli.bench import Workload, cosine
+from embedd.cli.tune import format_calibration
 from embedd.engine.settings import Tuning
 from embedd.engine.tuning.calibrate import Calibration, Trial
 from tests.unit.cli.conftest import Run
@@ -39,14 +40,14 @@ def test_bench_prints_a_row_for_each_workload(embedd: Run, server: FakeServer) -
     outcome = embedd("bench", "all-minilm")
     assert outcome.status == 0
     header, *rows = outcome.out.splitlines()
-    assert header.split() == ["WORKLOAD", "SERVER", "TEXTS/S", "P50", "P99"]
+    assert header.split() == ["WORKLOAD", "SERVER", "TEXTS/S", "RATIO", "P50", "P99"]
     assert [row.split("    ")[0].strip() for row in rows] == ["one text", "passages"]
     assert {path for _, path, _ in server.asked} == {"/api/version", "/api/embed"}
 
 
 def test_bench_of_a_model_that_is_not_there_is_an_error(embedd: Run, server: FakeServer) -> None:
     del server
-    assert embedd("bench", "nope").err == UNKNOWN
+    assert embedd("bench", "nope").err == "measuring one text\n" + UNKNOWN
 
 
 @pytest.mark.usefixtures("_no_server")
@@ -69,10 +70,44 @@ def test_compare_speaks_what_the_other_server_speaks(
     with in_background(FakeServer(models={"theirs"})) as other:
         prepare(other)
         outcome = embedd("compare", other.url, "all-minilm", "--other-model", "theirs")
-        assert outcome.err == ""
+        assert outcome.err == "measuring one text\nmeasuring passages\n"
         assert path in {asked for _, asked, _ in other.asked}
     assert other.url in outcome.out
-    assert outcome.out.rstrip().endswith("least cosine over 4 texts: 1.000000")
+    assert "least cosine over 4 texts: 1.000000" in outcome.out.splitlines()
+    ratios = [line.split()[-5] for line in outcome.out.splitlines()[1:5]]
+    assert (ratios[0], ratios[2]) == ("1.00", "1.00")
+    assert float(ratios[1]) > 0
+
+
+@pytest.mark.usefixtures("server")
+def test_compare_says_which_server_failed(embedd: Run) -> None:
+    with in_background(FakeServer(models={"theirs"})) as other:
+        outcome = embedd("compare", other.url, "all-minilm")
+        assert outcome.status == 1
+        assert outcome.err.endswith(
+            f'Error: {other.url}: model "all-minilm" not found, try pulling it first\n'
+        )
+        outcome = embedd("compare", other.url, "theirs")
+        assert outcome.err.endswith(
+            'Error: embedd: model "theirs" not found, try pulling it first\n'
+        )
+
+
+@pytest.mark.usefixtures("server")
+def test_compare_needs_the_other_server(embedd: Run) -> None:
+    outcome = embedd("compare", "127.0.0.1:1", "all-minilm")
+    assert outcome.err == (
+        "Error: the server to compare with, http://127.0.0.1:1, does not answer\n"
+    )
+
+
+def test_compare_names_what_computes(embedd: Run, server: FakeServer) -> None:
+    server.shown_backend = "openvino-bf16"
+    outcome = embedd("compare", server.url, "all-minilm")
+    assert outcome.out.splitlines()[-2:] == [
+        "embedd: openvino-bf16, tokenizer model",
+        f"{server.url}: openvino-bf16, tokenizer model",
+    ]
     assert server.asked
 
 
@@ -106,6 +141,25 @@ def test_tune_show_prints_the_curve_or_says_how_to_get_it(
     ]
 
 
+@pytest.mark.parametrize(
+    ("replicas", "batch_tokens", "why"),
+    [
+        (2, 256, "3% slower here than 2 × 512 tokens of llama, because a smaller batch answers"),
+        (4, 128, "8% slower here than 2 × 512 tokens of llama, because one core for each replica"),
+    ],
+)
+def test_tune_says_why_not_the_fastest_setting_was_chosen(
+    replicas: int, batch_tokens: int, why: str
+) -> None:
+    rates = {(2, 512): 1000.0, (2, 256): 970.0, (4, 128): 920.0}
+    trials = tuple(
+        Trial(backend="llama", replicas=each, batch_tokens=tokens, tokens_per_second=rate)
+        for (each, tokens), rate in rates.items()
+    )
+    best = Tuning(replicas=replicas, batch_tokens=batch_tokens, backend="llama", measured=True)
+    assert why in format_calibration(Calibration(trials=trials, best=best))
+
+
 def test_tune_prints_each_trial_as_it_comes(embedd: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def calibrate(_settings: object, name: str, report: Callable[[Trial], None]) -> object:
         assert name == "all-minilm"
@@ -115,5 +169,8 @@ def test_tune_prints_each_trial_as_it_comes(embedd: Run, monkeypatch: pytest.Mon
 
     monkeypatch.setattr("embedd.cli.tune.calibrate_model", calibrate)
     outcome = embedd("tune", "all-minilm")
-    assert outcome.err.splitlines()[0] == "llama, 2 × 128 tokens: 1234 tokens/s"
+    first, second, *_ = outcome.err.splitlines()
+    assert first.startswith("measuring all-minilm on ")
+    assert "takes up to two minutes" in first
+    assert second == "llama, 2 × 128 tokens: 1234 tokens/s"
     assert "chosen" in outcome.out

@@ -153,11 +153,42 @@ def test_the_files_of_components_are_uploaded_to_the_server_that_answers(
     embedd: Run, server: FakeServer, tmp_path: Path
 ) -> None:
     for name in ("a/klein.gguf", "a/llm.gguf", "vae.safetensors"):
-        write(tmp_path / name, name)
+        write(tmp_path / name, f"GGUF {name}")
     outcome = embedd("create", "klein", "-f", write(tmp_path / "a/Modelfile", IMAGE_MODEL))
     assert outcome.status == 0, outcome.err
     body = server.asked[-1][2]
-    assert server.blobs[body["files"]["klein.gguf"]] == b"a/klein.gguf"
+    assert server.blobs[body["files"]["klein.gguf"]] == b"GGUF a/klein.gguf"
     assert body["components"].keys() == {"llm", "vae"}
-    assert server.blobs[body["components"]["llm"]] == b"a/llm.gguf"
-    assert server.blobs[body["components"]["vae"]] == b"vae.safetensors"
+    assert server.blobs[body["components"]["llm"]] == b"GGUF a/llm.gguf"
+    assert server.blobs[body["components"]["vae"]] == b"GGUF vae.safetensors"
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (("noise.bin", "noise and more of it"), "is not a model: it is neither"),
+        (("a/config.json", "{}"), "holds no checkpoint: it has no .safetensors file"),
+        (("a/m.safetensors", "x"), "is not a checkpoint: it has no config.json"),
+    ],
+)
+def test_what_is_not_a_model_is_refused_before_it_is_uploaded(
+    embedd: Run, server: FakeServer, tmp_path: Path, file: tuple[str, str], message: str
+) -> None:
+    name, text = file
+    write(tmp_path / name, text)
+    outcome = embedd("create", "mine", "--from", str(tmp_path / name.partition("/")[0]))
+    assert outcome.status == 1
+    assert message in outcome.err
+    assert {path for _, path, _ in server.asked} == {"/api/version"}
+
+
+@pytest.mark.usefixtures("library")
+def test_an_unknown_base_is_named_with_its_line(
+    embedd: Run, server: FakeServer, tmp_path: Path
+) -> None:
+    text = "pull model manifest: file does not exist"
+    server.pull_lines = ({"error": text},)
+    modelfile = write(tmp_path / "Modelfile", "# mine\nFROM nope\n")
+    outcome = embedd("create", "mine", "-f", modelfile)
+    assert outcome.err.splitlines()[-1].startswith(f"Error: {modelfile}, line 2: FROM nope: {text}")

@@ -183,3 +183,9 @@ def test_a_closed_stdin_is_an_empty_text(embedd: Run, monkeypatch: pytest.Monkey
     monkeypatch.setattr("tests.unit.cli.conftest.Terminal", lambda _: None)
     assert embedd("embed", "all-minilm").status == 2
     assert embedd("run", "all-minilm").err == EMPTY
+
+
+@pytest.mark.usefixtures("server")
+def test_a_dash_is_stdin(embedd: Run) -> None:
+    assert len(embedd("embed", "all-minilm", "-", stdin=b"one\ntwo").out.splitlines()) == 2
+    assert embedd("run", "all-minilm", "-", stdin=b"four\n").out == "[4.0,0.0,0.1]\n"

@@ -5,10 +5,13 @@ import re
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from aiohttp import web
 
 from embedd import cli
+from embedd.cli.ps import stop
+from embedd.cli.pull import pull
 from tests.unit.cli.conftest import FakeLibrary, Run
 from tests.unit.cli.fake_server import FakeServer
 
@@ -193,11 +196,35 @@ def test_verify_fails_when_something_is_wrong(embedd: Run, library: FakeLibrary)
     library.unused = ("sha256:0",)
     outcome = embedd("verify")
     assert outcome.status == 1
-    assert outcome.out.endswith("45 MB; 1 of them belong to no model\n")
+    assert "45 MB; 1 of them belong to no model (--prune removes" in outcome.out
     assert outcome.err.splitlines()[1:] == [
         "blob of bge-m3 is corrupt",
         "Error: 1 problem found",
     ]
+
+
+def test_verify_prunes_when_asked_to(embedd: Run, library: FakeLibrary) -> None:
+    outcome = embedd("verify", "--prune")
+    assert outcome.out.startswith("removed 1 file that no model used\nverified 7 files")
+    assert library.asked == [("prune",), ("verify", None)]
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(
+    ("incomplete", "names"), [("all-m", ["all-minilm"]), ("all-minilm:l", ["all-minilm:latest"])]
+)
+def test_names_to_pull_are_completed(incomplete: str, names: list[str]) -> None:
+    context = click.Context(pull, info_name="pull")
+    found = pull.params[0].shell_complete(context, incomplete)
+    assert [one.value for one in found] == names
+
+
+@pytest.mark.usefixtures("library")
+def test_a_setting_that_is_refused_completes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDD_ENGINE", "foo")
+    for command in (pull, stop):
+        context = click.Context(command, info_name="x")
+        assert command.params[0].shell_complete(context, "") == []
 
 
 @pytest.mark.usefixtures("library")
@@ -206,7 +233,9 @@ def test_search_lists_recipes(embedd: Run) -> None:
         "NAME          DESCRIPTION        TAGS",
         "all-minilm    small and quick    latest",
     ]
-    assert len(embedd("search", "nope").out.splitlines()) == 1
+    outcome = embedd("search", "nope")
+    assert len(outcome.out.splitlines()) == 1
+    assert outcome.err == 'Warning: no known model has "nope" in its name or description\n'
 
 
 def test_pull_all_prints_the_result_of_each_model(embedd: Run, library: FakeLibrary) -> None:
@@ -254,8 +283,8 @@ def test_search_shows_on_a_terminal_what_fits(embedd: Run, monkeypatch: pytest.M
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "20")
     assert embedd("search", "mini").out.splitlines() == [
-        "NAME          DESCRI",
-        "all-minilm    small",
+        "NAME        DESCRIPT",
+        "all-minilm  small an",
     ]
 
 

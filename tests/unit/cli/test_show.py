@@ -2,16 +2,18 @@
 
 import json
 
+import msgspec
 import pytest
 
-from tests.unit.cli.conftest import FakeLibrary, Run
+from embedd.cli.show import format_show
+from tests.unit.cli.conftest import SHOWN, FakeLibrary, Run
 from tests.unit.cli.fake_server import FakeServer
 
 BLOCKS = """\
   Model
     architecture        bert
     parameters          22.57M
-    context length      512
+    context length      256 (trained with 512)
     embedding length    384
     quantization        F16
 
@@ -114,3 +116,9 @@ def test_a_field_that_the_server_does_not_send_is_an_empty_line(
 ) -> None:
     assert embedd("show", "all-minilm", "--license").out == "\n"
     assert server.asked[-1][1] == "/api/show"
+
+
+def test_the_weights_are_named_as_answers_name_them() -> None:
+    digest = "797b70c4edf85907fe0a49eb85811256f65fa0f7bf52166b147fd16be2be4662"
+    shown = msgspec.structs.replace(SHOWN, modelfile=f'# FROM x\n\nFROM "/m/sha256-{digest}"\n')
+    assert "    weights             797b70c4edf8\n" in format_show(shown)

@@ -1,6 +1,7 @@
 """The command itself: instant help, errors of one line, exit status."""
 
 import logging
+import re
 import subprocess
 import sys
 
@@ -147,3 +148,36 @@ def test_an_unusable_address_is_an_error(embedd: Run, monkeypatch: pytest.Monkey
     outcome = embedd("ps")
     assert outcome.status == 1
     assert outcome.err.startswith("Error: cannot use the address 'ftp://x'")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("lsit", "list"), ("bnch", "bench"), ("PULL", "pull"), ("verfy", "verify"), ("xyzzy", "")],
+)
+def test_an_unknown_command_is_named_with_those_like_it(
+    embedd: Run, typed: str, meant: str
+) -> None:
+    for args in ([typed], ["help", typed]):
+        outcome = embedd(*args)
+        assert outcome.status == 2
+        assert f"there is no command '{typed}'" in outcome.err
+        assert f"did you mean {meant}" in outcome.err if meant else "did you" not in outcome.err
+
+
+def test_help_shows_what_the_option_shows(embedd: Run) -> None:
+    assert embedd("help").out == embedd("--help").out
+    assert embedd("help", "pull").out == embedd("pull", "--help").out
+    assert embedd("help", "ls").out == embedd("help", "list").out.replace(" list ", " ls ", 1)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_help_of_every_command_has_examples_that_can_be_typed(embedd: Run, name: str) -> None:
+    out = embedd(name, "--help").out
+    examples = re.findall(rf"^  embedd {name}\b.*$", out, re.MULTILINE)
+    assert examples
+    command = cli.root.get_command(click.Context(cli.root), name)
+    assert command is not None
+    known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
+    for example in examples:
+        options = [word for word in example.split() if re.fullmatch(r"--?[a-z][a-z-]*", word)]
+        assert set(options) <= known, example

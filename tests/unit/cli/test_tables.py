@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedd.cli.tables import (
+    fit_table,
     format_duration,
     format_moment,
     format_processor,
@@ -150,3 +151,23 @@ def test_a_duration_is_said_in_its_largest_unit(seconds: float, text: str) -> No
 )
 def test_until_is_for_ever_ahead_or_stopping(ahead: timedelta, text: str) -> None:
     assert format_until(NOW + ahead, NOW) == text
+
+
+HEADER = ("NAME", "ID", "SIZE")
+ROWS = [("all-minilm:latest", "1b226e2802db", "45 MB")]
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (None, "all-minilm:latest    1b226e2802db    45 MB"),
+        (42, "all-minilm:latest    1b226e2802db    45 MB"),
+        (38, "all-minilm:latest  1b226e2802db  45 MB"),
+        (37, "all-minilm:latest  45 MB"),
+        (5, "all-minilm:latest  45 MB"),
+    ],
+)
+def test_a_table_loses_its_gaps_and_then_columns_on_a_narrow_terminal(
+    width: int | None, line: str
+) -> None:
+    assert fit_table(HEADER, ROWS, width, ("ID",)).splitlines()[1] == line
