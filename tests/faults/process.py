@@ -27,6 +27,7 @@ class Home:
 
     folder: Path
     started: int = field(default=0)
+    module: str = "embedd"  # that is the command
 
     @property
     def models(self) -> Path:
@@ -49,7 +50,7 @@ class Home:
     def run(self, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run an embedd command and return how it ended."""
         return subprocess.run(
-            [sys.executable, "-m", "embedd", *command],
+            [sys.executable, "-m", self.module, *command],
             env=self.environment(**settings),
             capture_output=True,
             text=True,
@@ -71,7 +72,7 @@ class Home:
 
         with log.open("w") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "embedd", "serve"],
+                [sys.executable, "-m", self.module, "serve"],
                 env=self.environment(**settings),
                 stdout=output,
                 stderr=output,

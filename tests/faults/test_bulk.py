@@ -1,0 +1,144 @@
+"""Bulk jobs of which the command, a worker or the server is killed: every row is there once."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+
+from tests.faults.conftest import Scale
+from tests.faults.fake_embedd import ROWS
+from tests.faults.figures import Figures
+from tests.faults.process import Home, wait_until
+
+PARTS = 12
+FAKE = "tests.faults.fake_embedd"
+
+
+def write_rows(path: Path) -> list[str]:
+    """Rows with ids, some of them twice, some with the text of another; one has none."""
+    chosen = random.Random(3)
+    texts = [f"text {chosen.randrange(900)}" for _ in range(PARTS * ROWS - 1)]
+    rows: list[dict[str, Any]] = [
+        {"id": f"k{number // 2}", "text": text} for number, text in enumerate(texts)
+    ]
+    rows.append({"id": "last", "text": None})
+    path.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+    return texts
+
+
+class Job:
+    """A job whose command is started, killed and started again."""
+
+    def __init__(self, home: Home, source: Path, out: Path, *options: str) -> None:
+        self.out = out
+        self._home = home
+        self._command = [sys.executable, "-m", FAKE, "bulk", "tiny", str(source), "-o", str(out)]
+        self._command += ["--id", "id", "--progress", "none", *options]
+        self._log = home.folder / "bulk.log"
+
+    def start(self) -> subprocess.Popen[bytes]:
+        with self._log.open("wb") as log:
+            return subprocess.Popen(
+                self._command, env=self._home.environment(ENGINE="llama", THREADS="1"), stderr=log
+            )
+
+    def finish(self) -> bytes:
+        """Run the command to its end and return the output."""
+        return self.wait(self.start())
+
+    def wait(self, process: subprocess.Popen[bytes]) -> bytes:
+        assert process.wait(100) == 3, self._log.read_text()  # one row has no text
+        return self.out.read_bytes()
+
+    def count_parts(self) -> int:
+        return len(list(Path(f"{self.out}.parts").glob("part-*")))
+
+    def wait_for_parts(self, process: subprocess.Popen[bytes], count: int) -> None:
+        wait_until(lambda: self.count_parts() >= count or process.poll() is not None, 100)
+
+
+def kill_children(process: subprocess.Popen[bytes]) -> int:
+    """Kill the workers of a command from outside; return how many."""
+    children = psutil.Process(process.pid).children()
+    for child in children:
+        child.kill()
+    return len(children)
+
+
+def test_a_command_that_is_killed_goes_on_where_it_was(
+    home: Home, scale: Scale, figures: Figures
+) -> None:
+    source = home.folder / "rows.jsonl"
+    texts = write_rows(source)
+    expected = Job(home, source, home.folder / "expected.jsonl", "--local").finish()
+    rows = [msgspec.json.decode(line) for line in expected.splitlines()]
+    assert [row["text"] for row in rows] == texts
+    same = kills = 0
+    rounds = scale.choose(short=1, full=30)
+    for number in range(rounds):
+        job = Job(home, source, home.folder / f"{number}.jsonl", "--local")
+        for count in sorted(random.Random(number).sample(range(PARTS), 2)):
+            process = job.start()
+            job.wait_for_parts(process, count)
+            kills += process.poll() is None
+            process.kill()
+            process.wait()
+        same += job.finish() == expected
+    figures.at_least("kills", kills, 1)
+    figures.at_least("outputs equal to the undisturbed one", same, rounds)
+
+
+def test_a_job_outlives_its_worker(home: Home, scale: Scale, figures: Figures) -> None:
+    source = home.folder / "rows.jsonl"
+    write_rows(source)
+    expected = Job(home, source, home.folder / "expected.jsonl", "--local").finish()
+    same = kills = 0
+    rounds = scale.choose(short=1, full=30)
+    for number in range(rounds):
+        job = Job(home, source, home.folder / f"{number}.jsonl", "--local")
+        process = job.start()
+        job.wait_for_parts(process, 1 + number % (PARTS // 2))
+        kills += kill_children(process)
+        same += job.wait(process) == expected
+    figures.at_least("kills", kills, 1)
+    figures.at_least("outputs equal to the undisturbed one", same, rounds)
+
+
+def test_a_job_waits_for_a_server_that_was_killed(
+    home: Home, scale: Scale, figures: Figures
+) -> None:
+    source = home.folder / "rows.jsonl"
+    write_rows(source)
+    home.module = FAKE
+    server = home.start(ENGINE="llama", THREADS="1")
+    try:
+        url = f"http://127.0.0.1:{server.port}"
+        Job(home, source, home.folder / "expected.jsonl", "--server", url).finish()
+        expected = (home.folder / "expected.jsonl").read_bytes()
+        same = 0
+        rounds = scale.choose(short=1, full=30)
+        for number in range(rounds):
+            job = Job(home, source, home.folder / f"{number}.jsonl", "--server", url)
+            process = job.start()
+            job.wait_for_parts(process, 1 + number % (PARTS // 2))
+            server.kill()
+            server = home.start(HOST=f"127.0.0.1:{server.port}", ENGINE="llama", THREADS="1")
+            same += job.wait(process) == expected
+    finally:
+        server.kill()
+    figures.at_least("outputs equal to the undisturbed one", same, rounds)
+
+
+def test_two_shards_work_side_by_side(home: Home) -> None:
+    source = home.folder / "rows.jsonl"
+    write_rows(source)
+    expected = Job(home, source, home.folder / "expected.jsonl", "--local").finish()
+    out = home.folder / "o.jsonl"
+    jobs = [Job(home, source, out, "--local", "--shard", f"{number}/2") for number in (1, 2)]
+    processes = [job.start() for job in jobs]
+    assert sorted(process.wait(100) for process in processes) in ([0, 3], [3, 3])
+    assert out.read_bytes() == expected
