@@ -122,7 +122,7 @@ class Tensor(Struct, frozen=True, kw_only=True):
 class ShowReply(Struct, frozen=True, kw_only=True):
     """``POST /api/show``: *model_info* is the GGUF's metadata, its arrays null unless *verbose*.
 
-    *engine*, *backend* and *tokenizer* are sent of a model in memory.
+    *engine* and *backend* are sent of a model in memory, *tokenizer* of one that was used before.
     """
 
     license: str | UnsetType = UNSET

@@ -244,7 +244,13 @@ def _make_library(
         verify=functools.partial(verify_gguf, settings=settings),
         open_hub=open_hub,
         quantize=functools.partial(_quantize, settings=settings),
+        find_tokenizer=functools.partial(_find_tokenizer, settings=settings),
     )
+
+
+def _find_tokenizer(spec: ModelSpec, *, settings: Settings) -> str | None:
+    verdict = find_verdict(open_tuning(settings), spec)
+    return verdict.name if verdict else None
 
 
 def _quantize(

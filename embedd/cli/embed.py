@@ -31,7 +31,9 @@ class _RunCommand(click.Command):
 
 
 _dimensions = click.option(
-    "--dimensions", type=int, help="Numbers to keep of each vector, for models made for that."
+    "--dimensions",
+    type=click.IntRange(min=1),
+    help="Numbers to keep of each vector, for models made for that.",
 )
 _keepalive = click.option(
     "--keepalive", "keep_alive", type=duration, help="How long the model stays in memory."
@@ -88,6 +90,13 @@ def run(
         )
     )
     click.echo(msgspec.json.encode(reply.embeddings[0]))
+    _warn_of_width(dimensions, reply)
+
+
+def _warn_of_width(dimensions: int | None, reply: api.EmbedReply) -> None:
+    width = len(reply.embeddings[0]) if reply.embeddings else 0
+    if dimensions is not None and 0 < width < dimensions:
+        warn(f"--dimensions {dimensions} has no effect: the vectors have {width} numbers")
 
 
 async def _show(address: Address, model: str) -> api.ShowReply:
@@ -150,6 +159,8 @@ def embed(
     for chunk in take_chunks(source):
         reply = asyncio.run(ask(chunk))
         click.echo(_format(chunk, reply, done, as_json=as_json))
+        if not done:
+            _warn_of_width(dimensions, reply)
         done += len(chunk)
         cut += len(reply.truncated)
     if cut:

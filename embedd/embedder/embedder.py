@@ -14,6 +14,7 @@ from embedd.embedder import inputs
 from embedd.embedder.apart import apart
 from embedd.embedder.chunking import Chunker
 from embedd.embedder.ranking import rank, to_scores
+from embedd.embedder.truncation_log import TruncationLog
 from embedd.engine.serving.model import ServedModel
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import (
@@ -90,6 +91,7 @@ class Embedder:
         self._metrics = metrics
         self._context_length = context_length
         self._max_answer = max_answer
+        self._truncations = TruncationLog()
 
     async def embed(self, request: EmbedRequest, *, arrived: float | None = None) -> EmbedResult:
         """Return a vector for every input, or raise for all of them.
@@ -360,6 +362,8 @@ class Embedder:
                 reused=computed.reused,
                 queue=computed.timings.queue,
             )
+            if truncated:
+                self._truncations.note(spec.name, truncated)
             timings = Timings(
                 load=0.0 if was_ready else loaded_at - start,
                 tokenize=tokenized_at - loaded_at,

@@ -69,8 +69,14 @@ def check_dimensions(request: EmbedRequest, model: ResolvedModel) -> list[str]:
         InvalidInputError: The model cannot give vectors of this size.
     """
     asked, width = request.dimensions, model.spec.width
-    if asked is None or request.dimension_check is DimensionCheck.LENIENT:
+    if asked is None:
         return []
+    if request.dimension_check is DimensionCheck.LENIENT:
+        if 1 <= asked <= width:
+            return []
+        return [
+            f"dimensions={asked} is not between 1 and {width}: the vectors have {width} numbers"
+        ]
     sizes = model.parameters.matryoshka
     if request.dimension_check is DimensionCheck.MATRYOSHKA and not sizes:
         raise InvalidInputError(

@@ -1,14 +1,17 @@
 """The library: lists, shows, pulls, creates, copies and deletes models of a store."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
+from msgspec import structs
+
 from embedd.catalog.catalog import AnyRecipe, Catalog
 from embedd.catalog.suggestions import Suggestions
+from embedd.engine.spec import ModelSpec
 from embedd.errors import EmbeddError, ModelNotFoundError, StoreError, UnsupportedError
 from embedd.library.create import Creator, Source, parse_creation
 from embedd.library.draft import read_config
@@ -21,7 +24,7 @@ from embedd.library.uploads import UploadClaims
 from embedd.library.verify import Verified, Verifier
 from embedd.names import parse_model_name
 from embedd.ollama_api import ShowReply, StoredModel
-from embedd.resolve import AnyModel, Resolver, details_of_config
+from embedd.resolve import AnyModel, ResolvedModel, Resolver, details_of_config
 from embedd.store.blobs import Incoming
 from embedd.store.layout import parse_digest
 from embedd.store.manifests import StoredManifest
@@ -43,6 +46,7 @@ class Library:
         open_hub: Makes a client of the hub, when one is needed first.
         quantize: Writes a GGUF with other weights.
         suggestions: Finds names like one that does not exist.
+        find_tokenizer: Finds out whose tokenizer serves a model, if that is known.
     """
 
     def __init__(
@@ -55,11 +59,13 @@ class Library:
         open_hub: OpenHub = no_hub,
         quantize: Quantize | None = None,
         suggestions: Suggestions | None = None,
+        find_tokenizer: Callable[[ModelSpec], str | None] = lambda _: None,
     ) -> None:
         self._store = store
         self._suggestions = suggestions or Suggestions(catalog, list)
         self._resolver = resolver
         self._catalog = catalog
+        self._find_tokenizer = find_tokenizer
         self._puller = Puller(store, catalog, verify, open_hub, self._suggestions)
         weights = Weights(verify=verify, quantize=quantize)
         self._claims = UploadClaims()
@@ -177,9 +183,12 @@ class Library:
         """
         stored = self._find(text)
         model = self._describe(stored)
-        return read_show_reply(
+        reply = read_show_reply(
             self._store, stored, self._entry(stored, model), model, verbose=verbose
         )
+        if isinstance(model, ResolvedModel) and (found := self._find_tokenizer(model.spec)):
+            return structs.replace(reply, tokenizer=found)
+        return reply
 
     def verify(self, text: str | None = None, report: ReportProgress = ignore) -> Verified:
         """Hash the blobs of the model *text*, or all blobs, again.

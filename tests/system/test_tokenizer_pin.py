@@ -120,6 +120,10 @@ async def test_a_models_own_pin_goes_before_the_operators(
         assert rows["auto:latest"] == "model"
         status, shown = await server.send("/api/show", {"model": "auto"})
         assert (status, shown["tokenizer"]) == (200, "model")
+        await server.send("/api/generate", {"model": "auto", "keep_alive": 0})
+        assert "auto:latest" not in [one["name"] for one in await server.running()]
+        status, shown = await server.send("/api/show", {"model": "auto"})
+        assert (status, shown["tokenizer"], "engine" in shown) == (200, "model", False)
         assert 'tokenizer                      "auto"' in shown["parameters"]
         assert "PARAMETER tokenizer auto" in shown["modelfile"]
 

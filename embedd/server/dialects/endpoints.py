@@ -27,9 +27,11 @@ from embedd.types import (
     Schedule,
     Tokenized,
     TokenizeRequest,
+    Truncated,
 )
 
-LONGEST_INDEX_LIST: Final = 1000  # bytes of `X-Embedd-Truncated`
+LONGEST_TRUNCATED: Final = 1000  # bytes of `X-Embedd-Truncated`
+MORE: Final = "; more"
 
 
 class DetokenizeBody(msgspec.Struct):
@@ -192,7 +194,7 @@ def computed_headers(result: Result) -> dict[str, str]:
         "X-Embedd-Model": format_served_by(served_by),
     }
     if result.truncated:
-        headers["X-Embedd-Truncated"] = _join_indices([one.index for one in result.truncated])
+        headers["X-Embedd-Truncated"] = describe_truncated(result.truncated)
     if result.warnings:
         headers["X-Embedd-Warning"] = to_header_text("; ".join(result.warnings))
     if isinstance(result, EmbedResult) and result.quantized.keys() & {DType.INT8, DType.UINT8}:
@@ -219,9 +221,12 @@ def _server_timing(result: Result) -> str:
     return text
 
 
-def _join_indices(indices: list[int]) -> str:
-    text = ",".join(map(str, indices))
-    if len(text) <= LONGEST_INDEX_LIST:
-        return text
-    end = text.rindex(",", 0, LONGEST_INDEX_LIST - len(",...") + 1)
-    return text[:end] + ",..."
+def describe_truncated(truncated: Sequence[Truncated]) -> str:
+    """Return ``count=2; index=0 tokens=602 kept=256; index=4 …``, and ``; more`` if it is long."""
+    text = f"count={len(truncated)}"
+    for one in truncated:
+        part = f"; index={one.index} tokens={one.tokens} kept={one.kept}"
+        if len(text) + len(part) + len(MORE) > LONGEST_TRUNCATED:
+            return text + MORE
+        text += part
+    return text

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from embedd.errors import EmptyInputError, InvalidInputError
 from embedd.server.dialects.base import Dialect, Policy, Route
+from embedd.server.dialects.common.chunk import refuse_chunk
 from embedd.server.dialects.common.fields import (
     parse_formats,
     parse_optional_keep_alive,
@@ -28,6 +29,7 @@ def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
     Raises:
         InvalidInputError: A field is missing or unknown, or an input is not text.
     """
+    refuse_chunk(body.chunk)
     return EmbedRequest(
         model=require_model(body.model, policy.default_model),
         inputs=_parse_texts(body.input, policy),

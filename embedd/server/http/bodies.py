@@ -11,7 +11,7 @@ Long bodies are decoded in a thread, and what they hold is counted first: see `l
 import json
 import math
 import types
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, TypeAlias, TypeVar, get_args, get_type_hints
 
@@ -59,8 +59,8 @@ MAX_DIGITS: Final = 1000  # of a number; Python itself converts 4,300 at most
 MAX_DEPTH = 200  # levels of nesting; the standard library's parser recurses
 LONG_AT_A_TIME: Final = 2  # bodies that are decoded in threads
 
-# (struct, value, field or None for the whole body, expected type) → the error
-MakeError: TypeAlias = Callable[[type, object, str | None, type], InvalidInputError]
+# (struct, value, field or None for the whole body, expected types) → the error
+MakeError: TypeAlias = Callable[[type, object, str | None, Sequence[type]], InvalidInputError]
 
 
 class BodyLimits:
@@ -189,7 +189,7 @@ def _decode(body: Data, kind: type[Body], max_inputs: int, make_error: MakeError
     if value is None:
         value = {}
     if not isinstance(value, dict):
-        raise make_error(kind, value, None, dict)
+        raise make_error(kind, value, None, [dict])
     return _to_struct(value, kind, make_error)
 
 
@@ -296,30 +296,35 @@ def _members(hint: object) -> tuple[object, ...]:
 
 def _find_wrong_field(
     fields: dict[str, object], hints: dict[str, Any]
-) -> tuple[object, str, type] | None:
+) -> tuple[object, str, list[type]] | None:
     for name, value in fields.items():
         members = [getattr(one, "__origin__", one) for one in _members(hints.get(name, object))]
         known = [one for one in members if one in GO_TYPES]
         if known and type(value) not in known:
-            return value, name, known[0]
+            return value, name, known
     return None
 
 
-def _plain_error(_: type, value: object, field: str | None, expected: type) -> InvalidInputError:
+def _plain_error(
+    _: type, value: object, field: str | None, expected: Sequence[type]
+) -> InvalidInputError:
     if field is None:
         return MalformedBodyError("request body must be a JSON object")
     given = PLAIN_TYPES[type(value)] if not isinstance(value, float) else str(value)
-    return InvalidInputError(f"{field} must be {PLAIN_TYPES[expected]}, got {given}", field=field)
+    wanted = " or ".join(PLAIN_TYPES[one] for one in expected)
+    return InvalidInputError(f"{field} must be {wanted}, got {given}", field=field)
 
 
-def _go_error(kind: type, value: object, field: str | None, expected: type) -> InvalidInputError:
+def _go_error(
+    kind: type, value: object, field: str | None, expected: Sequence[type]
+) -> InvalidInputError:
     given = KINDS[type(value)]
-    if isinstance(value, float) and expected is int:
+    if isinstance(value, float) and expected[0] is int:
         given = f"number {value}"
     name = _to_go_name(kind)
     place = "value of type api." + name
     if field is not None:
-        place = f"struct field {name}.{field} of type {GO_TYPES[expected]}"
+        place = f"struct field {name}.{field} of type {GO_TYPES[expected[0]]}"
     return InvalidInputError(f"json: cannot unmarshal {given} into Go {place}")
 
 

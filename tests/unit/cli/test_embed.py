@@ -127,6 +127,16 @@ def test_embed_says_how_many_texts_were_cut(embedd: Run) -> None:
     assert outcome.err.startswith("Warning: 1 of 2 texts were cut to the context length")
 
 
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("command", ["embed", "run"])
+def test_a_size_that_no_vector_has_is_wrong_usage_or_a_warning(embedd: Run, command: str) -> None:
+    for number in ("0", "-1"):
+        assert embedd(command, "all-minilm", "a", "--dimensions", number).status == 2
+    outcome = embedd(command, "all-minilm", "a", "--dimensions", "4")
+    assert outcome.status == 0
+    assert "--dimensions 4 has no effect: the vectors have 3 numbers" in outcome.err
+
+
 def test_embed_without_texts_on_a_terminal_is_wrong_usage(embedd: Run) -> None:
     outcome = embedd("embed", "all-minilm")
     assert outcome.status == 2

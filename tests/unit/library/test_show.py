@@ -2,8 +2,13 @@
 
 from pathlib import Path
 
+from msgspec import UNSET
+
+from embedd.catalog.catalog import Catalog
+from embedd.library import Library
 from embedd.library.show import SYSTEM, TEMPLATE, format_parameters
 from embedd.modelfile import parse_modelfile
+from embedd.resolve import Resolver
 from embedd.store.manifests import LICENSE, make_layer
 from tests.tiny_models import TINY_VOCABULARY
 from tests.unit.library.conftest import Workshop
@@ -79,3 +84,15 @@ def test_arrays_are_shown_when_asked_for(workshop: Workshop) -> None:
     tokens = workshop.library.show("a", verbose=True).model_info[key]
     assert isinstance(tokens, list)
     assert len(tokens) == len(TINY_VOCABULARY)
+
+
+def test_a_tokenizer_that_is_known_is_named(workshop: Workshop) -> None:
+    workshop.create("a", workshop.gguf())
+    library = Library(
+        workshop.store,
+        Resolver(workshop.store),
+        Catalog([]),
+        find_tokenizer=lambda spec: "model" if spec.name == "a:latest" else None,
+    )
+    assert library.show("a").tokenizer == "model"
+    assert workshop.library.show("a").tokenizer is UNSET

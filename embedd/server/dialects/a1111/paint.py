@@ -15,6 +15,7 @@ from embedd.server.dialects.a1111.options import choose_checkpoint
 from embedd.server.dialects.base import PAINTER
 from embedd.server.dialects.images.answers import (
     json_with_pictures,
+    paint_in_time,
     painted_headers,
     to_base64,
 )
@@ -175,7 +176,7 @@ async def txt2img(request: web.Request) -> web.StreamResponse:
     model = await choose_checkpoint(request, overridden)
     with rename_fields(NAMES):
         wanted = to_request(body, model, find_owner(request))
-        result = await request.app[PAINTER].paint_all(wanted)
+        result = await paint_in_time(request, wanted)
     headers = painted_headers(result, ignored)
     return await json_with_pictures(lambda: to_reply(body, wanted, result), headers)
 

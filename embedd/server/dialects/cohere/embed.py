@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from embedd.errors import EmptyInputError, InvalidInputError, UnsupportedValueError
 from embedd.server.dialects.base import Policy
+from embedd.server.dialects.common.chunk import refuse_chunk
 from embedd.server.dialects.common.fields import (
     CUTS,
     choose_word,
@@ -33,6 +34,7 @@ class EmbedBody(Struct):
     embedding_types: list[str] | None = None
     output_dimension: int | None = None
     truncate: str | None = None
+    chunk: Any = None
 
 
 class EmbedBodyV2(EmbedBody):
@@ -88,6 +90,7 @@ def to_request_v2(body: EmbedBodyV2, policy: Policy) -> EmbedRequest:
 def _to_request(
     body: EmbedBody, texts: list[str] | None, policy: Policy, max_tokens: int | None = None
 ) -> EmbedRequest:
+    refuse_chunk(body.chunk)
     if not texts:
         raise EmptyInputError("texts must not be empty", field="texts")
     prompt = parse_prompt(input_type=body.input_type)

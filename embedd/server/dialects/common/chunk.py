@@ -44,6 +44,18 @@ def parse_chunk(chunk: Mapping[str, Any] | None, *, max_chunks: int) -> Chunking
     )
 
 
+def refuse_chunk(chunk: object) -> None:
+    """Refuse ``chunk`` on a route whose answers have no place for chunks.
+
+    Raises:
+        InvalidInputError: It is given; without it, texts would lose their ends in silence.
+    """
+    if chunk is not None:
+        raise InvalidInputError(
+            "chunk is not supported on this route: use /api/embed or /v1/embeddings", field=FIELD
+        )
+
+
 def chunk_rows(chunks: Sequence[ChunkPlace]) -> Rows:
     """Return the places as rows of JSON objects."""
     return Rows(

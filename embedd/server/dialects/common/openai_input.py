@@ -13,6 +13,7 @@ from embedd.errors import (
     TooManyInputsError,
     UnsupportedValueError,
 )
+from embedd.ollama_api import ChunkField
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common.error_text import FOREIGN_IDS, NO_IDS
 from embedd.server.http.large_json import Numbers
@@ -38,6 +39,7 @@ class EmbedBody(msgspec.Struct):
     input: Any = None
     dimensions: int | None = None
     encoding_format: str | None = None
+    chunk: ChunkField = None
     keep_alive: Any = None
     options: dict[str, Any] | None = None
 

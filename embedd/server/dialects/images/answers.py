@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -17,6 +18,7 @@ from embedd.server.dialects.images.events import SSE
 from embedd.server.dialects.images.fields import FORMATS, MEDIA
 from embedd.server.http.header_text import to_header_text
 from embedd.server.http.json_out import JSON, dump
+from embedd.server.http.schedule import open_schedule
 
 PICTURE: Final = "image/"
 # Content types of answers that paint, besides JSON.
@@ -93,6 +95,18 @@ async def json_with_pictures(
     return web.Response(body=body, headers={**headers, "Content-Type": JSON})
 
 
+async def paint_in_time(request: web.Request, wanted: PaintRequest) -> PaintResult:
+    """Paint all pictures; they are cancelled when the time of *request* is over.
+
+    Raises:
+        DeadlineError: It is over.
+        EmbeddError: As `Painter.paint_all`.
+    """
+    timeout = request.app[POLICY].request_timeout
+    async with open_schedule(request, arrived=time.perf_counter(), timeout=timeout):
+        return await request.app[PAINTER].paint_all(wanted)
+
+
 async def answer_whole(
     request: web.Request,
     wanted: PaintRequest,
@@ -107,7 +121,7 @@ async def answer_whole(
     """
     form = accepted_format(request)
     if form is None:
-        result = await request.app[PAINTER].paint_all(wanted)
+        result = await paint_in_time(request, wanted)
         headers = painted_headers(result, ignored)
         return await json_with_pictures(lambda: make_reply(result), headers)
     if wanted.n != 1:
@@ -115,7 +129,7 @@ async def answer_whole(
             f"n is {wanted.n}: an answer that is a picture itself (Accept: image/…) has only one",
             field="n",
         )
-    result = await request.app[PAINTER].paint_all(replace(wanted, format=form))
+    result = await paint_in_time(request, replace(wanted, format=form))
     return picture_response(result, ignored)
 
 

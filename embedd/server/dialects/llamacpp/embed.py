@@ -7,6 +7,7 @@ from msgspec import Meta, Struct
 
 from embedd.errors import InvalidInputError
 from embedd.server.dialects.base import Policy
+from embedd.server.dialects.common.chunk import refuse_chunk
 from embedd.server.dialects.common.vector_json import choose_numbers
 from embedd.server.dialects.endpoints import computed_headers, embed_body
 from embedd.server.dialects.llamacpp.content import parse_content
@@ -35,6 +36,7 @@ class EmbedBody(Struct):
     model: str | None = None
     embd_normalize: int | None = None
     truncate: bool | None = None
+    chunk: Any = None
 
 
 def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
@@ -43,6 +45,7 @@ def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
     Raises:
         InvalidInputError: There is nothing to embed, or a field is wrong.
     """
+    refuse_chunk(body.chunk)
     content = body.input if body.content is None else body.content
     if content is None:
         raise InvalidInputError('"input" or "content" must be provided', field="content")

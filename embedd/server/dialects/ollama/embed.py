@@ -17,7 +17,7 @@ from embedd.server.dialects.common.vector_json import float_rows, insert_rows
 from embedd.server.dialects.endpoints import computed_headers, may_store, open_request
 from embedd.server.dialects.ollama.fields import require_model
 from embedd.server.dialects.ollama.input import parse_inputs
-from embedd.server.http.bodies import decode
+from embedd.server.http.bodies import decode, raw_fields
 from embedd.server.http.json_out import Parts, dump_rows, parts_response
 from embedd.types import (
     EmbedRequest,
@@ -30,6 +30,8 @@ from embedd.types import (
 NANOSECONDS = 1e9
 INPUT_TYPES = ("query", "document")
 MAX_CHUNKS = 100_000
+# Under which other APIs, and mistakes, have the inputs.
+OTHER_NAMES = ("inputs", "prompt", "prompts", "texts", "text", "content", "documents", "sentences")
 
 
 def to_request(body: EmbedBody, policy: Policy, *, store: bool = True) -> EmbedRequest:
@@ -49,7 +51,7 @@ def to_request(body: EmbedBody, policy: Policy, *, store: bool = True) -> EmbedR
         inputs=inputs,
         truncate=truncate,
         chunk=parse_chunk(body.chunk, max_chunks=MAX_CHUNKS),
-        dimensions=body.dimensions or None,
+        dimensions=body.dimensions,
         prompt=_parse_prompt(body.input_type),
         keep_alive=keep_alive,
         options=body.options or {},
@@ -122,18 +124,35 @@ async def embed(request: web.Request) -> web.StreamResponse:
     arrived = time.perf_counter()
     async with open_request(request, arrived) as (data, schedule):
         policy, store = request.app[POLICY], may_store(request)
-        wanted = await request.app[BODIES].decode(
+        wanted, warning = await request.app[BODIES].decode(
             data,
-            lambda: to_request(
-                decode(data, EmbedBody, policy.max_ollama_inputs), policy, store=store
-            ),
+            lambda: _translate(data, policy, store=store),
         )
         parsing = time.perf_counter() - arrived
         result = await request.app[EMBEDDER].embed(
             replace(wanted, schedule=schedule), arrived=arrived
         )
     parts = to_reply(wanted, result, parsing=parsing)
-    return await parts_response(request, parts, computed_headers(result))
+    return await parts_response(request, parts, computed_headers(result) | warning)
+
+
+def _translate(
+    data: bytearray, policy: Policy, *, store: bool
+) -> tuple[EmbedRequest, dict[str, str]]:
+    body = decode(data, EmbedBody, policy.max_ollama_inputs)
+    wanted = to_request(body, policy, store=store)
+    return wanted, warn_of_other_names(data, "input") if body.input is None else {}
+
+
+def warn_of_other_names(data: bytearray, field: str) -> dict[str, str]:
+    """Return a warning as a header if the body has its inputs under another name than *field*.
+
+    Ollama answers such a body without vectors, and so do we.
+    """
+    found = [name for name in OTHER_NAMES if name in raw_fields(data)]
+    if not found:
+        return {}
+    return {"X-Embedd-Warning": f"{found[0]} is not read on this route: send {field}"}
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:
@@ -141,12 +160,20 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     arrived = time.perf_counter()
     async with open_request(request, arrived) as (data, schedule):
         policy, store = request.app[POLICY], may_store(request)
-        wanted = await request.app[BODIES].decode(
-            data, lambda: to_legacy_request(decode(data, EmbeddingBody), policy, store=store)
+        wanted, warning = await request.app[BODIES].decode(
+            data, lambda: _translate_legacy(data, policy, store=store)
         )
         result = await request.app[EMBEDDER].embed(
             replace(wanted, schedule=schedule), arrived=arrived
         )
     numbers = dump_rows(result.vectors)[1:-1]
     parts = insert_rows(EmbeddingReply(embedding=[]), {"embedding": numbers})
-    return await parts_response(request, parts, computed_headers(result))
+    return await parts_response(request, parts, computed_headers(result) | warning)
+
+
+def _translate_legacy(
+    data: bytearray, policy: Policy, *, store: bool
+) -> tuple[EmbedRequest, dict[str, str]]:
+    body = decode(data, EmbeddingBody)
+    wanted = to_legacy_request(body, policy, store=store)
+    return wanted, warn_of_other_names(data, "prompt") if body.prompt is None else {}

@@ -20,6 +20,7 @@ from embedd.server.dialects.common.fields import parse_optional_keep_alive
 from embedd.server.dialects.images.answers import (
     ignored_header,
     json_with_pictures,
+    paint_in_time,
     painted_headers,
     to_base64,
 )
@@ -140,7 +141,7 @@ async def paint(
     ignored = find_ignored((name for name in fields if name not in USUAL), GenerateBody)
     wanted = with_seed(to_request(body, find_owner(request)))
     if body.stream is False:
-        result = await request.app[PAINTER].paint_all(wanted)
+        result = await paint_in_time(request, wanted)
         headers = painted_headers(result, ignored)
         return await json_with_pictures(lambda: to_last_line(wanted.model, result), headers)
 

@@ -2,13 +2,13 @@
 
 import uuid
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
-from embedd.errors import UnsupportedValueError
-from embedd.ollama_api import ChunkField
+from embedd.errors import InvalidInputError, UnsupportedValueError
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common import openai_input
 from embedd.server.dialects.common.chunk import chunk_rows, parse_chunk
@@ -24,14 +24,15 @@ from embedd.server.dialects.common.prompts import parse_prompt
 from embedd.server.dialects.common.vector_json import Items, insert_rows, items
 from embedd.server.dialects.endpoints import computed_headers, embed_body
 from embedd.server.http.json_out import Parts, parts_response
-from embedd.types import ChunkPlace, DimensionCheck, EmbedRequest, EmbedResult, Normalize
+from embedd.types import ChunkPlace, DimensionCheck, EmbedRequest, EmbedResult, Normalize, Truncate
+
+AS_MANY_AS_FIT: Final = -1
 
 
 class EmbedBody(openai_input.EmbedBody):
     """Body of ``POST /v1/embeddings``; fields without effect (``user`` …) are not read."""
 
     truncate: bool | str | None = None
-    chunk: ChunkField = None
     prompt_name: str | None = None
     # Voyage and Mistral
     input_type: str | None = None
@@ -44,6 +45,8 @@ class EmbedBody(openai_input.EmbedBody):
     normalized: bool | None = None
     late_chunking: bool | None = None
     return_multivector: bool | None = None
+    # vLLM: most tokens of an input, -1 is what the model takes
+    truncate_prompt_tokens: int | None = None
 
 
 class Usage(Struct, frozen=True, kw_only=True):
@@ -85,10 +88,12 @@ def to_request(body: EmbedBody, policy: Policy, *, from_openai: bool = True) -> 
         if getattr(body, name):
             raise UnsupportedValueError(f"{name} is not supported yet", field=name)
     prompt = parse_prompt(input_type=body.input_type, task=body.task, prompt_name=body.prompt_name)
+    truncate = parse_truncate(truncate=body.truncate, truncation=body.truncation, words=PARTS)
     return EmbedRequest(
         model=model,
         inputs=openai_input.parse_inputs(body.input, policy, from_openai=from_openai),
-        truncate=parse_truncate(truncate=body.truncate, truncation=body.truncation, words=PARTS),
+        truncate=truncate,
+        max_tokens=_parse_max_tokens(body.truncate_prompt_tokens, truncate),
         chunk=parse_chunk(body.chunk, max_chunks=policy.max_inputs),
         dimensions=parse_dimensions(body.dimensions, body.output_dimension),
         dimension_check=DimensionCheck.STRICT,
@@ -102,6 +107,21 @@ def to_request(body: EmbedBody, policy: Policy, *, from_openai: bool = True) -> 
         keep_alive=parse_optional_keep_alive(body.keep_alive),
         options=body.options or {},
     )
+
+
+def _parse_max_tokens(number: int | None, truncate: Truncate) -> int | None:
+    if number is None:
+        return None
+    field = "truncate_prompt_tokens"
+    if number != AS_MANY_AS_FIT and number < 1:
+        raise InvalidInputError(
+            f"{field} must be at least 1, or {AS_MANY_AS_FIT} for as many as the model takes, "
+            f"got {number}",
+            field=field,
+        )
+    if truncate is Truncate.ERROR:
+        raise InvalidInputError(f"truncate and {field} conflict", field=field)
+    return None if number == AS_MANY_AS_FIT else number
 
 
 def to_reply(wanted: EmbedRequest, result: EmbedResult, *, id_: str) -> Parts:

@@ -9,6 +9,7 @@ from aiohttp import web
 from embedd.engine.backends import LLAMA_GPU
 from embedd.errors import EmptyInputError, InvalidInputError
 from embedd.server.dialects.base import Policy
+from embedd.server.dialects.common.chunk import refuse_chunk
 from embedd.server.dialects.common.openai_input import parse_inputs
 from embedd.server.dialects.common.prompts import parse_prompt
 from embedd.server.dialects.common.vector_json import float_rows
@@ -25,6 +26,7 @@ class EmbedBody(Parameters):
     model: str | None = None
     normalize: bool | None = None
     dimensions: int | None = None
+    chunk: Any = None
 
 
 def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
@@ -33,6 +35,7 @@ def to_request(body: EmbedBody, policy: Policy) -> EmbedRequest:
     Raises:
         InvalidInputError: A field is missing or unknown.
     """
+    refuse_chunk(body.chunk)
     if body.inputs is None:
         raise InvalidInputError("`inputs` must be provided", field="inputs")
     try:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from embedd.server.dialects.endpoints import LONGEST_INDEX_LIST, computed_headers
+from embedd.server.dialects.endpoints import LONGEST_TRUNCATED, computed_headers
 from embedd.types import EmbedResult, ServedBy, Timings, Truncated
 
 
@@ -23,7 +23,7 @@ def test_a_computed_answer_names_the_model_and_its_timings() -> None:
     assert computed_headers(make_result(2)) == {
         "Server-Timing": "tokenize;dur=0.300, queue;dur=1.200, compute;dur=8.940, total;dur=10.600",
         "X-Embedd-Model": "abababababab;engine=llama;backend=llama;tokenizer=llama",
-        "X-Embedd-Truncated": "0,1",
+        "X-Embedd-Truncated": "count=2; index=0 tokens=9 kept=3; index=1 tokens=9 kept=3",
     }
 
 
@@ -42,14 +42,15 @@ def test_an_answer_without_vectors_has_no_such_headers() -> None:
     assert computed_headers(nothing) == {}
 
 
-@pytest.mark.parametrize("cut", [256, 277, 278, 279, 280, 5000])
-def test_a_long_list_of_indices_ends_after_a_whole_one(cut: int) -> None:
+@pytest.mark.parametrize("cut", [1, 2, 35, 36, 37, 38, 5000])
+def test_a_long_list_of_cut_inputs_ends_after_a_whole_one(cut: int) -> None:
     header = computed_headers(make_result(cut))["X-Embedd-Truncated"]
-    whole = ",".join(map(str, range(cut)))
-    assert len(header) <= LONGEST_INDEX_LIST
-    if len(whole) <= LONGEST_INDEX_LIST:
-        assert header == whole
-    else:
-        assert header.endswith(",...")
-        assert whole.startswith(header.removesuffix("..."))
-        assert len(header) > LONGEST_INDEX_LIST - len("5000,")
+    assert len(header) <= LONGEST_TRUNCATED
+    count, *parts = header.split("; ")
+    assert count == f"count={cut}"
+    is_short = parts[-1] == "more"
+    shown = parts[:-1] if is_short else parts
+    assert shown == [f"index={index} tokens=9 kept=3" for index in range(len(shown))]
+    assert (len(shown) < cut) == is_short
+    if is_short:
+        assert len(header) > LONGEST_TRUNCATED - len("; index=5000 tokens=9 kept=3")

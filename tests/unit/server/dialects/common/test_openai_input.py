@@ -165,7 +165,7 @@ class Everything(msgspec.Struct):
         ({"count": [1]}, "count must be an integer, got a list"),
         ({"share": {}}, "share must be a number, got an object"),
         ({"names": "a"}, "names must be a list, got a string"),
-        ({"either": 5}, "either must be true or false, got an integer"),
+        ({"either": 5}, "either must be true or false or a string, got an integer"),
         ({"names": ["a", 5]}, "Expected `str`, got `int` - at `$.names[1]`"),
         ([1], "request body must be a JSON object"),
     ],
