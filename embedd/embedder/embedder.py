@@ -35,6 +35,7 @@ from embedd.types import (
     DType,
     EmbedRequest,
     EmbedResult,
+    Input,
     Normalize,
     Pooling,
     Quantized,
@@ -55,6 +56,10 @@ from embedd.vectors import finish, quantize, scale_to_p_norm
 OpenVocabulary = Callable[[ModelSpec], AbstractAsyncContextManager[Vocabulary]]
 
 MAX_ANSWER = 1 << 30
+# Characters of the texts of a request whose answer is their tokens: 200 MB where each is a token.
+MAX_TOKENIZED = 1 << 24
+MAX_DETOKENIZED = 1 << 20  # ids of a request whose answer is their text: 100 MB of long tokens
+BYTES_PER_TOKEN = 12  # an id and a place, or an id and a pointer to what it stands for
 QUICK_NUMBERS = 1 << 17  # numbers that are normalised in about 1 ms: more go to a thread
 
 AnyResult = TypeVar("AnyResult", bound=Result)
@@ -63,6 +68,14 @@ AnyResult = TypeVar("AnyResult", bound=Result)
 MakeResult: TypeAlias = Callable[[Sequence[Truncated], Timings], AnyResult]
 MakeEmbedResult: TypeAlias = MakeResult[EmbedResult]
 MakeRerankResult: TypeAlias = MakeResult[RerankResult]
+
+
+# Called with the bytes that a request will hold until it is answered; raises to refuse it.
+Claim: TypeAlias = Callable[[int], None]
+
+
+def _ignore(_: int) -> None:
+    """Hold any number of bytes."""
 
 
 class Embedder:
@@ -93,7 +106,9 @@ class Embedder:
         self._max_answer = max_answer
         self._truncations = TruncationLog()
 
-    async def embed(self, request: EmbedRequest, *, arrived: float | None = None) -> EmbedResult:
+    async def embed(
+        self, request: EmbedRequest, *, arrived: float | None = None, claim: Claim = _ignore
+    ) -> EmbedResult:
         """Return a vector for every input, or raise for all of them.
 
         All checks that do not need the model are made before it is loaded. A request
@@ -101,6 +116,7 @@ class Embedder:
 
         Args:
             arrived: When the request came, by ``time.perf_counter``; None is now.
+            claim: Called with the bytes of the vectors, before they are computed; may refuse them.
 
         Raises:
             ModelNotFoundError: The model is not in the store.
@@ -120,8 +136,9 @@ class Embedder:
         options = parse_options(request.options)
         warnings = inputs.check_dimensions(request, model) + inputs.check_prompt(request)
         prefix = inputs.choose_prefix(request.prompt, model)
-        await apart(len(request.inputs), inputs.check_ids, request.inputs, model.spec.vocabulary)
-        self._check_answer(_count_inputs(request), model.spec.width)  # before the model is loaded
+        await apart(request.inputs, inputs.check_ids, request.inputs, model.spec.vocabulary)
+        # Before the model is loaded.
+        self._check_answer(_count_inputs(request), model.spec.width, claim)
         limit = self.limit(model, options)
         limit = min(limit, request.max_tokens or limit)
         chunker = None
@@ -133,7 +150,7 @@ class Embedder:
                 fitted = await chunker.tokenize(loaded)
             else:
                 fitted = await _fit(loaded, request, prefix, limit)
-            self._check_answer(_count_vectors(request, fitted[0]), model.spec.width)
+            self._check_answer(_count_vectors(request, fitted[0]), model.spec.width, claim)
             return fitted
 
         async def finish_result(computed: EmbedResult, _: ModelInfo) -> MakeEmbedResult:
@@ -220,20 +237,29 @@ class Embedder:
             finish=finish_result,
         )
 
-    async def tokenize(self, request: TokenizeRequest) -> list[Tokenized]:
+    async def tokenize(
+        self, request: TokenizeRequest, *, claim: Claim = _ignore
+    ) -> list[Tokenized]:
         """Return the tokens of each input, without loading the model.
+
+        Args:
+            claim: Called with the bytes of the tokens; may refuse them.
 
         Raises:
             ModelNotFoundError: The model is not in the store.
+            TooLargeError: The texts are too long together.
             InvalidInputError: A token id or a prompt's name is not valid.
             ServiceError: The vocabulary cannot be read.
         """
         model = await self._find(request.model)
         prefix = inputs.choose_prefix(request.prompt, model)
-        await apart(len(request.inputs), inputs.check_ids, request.inputs, model.spec.vocabulary)
+        _check_length(request.inputs)
+        await apart(request.inputs, inputs.check_ids, request.inputs, model.spec.vocabulary)
         async with self._vocabulary(model.spec) as vocabulary:
             if request.with_offsets:
-                return await inputs.locate(vocabulary, request, prefix=prefix)
+                located = await inputs.locate(vocabulary, request, prefix=prefix)
+                claim(BYTES_PER_TOKEN * sum(len(one.ids) for one in located))
+                return located
             rows = await inputs.tokenize(
                 vocabulary,
                 request.inputs,
@@ -241,6 +267,7 @@ class Embedder:
                 add_special=request.add_special,
                 parse_special=request.parse_special,
             )
+            claim(BYTES_PER_TOKEN * sum(map(len, rows)))
             if not request.with_pieces:
                 return [Tokenized(ids=ids, prefix=prefix) for ids in rows]
             pieces = iter(await vocabulary.token_pieces(np.concatenate(rows)) if rows else ())
@@ -250,24 +277,28 @@ class Embedder:
             ]
 
     async def detokenize(
-        self, name: str, sequences: Sequence[ClientIds], *, special: bool
+        self, name: str, sequences: Sequence[ClientIds], *, special: bool, claim: Claim = _ignore
     ) -> list[str]:
         """Return the text of each of *sequences*.
 
         Args:
             special: Include the names of special tokens.
+            claim: Called with the bytes of the texts; may refuse them.
 
         Raises:
+            TooLargeError: There are too many ids.
             ModelNotFoundError: The model is not in the store.
             InvalidTokenIdError: An id is outside the model's vocabulary.
             ServiceError: The vocabulary cannot be read.
         """
         model = await self._find(name)
-        await apart(len(sequences), inputs.check_ids, sequences, model.spec.vocabulary)
+        _check_count(sequences)
+        await apart(sequences, inputs.check_ids, sequences, model.spec.vocabulary)
         async with self._vocabulary(model.spec) as vocabulary:
             ids = [one.astype(np.int32) for one in sequences]
             texts = await vocabulary.detokenize(ids, special=special)
-        return [text.decode("utf-8", "replace") for text in texts]
+        claim(sum(map(len, texts)))
+        return await apart(sequences, _decode, texts)
 
     def find(self, name: str) -> ResolvedModel:
         """Return the stored model *name*; reads its header, if that is not in memory.
@@ -373,7 +404,7 @@ class Embedder:
             )
             return make_result(truncated, timings)
 
-    def _check_answer(self, rows: int, width: int) -> None:
+    def _check_answer(self, rows: int, width: int, claim: Claim) -> None:
         size = rows * width * np.dtype(np.float32).itemsize
         if size > self._max_answer:
             raise TooLargeError(
@@ -381,6 +412,7 @@ class Embedder:
                 f"is {self._max_answer} (EMBEDD_MAX_ANSWER): send fewer inputs at a time",
                 limit=self._max_answer,
             )
+        claim(size)
 
     async def _load(self, spec: ModelSpec, keep_alive: float | None, start: float) -> EmbedResult:
         async with self._scheduler.lease(spec, keep_alive):
@@ -403,7 +435,7 @@ async def _fit(
 ) -> inputs.Fitted:
     sequences = await inputs.tokenize(loaded, request.inputs, prefix=prefix)
     return await apart(
-        len(sequences),
+        request.inputs,
         inputs.fit,
         request.inputs,
         sequences,
@@ -411,6 +443,31 @@ async def _fit(
         limit=limit,
         truncate=request.truncate,
     )
+
+
+def _check_length(texts: Sequence[Input]) -> None:
+    parts = (part for one in texts for part in (one if isinstance(one, tuple) else (one,)))
+    characters = sum(len(part) for part in parts if isinstance(part, str))
+    if characters > MAX_TOKENIZED:
+        raise TooLargeError(
+            f"the texts have {characters} characters together; the limit is {MAX_TOKENIZED} where "
+            "their tokens are answered: send fewer texts at a time",
+            limit=MAX_TOKENIZED,
+        )
+
+
+def _check_count(sequences: Sequence[ClientIds]) -> None:
+    count = sum(map(len, sequences))
+    if count > MAX_DETOKENIZED:
+        raise TooLargeError(
+            f"{count} token ids cannot be detokenized together, the limit is {MAX_DETOKENIZED}: "
+            "send fewer at a time",
+            limit=MAX_DETOKENIZED,
+        )
+
+
+def _decode(texts: Sequence[bytes]) -> list[str]:
+    return [text.decode("utf-8", "replace") for text in texts]
 
 
 def _count_inputs(request: EmbedRequest) -> int:

@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from embedd.embedder.embedder import Embedder
+from embedd.embedder.embedder import MAX_ANSWER, Embedder
 from embedd.errors import (
     EmbeddError,
     ForbiddenError,
@@ -41,6 +41,7 @@ from embedd.server.dialects.base import (
 )
 from embedd.server.dialects.ollama import dialect as ollama
 from embedd.server.errors import choose_status, error_headers, log_error, log_refusal
+from embedd.server.http.answers import ANSWERS, AnswersInFlight, release_answer
 from embedd.server.http.bodies import ALREADY_READ, BodyLimits, raw_fields
 from embedd.server.http.connection import HANDLER_ARGUMENTS, SERVER_NAME
 from embedd.server.http.json_out import JSON, RENDERING, dump
@@ -71,6 +72,7 @@ def make_app(
     bodies: BodyLimits,
     origins: OriginPolicy,
     metrics: Metrics,
+    answers: AnswersInFlight | None = None,
     policy: Policy | None = None,
     keys: Keys | None = None,
     timeouts: Timeouts | None = None,
@@ -85,6 +87,7 @@ def make_app(
     app = web.Application(
         middlewares=[
             ops.make_counter(metrics, base_path),
+            release_answer,
             _answer_unrouted,
             make_origin_check(origins),
         ],
@@ -96,6 +99,7 @@ def make_app(
     app[ops.METRICS] = metrics
     app[LIBRARY] = library
     app[BODIES] = bodies
+    app[ANSWERS] = answers or AnswersInFlight(MAX_ANSWER)
     app[POLICY] = policy or Policy()
     app[RENDERING] = asyncio.Lock()
     app[KEYS] = keys or Keys()

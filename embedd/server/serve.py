@@ -28,6 +28,7 @@ from embedd.server.access.auth import KeyFile, Keys, warn_if_readable
 from embedd.server.access.origins import OriginPolicy
 from embedd.server.app import make_app
 from embedd.server.dialects.base import Policy
+from embedd.server.http.answers import AnswersInFlight
 from embedd.server.http.bodies import BodyLimits
 from embedd.server.http.listener import BACKLOG, open_listener
 from embedd.server.http.timeouts import Timeouts
@@ -94,6 +95,7 @@ async def serve(
             bodies=BodyLimits(
                 max_body=settings.max_body, max_in_flight=settings.max_body_in_flight
             ),
+            answers=AnswersInFlight(settings.max_answer),
             origins=choose_origin_policy(settings),
             keys=keys,
             base_path=settings.base_path,

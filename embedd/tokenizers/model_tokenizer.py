@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +15,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer
 from embedd.errors import InvalidTokenIdError
 from embedd.tokenizers.builders import WORD_START, Assemble, has_separate_words, prepare
 from embedd.tokenizers.failures import TokenizerError, named_failures
+from embedd.tokenizers.numbers import Joiner
 from embedd.tokenizers.pieces import TO_BYTES, clean_wordpieces, read_byte_token
 from embedd.tokenizers.pretokenizers import PRETOKENIZERS
 from embedd.tokenizers.slices import (
@@ -25,10 +28,12 @@ from embedd.tokenizers.slices import (
 )
 from embedd.tokenizers.truncation import PairTemplate, SpecialTokens, surround_pair
 from embedd.tokenizers.vocabulary import TokenType, Vocabulary, read_vocabulary
-from embedd.types import Located, Offsets, TokenIds, TokenPiece
+from embedd.types import Located, TokenIds, TokenPiece
 
 # Control, unknown and user-defined tokens, which are looked for in every text; Gemma has 6,400.
 MAX_ADDED: Final = 50_000
+# Ids whose names are looked up by one call, in some milliseconds of the interpreter's lock.
+PIECES_AT_A_TIME: Final = 1 << 14
 _QUERY, _DOCUMENT = "{query}", "{document}"
 
 
@@ -105,15 +110,15 @@ class ModelTokenizer:
         Raises:
             TokenizerError: The library failed.
         """
-        parts: list[list[TokenIds]] = [[] for _ in texts]
-        for index, _, encoding in self._encode(
-            texts, parse_special=parse_special, located=False, check=check
-        ):
-            parts[index].append(self._read_ids(encoding))
-        rows = [_join(part) for part in parts]
-        if not add_special:
-            return rows
-        return [_join((self._before, row, self._after)) for row in rows]
+        before, after = ([self._before], [self._after]) if add_special else ([], [])
+        slices = self._encode(texts, parse_special=parse_special, located=False, check=check)
+        rows: list[TokenIds] = []
+        for _, group in groupby(slices, itemgetter(0)):
+            ids = Joiner(*before)
+            for part in chain((self._read_ids(encoding) for _, _, encoding in group), after):
+                ids.add(part)
+            rows.append(ids.join())
+        return rows
 
     def locate(
         self,
@@ -127,17 +132,15 @@ class ModelTokenizer:
         Places are characters of *texts*: a character that is several tokens is the place of
         each. The arguments and the error are those of `tokenize`.
         """
-        ids: list[list[TokenIds]] = [[] for _ in texts]
-        offsets: list[list[Offsets]] = [[] for _ in texts]
-        for index, start, encoding in self._encode(
-            texts, parse_special=parse_special, located=True, check=check
-        ):
-            ids[index].append(self._read_ids(encoding))
-            offsets[index].append(np.array(encoding.offsets, np.int32).reshape(-1, 2) + start)
-        return [
-            (_join(row), _join(places).reshape(-1, 2))
-            for row, places in zip(ids, offsets, strict=True)
-        ]
+        slices = self._encode(texts, parse_special=parse_special, located=True, check=check)
+        located: list[Located] = []
+        for _, group in groupby(slices, itemgetter(0)):
+            ids, places = Joiner(), Joiner()
+            for _, start, encoding in group:
+                ids.add(self._read_ids(encoding))
+                places.add(np.array(encoding.offsets, np.int32) + start)
+            located.append((ids.join(), places.join().reshape(-1, 2)))
+        return located
 
     def detokenize(self, sequences: Sequence[TokenIds], *, special: bool) -> list[bytes]:
         """The text of each sequence, which may end within a character.
@@ -152,7 +155,7 @@ class ModelTokenizer:
         texts: list[bytes] = []
         for ids in sequences:
             kept = ids if special else ids[~np.isin(self._types[self._check_ids(ids)], _SPECIAL)]
-            text = b"".join(piece.text for piece in self.token_pieces(kept))
+            text = b"".join(self._texts(kept))
             if self._kind == "bert":
                 text = clean_wordpieces(text)
             texts.append(text.removeprefix(b" ") if self._drops_first_space else text)
@@ -164,9 +167,20 @@ class ModelTokenizer:
         Raises:
             InvalidTokenIdError: An id is not in the vocabulary.
         """
-        rows = self._check_ids(ids).tolist()
-        known = {one: self._find_piece(one) for one in {*rows}}
-        return [known[one] for one in rows]
+        self._check_ids(ids)
+        known: dict[int, TokenPiece] = {}
+        pieces: list[TokenPiece] = []
+        for start in range(0, len(ids), PIECES_AT_A_TIME):
+            rows = ids[start : start + PIECES_AT_A_TIME].tolist()
+            known |= {one: self._find_piece(one) for one in {*rows} - known.keys()}
+            pieces += map(known.__getitem__, rows)
+        return pieces
+
+    def _texts(self, ids: TokenIds) -> Iterator[bytes]:
+        """The text of all ids, in slices."""
+        for start in range(0, len(ids), PIECES_AT_A_TIME):
+            pieces = self.token_pieces(ids[start : start + PIECES_AT_A_TIME])
+            yield b"".join([piece.text for piece in pieces])
 
     def _encode(
         self,
@@ -324,12 +338,6 @@ def _find_special_tokens(vocabulary: Vocabulary) -> SpecialTokens:
         prefix=(bos,) if add_bos and bos is not None else (),
         suffix=(eos,) if add_eos and eos is not None else (),
     )
-
-
-def _join(parts: Sequence[npt.NDArray[np.int32]]) -> npt.NDArray[np.int32]:
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate(parts) if parts else np.empty(0, np.int32)
 
 
 _SPECIAL: Final = (TokenType.CONTROL, TokenType.UNKNOWN)

@@ -1,7 +1,7 @@
 """What tokens stand for: their names in a model of `tokenizers` as bytes of text."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from embedd.tokenizers.builders import WORD_START
@@ -13,6 +13,10 @@ _CLEANING: Final = (
     (re.compile(rb" ' "), rb"'"),
     (re.compile(rb" '(s|m|re|ve)"), rb"'\1"),
 )
+# So many bytes are cleaned by one call, which holds the interpreter's lock, and twice as many where
+# no place to cut is found.
+_SLICE: Final = 1 << 16
+_CUT: Final = re.compile(rb"(?<![ ']) ")  # in no match of those above, also after the first
 
 
 def read_byte_token(name: str) -> bytes:
@@ -23,9 +27,24 @@ def read_byte_token(name: str) -> bytes:
 
 def clean_wordpieces(text: bytes) -> bytes:
     """Take out the spaces that stand before punctuation, and the first one."""
+    return b"".join(map(_clean, _slice(text))).removeprefix(b" ")
+
+
+def _slice(text: bytes) -> Iterator[bytes]:
+    start = 0
+    while len(text) - start > _SLICE:
+        longest = min(start + 2 * _SLICE, len(text))
+        match = _CUT.search(text, start + _SLICE, longest)
+        end = match.start() if match else longest
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def _clean(text: bytes) -> bytes:
     for pattern, replacement in _CLEANING:
         text = pattern.sub(replacement, text)
-    return text.removeprefix(b" ")
+    return text
 
 
 def _from_wordpiece(name: str) -> bytes:

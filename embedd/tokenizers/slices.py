@@ -17,6 +17,8 @@ SLICE_CHARACTERS: Final = 1 << 16
 # A slice without a place to cut is cut anyway when it is so long, and has other tokens there: ten
 # megabytes of full stops in one slice would take 5 GB.
 LONGEST_SLICE: Final = 1 << 17
+# So many texts go into one call: the library holds the interpreter's lock for some 2 µs per text.
+CALL_TEXTS: Final = 1024
 
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 _REPLACEMENT: Final = "\ufffd"
@@ -53,7 +55,7 @@ def group_slices(texts: Sequence[str], *, cuts: re.Pattern[str] | None) -> Itera
             # Slice by slice: on a whole text it would hold the interpreter's lock for long.
             call.append((index, start, replace_surrogates(part)))
             characters += len(part)
-            if characters >= CALL_CHARACTERS:
+            if characters >= CALL_CHARACTERS or len(call) >= CALL_TEXTS:
                 yield call
                 call, characters = [], 0
     if call:

@@ -28,6 +28,7 @@ from embedd.server.access.auth import Keys
 from embedd.server.access.origins import OriginPolicy
 from embedd.server.app import make_app
 from embedd.server.dialects.base import Policy
+from embedd.server.http.answers import AnswersInFlight
 from embedd.server.http.bodies import BodyLimits
 from embedd.server.http.timeouts import Timeouts
 from embedd.server.ops.readiness import Readiness
@@ -242,6 +243,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
         max_answer: int = 1 << 30,
         base_path: str = "",
         readiness: Readiness | None = None,
+        max_answers: int | None = None,
     ) -> Served:
         if models:
             shutil.copytree(tiny_store, store.layout.root, dirs_exist_ok=True)
@@ -273,6 +275,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
                 is_installed=with_images,
             ),
             library=Library(store, resolver, read_catalog(tmp_path / "recipes")),
+            answers=AnswersInFlight(max_answers or max_answer),
             bodies=bodies or BodyLimits(max_body=64 * MIB, max_in_flight=512 * MIB),
             origins=origins or OriginPolicy(check_host=True),
             metrics=metrics,

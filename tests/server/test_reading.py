@@ -30,7 +30,16 @@ REQUESTS: list[tuple[str, str, Any]] = [
     ("POST", "/api/show", {"model": "tiny"}),
     ("POST", "/api/copy", {"source": "tiny", "destination": "copied"}),
     ("DELETE", "/api/delete", {"model": "copied"}),
-    *(("POST", path, EMBED) for path in ("/v1/embeddings", "/embeddings", "/api/v1/embeddings")),
+    *(
+        ("POST", path, EMBED)
+        for path in (
+            "/v1/embeddings",
+            "/embeddings",
+            "/api/v1/embeddings",
+            "/openai/v1/embeddings",
+            "/openai/deployments/tiny/embeddings",
+        )
+    ),
     *(("GET", path, None) for path in ("/v1/models", "/models", "/v1/models/tiny")),
     ("POST", "/v1/images/generations", PICTURE),
     *(
@@ -85,6 +94,7 @@ OTHERS = {
     "/sdapi/v1/samplers",
     "/sdapi/v1/schedulers",
     "/health",
+    "/ready",
     "/v1/health",
     "/ping",
     "/openapi.json",
@@ -127,6 +137,7 @@ async def test_no_route_reads_a_models_files_on_the_event_loop(
 
 def test_every_route_has_a_request_above() -> None:
     asked = {path.partition("?")[0] for _, path, _ in REQUESTS}
-    asked = {"/v1/models/{id}" if path.endswith("/tiny") else path for path in asked}
+    asked = {path.replace("models/tiny", "models/{id}") for path in asked}
+    asked = {path.replace("/tiny/", "/{model}/") for path in asked}
     routes = {route.path for dialect in DIALECTS for route in dialect.routes}
     assert asked | OTHERS == routes

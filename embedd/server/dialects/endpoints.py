@@ -13,6 +13,7 @@ from aiohttp import web
 from embedd.errors import InvalidInputError, LoadTimeoutError
 from embedd.ollama_api import format_served_by
 from embedd.server.dialects.base import BODIES, EMBEDDER, LIBRARY, POLICY, Policy
+from embedd.server.http.answers import claim_for
 from embedd.server.http.bodies import Body, decode_plainly
 from embedd.server.http.header_text import to_header_text
 from embedd.server.http.schedule import open_schedule
@@ -69,14 +70,14 @@ async def embed_body(
     """
     arrived = time.perf_counter()
     async with open_request(request, arrived) as (data, schedule):
-        policy = request.app[POLICY]
+        policy, claim = request.app[POLICY], claim_for(request, len(data))
         wanted = await request.app[BODIES].decode(
             data, lambda: to_request(decode_plainly(data, kind, policy.max_inputs), policy)
         )
         model = wanted.model.strip() or await choose_model(request.app, "embedding")
         wanted = replace(wanted, model=model, store=may_store(request), schedule=schedule)
         with add_model_to_timeouts(model):
-            return wanted, await request.app[EMBEDDER].embed(wanted, arrived=arrived)
+            return wanted, await request.app[EMBEDDER].embed(wanted, arrived=arrived, claim=claim)
 
 
 async def rerank_body(
@@ -90,6 +91,7 @@ async def rerank_body(
     arrived = time.perf_counter()
     async with open_request(request, arrived) as (data, schedule):
         policy = request.app[POLICY]
+        claim_for(request, len(data))
 
         def translate() -> tuple[Body, RerankRequest]:
             body = decode_plainly(data, kind, policy.max_inputs)
@@ -111,44 +113,44 @@ async def tokenize_body(
         EmbeddError: As `Embedder.tokenize`, and for a body that cannot be read or translated.
     """
     async with open_request(request, time.perf_counter()) as (data, _):
-        policy = request.app[POLICY]
+        policy, claim = request.app[POLICY], claim_for(request, len(data))
         wanted = await request.app[BODIES].decode(
             data, lambda: to_request(decode_plainly(data, kind, policy.max_inputs), policy)
         )
         model = wanted.model.strip() or await choose_model(request.app, "embedding")
         wanted = replace(wanted, model=model)
-        return wanted, await request.app[EMBEDDER].tokenize(wanted)
+        return wanted, await request.app[EMBEDDER].tokenize(wanted, claim=claim)
 
 
 async def detokenize_body(
-    request: web.Request, to_sequence: Callable[[DetokenizeBody], ClientIds]
-) -> str:
-    """Read the body, and return the text of its token ids, special tokens included.
+    request: web.Request, translate: Callable[[bytearray], tuple[str | None, list[ClientIds], bool]]
+) -> list[str]:
+    """Read the body, and return the text of each of its sequences of token ids.
+
+    Args:
+        translate: Returns the model's name, the sequences, and whether special tokens are kept.
 
     Raises:
         EmbeddError: As `Embedder.detokenize`, and for a body that cannot be read or translated.
     """
     async with open_request(request, time.perf_counter()) as (data, _):
-
-        def translate() -> tuple[str | None, ClientIds]:
-            body = decode_plainly(data, DetokenizeBody)
-            return body.model, to_sequence(body)
-
-        model, ids = await request.app[BODIES].decode(data, translate)
-        [text] = await detokenize(request, model, [ids], special=True)
-        return text
+        claim = claim_for(request, len(data))
+        name, sequences, special = await request.app[BODIES].decode(data, lambda: translate(data))
+        model = (name or "").strip() or await choose_model(request.app, "embedding")
+        embedder = request.app[EMBEDDER]
+        return await embedder.detokenize(model, sequences, special=special, claim=claim)
 
 
-async def detokenize(
-    request: web.Request, model: str | None, sequences: Sequence[ClientIds], *, special: bool
-) -> list[str]:
-    """The text of each sequence; *special* keeps the special tokens in it.
+def to_translation(
+    to_sequence: Callable[[DetokenizeBody], ClientIds],
+) -> Callable[[bytearray], tuple[str | None, list[ClientIds], bool]]:
+    """Return what `detokenize_body` needs for a body of one sequence, special tokens kept."""
 
-    Raises:
-        EmbeddError: As `Embedder.detokenize`.
-    """
-    name = (model or "").strip() or await choose_model(request.app, "embedding")
-    return await request.app[EMBEDDER].detokenize(name, sequences, special=special)
+    def translate(data: bytearray) -> tuple[str | None, list[ClientIds], bool]:
+        body = decode_plainly(data, DetokenizeBody)
+        return body.model, [to_sequence(body)], True
+
+    return translate
 
 
 @contextmanager

@@ -114,10 +114,11 @@ class BodyLimits:
         Raises:
             EmbeddError: As *function*.
         """
-        decoded = await self.inspect(body, function)
-        # What was made of it takes as much memory, until the request is answered.
-        body.clear()
-        return decoded
+        try:
+            return await self.inspect(body, function)
+        finally:
+            # What was made of it takes as much memory, until the request is answered.
+            body.clear()
 
     async def inspect(self, body: bytearray, function: Callable[[], Decoded]) -> Decoded:
         """As `decode`, but leave *body* as it is."""

@@ -1,8 +1,11 @@
-"""The bytes of all request bodies in flight, and the share that one client may hold."""
+"""The bytes of all bodies or answers in flight, and the share that one client may hold."""
 
 from collections import Counter
+from typing import Final
 
 from embedd.errors import OverloadedError
+
+BODIES_IN_FLIGHT: Final = "EMBEDD_MAX_BODY_IN_FLIGHT"
 
 
 class BytesInFlight:
@@ -15,10 +18,16 @@ class BytesInFlight:
     Args:
         limit: Bytes of all bodies; the only body of all may have more, and the only body of an
             address more than its half.
+        what: Is counted, in messages.
+        setting: Sets the limit.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(
+        self, limit: int, *, what: str = "request bodies", setting: str = BODIES_IN_FLIGHT
+    ) -> None:
         self._limit = limit
+        self._what = what
+        self._setting = setting
         self._total = 0
         self._of_address: Counter[str] = Counter()
 
@@ -34,14 +43,14 @@ class BytesInFlight:
         self._of_address[address] += count
         if size < self._total > self._limit:
             raise OverloadedError(
-                "too many bytes of request bodies are in flight: the limit is "
-                f"{self._limit} (EMBEDD_MAX_BODY_IN_FLIGHT)"
+                f"too many bytes of {self._what} are in flight: the limit is "
+                f"{self._limit} ({self._setting}): try again later"
             )
         own = self._of_address[address]
         if own > size and own + size > self._limit // 2:
             raise OverloadedError(
-                "too many bytes of request bodies from your address are in flight: its share is "
-                f"{self._limit // 2} (half of EMBEDD_MAX_BODY_IN_FLIGHT)"
+                f"too many bytes of {self._what} from your address are in flight: its share is "
+                f"{self._limit // 2} (half of {self._setting}): try again later"
             )
 
     def remove(self, address: str, size: int) -> None:

@@ -25,13 +25,14 @@ _UNSAFE = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80
 class Rows:
     """Rows of an answer that are converted to JSON while they are sent.
 
-    ``render(start, stop)`` returns those rows as JSON, separated by commas; *step* is how many
-    it is called for at most, which takes a few milliseconds.
+    ``render(start, stop)`` returns those rows as JSON, with *separator* between them; *step* is how
+    many it is called for at most, which takes a few milliseconds.
     """
 
     count: int
     render: Callable[[int, int], bytes]
     step: int
+    separator: bytes = b","
 
 
 # Held while a slice of a large answer is rendered.
@@ -114,4 +115,4 @@ def _renderers(parts: Parts) -> Iterator[Callable[[], bytes]]:
 
 def _render(rows: Rows, start: int) -> bytes:
     stop = min(start + rows.step, rows.count)
-    return (b"," if start else b"") + rows.render(start, stop)
+    return (rows.separator if start else b"") + rows.render(start, stop)

@@ -121,6 +121,8 @@ async def in_thread(threads: Threads, function: Callable[..., T], *arguments: ob
     except asyncio.CancelledError:
         await asyncio.wait([task])
         raise
+    finally:
+        del task  # the traceback of its failure has this frame: a cycle
 
 
 def _run(work: Work, report: ReportProgress, stop: Stop) -> EmbeddError | None:

@@ -82,19 +82,22 @@ class Threads:
             result = function()
         except BaseException as error:
             failure = error
-
-        def settle() -> None:
-            self._free.release()
-            if done.done():  # its caller was cancelled
-                return
-            if failure is None:
-                done.set_result(result)  # type: ignore[arg-type]  # a T where nothing failed
-            else:
-                done.set_exception(failure)
-
         # A loop that is closed has no caller left.
         with contextlib.suppress(RuntimeError):
-            done.get_loop().call_soon_threadsafe(settle)
+            done.get_loop().call_soon_threadsafe(self._settle, done, result, failure)
+        # The traceback of a failure has this frame: a cycle would keep all that the call held.
+        del function, done, result, failure
+
+    def _settle(
+        self, done: "asyncio.Future[T]", result: T | None, failure: BaseException | None
+    ) -> None:
+        self._free.release()
+        if done.done():  # its caller was cancelled
+            return
+        if failure is None:
+            done.set_result(result)  # type: ignore[arg-type]  # a T where nothing failed
+        else:
+            done.set_exception(failure)
 
     def _overloaded(self) -> OverloadedError:
         return OverloadedError(f"{self._size} {self._what} are running: try again later")

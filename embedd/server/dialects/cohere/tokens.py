@@ -8,10 +8,15 @@ from msgspec import Struct, field
 from embedd.errors import EmptyInputError, InvalidInputError
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common.openai_input import parse_ids
-from embedd.server.dialects.common.token_json import id_rows, token_rows
+from embedd.server.dialects.common.token_json import id_rows, text_parts, token_rows
 from embedd.server.dialects.common.vector_json import insert_rows
-from embedd.server.dialects.endpoints import DetokenizeBody, detokenize_body, tokenize_body
-from embedd.server.http.json_out import json_response, parts_response
+from embedd.server.dialects.endpoints import (
+    DetokenizeBody,
+    detokenize_body,
+    to_translation,
+    tokenize_body,
+)
+from embedd.server.http.json_out import dump, parts_response
 from embedd.types import ClientIds, TokenizeRequest
 
 META: Final = {"api_version": {"version": "1"}}
@@ -72,5 +77,6 @@ def to_sequence(body: DetokenizeBody) -> ClientIds:
 
 async def detokenize(request: web.Request) -> web.StreamResponse:
     """``POST /v1/detokenize``."""
-    text = await detokenize_body(request, to_sequence)
-    return json_response({"text": text, "meta": META})
+    [text] = await detokenize_body(request, to_translation(to_sequence))
+    parts = [b'{"text":', *text_parts(text), b',"meta":%b}' % dump(META)]
+    return await parts_response(request, parts, {})

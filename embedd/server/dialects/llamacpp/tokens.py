@@ -8,9 +8,14 @@ from msgspec import Struct
 from embedd.errors import InvalidInputError
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common.openai_input import parse_ids
-from embedd.server.dialects.common.token_json import id_rows, token_rows
+from embedd.server.dialects.common.token_json import id_rows, text_parts, token_rows
 from embedd.server.dialects.common.vector_json import insert_rows
-from embedd.server.dialects.endpoints import DetokenizeBody, detokenize_body, tokenize_body
+from embedd.server.dialects.endpoints import (
+    DetokenizeBody,
+    detokenize_body,
+    to_translation,
+    tokenize_body,
+)
 from embedd.server.dialects.llamacpp.content import parse_one
 from embedd.server.http.json_out import Parts, json_response, parts_response
 from embedd.types import ClientIds, Tokenized, TokenizeRequest, TokenPiece
@@ -96,4 +101,5 @@ def to_sequence(body: DetokenizeBody) -> ClientIds:
 
 async def detokenize(request: web.Request) -> web.StreamResponse:
     """``POST /detokenize``."""
-    return json_response({"content": await detokenize_body(request, to_sequence)})
+    [text] = await detokenize_body(request, to_translation(to_sequence))
+    return await parts_response(request, [b'{"content":', *text_parts(text), b"}"], {})

@@ -17,6 +17,7 @@ from embedd.server.dialects.common.vector_json import float_rows, insert_rows
 from embedd.server.dialects.endpoints import computed_headers, may_store, open_request
 from embedd.server.dialects.ollama.fields import require_model
 from embedd.server.dialects.ollama.input import parse_inputs
+from embedd.server.http.answers import claim_for
 from embedd.server.http.bodies import decode, raw_fields
 from embedd.server.http.json_out import Parts, dump_rows, parts_response
 from embedd.types import (
@@ -124,13 +125,14 @@ async def embed(request: web.Request) -> web.StreamResponse:
     arrived = time.perf_counter()
     async with open_request(request, arrived) as (data, schedule):
         policy, store = request.app[POLICY], may_store(request)
+        claim = claim_for(request, len(data))
         wanted, warning = await request.app[BODIES].decode(
             data,
             lambda: _translate(data, policy, store=store),
         )
         parsing = time.perf_counter() - arrived
         result = await request.app[EMBEDDER].embed(
-            replace(wanted, schedule=schedule), arrived=arrived
+            replace(wanted, schedule=schedule), arrived=arrived, claim=claim
         )
     parts = to_reply(wanted, result, parsing=parsing)
     return await parts_response(request, parts, computed_headers(result) | warning)
@@ -160,11 +162,12 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
     arrived = time.perf_counter()
     async with open_request(request, arrived) as (data, schedule):
         policy, store = request.app[POLICY], may_store(request)
+        claim = claim_for(request, len(data))
         wanted, warning = await request.app[BODIES].decode(
             data, lambda: _translate_legacy(data, policy, store=store)
         )
         result = await request.app[EMBEDDER].embed(
-            replace(wanted, schedule=schedule), arrived=arrived
+            replace(wanted, schedule=schedule), arrived=arrived, claim=claim
         )
     numbers = dump_rows(result.vectors)[1:-1]
     parts = insert_rows(EmbeddingReply(embedding=[]), {"embedding": numbers})

@@ -9,13 +9,13 @@ from aiohttp import web
 from msgspec import Struct
 
 from embedd.errors import EmptyInputError, InvalidInputError
-from embedd.server.dialects.base import BODIES, POLICY, Policy
+from embedd.server.dialects.base import POLICY, Policy
 from embedd.server.dialects.common.openai_input import check_count, check_inputs, parse_ids
 from embedd.server.dialects.common.prompts import parse_prompt
-from embedd.server.dialects.common.token_json import token_rows
-from embedd.server.dialects.endpoints import detokenize, tokenize_body
+from embedd.server.dialects.common.token_json import text_parts, token_rows
+from embedd.server.dialects.endpoints import detokenize_body, tokenize_body
 from embedd.server.http.bodies import decode_plainly
-from embedd.server.http.json_out import Parts, Rows, dump, json_response, parts_response
+from embedd.server.http.json_out import Parts, Rows, dump, parts_response
 from embedd.types import ClientIds, Offsets, TokenIds, Tokenized, TokenizeRequest, TokenPiece
 
 QUICK_CHARACTERS: Final = 4096  # whose places are converted in some 20 µs: more go to a thread
@@ -164,13 +164,12 @@ async def tokenize(request: web.Request) -> web.StreamResponse:
 
 async def decode(request: web.Request) -> web.StreamResponse:
     """``POST /decode``."""
-    async with request.app[BODIES].read(request) as data:
-        policy = request.app[POLICY]
+    policy = request.app[POLICY]
 
-        def translate() -> tuple[DecodeBody, list[ClientIds]]:
-            body = decode_plainly(data, DecodeBody, policy.max_inputs)
-            return body, to_sequences(body.ids, policy)
+    def translate(data: bytearray) -> tuple[str | None, list[ClientIds], bool]:
+        body = decode_plainly(data, DecodeBody, policy.max_inputs)
+        return body.model, to_sequences(body.ids, policy), body.skip_special_tokens is False
 
-        body, sequences = await request.app[BODIES].decode(data, translate)
-        special = body.skip_special_tokens is False
-        return json_response(await detokenize(request, body.model, sequences, special=special))
+    texts = await detokenize_body(request, translate)
+    parts = [part for text in texts for part in (b",", *text_parts(text))]
+    return await parts_response(request, [b"[", *parts[1:], b"]"], {})

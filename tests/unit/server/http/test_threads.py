@@ -1,12 +1,16 @@
 """Threads of their own: how many run, how many wait, and for how long."""
 
 import asyncio
+import gc
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 from embedd.errors import OverloadedError
+from embedd.server.http.streams import in_thread
 from embedd.server.http.threads import Threads
 
 
@@ -119,3 +123,25 @@ def test_a_thread_may_end_after_its_loop(gate: threading.Event) -> None:
     gate.set()
     thread.join(10)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("call", [Threads.run, in_thread])
+async def test_a_call_that_failed_keeps_nothing_in_memory(call: Callable[..., Any]) -> None:
+    class Body:
+        """What a call holds."""
+
+    def fail(_: Body) -> None:
+        raise ValueError("a failure")
+
+    threads, body = make_threads(), Body()
+    kept = weakref.ref(body)
+    gc.disable()  # which would find cycles, some time later
+    try:
+        with pytest.raises(ValueError, match="a failure"):
+            await call(threads, fail, body)
+        del body
+        async with asyncio.timeout(5):  # the thread has to end
+            while kept() is not None:
+                await asyncio.sleep(0.001)
+    finally:
+        gc.enable()
