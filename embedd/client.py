@@ -63,6 +63,7 @@ class _HealthReply(msgspec.Struct):
     error: _Fault
 
 
+IDENTITY_SECONDS = 10.0  # for an answer that needs no work
 _IDENTITY = 1 << 16  # bytes of an answer in which a server is recognised
 _LONGEST_TEXT = 200  # characters of a plain text that is printed as an error
 
@@ -142,9 +143,17 @@ class Client:
         Raises:
             UnavailableError: Nothing does, or what does is not an HTTP server.
         """
-        async with self._exchange("GET", "/api/version", has_key=False) as response:
-            named = response.headers.get("Server", "")
-            body = await response.content.read(_IDENTITY)
+        try:
+            async with (
+                asyncio.timeout(IDENTITY_SECONDS),
+                self._exchange("GET", "/api/version", has_key=False) as response,
+            ):
+                named = response.headers.get("Server", "")
+                body = await response.content.read(_IDENTITY)
+        except TimeoutError:
+            raise UnavailableError(
+                f"{self._address.url} takes connections but sends no answer: is it another program?"
+            ) from None
         try:
             reply = msgspec.json.decode(body, type=api.VersionReply)
         except msgspec.MsgspecError:

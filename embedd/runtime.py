@@ -32,7 +32,7 @@ from embedd.engine.installation import (
 )
 from embedd.engine.loader import Loader
 from embedd.engine.serving.image_model import ServedImageModel
-from embedd.engine.spec import ModelSpec
+from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tuning.store import SingleUse, TuningStore
 from embedd.engine.vocabularies import find_verdict
 from embedd.errors import EmbeddError, ExhaustedError, StoreError, StoreLockedError
@@ -284,6 +284,21 @@ def verify_gguf(path: Path, name: str, *, settings: Settings) -> None:
             await loader.close()
 
     asyncio.run(verify())
+
+
+async def load_once(settings: Settings, spec: ModelSpec) -> ModelInfo:
+    """Load the stored model *spec*, which tests it, and unload it; return what computed it.
+
+    Raises:
+        EmbeddError: No backend computes it.
+    """
+    loader = make_loader(settings, open_tuning(settings))
+    try:
+        model = await loader.load(spec)
+        await model.close()
+    finally:
+        await loader.close()
+    return model.info
 
 
 def open_tuning(settings: Settings) -> TuningStore:

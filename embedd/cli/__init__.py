@@ -39,13 +39,12 @@ COMMANDS: Final[Mapping[str, Entry]] = {
     "search": Entry("models", "search", "Show the models that can be pulled by a short name."),
     "verify": Entry("models", "verify", "Hash the files of a model, or of all models, again."),
     "health": Entry("health", "health", "Say whether the server is healthy."),
+    "doctor": Entry("doctor", "doctor", "Check the machine, the installation and the settings."),
     "ps": Entry("ps", "ps", "Show the models in memory."),
     "stop": Entry("ps", "stop", "Unload a model."),
     "run": Entry("embed", "run", "Print the vector of one text, or paint with an image model."),
     "embed": Entry("embed", "embed", "Print the vectors of texts, or of the lines of stdin."),
-    "bulk": Entry(
-        "bulk.command", "bulk", "Embed files: every row once, however often interrupted."
-    ),
+    "bulk": Entry("bulk.command", "bulk", "Embed files: every row gets a vector, once."),
     "image": Entry("image", "image", "Paint a picture from a prompt."),
     "tune": Entry("tune", "tune", "Measure how a model computes fastest on this machine."),
     "bench": Entry("bench", "bench", "Measure how fast the server embeds."),

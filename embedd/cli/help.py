@@ -23,6 +23,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "search": ("embedd search", "embedd search multilingual"),
     "verify": ("embedd verify all-minilm", "embedd verify --prune"),
     "health": ("embedd health", "embedd health --ready"),
+    "doctor": ("embedd doctor", "embedd doctor --json"),
     "ps": ("embedd ps", "embedd ps --json"),
     "stop": ("embedd stop all-minilm",),
     "run": ('embedd run all-minilm "Why is the sky blue?"', "embedd run all-minilm - < text.txt"),

@@ -1,9 +1,15 @@
 """Which engines are installed here, found out without importing them."""
 
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from embedd.errors import EngineError
 from embedd.machine import describe_processor
 
 GPU_LIBRARIES = ("cuda", "hip", "metal", "musa", "sycl", "vulkan")
@@ -32,6 +38,28 @@ def has_gpu_build(libraries: Path) -> bool:
     """
     names = {file.name.partition(".")[0] for file in libraries.glob("*ggml-*")}
     return any(name.removeprefix("lib").removeprefix("ggml-") in GPU_LIBRARIES for name in names)
+
+
+def read_library_instructions(environment: Mapping[str, str]) -> frozenset[str]:
+    """Return the sets of instructions that llama.cpp was built for, in its own words.
+
+    It is loaded in a process of its own, which a library for another CPU ends.
+
+    Raises:
+        EngineError: The library cannot be loaded, or ended its process.
+    """
+    # -P: the user's folder must not provide modules.
+    command = [sys.executable, "-P", "-m", "embedd.engine.llama.system_info"]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise EngineError(f"llama.cpp ended its process ({name}): it was built for another CPU")
+    if done.returncode:
+        last = done.stderr.strip().splitlines()
+        raise EngineError(last[-1] if last else "llama.cpp cannot be loaded")
+    return frozenset(re.findall(r"(\w+) = 1\b", done.stdout))
 
 
 def describe_build() -> str:

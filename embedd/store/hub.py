@@ -72,6 +72,22 @@ class Hub:
         # Warnings would be printed into the progress bars; the last error is raised anyway.
         huggingface_hub.logging.set_verbosity(logging.ERROR)
 
+    def probe(self) -> str:
+        """Return the hub's address if anything answers there.
+
+        Raises:
+            PullError: Nothing does, offline mode is on, or a proxy cannot be used.
+        """
+        url = self._endpoint or constants.ENDPOINT
+        try:
+            with _translated():
+                if constants.HF_HUB_OFFLINE:
+                    raise OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+                huggingface_hub.get_session().head(url, timeout=_TIMEOUT)
+        except _ServerError as error:
+            raise PullError(f"{url} cannot be reached: {error.__cause__ or error}") from error
+        return url
+
     def look_up(self, repository: str, revision: str | None = None) -> Repository:
         """The repository at *revision*; None is its main branch."""
         info = self._retry(

@@ -20,7 +20,7 @@ Calls = list[tuple[Settings, Sequence[str], Tls]]
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls: Calls = []
 
-    def run(settings: Settings, preload: Sequence[str], tls: Tls) -> None:
+    def run(settings: Settings, preload: Sequence[str], tls: Tls, _: object) -> None:
         if settings.host.port == 1:
             raise ConfigError("port 1 is taken by Ollama")
         calls.append((settings, preload, tls))

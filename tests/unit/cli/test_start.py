@@ -173,7 +173,7 @@ def test_help_shows_what_the_option_shows(embedd: Run) -> None:
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_the_help_of_every_command_has_examples_that_can_be_typed(embedd: Run, name: str) -> None:
     out = embedd(name, "--help").out
-    examples = re.findall(rf"^  embedd {name}\b.*$", out, re.MULTILINE)
+    examples = re.findall(rf"^ +embedd {name}\b.*$", out, re.MULTILINE)
     assert examples
     command = cli.root.get_command(click.Context(cli.root), name)
     assert command is not None
