@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 CLIENTS := .venv-clients
 DEPLOY := .venv-deploy
+UI := .venv-ui
 PLAIN := .venv-plain
 BIN := $(VENV)/bin
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/embedd
@@ -60,7 +61,7 @@ export UNTESTABLE := from importlib.util import find_spec; \
 	print('--omit=' + ','.join(missing) if missing else '')
 
 .DEFAULT_GOAL := help
-.PHONY: help run install images test test-clients test-wheel test-plain test-deploy faults check lint types arch fmt cover bench wheel portable-flags clean
+.PHONY: help run install images test test-clients test-wheel test-plain test-deploy test-ui faults check lint types arch fmt cover bench wheel portable-flags clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -118,6 +119,9 @@ portable-flags:
 test-deploy: $(DEPLOY)/installed ## Test the image's file, chart, unit, dashboard and alerts in deploy/
 	$(DEPLOY)/bin/python -m pytest -c tests/deploy/pytest.ini tests/deploy
 
+test-ui: install $(UI)/installed ## Test the page in a browser (Chromium of the system)
+	PYTHONPATH=$(UI) $(BIN)/python -m pytest -c tests/ui/pytest.ini tests/ui
+
 cover: install ## Run all tests and demand 95 % branch coverage, workers included
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(PARALLEL)
@@ -128,7 +132,7 @@ bench: install ## Measure this machine
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove what was built here; models and wheels stay
-	rm -rf $(VENV) $(CLIENTS) $(PLAIN) $(DEPLOY) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
+	rm -rf $(VENV) $(CLIENTS) $(PLAIN) $(DEPLOY) $(UI) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedd needs Python 3.11 or newer")'
@@ -192,4 +196,9 @@ $(DEPLOY)/installed: tests/deploy/requirements.txt
 	rm -rf $(DEPLOY)
 	$(PYTHON) -m venv $(DEPLOY)
 	$(DEPLOY)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --requirement $<
+	touch $@
+
+$(UI)/installed: tests/ui/requirements.txt | $(VENV)/bin/python
+	rm -rf $(UI)
+	$(PIP) install --quiet --no-compile --no-deps --target $(UI) --requirement $<
 	touch $@

@@ -101,6 +101,7 @@ SETTINGS = (
     Setting(
         "IMAGE_METADATA", "true", "write prompt and settings into the files of pictures", twin=False
     ),
+    Setting("UI", "true", "the page for browsers at `/ui`", twin=False),
     Setting("STATE", "~/.embedd/state", "folder of measurements on this machine", twin=False),
 )
 
@@ -194,6 +195,7 @@ class Settings:
     max_pixels: int
     max_waiting_images: int
     image_metadata: bool
+    ui: bool
     state: Path
 
 
@@ -278,6 +280,7 @@ def read_settings(
         max_pixels=read.unsigned("MAX_PIXELS", 1 << 20, least=64 * 64),
         max_waiting_images=read.unsigned("MAX_WAITING_IMAGES", 16),
         image_metadata=read.switch("IMAGE_METADATA") is not False,
+        ui=read.switch("UI") is not False,
         state=read.folder("STATE"),
     )
 

@@ -244,6 +244,10 @@ class Metrics:
         self._registry.register(StateCollector(look))
         self._is_known = is_known
 
+    def collect(self) -> Iterable[Metric]:
+        """Return all metrics as they are now."""
+        return self._registry.collect()
+
     def expose(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics in the format that *accept* asks for, and its content type."""
         # The header itself is not passed on: the library fails on versions that are not numbers.

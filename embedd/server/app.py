@@ -23,6 +23,7 @@ from embedd.exhaustion import to_file_error
 from embedd.library import Library
 from embedd.metrics import Metrics
 from embedd.painter.painter import Painter
+from embedd.server import ui
 from embedd.server.access.auth import KEYS, Keys, choose_access, require_key
 from embedd.server.access.origins import CORS, OriginPolicy, make_origin_check
 from embedd.server.dialects import registry
@@ -59,7 +60,13 @@ from embedd.server.ops.readiness import READINESS, Readiness
 
 log = logging.getLogger(__name__)
 
-DIALECTS: Sequence[Dialect] = (*registry.DIALECTS, *health.DIALECTS, pages.DIALECT, ops.DIALECT)
+DIALECTS: Sequence[Dialect] = (
+    *registry.DIALECTS,
+    *health.DIALECTS,
+    pages.DIALECT,
+    ops.DIALECT,
+    ui.DIALECT,
+)
 UNKNOWN_EXPECTATION: Final = "the only expectation that is known is 100-continue"
 Candidates: TypeAlias = Sequence[tuple[Dialect, Route]]
 
@@ -108,7 +115,9 @@ def make_app(
     app[SHUTDOWN] = Shutdown()
     app[READINESS] = readiness or Readiness()
     app[BASE_PATH] = base_path
-    routes = _group_routes(DIALECTS)
+    if app[POLICY].ui:
+        app.cleanup_ctx.append(ui.watch_live)
+    routes = _group_routes([one for one in DIALECTS if app[POLICY].ui or one is not ui.DIALECT])
     document: Callable[[], bytes] = functools.cache(functools.partial(describe, routes, base_path))
     app[pages.DOCUMENT] = document
     app.on_response_prepare.append(_add_common_headers)

@@ -108,6 +108,7 @@ async def serve(
                 token_ids=settings.token_ids,
                 default_model=settings.default_model,
                 default_rerank_model=settings.default_rerank_model,
+                ui=settings.ui,
             ),
             timeouts=Timeouts(
                 head=settings.head_timeout,

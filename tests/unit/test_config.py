@@ -163,6 +163,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         max_pixels=1048576,
         max_waiting_images=16,
         image_metadata=True,
+        ui=True,
         state=Path.home() / ".embedd/state",
     )
 

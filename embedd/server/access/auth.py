@@ -25,7 +25,7 @@ A1111_PATHS: Final = "/sdapi/"
 A1111_MANAGED: Final = ("/sdapi/v1/options", "/sdapi/v1/interrupt")
 
 KEY_HEADERS: Final = ("X-Api-Key", "Api-Key")  # the second is Azure's
-# The documentation says nothing of the models; its page sends the key that is typed into it.
+# Documentation and page say nothing of the models; they send the key that is typed into them.
 PUBLIC_PATHS: Final = (
     "/",
     "/api/version",
@@ -36,6 +36,8 @@ PUBLIC_PATHS: Final = (
     "/docs",
     "/docs/{file}",
     "/openapi.json",
+    "/ui",
+    "/ui/{file}",
 )
 
 

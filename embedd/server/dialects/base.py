@@ -42,6 +42,7 @@ class Policy:
         request_timeout: Seconds for a request that sets none, ``math.inf`` for ever.
         default_model: For requests that name none; None is the only model there is.
         default_rerank_model: The same for those that rerank; None is `default_model`.
+        ui: Whether there is a page for browsers.
     """
 
     max_inputs: int = 2048
@@ -50,6 +51,7 @@ class Policy:
     request_timeout: float = math.inf
     default_model: str | None = None
     default_rerank_model: str | None = None
+    ui: bool = True
 
 
 POLICY = web.AppKey("policy", Policy)

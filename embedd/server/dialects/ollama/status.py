@@ -14,16 +14,35 @@ from embedd.errors import EmbeddError
 from embedd.ollama_api import Details, PsReply, RunningModel, VersionReply
 from embedd.resolve import AnyModel, ResolvedModel
 from embedd.scheduler.records import ModelStatus
-from embedd.server.dialects.base import EMBEDDER
+from embedd.server.dialects.base import EMBEDDER, HTML, POLICY
 from embedd.server.http.json_out import json_response
 
 SPOKEN = "0.33.0"  # the version of Ollama whose API this is
 FOR_EVER = timedelta(seconds=(2**63 - 1) // 10**9)  # what Ollama shows: about 292 years
+UI_LINK = '<li><a href="ui/">Page: models, similarity, search, live figures</a></li>\n'
+WELCOME = f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>embedd</title>
+<h1>embedd is running</h1>
+<ul>
+{UI_LINK}<li><a href="docs">API: all routes, to read and to try</a></li>
+<li><a href="openapi.json">The same as OpenAPI 3.1</a></li>
+<li><a href="health">Health</a></li>
+</ul>
+</html>
+"""
 
 
-async def root(_: web.Request) -> web.StreamResponse:
-    """``GET /``: the text by which Ollama's clients know the server."""
-    return web.Response(text="Ollama is running")
+async def root(request: web.Request) -> web.StreamResponse:
+    """``GET /``: the text by which Ollama's clients know the server; links for browsers."""
+    headers = {"Vary": "Accept"}
+    if HTML not in request.headers.get("Accept", ""):
+        return web.Response(text="Ollama is running", headers=headers)
+    text = WELCOME if request.app[POLICY].ui else WELCOME.replace(UI_LINK, "")
+    return web.Response(text=text, content_type=HTML, headers=headers)
 
 
 async def version(_: web.Request) -> web.StreamResponse:

@@ -1,0 +1,89 @@
+// Parts that several views use: formats, messages, choices, copying.
+
+import { html, useEffect, useRef, useState } from "./vendor/preact.js";
+
+export const bytes = (count) => {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let [value, unit] = [count ?? 0, 0];
+  while (value >= 1000 && unit < units.length - 1) [value, unit] = [value / 1000, unit + 1];
+  return `${value.toFixed(unit && value < 100 ? 1 : 0)} ${units[unit]}`;
+};
+
+export const whole = (value) => Math.round(value ?? 0).toLocaleString("en");
+
+export const milliseconds = (value) =>
+  value == null ? "–" : value < 10 ? `${value.toFixed(1)} ms` : `${whole(value)} ms`;
+
+export const ahead = (time) => {
+  const seconds = Math.round((new Date(time) - Date.now()) / 1000);
+  if (seconds > 10 * 365 * 86400) return "never";
+  if (seconds <= 0) return "now";
+  return seconds < 120 ? `in ${seconds} s` : `in ${Math.round(seconds / 60)} min`;
+};
+
+export const plural = (count, word) => `${whole(count)} ${word}${count === 1 ? "" : "s"}`;
+
+/** An error or a remark; screen readers say it at once. */
+export const Message = ({ error, children }) =>
+  error || children
+    ? html`<p class=${error ? "message error" : "message"} role=${error ? "alert" : "status"}>
+        ${error?.message ?? children}
+      </p>`
+    : null;
+
+/** A choice of models; `kind` selects those that can do it. */
+export function ModelChoice({ models, value, onChange, label = "Model", none }) {
+  return html`<label class="field">
+    <span>${label}</span>
+    <select value=${value} onChange=${(event) => onChange(event.target.value)}>
+      ${none && html`<option value="">${none}</option>`}
+      ${models.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}
+    </select>
+  </label>`;
+}
+
+export function Copy({ text, label = "Copy" }) {
+  const [done, setDone] = useState(false);
+  useEffect(() => {
+    if (!done) return undefined;
+    const timer = setTimeout(() => setDone(false), 1500);
+    return () => clearTimeout(timer);
+  }, [done]);
+  const copy = async () => {
+    await navigator.clipboard.writeText(text);
+    setDone(true);
+  };
+  return html`<button type="button" class="quiet" onClick=${copy}>
+    ${done ? "Copied" : label}
+  </button>`;
+}
+
+/** Calls `run` and keeps whether it runs, and its error. */
+export function useAction(run) {
+  const [state, setState] = useState({ busy: false, error: null });
+  const mounted = useRef(true);
+  useEffect(
+    () => () => {
+      mounted.current = false;
+    },
+    [],
+  );
+  const start = async (...given) => {
+    setState({ busy: true, error: null });
+    let error = null;
+    try {
+      await run(...given);
+    } catch (caught) {
+      if (caught.name !== "AbortError") error = caught;
+    }
+    if (mounted.current) setState({ busy: false, error });
+  };
+  return { ...state, start };
+}
+
+/** A bar of what is done; without a total it only says that something happens. */
+export const Progress = ({ label, done, total }) => html`<div class="progress">
+  <div class="progress-label"><span>${label}</span>
+    ${total ? html`<span>${Math.floor((100 * done) / total)} %</span>` : null}</div>
+  <progress aria-label=${label} max=${total || 1} value=${total ? done : undefined}></progress>
+</div>`;

@@ -1,0 +1,263 @@
+"""The page as people use it, in a real browser, with the default model."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from tests.ui.conftest import Server, read_metric
+
+PARTS = ("Models", "Try", "Search", "Live", "Images")
+OpenPage = Callable[..., Page]
+# Where screenshots are wanted, to be looked at.
+SHOTS = os.environ.get("UI_SCREENSHOTS")
+
+
+def go(page: Page, part: str) -> None:
+    page.get_by_role("navigation").get_by_role("link", name=part, exact=True).click()
+    expect(page.get_by_role("heading", name=part, exact=True).first).to_be_visible()
+
+
+def compute(page: Page, model: str = "all-minilm:latest") -> None:
+    go(page, "Try")
+    page.get_by_label("Model").select_option(model)
+    page.get_by_role("button", name="Compute").click()
+    expect(page.get_by_role("heading", name="Similarity")).to_be_visible()
+
+
+def cells(page: Page) -> list[list[float]]:
+    rows = page.locator(".matrix tbody tr").all()
+    return [[float(text) for text in row.locator("td").all_inner_texts()] for row in rows]
+
+
+def test_similarity_is_a_matrix_with_ones_on_the_diagonal(
+    server: Server, open_page: OpenPage
+) -> None:
+    page = open_page(server.url + "/ui")
+    compute(page)
+    matrix = cells(page)
+    assert len(matrix) == 5
+    for i, row in enumerate(matrix):
+        assert len(row) == 5
+        assert row[i] == 1
+        assert row == [other[i] for other in matrix]
+    assert matrix[0][1] > 0.5 > matrix[0][2]  # password and login, password and cat
+    expect(page.get_by_role("img", name=re.compile("Map of the texts"))).to_be_visible()
+
+
+def test_shorter_and_smaller_vectors_show_what_they_cost(
+    server: Server, open_page: OpenPage
+) -> None:
+    page = open_page(server.url + "/ui#try")
+    compute(page)
+    exact = cells(page)
+    expect(page.get_by_text("1536 bytes a vector. Cosines do not change.")).to_be_visible()
+    page.get_by_label("Numbers").select_option("int8")
+    expect(page.get_by_text("384 bytes a vector. Cosines change by at most")).to_be_visible()
+    page.get_by_label("Dimensions").fill("16")
+    expect(page.get_by_text("16 bytes a vector.")).to_be_visible()
+    worst = max(
+        abs(a - b)
+        for rows in zip(exact, cells(page), strict=True)
+        for a, b in zip(*rows, strict=True)
+    )
+    shown = re.search(
+        r"at most ([\d.]+)\.", page.locator("section", has_text="Similarity").inner_text()
+    )
+    assert shown
+    assert abs(float(shown[1]) - worst) < 2e-3
+
+
+def test_tokens_show_what_is_cut(server: Server, open_page: OpenPage) -> None:
+    page = open_page(server.url + "/ui#try")
+    go(page, "Try")
+    page.get_by_label(re.compile("Texts")).fill("hello " * 30)
+    compute(page, "short:latest")
+    tokens = page.locator(".token")
+    assert tokens.count() > 16
+    assert 0 < page.locator(".token.cut").count() < tokens.count()
+    expect(page.get_by_text(re.compile(r"tokens, \d+ of them cut"))).to_be_visible()
+    assert page.locator(".token:not(.cut)").count() <= 16
+
+
+@pytest.mark.parametrize("language", ["curl", "Python", "JavaScript", "LangChain"])
+def test_the_request_can_be_copied_with_the_address_of_this_server(
+    server: Server, open_page: OpenPage, language: str
+) -> None:
+    page = open_page(server.url + "/ui#try")
+    compute(page)
+    page.get_by_role("button", name=language).click()
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert server.url in copied
+    assert "How do I reset my password?" in copied
+
+
+def test_search_ranks_lines_and_a_reranker_ranks_them_again(
+    server: Server, open_page: OpenPage
+) -> None:
+    page = open_page(server.url + "/ui#search")
+    go(page, "Search")
+    lines = [
+        json.dumps({"text": "Rain falls from dark clouds."}),
+        "A cat sleeps in the sun.",
+        "The bank raised its interest rates.",
+    ]
+    page.get_by_label(re.compile("Texts")).fill("\n".join(lines))
+    page.get_by_label("Question").fill("How much does a loan cost?")
+    page.get_by_label("Model").select_option("all-minilm:latest")
+    page.get_by_label("Reranker").select_option("ranker:latest")
+    page.get_by_role("button", name="Search").click()
+    expect(page.get_by_role("heading", name="By the reranker")).to_be_visible()
+    first, second = page.locator(".ranking").all()
+    assert first.locator("p").all_inner_texts()[0] == "The bank raised its interest rates."
+    assert sorted(first.locator("p").all_inner_texts()) == sorted(
+        second.locator("p").all_inner_texts()
+    )
+    assert "Rain falls from dark clouds." in first.locator("p").all_inner_texts()
+
+
+def test_a_file_can_be_dropped(server: Server, open_page: OpenPage) -> None:
+    page = open_page(server.url + "/ui#search")
+    go(page, "Search")
+    page.evaluate(
+        """() => {
+            const data = new DataTransfer();
+            data.items.add(new File(["one\\ntwo\\n\\nthree"], "lines.txt"));
+            document.querySelector("textarea").dispatchEvent(
+                new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+        }"""
+    )
+    expect(page.get_by_text("3 lines")).to_be_visible()
+
+
+def test_a_model_is_pulled_with_a_bar_loaded_unloaded_and_deleted(
+    server: Server, open_page: OpenPage
+) -> None:
+    page = open_page(server.url + "/ui")
+    page.get_by_label("Name of the catalogue").fill("hf.co/acme/big-GGUF")
+    page.locator("form").get_by_role("button", name="Pull").click()
+    expect(page.get_by_text("success")).to_be_visible()
+    expect(page.get_by_text("100 %")).to_be_visible()
+    name = "hf.co/acme/big-GGUF:latest"
+    page.get_by_role("button", name=f"Load {name}").click()
+    row = page.locator("tr", has_text=name)
+    page.get_by_role("button", name=f"Unload {name}").click()
+    expect(row.get_by_text("not in memory")).to_be_visible()
+    page.get_by_role("button", name=f"Delete {name}").click()
+    page.get_by_role("button", name="Delete it").click()
+    expect(row).to_have_count(0)
+
+
+def test_an_error_of_the_server_is_shown(server: Server, open_page: OpenPage) -> None:
+    page = open_page(server.url + "/ui")
+    page.get_by_label("Name of the catalogue").fill("hf.co/acme/none-GGUF")
+    page.locator("form").get_by_role("button", name="Pull").click()
+    expect(page.get_by_role("alert")).to_contain_text("none-GGUF")
+
+
+FIGURES = {
+    "inputs": "embedd_inputs_total",
+    "tokens": "embedd_engine_tokens_total",
+    "batches": "embedd_batch_tokens_count",
+    "cache_hits": "embedd_cache_hits_total",
+    "truncated": "embedd_truncated_inputs_total",
+}
+
+
+def test_live_has_the_figures_of_the_metrics_at_once(server: Server, open_page: OpenPage) -> None:
+    page = open_page(server.url + "/ui")
+    compute(page)
+    go(page, "Live")
+    for field, metric in FIGURES.items():
+        value = f"{read_metric(server.url, metric):,.0f}"
+        expect(page.locator(f'[data-figure="{field}"]')).to_have_text(value)
+    expect(page.locator(".chart canvas")).to_have_count(6)
+    # A page that comes later sees what was before it.
+    later = open_page(server.url + "/ui#live")
+    expect(later.locator('[data-figure="tokens"]')).to_be_visible()
+
+
+def test_data_asks_for_the_key_and_the_page_keeps_it_for_the_tab(
+    start: Callable[..., Server], open_page: OpenPage
+) -> None:
+    server = start(EMBEDD_API_KEY="open-sesame")
+    page = open_page(server.url + "/ui", expect="401")
+    field = page.get_by_label(re.compile("The server asks for a key"))
+    field.fill("wrong")
+    page.get_by_role("button", name="Use this key").click()
+    expect(field).to_be_visible()
+    field.fill("open-sesame")
+    page.get_by_role("button", name="Use this key").click()
+    expect(page.get_by_role("rowheader", name="all-minilm:latest")).to_be_visible()
+    expect(field).to_have_count(0)
+    page.reload()
+    expect(page.get_by_role("rowheader", name="all-minilm:latest")).to_be_visible()
+    assert "open-sesame" not in page.content()
+    assert page.evaluate("Object.keys(localStorage).length") == 0
+
+
+def test_managing_asks_for_the_admin_key(start: Callable[..., Server], open_page: OpenPage) -> None:
+    server = start(EMBEDD_API_KEY="use", EMBEDD_ADMIN_KEY="manage")
+    page = open_page(server.url + "/ui", expect="40")
+    page.get_by_label(re.compile("asks for a key")).fill("use")
+    page.get_by_role("button", name="Use this key").click()
+    page.get_by_role("button", name="Delete short:latest").click()
+    page.get_by_role("button", name="Delete it").click()
+    expect(page.get_by_label(re.compile("asks for a key"))).to_be_visible()
+    expect(page.get_by_text("admin key").first).to_be_visible()
+
+
+def test_everything_is_reached_by_keyboard(server: Server, open_page: OpenPage) -> None:
+    page = open_page(server.url + "/ui")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    for part in PARTS:
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name=part, exact=True)).to_be_focused()
+    page.get_by_role("link", name="Try", exact=True).focus()
+    page.keyboard.press("Enter")
+    page.get_by_label(re.compile("Texts")).focus()
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_role("heading", name="Similarity")).to_be_visible()
+    before = page.get_by_label("Dimensions").input_value()
+    page.get_by_label("Dimensions").focus()
+    page.keyboard.press("ArrowLeft")
+    assert page.get_by_label("Dimensions").input_value() != before
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_no_part_has_a_serious_fault_of_accessibility_or_a_second_scroll_bar(
+    server: Server, open_page: OpenPage, scheme: str, width: int
+) -> None:
+    page = open_page(server.url + "/ui", scheme=scheme, width=width)
+    for part in PARTS:
+        go(page, part)
+        if part == "Try":
+            compute(page)
+        if part == "Live":
+            expect(page.locator(".chart canvas")).to_have_count(6)
+        found = Axe().run(page).response["violations"]
+        serious = [one["id"] for one in found if one["impact"] in ("serious", "critical")]
+        assert serious == [], (part, found)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), part
+        if SHOTS:
+            name = f"{part.lower()}-{scheme}-{width}.png"
+            page.screenshot(path=Path(SHOTS) / name, full_page=True)
+
+
+def test_the_page_works_under_a_path_prefix(
+    start: Callable[..., Server], open_page: OpenPage
+) -> None:
+    server = start(EMBEDD_BASE_PATH="/embeddings-server")
+    page = open_page(f"{server.url}/embeddings-server/ui")
+    expect(page.get_by_role("rowheader", name="all-minilm:latest")).to_be_visible()
+    loaded = page.evaluate("performance.getEntriesByType('resource').map((one) => one.name)")
+    assert len(loaded) > 5
+    assert all("/embeddings-server/" in name for name in loaded)
