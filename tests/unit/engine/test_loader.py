@@ -153,6 +153,31 @@ async def test_a_model_is_not_measured_where_there_is_no_room_for_another_worker
         await loader.calibrate(SPEC)
 
 
+async def test_trials_have_ended_before_a_load_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = Loader(
+        environment={},
+        cores=1,
+        cache=VectorCache(0),
+        calibrations=SingleUse(),
+        metrics=Metrics(),
+    )
+    order = []
+
+    async def end_trials() -> None:
+        await asyncio.sleep(0)
+        order.append("ended")
+
+    async def start() -> None:
+        order.append("started")
+        raise ModelLoadError("enough")
+
+    monkeypatch.setattr(loader._background, "end_trials", end_trials)
+    monkeypatch.setattr(loader, "_start", start)
+    with pytest.raises(ModelLoadError, match="enough"):
+        await loader.load(SPEC)
+    assert order == ["ended", "started"]
+
+
 async def test_a_loader_opens_vocabularies_in_processes_that_end(tmp_path: Path) -> None:
     loader = Loader(
         environment=worker_environment(),

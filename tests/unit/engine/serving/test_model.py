@@ -10,7 +10,7 @@ from embedd.engine.host import supervisor
 from embedd.engine.host.errors import WorkerDiedError
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.serving.model import CHUNK_CHARACTERS, CHUNK_TEXTS, ServedModel
-from embedd.errors import ModelLoadError, WorkerUnavailableError
+from embedd.errors import EngineError, ModelLoadError, WorkerUnavailableError
 from embedd.metrics import Metrics
 from embedd.types import VectorSource
 from tests.fakes import settle
@@ -148,3 +148,21 @@ async def test_a_tokenizer_call_survives_kills_from_outside_until_there_are_too_
     workers.kills_tokenizers = True
     with pytest.raises(WorkerUnavailableError, match="SIGKILL, 5 times"):
         await model.tokenize(["a"])
+
+
+async def test_a_mark_of_an_input_ends_with_the_load_of_the_model() -> None:
+    """The worker of the next load may have another library, or more memory."""
+    workers = FakeWorkers()
+    model = await load(workers)
+    await model.embed([to_ids(1)])
+    for started in (3, 3):  # two deaths, then it is refused
+        with pytest.raises(EngineError, match="SIGSEGV"):
+            await model.embed([to_ids(KILLS)])
+        assert len(workers.started) == started
+    await model.close()
+    model = await load(workers)
+    await model.embed([to_ids(1)])
+    with pytest.raises(EngineError, match="SIGSEGV"):
+        await model.embed([to_ids(KILLS)])
+    assert len(workers.started) == 4 + 2
+    await model.close()
