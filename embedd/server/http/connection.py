@@ -42,6 +42,7 @@ class Connection(web.RequestHandler):
     __slots__ = (
         "_address",
         "_closed",
+        "_had_head",
         "_head_began",
         "_head_size",
         "_opened",
@@ -61,6 +62,7 @@ class Connection(web.RequestHandler):
         super().__init__(server, loop=loop, access_log=None, **HANDLER_ARGUMENTS)  # type: ignore[arg-type]  # None is no log
         self._opened = opened
         self._closed = closed
+        self._had_head = False  # a whole one came
         self._head_began: float | None = None
         self._head_size = 0
         self._unsent = 0
@@ -86,6 +88,7 @@ class Connection(web.RequestHandler):
             if self._head_began is None:
                 self._head_began = self._loop.time()
         super().data_received(data)
+        self._had_head = self._had_head or bool(self._messages)
         if not self.is_idle:
             self._head_began, self._head_size = None, 0
         elif self._head_size > MAX_HEAD:
@@ -94,7 +97,8 @@ class Connection(web.RequestHandler):
     @property
     def is_idle(self) -> bool:
         """Whether no request is being answered: the head of one may be incomplete."""
-        return self._waiter is not None and not self._waiter.done()
+        # The first bytes may come before the handler waits for them.
+        return not self._had_head or (self._waiter is not None and not self._waiter.done())
 
     def check(self, timeouts: Timeouts) -> None:
         """Close the connection if its client made no progress for too long."""
