@@ -11,7 +11,7 @@ from embedd.components.safetensors_header import LENGTH_BYTES, read_safetensors
 from embedd.errors import ModelLoadError
 from embedd.exhaustion import to_file_error
 from embedd.gguf.header import TensorFacts, read_header
-from embedd.gguf.reader import Scalar
+from embedd.gguf.reader import Scalar, open_regular
 
 GGUF: Final = "gguf"
 SAFETENSORS: Final = "safetensors"
@@ -60,7 +60,7 @@ def read_tensor_file(path: Path) -> TensorFile:
         ModelLoadError: It cannot be read, or is neither; names the file.
     """
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             return read_tensors(stream, size=path.stat().st_size)
     except OSError as error:
         what = f"{path} cannot be read"

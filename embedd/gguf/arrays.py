@@ -7,7 +7,7 @@ from pathlib import Path
 from embedd.errors import ModelLoadError
 from embedd.exhaustion import to_file_error
 from embedd.gguf.header import read_preamble
-from embedd.gguf.reader import MAX_KEY_BYTES, Array, Reader
+from embedd.gguf.reader import MAX_KEY_BYTES, Array, Reader, open_regular
 from embedd.gguf.types import ARRAY, STRING
 
 
@@ -64,7 +64,7 @@ def read_raw_arrays(path: Path, keys: Collection[str]) -> RawArrays:
 def _read(path: Path, take_array: Callable[[Reader, str], None]) -> None:
     """Call *take_array* with the key of each array, where it is to be read or skipped."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             source = Reader(stream)
             _, _, pair_count = read_preamble(source)
             for _ in range(pair_count):

@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 
 from embedd.errors import ModelLoadError
 from embedd.exhaustion import to_file_error
-from embedd.gguf.reader import MAX_KEY_BYTES, Reader, Scalar, check_limit, value_type
+from embedd.gguf.reader import MAX_KEY_BYTES, Reader, Scalar, check_limit, open_regular, value_type
 from embedd.gguf.types import ARRAY, FILE_TYPES, STRING, TENSOR_TYPES
 from embedd.types import Pooling
 
@@ -181,7 +181,7 @@ def read_header_file(path: Path) -> GgufFacts:
         ModelLoadError: As `read_header`, or the file cannot be read; names the file.
     """
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             return read_header(stream, size=path.stat().st_size)
     except OSError as error:
         what = f"{path} cannot be read"

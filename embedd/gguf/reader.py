@@ -4,7 +4,11 @@ A file is not trusted: every count and length is checked against a limit before 
 read or kept.
 """
 
+import errno
+import os
+import stat
 import struct
+from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
 from embedd.errors import ModelLoadError
@@ -20,6 +24,20 @@ MAX_ARRAY_LENGTH: Final = 1 << 24
 
 _CHUNK: Final = 1 << 20
 _U64: Final = struct.Struct("<Q")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open the file at *path* for reading, without waiting for a writer or a device.
+
+    Raises:
+        OSError: It cannot be opened, or is a fifo, a device, a socket or a folder: reading one of
+            those may block for ever, or never end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 class Reader:

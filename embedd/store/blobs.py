@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from embedd.errors import CorruptBlobError, InvalidInputError, StoreError
+from embedd.gguf.reader import open_regular
 from embedd.store.disk import (
     TEMPORARY_PREFIX,
     Disk,
@@ -55,7 +56,7 @@ class Incoming:
         """Append the bytes of the file *source*."""
         with translated(f"cannot copy {source} into the store"):
             total, done = source.stat().st_size, 0
-            with source.open("rb") as reader, self.path.open("ab") as writer:
+            with open_regular(source) as reader, self.path.open("ab") as writer:
                 while chunk := reader.read(CHUNK):
                     writer.write(chunk)
                     done += len(chunk)
@@ -117,7 +118,7 @@ class BlobStore:
             StoreError: It is missing, cannot be read, or has more than *limit* bytes.
         """
         path = self.path(digest)
-        with translated(f"cannot read blob {path}"), path.open("rb") as file:
+        with translated(f"cannot read blob {path}"), open_regular(path) as file:
             data = file.read(limit + 1)
         if len(data) > limit:
             raise StoreError(f"blob {path} is larger than {limit} bytes", limit=limit)
@@ -193,7 +194,7 @@ def hash_file(path: Path, report: Report | None = None) -> str:
     Raises:
         StoreError: It cannot be read.
     """
-    with translated(f"cannot read {path}"), path.open("rb") as file:
+    with translated(f"cannot read {path}"), open_regular(path) as file:
         return _hash(file, path.stat().st_size, report)
 
 

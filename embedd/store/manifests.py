@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from embedd.errors import InvalidInputError, InvalidModelNameError, StoreError
+from embedd.gguf.reader import open_regular
 from embedd.names import ModelName
 from embedd.store.blobs import Blob, hash_bytes
 from embedd.store.disk import Disk, translated, write_whole
@@ -123,7 +124,8 @@ class ManifestStore:
         path = self._layout.manifest(found)
         with translated(f"cannot read manifest {path}"):
             try:
-                data, modified_at = path.read_bytes(), path.stat().st_mtime
+                with open_regular(path) as file:
+                    data, modified_at = file.read(), path.stat().st_mtime
             except FileNotFoundError:  # deleted since it was found
                 return None
         return StoredManifest(

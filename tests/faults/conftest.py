@@ -67,21 +67,38 @@ def figures(request: pytest.FixtureRequest, scale: Scale) -> Iterator[Figures]:
     assert not measured.broken, "\n".join(map(str, measured.broken))
 
 
+def _quick(scale: Scale) -> dict[str, str]:
+    """Settings with which a load takes least: what is tested is the server, not the engine."""
+    return {} if scale.full else {"ENGINE": "llama", "THREADS": "1"}
+
+
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
+def home(tmp_path: Path, scale: Scale) -> Home:
     """A store with `tiny` and `other`, which are loaded in a moment."""
     store = Store(tmp_path / "models")
     for seed, name in enumerate(("tiny", "other")):
         path = write_tiny_bert(tmp_path / f"{name}.gguf", context=512, seed=seed)
         store_model(store, name, path)
-    return Home(tmp_path)
+    return Home(tmp_path, inside=_quick(scale))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arena:
+    """A store, and the model in it that floods are for: one that keeps the processor busy."""
+
+    home: Home
+    model: str
 
 
 @pytest.fixture
-def default_home(tmp_path: Path, request: pytest.FixtureRequest) -> Home:
-    """A store with all-minilm."""
+def arena(tmp_path: Path, scale: Scale, request: pytest.FixtureRequest) -> Arena:
+    """all-minilm; in the short form a smaller one, which is written and loaded in a moment."""
+    if not scale.full:
+        path = write_tiny_bert(tmp_path / "busy.gguf", width=256, layers=3, heads=8, context=512)
+        store_model(Store(tmp_path / "models"), "busy", path)
+        return Arena(home=Home(tmp_path, inside=_quick(scale)), model="busy")
     root: Path = request.getfixturevalue("default_store")
     (tmp_path / "models").mkdir()
     for folder in ("blobs", "manifests"):
         (tmp_path / "models" / folder).symlink_to(root / folder)
-    return Home(tmp_path)
+    return Arena(home=Home(tmp_path), model="all-minilm")

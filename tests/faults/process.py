@@ -1,5 +1,6 @@
 """A server in a process of its own, as a user starts it; what it takes; and its end."""
 
+import asyncio
 import os
 import re
 import resource
@@ -23,9 +24,16 @@ Limits = Mapping[int, int]  # of `resource.setrlimit`, the soft ones
 
 @dataclass(slots=True)
 class Home:
-    """The folders of servers, which are started one after the other."""
+    """The folders of servers, which are started one after the other.
+
+    Args:
+        outside: Variables of other programs.
+        inside: Settings of all servers, without their prefix.
+    """
 
     folder: Path
+    outside: dict[str, str] = field(default_factory=dict)
+    inside: dict[str, str] = field(default_factory=dict)
     started: int = field(default=0)
     module: str = "embedd"  # that is the command
 
@@ -43,9 +51,15 @@ class Home:
             "STATE": str(self.folder / "state"),
             # What is answered was computed.
             "CACHE_BYTES": "0",
+            **self.inside,
             **settings,
         }
-        return outside | INHERITED | {f"EMBEDD_{name}": value for name, value in values.items()}
+        return (
+            outside
+            | INHERITED
+            | self.outside
+            | {f"EMBEDD_{name}": value for name, value in values.items()}
+        )
 
     def run(self, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Run an embedd command and return how it ended."""
@@ -167,6 +181,13 @@ class Server:
         """Send a signal and return the exit status."""
         self.process.send_signal(number)
         return self.process.wait(START)
+
+    async def wait(self) -> int:
+        """Return the exit status of a server that was asked to stop."""
+        async with asyncio.timeout(START):
+            while not self.has_ended:
+                await asyncio.sleep(0.02)
+        return self.process.wait()
 
     def kill(self) -> None:
         """End it at once, if it runs."""
