@@ -54,11 +54,19 @@ class Embedded:
 
 @dataclass(slots=True, kw_only=True)
 class _Work:
-    """The distinct texts of a unit and what is known of each."""
+    """The distinct texts of a unit and what is known of each.
+
+    Attributes:
+        matrix: The vector of each text, where texts are not cut into chunks.
+        vectors: Those of the chunks of each text.
+        chunks: Where they are.
+        errors: Texts that failed.
+    """
 
     texts: Sequence[str]
-    vectors: list[Numbers | None]  # (chunks, numbers) of each text
-    chunks: list[Sequence[ChunkPlace]]
+    matrix: Numbers
+    vectors: dict[int, Numbers] = field(default_factory=dict)
+    chunks: dict[int, Sequence[ChunkPlace]] = field(default_factory=dict)
     errors: dict[int, EmbeddError] = field(default_factory=dict)
     tokens: int = 0
     cut: int = 0
@@ -76,8 +84,8 @@ async def embed_rows(rows: Rows, pool: Pool, report: Report, *, empty: Numbers) 
     numbers: dict[str, int] = {}
     own = [numbers.setdefault(text, len(numbers)) for text in rows.texts]
     counts = np.bincount(own, minlength=len(numbers)) if own else np.zeros(0, np.intp)
-    work = _Work(texts=list(numbers), vectors=[None] * len(numbers), chunks=[()] * len(numbers))
-
+    # One array for all answers: two units of it are most of what a job keeps in memory.
+    work = _Work(texts=list(numbers), matrix=np.empty((len(numbers), empty.shape[1]), empty.dtype))
     whole = sum(map(len, work.texts)) + len(work.texts)
 
     def done(indices: Sequence[int], computed: Arrays | None) -> None:
@@ -154,8 +162,7 @@ def _divide(
 
 def _store(work: _Work, group: Sequence[int], computed: Arrays) -> None:
     if computed.chunks is None:
-        for number, index in enumerate(group):
-            work.vectors[index] = computed.vectors[number : number + 1]
+        work.matrix[list(group)] = computed.vectors
         return
     inputs = np.array([place.input for place in computed.chunks], np.intp)
     ends = np.searchsorted(inputs, np.arange(len(group)), side="right")
@@ -168,23 +175,30 @@ def _store(work: _Work, group: Sequence[int], computed: Arrays) -> None:
 
 def _assemble(rows: Rows, own: Sequence[int], work: _Work, empty: Numbers) -> Embedded:
     """Put the vectors of texts into the order of rows."""
-    failures = list(rows.failures)
-    order: list[int] = []
-    found: list[Numbers] = [empty]
-    places: list[tuple[int, int, int]] = []
-    for row, index in enumerate(own):
-        vectors = work.vectors[index]
-        if vectors is None:
-            failures.append(_fail(rows, row, work.errors[index]))
-            continue
-        found.append(vectors)
-        order += [row] * len(vectors)
-        places += [(number, one.start, one.end) for number, one in enumerate(work.chunks[index])]
+    good = [row for row, index in enumerate(own) if index not in work.errors]
+    failures = [
+        _fail(rows, row, work.errors[index])
+        for row, index in enumerate(own)
+        if index in work.errors
+    ]
+    if work.vectors:
+        found = [work.vectors[own[row]] for row in good]
+        order = np.repeat(np.array(good, np.intp), [len(one) for one in found])
+        vectors = np.concatenate([empty, *found])
+    else:
+        order = np.array(good, np.intp)
+        is_as_computed = len(good) == len(own) == len(work.texts)
+        vectors = work.matrix if is_as_computed else work.matrix[np.array(own, np.intp)[order]]
+    places = [
+        (number, one.start, one.end)
+        for row in good
+        for number, one in enumerate(work.chunks.get(own[row], ()))
+    ]
     return Embedded(
-        rows=np.array(order, np.intp),
-        vectors=np.concatenate(found),
+        rows=order,
+        vectors=vectors,
         places=places or None,
-        failures=sorted(failures, key=lambda one: one.row),
+        failures=sorted([*rows.failures, *failures], key=lambda one: one.row),
         tokens=work.tokens,
         cut=work.cut,
     )

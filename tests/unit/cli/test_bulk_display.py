@@ -1,0 +1,113 @@
+"""What is shown while a bulk job runs."""
+
+import io
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+import pytest
+
+from embedd.bulk.progress import Progress
+from embedd.cli.bulk import display
+from tests.unit.cli.conftest import Terminal
+
+
+class Hand:
+    """A clock that is moved by hand."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_progress(hand: Hand) -> Progress:
+    return Progress(rows=1000, size=20_000, parts=4, done_rows=500, done_parts=2, clock=hand)
+
+
+def test_what_is_left_is_estimated_by_the_bytes_of_text_that_are_done() -> None:
+    hand = Hand()
+    progress = make_progress(hand)
+    assert progress.snapshot().eta_seconds is None
+    progress.add(10, 4000, 3, 1, 5000.0)
+    progress.finish_part()
+    hand.now += 20
+    one = progress.snapshot()
+    assert (one.rows, one.of, one.parts, one.of_parts) == (510, 1500, 3, 6)
+    assert (one.tokens, one.cut, one.failed) == (4000, 3, 1)
+    assert one.tokens_per_second == 200
+    assert one.eta_seconds == 60  # 5,000 of 20,000 bytes took 20 s
+
+
+def test_without_a_plan_there_is_no_estimate() -> None:
+    hand = Hand()
+    progress = Progress(rows=None, size=None, parts=None, clock=hand)
+    progress.add(10, 4000, 0, 0, 5000.0)
+    hand.now += 20
+    assert display.describe(progress.snapshot()) == "10 rows, 200 tokens/s, 0 cut, 0 failed"
+
+
+def test_a_line_has_rows_speed_time_left_cut_failed_and_waits() -> None:
+    hand = Hand()
+    progress = make_progress(hand)
+    progress.add(1000, 40_000, 3, 1, 10.0)
+    progress.waits = 2
+    hand.now += 4
+    assert display.describe(progress.snapshot()) == (
+        "1,500 of 1,500 rows, 10,000 tokens/s, 2:13:16 left, 3 cut, 1 failed, 2 waits for a server"
+    )
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (61, "1:01"), (3600, "1:00:00")])
+def test_seconds_are_shown_as_a_clock_shows_them(seconds: float, text: str) -> None:
+    assert display.format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_terminal", "seconds"),
+    [("auto", False, display.TEXT_SECONDS), ("json", False, display.JSON_SECONDS),
+     ("auto", True, display.BAR_SECONDS)],
+)  # fmt: skip
+def test_progress_is_shown_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, kind: str, seconds: float, *, is_terminal: bool
+) -> None:
+    """What is shown: a bar on a terminal, a line elsewhere, or JSON."""
+    shown: list[float] = []
+
+    @contextmanager
+    def at_once(every: float, show: Callable[[], None]) -> Iterator[None]:
+        shown.append(every)
+        show()
+        yield
+
+    stream = io.BytesIO()
+    make = Terminal if is_terminal else io.TextIOWrapper
+    err = make(stream)
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setattr(display, "_every", at_once)
+    progress = make_progress(Hand())
+    with display.open_display(kind, progress):
+        progress.add(10, 4000, 0, 0, 5000.0)
+    err.flush()
+    text = stream.getvalue().decode()
+    assert shown == [seconds]
+    if kind == "json":
+        first, last = (msgspec.json.decode(line) for line in text.splitlines())
+        assert (first["rows"], last["rows"]) == (500, 510)
+    elif is_terminal:
+        assert "500 of 1,500" in text
+    else:
+        assert text.startswith("500 of 1,500 rows")
+
+
+def test_a_display_that_repeats_ends_with_its_block() -> None:
+    counts: list[int] = []
+    before = threading.active_count()
+    with display._every(0.001, lambda: counts.append(1)):
+        assert threading.active_count() == before + 1
+        while len(counts) < 3:
+            time.sleep(0.001)
+    assert threading.active_count() == before
