@@ -10,6 +10,7 @@ from embedd.engine.openvino import blocks, masks
 from embedd.engine.openvino.attention import attention
 from embedd.engine.openvino.blocks import GraphInputs, Node
 from embedd.engine.openvino.config import GraphConfig
+from embedd.engine.openvino.experts import mix_experts
 from embedd.engine.openvino.library import ops as op
 from embedd.engine.openvino.rotary import Rotary, plain_rotary, read_rotary
 from embedd.engine.openvino.tensors import Gguf
@@ -45,6 +46,23 @@ def build_jina_bert_v3(gguf: Gguf, inputs: GraphInputs, config: GraphConfig) -> 
     x = blocks.embed_tokens(gguf, inputs, config)
     mask = masks.padding_mask(inputs)
     feed_forward = _gelu_network(gguf, config)
+    return _post_norm_layers(x, gguf, config, feed_forward, mask=mask, rotary=rotary)
+
+
+def build_nomic_bert_moe(gguf: Gguf, inputs: GraphInputs, config: GraphConfig) -> Node:
+    """Build BERT with rotary positions, and a mixture of experts in each so many-th layer."""
+    rotary = read_rotary(gguf, inputs, config)
+    every = gguf.integer("moe_every_n_layers", 0)
+    experts, used = gguf.integer("expert_count", 0), gguf.integer("expert_used_count", 0)
+    dense = _gelu_network(gguf, config)
+
+    def feed_forward(y: Node, block: str) -> Node:
+        if every > 0 and int(block.partition(".")[2]) % every == 1:
+            return mix_experts(y, gguf, block, config, experts=experts, used=used)
+        return dense(y, block)
+
+    x = blocks.embed_tokens(gguf, inputs, config)
+    mask = masks.padding_mask(inputs)
     return _post_norm_layers(x, gguf, config, feed_forward, mask=mask, rotary=rotary)
 
 

@@ -62,6 +62,7 @@ FAMILIES: Final[Mapping[str, GraphFamily]] = {
     "jina-bert-v3": GraphFamily(build=encoders.build_jina_bert_v3),
     "modern-bert": GraphFamily(build=encoders.build_modern_bert),
     "nomic-bert": GraphFamily(build=encoders.build_nomic_bert),
+    "nomic-bert-moe": GraphFamily(build=encoders.build_nomic_bert_moe),
     "qwen2": QWEN,
     "qwen3": QWEN,
 }

@@ -1,4 +1,4 @@
-"""Models with RMS norms and grouped heads: a graph that is not llama.cpp's is refused."""
+"""Models with grouped heads, experts or score heads: a graph that is not llama.cpp's is refused."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +25,7 @@ from tests.requantize import requantize
 from tests.unit.engine.openvino.test_families import TOLERANCE, distances, make_sequences
 
 require_openvino()
-from embedd.engine.openvino import attention, decoders, heads, masks
+from embedd.engine.openvino import attention, decoders, experts, heads, masks
 from embedd.engine.openvino.engine import OpenVinoEngine
 from embedd.engine.openvino.families import build_graph
 from embedd.engine.openvino.library import ops
@@ -95,6 +95,18 @@ def omit_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedd.engine.openvino.decoders.math.sqrt", lambda _width: 1.0)
 
 
+def take_one_expert(monkeypatch: pytest.MonkeyPatch) -> None:
+    route = experts._route
+    monkeypatch.setattr(experts, "_route", lambda tokens, router, _used: route(tokens, router, 1))
+
+
+def swap_experts(monkeypatch: pytest.MonkeyPatch) -> None:
+    route = experts._route
+    monkeypatch.setattr(
+        experts, "_route", lambda tokens, router, used: route(tokens, router[::-1].copy(), used)
+    )
+
+
 def plant_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     del monkeypatch
 
@@ -103,6 +115,7 @@ PLANTS: dict[str, list[Plant]] = {
     "qwen2": [mix_heads, see_all_tokens],
     "qwen3": [mix_heads, omit_head_norms, see_all_tokens],
     "eurobert": [mix_heads],
+    "nomic-bert-moe": [take_one_expert, swap_experts],
     "gemma3": [mix_heads, omit_head_norms, see_all_tokens, widen_window, omit_scale],
     "gemma-embedding": [
         omit_head_norms,
@@ -227,6 +240,15 @@ def test_an_unsupported_key_or_tensor_is_refused(case: str, tmp_path: Path) -> N
     path = write_qwen3(tmp_path / "tiny.gguf", **UNKNOWN[case])
     with pytest.raises(UnsuitableError):
         build_graph(Gguf([path]), Pooling.LAST)
+
+
+@pytest.mark.parametrize("used", [0, 5])
+def test_a_number_of_experts_that_cannot_be_is_refused(used: int, tmp_path: Path) -> None:
+    gguf = Gguf([write_spec("nomic-bert-moe", tmp_path).path])
+    count = {"nomic-bert-moe.expert_used_count": used}
+    gguf.facts = replace(gguf.facts, metadata={**gguf.facts.metadata, **count})
+    with pytest.raises(UnsuitableError, match=f"{used} of 4 experts"):
+        build_graph(gguf, Pooling.MEAN)
 
 
 def test_the_size_of_gemma_with_scores_of_its_own_is_refused(tmp_path: Path) -> None:
