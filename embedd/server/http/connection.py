@@ -9,10 +9,11 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import LineTooLong
 
 from embedd import __version__
+from embedd.server.http.half_closed import HalfClosed
 from embedd.server.http.timeouts import Timeouts
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,9 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_address",
+        "_body",
         "_closed",
-        "_had_head",
+        "_half_closed",
         "_head_began",
         "_head_size",
         "_opened",
@@ -62,7 +64,8 @@ class Connection(web.RequestHandler):
         super().__init__(server, loop=loop, access_log=None, **HANDLER_ARGUMENTS)  # type: ignore[arg-type]  # None is no log
         self._opened = opened
         self._closed = closed
-        self._had_head = False  # a whole one came
+        self._body: StreamReader | None = None  # of the last request
+        self._half_closed: HalfClosed | None = None
         self._head_began: float | None = None
         self._head_size = 0
         self._unsent = 0
@@ -79,6 +82,8 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""
         self._closed(self)
+        if self._half_closed is not None:
+            self._half_closed.end()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -88,20 +93,45 @@ class Connection(web.RequestHandler):
             if self._head_began is None:
                 self._head_began = self._loop.time()
         super().data_received(data)
-        self._had_head = self._had_head or bool(self._messages)
+        if self._messages:
+            self._body = self._messages[-1][1]
         if not self.is_idle:
             self._head_began, self._head_size = None, 0
         elif self._head_size > MAX_HEAD:
             self._refuse(431, f"the head of a request may have {MAX_HEAD} bytes")
 
+    def eof_received(self) -> bool:  # type: ignore[override]  # the base class has nothing to return
+        """Keep the connection if a complete request is being answered; its client may wait."""
+        if self._half_closed is not None:  # uvloop says it again after a pause of reading
+            return True
+        is_complete = self._body is not None and self._body.is_eof()
+        if self.is_idle or not is_complete or self._wire.get_extra_info("sslcontext"):
+            return False
+        if not self._messages:
+            self.close()  # after the answer
+        self._half_closed = HalfClosed(
+            self._wire, may_write=self._may_begin, replace=self._use_transport
+        )
+        return True
+
+    def _may_begin(self) -> bool:
+        request = self._current_request
+        return request is not None and not request.writer.output_size
+
+    def _use_transport(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+
     @property
     def is_idle(self) -> bool:
         """Whether no request is being answered: the head of one may be incomplete."""
         # The first bytes may come before the handler waits for them.
-        return not self._had_head or (self._waiter is not None and not self._waiter.done())
+        return self._body is None or (self._waiter is not None and not self._waiter.done())
 
     def check(self, timeouts: Timeouts) -> None:
         """Close the connection if its client made no progress for too long."""
+        if self._half_closed is not None and self.is_idle:
+            self.force_close()  # all that came before the end was answered
+            return
         now, unsent = self._loop.time(), self._wire.get_write_buffer_size()
         # A change is progress: the buffer does not grow while the client reads nothing, but for
         # the little that is written before a writer has to wait.
