@@ -20,6 +20,7 @@ from embedd.types import EngineChoice, Precision, TokenIdChoice, TokenizerChoice
 MIB = 1 << 20
 DEFAULT_PORT = 11434
 DEFAULT_KEEP_ALIVE = 300.0  # seconds, as Ollama's
+MAX_MODELS = 3  # in memory at a time
 MEMORY_SHARE = 0.8  # of the limit; the rest is for the server itself and other programs
 
 # What Kubernetes sets in every pod beside a service that is named embedd.
@@ -48,7 +49,7 @@ SETTINGS = (
     ),
     Setting("MODELS", "~/.embedd/models", "folder of the model store"),
     Setting("KEEP_ALIVE", "5m", "how long an idle model stays in memory; negative = for ever"),
-    Setting("MAX_LOADED_MODELS", "0", "models in memory at a time; 0 = 3"),
+    Setting("MAX_LOADED_MODELS", "3", "models in memory at a time; 0 = 3"),
     Setting("MAX_QUEUE", "512", "requests that may wait for models to load"),
     Setting("LOAD_TIMEOUT", "5m", "how long a load may make no progress; 0, negative = for ever"),
     Setting("CONTEXT_LENGTH", "0", "default `num_ctx`; 0 = what the model was trained for"),
@@ -149,8 +150,8 @@ class Address:
 class Settings:
     """The operator's settings, defaults filled in.
 
-    Durations are seconds (``math.inf`` = for ever), sizes bytes. ``max_loaded_models`` and
-    ``context_length`` are 0 where embedd decides; ``flash_attention`` is None for automatic;
+    Durations are seconds (``math.inf`` = for ever), sizes bytes.
+    ``context_length`` is 0 where embedd decides; ``flash_attention`` is None for automatic;
     ``gpu_layers`` is None for all; ``base_path`` is empty or begins with a slash.
     """
 
@@ -242,7 +243,7 @@ def read_settings(
         host=parse_host(read.text("HOST"), warn),
         models=read.folder("MODELS"),
         keep_alive=read.duration("KEEP_ALIVE", DEFAULT_KEEP_ALIVE),
-        max_loaded_models=read.unsigned("MAX_LOADED_MODELS", 0),
+        max_loaded_models=read.unsigned("MAX_LOADED_MODELS", MAX_MODELS) or MAX_MODELS,
         max_queue=read.unsigned("MAX_QUEUE", 512),
         max_wait=read.duration("MAX_WAIT", 30.0) or math.inf,
         request_timeout=read.duration("REQUEST_TIMEOUT", math.inf) or math.inf,

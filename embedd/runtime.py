@@ -58,7 +58,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RECIPES = "recipes"  # folder in the state folder: the user's own recipes
-DEFAULT_MAX_MODELS = 3  # in memory at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +127,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
         load_image=load_image,
         estimate=_make_estimate(settings, tuning),
         memory=settings.memory,
-        max_models=settings.max_loaded_models or DEFAULT_MAX_MODELS,
+        max_models=settings.max_loaded_models,
         max_queue=settings.max_queue,
         keep_alive=settings.keep_alive,
         metrics=metrics,

@@ -104,6 +104,7 @@ async def serve(
             policy=Policy(
                 request_timeout=settings.request_timeout,
                 max_inputs=settings.max_inputs,
+                max_queue=settings.max_queue,
                 max_ollama_inputs=settings.max_ollama_inputs,
                 token_ids=settings.token_ids,
                 default_model=settings.default_model,

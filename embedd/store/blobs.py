@@ -14,6 +14,7 @@ from embedd.gguf.reader import open_regular
 from embedd.store.disk import (
     TEMPORARY_PREFIX,
     Disk,
+    check_room,
     is_abandoned,
     open_temporary,
     place,
@@ -49,13 +50,16 @@ class Incoming:
 
     def write(self, data: bytes) -> None:
         """Append *data*."""
-        with translated(f"cannot write {self.path}"), self.path.open("ab") as file:
+        folder = self.path.parent
+        with translated(f"cannot write to {folder}", folder), self.path.open("ab") as file:
             file.write(data)
 
     def copy_from(self, source: Path, report: Report | None = None) -> None:
         """Append the bytes of the file *source*."""
-        with translated(f"cannot copy {source} into the store"):
+        what, folder = f"cannot copy {source} into the store", self.path.parent
+        with translated(what, folder):
             total, done = source.stat().st_size, 0
+            check_room(folder, total, f"{what}: it")
             with open_regular(source) as reader, self.path.open("ab") as writer:
                 while chunk := reader.read(CHUNK):
                     writer.write(chunk)
@@ -86,7 +90,7 @@ class Incoming:
         if self._sealed is None:
             raise StoreError("a blob must be sealed before it is kept")
         target = self._layout.blob(self._sealed.digest)
-        with translated(f"cannot write {target}"):
+        with translated(f"cannot write {target}", target.parent):
             if not _is_whole(target, self._sealed.size):
                 place(self._disk, self.path, target)
         return self._sealed

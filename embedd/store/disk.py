@@ -1,8 +1,10 @@
 """Atomic writes of files, and the lock between processes."""
 
+import errno
 import fcntl
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +16,7 @@ from embedd.exhaustion import to_file_error
 
 # A leading dot: no model name and no digest begins with one.
 TEMPORARY_PREFIX: Final = ".embedd-"
+_UNITS: Final = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 LOCK_TIMEOUT: Final = 30.0  # seconds; changes hold the lock for milliseconds
 _LOCK_PAUSE: Final = 0.02  # seconds between two attempts
 
@@ -59,7 +62,8 @@ def open_temporary(folder: Path, disk: Disk | None = None) -> Iterator[Path]:
 def _create_locked(folder: Path) -> tuple[Path, int]:
     while True:
         path = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
-        with translated(f"cannot write {path}"):
+        # Without the file's own name, which means nothing to a reader.
+        with translated(f"cannot write to {folder}", folder):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         with suppress(OSError):  # a file system without locks: it is kept for a day
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -97,23 +101,58 @@ def write_whole(disk: Disk, target: Path, data: bytes, *, through: Path) -> None
     Raises:
         StoreError: Writing failed; *target* is unchanged.
     """
-    with translated(f"cannot write {target}"), open_temporary(through, disk) as temporary:
+    with (
+        translated(f"cannot write {target}", through),
+        open_temporary(through, disk) as temporary,
+    ):
         temporary.write_bytes(data)
         place(disk, temporary, target)
 
 
+def check_room(folder: Path, size: int, what: str) -> None:
+    """Refuse to write *size* bytes that the disk of *folder* has no room for.
+
+    Raises:
+        StoreError: The message begins with *what*.
+    """
+    with suppress(OSError):  # what cannot be known is found out by writing
+        free = shutil.disk_usage(folder).free
+        if size > free:
+            raise StoreError(
+                f"{what} needs {_format_size(size)}, and {_describe_room(folder, free)}"
+            )
+
+
+def _describe_room(folder: Path, free: int) -> str:
+    return (
+        f"{_format_size(free)} are free in {folder}: delete models with `embedd rm`, or choose "
+        "another folder with EMBEDD_MODELS"
+    )
+
+
+def _format_size(size: int) -> str:
+    """Decimal units, as disks have them."""
+    unit, name = next((pair for pair in _UNITS if size >= pair[0]), (1, "bytes"))
+    return f"{size / unit:.1f} {name}" if unit > 1 else f"{size} {name}"
+
+
 @contextmanager
-def translated(what: str) -> Iterator[None]:
+def translated(what: str, written: Path | None = None) -> Iterator[None]:
     """Turn an `OSError` inside into a `StoreError` whose message begins with *what*.
 
     It becomes an `ExhaustedError` where the cause is that no descriptor is left.
+
+    Args:
+        written: The folder that is written to: if it is full, the message says how full.
     """
     try:
         yield
     except OSError as error:
-        raise (
-            to_file_error(error, what) or StoreError(f"{what}: {error.strerror or error}")
-        ) from error
+        reason = f"{what}: {error.strerror or error}"
+        if written is not None and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            with suppress(OSError):
+                reason += f": {_describe_room(written, shutil.disk_usage(written).free)}"
+        raise (to_file_error(error, what) or StoreError(reason)) from error
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Final
 
 from embedd.errors import PullError
 from embedd.store.blobs import CHUNK, Blob, Report
-from embedd.store.disk import TEMPORARY_PREFIX, Disk, place, translated
+from embedd.store.disk import TEMPORARY_PREFIX, Disk, check_room, place, translated
 from embedd.store.layout import Layout
 from embedd.store.remote import Stop
 
@@ -76,7 +76,7 @@ class Partial:
         """
         self._check_stop()
         view = memoryview(data)
-        with translated(f"cannot write {self._path}"):
+        with translated(f"cannot write {self._path}", self._path.parent):
             while view:
                 view = view[os.pwrite(self._descriptor, view, self._done + len(data) - len(view)) :]
         self._add(data)
@@ -130,6 +130,7 @@ def fetch_blob(
         partial = Partial(descriptor, path, size=wanted.size, stop=stop, report=report)
         partial.resume()
         if partial.done < wanted.size:
+            check_room(path.parent, wanted.size - partial.done, f"cannot pull {target.name}: it")
             stream(partial)
         _check(partial, wanted, path, disk)
         with translated(f"cannot write {target}"):

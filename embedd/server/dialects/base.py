@@ -39,6 +39,7 @@ class Policy:
         max_inputs: Inputs of one request in all dialects but Ollama's.
         max_ollama_inputs: The same in Ollama's.
         token_ids: Where token arrays are accepted.
+        max_queue: Requests that may wait for models to load.
         request_timeout: Seconds for a request that sets none, ``math.inf`` for ever.
         default_model: For requests that name none; None is the only model there is.
         default_rerank_model: The same for those that rerank; None is `default_model`.
@@ -48,6 +49,7 @@ class Policy:
     max_inputs: int = 2048
     max_ollama_inputs: int = MAX_OLLAMA_INPUTS
     token_ids: TokenIdChoice = TokenIdChoice.AUTO
+    max_queue: int = 512
     request_timeout: float = math.inf
     default_model: str | None = None
     default_rerank_model: str | None = None

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from subprocess import PIPE
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -210,3 +211,28 @@ def test_without_locks_temporary_files_stay_for_a_day(
         assert blobs.sweep(set()) == []
         now = incoming.path.stat().st_mtime
         assert blobs.sweep(set(), now + PARTIAL_GRACE + 1) == [incoming.path.name]
+
+
+def test_a_file_that_the_disk_has_no_room_for_is_refused_in_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_500_000))
+    source = tmp_path / "large"
+    with source.open("wb") as file:
+        file.truncate(2_340_000_000)
+    with make_blobs(tmp_path).open_incoming() as incoming, pytest.raises(StoreError) as caught:
+        incoming.copy_from(source)
+    assert str(caught.value) == (
+        f"cannot copy {source} into the store: it needs 2.3 GB, and 1.5 MB are free in "
+        f"{tmp_path / 'blobs'}: delete models with `embedd rm`, or choose another folder with "
+        "EMBEDD_MODELS"
+    )
+
+
+def test_a_disk_that_fills_says_how_full_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=12))
+    disk = FaultyDisk(0, error=OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(StoreError, match=r"No space left on device: 12 bytes are free in "):
+        make_blobs(tmp_path, disk).add_bytes(b"content")

@@ -152,7 +152,10 @@ def test_a_full_disk_is_a_store_error_that_names_the_file(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", fail)
-    with pytest.raises(StoreError, match=r"-partial: No space left on device") as caught:
+    with pytest.raises(
+        StoreError,
+        match=r"-partial: No space left on device: .*B are free in .*: delete models",
+    ) as caught:
         place.fetch()
     assert not isinstance(caught.value, PullError)
     assert place.files == []

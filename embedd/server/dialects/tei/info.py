@@ -7,14 +7,14 @@ from typing import Final
 from aiohttp import web
 
 from embedd import __version__
+from embedd.embedder.embedder import Embedder
+from embedd.engine.spec import ModelInfo
 from embedd.resolve import ResolvedModel
 from embedd.server.dialects.base import EMBEDDER, POLICY
 from embedd.server.dialects.endpoints import choose_model
 from embedd.server.http.json_out import json_response
 from embedd.types import Pooling
 
-MAX_BATCH_TOKENS: Final = 16384
-MAX_REQUESTS: Final = 512
 POOLINGS: Final[Mapping[Pooling, str]] = {Pooling.LAST: "last_token"}
 DTYPES: Final = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -31,9 +31,9 @@ async def info(request: web.Request) -> web.StreamResponse:
             "model_dtype": DTYPES.get(model.facts.quantization, model.facts.quantization.lower()),
             "served_model_name": name,
             "model_type": _model_type(model),
-            "max_concurrent_requests": MAX_REQUESTS,
+            "max_concurrent_requests": request.app[POLICY].max_queue,
             "max_input_length": embedder.limit(model),
-            "max_batch_tokens": MAX_BATCH_TOKENS,
+            "max_batch_tokens": _find_batch_tokens(embedder, model),
             "max_batch_requests": None,
             "max_client_batch_size": request.app[POLICY].max_inputs,
             "auto_truncate": True,
@@ -43,6 +43,13 @@ async def info(request: web.Request) -> web.StreamResponse:
             "docker_label": None,
         }
     )
+
+
+def _find_batch_tokens(embedder: Embedder, model: ResolvedModel) -> int:
+    """Tokens of a batch of the loaded model; of one that is not, those of its longest input."""
+    running = (one.info for one in embedder.running() if one.spec.key == model.spec.key)
+    sizes = [info.max_batch_tokens for info in running if isinstance(info, ModelInfo)]
+    return max([*sizes, embedder.limit(model)])
 
 
 def _model_type(model: ResolvedModel) -> dict[str, object]:
