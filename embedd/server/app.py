@@ -44,6 +44,7 @@ from embedd.server.dialects.ollama import dialect as ollama
 from embedd.server.errors import choose_status, error_headers, log_error, log_refusal
 from embedd.server.http.answers import ANSWERS, AnswersInFlight, release_answer
 from embedd.server.http.bodies import ALREADY_READ, BodyLimits, raw_fields
+from embedd.server.http.compress import compress_response
 from embedd.server.http.connection import HANDLER_ARGUMENTS, SERVER_NAME
 from embedd.server.http.json_out import JSON, RENDERING, dump
 from embedd.server.http.paths import BASE_PATH, DoubledSlashes, served_path
@@ -296,7 +297,14 @@ async def _add_common_headers(request: web.Request, response: web.StreamResponse
     headers["Server"] = SERVER_NAME
     headers[REQUEST_ID] = request_id(request)
     if CORS in request:
+        varies = [headers.get("Vary"), request[CORS].get("Vary")]
         headers.update(request[CORS])
+        if all(varies):
+            headers["Vary"] = ", ".join(filter(None, varies))
+    if isinstance(response, web.Response):
+        await compress_response(request, response)
+    if "Content-Encoding" in headers:
+        headers["Vary"] = ", ".join(filter(None, [headers.get("Vary"), "Accept-Encoding"]))
     if request.app[SHUTDOWN].has_begun:
         headers["Connection"] = "close"
         response.force_close()

@@ -10,6 +10,7 @@ import msgspec
 import orjson
 from aiohttp import web
 
+from embedd.server.http.compress import choose_coding, open_compressor
 from embedd.types import Quantized, TokenIds, Vectors
 from embedd.vectors import Sliceable
 
@@ -93,14 +94,21 @@ async def parts_response(
     all_headers: dict[str, Any] = {**headers, "Content-Type": JSON}
     if sum(part.count / part.step for part in parts if isinstance(part, Rows)) <= 1:
         return web.Response(body=join_parts(parts), headers=all_headers)
+    coding = choose_coding(request.headers.get("Accept-Encoding", ""))
+    compressor = open_compressor(coding) if coding else None
+    if coding:
+        all_headers["Content-Encoding"] = coding
     response = web.StreamResponse(headers=all_headers)
     await response.prepare(request)
     for render in _renderers(parts):
         async with request.app[RENDERING]:
             piece = render()
             await asyncio.sleep(0)
-        await response.write(piece)  # and wait until the socket takes more
-    await response.write_eof()
+        if compressor:
+            piece = await asyncio.to_thread(compressor.compress, piece)
+        if piece:
+            await response.write(piece)  # and wait until the socket takes more
+    await response.write_eof(compressor.flush() if compressor else b"")
     return response
 
 
