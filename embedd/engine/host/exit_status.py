@@ -8,6 +8,7 @@ from pathlib import Path
 from embedd.metrics import DeathReason
 
 FOLDERS = re.compile(r"(?:/[^\s/:]+)+/")
+DRIVER_ERROR = re.compile(r"(?:CUDA|ROCm|MUSA) error: ")
 COUNTER = "oom_kill"
 # Signals that other processes send; the rest come from what the process itself did.
 FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -16,7 +17,8 @@ FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, si
 def describe_exit(code: int, stderr: bytes, *, oom_kills: int = 0) -> tuple[str, DeathReason]:
     """A sentence and the reason for exit status *code*, which is negative for a signal.
 
-    The sentence ends with the last line of *stderr*, where a failed assertion stands.
+    The sentence ends with the last line of *stderr*, where a failed assertion stands, and with
+    what a GPU's driver said before.
 
     Args:
         oom_kills: Processes that the kernel ended for lack of memory while it lived.
@@ -32,6 +34,8 @@ def describe_exit(code: int, stderr: bytes, *, oom_kills: int = 0) -> tuple[str,
     if lines:
         # An assertion names the folder that the library was built in, which helps no user.
         cause += f": {FOLDERS.sub('', lines[-1])}"
+    if found := [line for line in lines[:-1] if DRIVER_ERROR.match(line)]:
+        cause += f" ({found[-1]})"
     return f"the worker process ended with {cause}", reason
 
 

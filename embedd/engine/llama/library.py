@@ -5,8 +5,11 @@ not kept alive, and a library of another version reads shifted structures. This 
 `context` guard against all three; no pointer leaves this package.
 """
 
+import contextlib
 import ctypes
+import os
 import re
+import sys
 from collections import deque
 from functools import cache
 from pathlib import Path
@@ -38,6 +41,9 @@ EXPECTED_DEFAULTS = {
 HOST_BUFFERS = ("CPU", "AMX", "BLAS")
 _BUFFER = re.compile(r"(\S+) (?:model|KV|compute|output) buffer size = +([0-9.]+) MiB")
 
+# What ggml logs before it ends the process because a call to a GPU's driver failed.
+_FATAL = re.compile(r"(?:CUDA|ROCm|MUSA) error: ")
+
 
 class Ggml(Protocol):
     """The functions of ggml that find its backends: one for the CPU, further ones for GPUs."""
@@ -62,6 +68,14 @@ def _keep_line(level: int, text: bytes, _: object) -> None:
         _gpu_bytes.append(int(float(found[2]) * (1 << 20)))
     if line and WARNING_LEVEL <= level <= CONTINUATION_LEVEL:
         _lines.append(line)
+    if _FATAL.match(line):
+        _write_last_words(line)
+
+
+def _write_last_words(line: str) -> None:
+    """Write to stderr why the process is about to be ended, which is all that is left of it."""
+    with contextlib.suppress(OSError):
+        os.write(sys.stderr.fileno(), f"{line}\n".encode())
 
 
 def _is_on_gpu(buffer: str) -> bool:

@@ -20,6 +20,11 @@ from embedd.metrics import DeathReason
             b"/home/me/ggml/src/ggml.c:12: GGML_ASSERT(x)\n",
             "SIGABRT: ggml.c:12: GGML_ASSERT(x)",
         ),
+        (
+            -6,
+            b"CUDA error: out of memory\n/home/me/ggml-cuda.cu:109: CUDA error\n",
+            "SIGABRT: ggml-cuda.cu:109: CUDA error (CUDA error: out of memory)",
+        ),
         (-9, b"", "SIGKILL"),
         (-99, b"", "exit status -99"),
     ],
