@@ -493,6 +493,8 @@ _WORKER_NAMES = frozenset(
 _WORKER_PREFIXES = ("LC_", "DYLD_", "PYTHON", "COVERAGE_", "COV_")
 _WORKER_VALUES = {
     "GGML_NO_BACKTRACE": "1",  # an abort would start a debugger first
+    # With graphs that CUDA records two replicas end the process with an illegal instruction.
+    "GGML_CUDA_DISABLE_GRAPHS": "1",
     "KMP_BLOCKTIME": "1",  # ms that threads spin after a batch; 0 makes batches slower
     "OPENBLAS_NUM_THREADS": "1",  # numpy's threads would compete with the engine's
 }

@@ -391,7 +391,15 @@ def test_a_workers_environment_has_only_what_it_needs() -> None:
         "HF_TOKEN": "secret",
         "EMBEDD_HOST": "x",
     }
-    fixed = {"GGML_NO_BACKTRACE": "1", "KMP_BLOCKTIME": "1", "OPENBLAS_NUM_THREADS": "1"}
+    fixed = dict.fromkeys(
+        (
+            "GGML_CUDA_DISABLE_GRAPHS",
+            "GGML_NO_BACKTRACE",
+            "KMP_BLOCKTIME",
+            "OPENBLAS_NUM_THREADS",
+        ),
+        "1",
+    )
     environ = kept | dropped | dict.fromkeys(fixed, "7")
     assert worker_environment(environ) == kept | fixed
 

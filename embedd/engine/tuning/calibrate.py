@@ -19,12 +19,13 @@ from embedd.engine.backends import Backend
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.settings import Tuning, choose_gpu_batch
 from embedd.engine.spec import ModelInfo, ModelSpec
-from embedd.errors import InsufficientMemoryError, ModelLoadError
+from embedd.errors import EmbeddError, InsufficientMemoryError, ModelLoadError
 
 log = logging.getLogger(__name__)
 
 BATCH_TOKENS = (128, 256, 512, 1024)  # in smaller ones the overhead of a batch dominates
-GPU_BATCH_TOKENS = (512, 1024, 2048, 4096, 8192)
+GPU_BATCH_TOKENS = (256, 512, 1024, 2048)
+GPU_REPLICAS = [2, 1]
 PADDED_BATCH_TOKENS = (256, 512, 1024, 2048)  # of engines that pad short sequences
 # Length of the sequences in trial batches, that of a paragraph: the number of sequences in a
 # batch matters more than its tokens.
@@ -90,7 +91,9 @@ async def calibrate(
 ) -> Calibration:
     """Try batch sizes with some numbers of replicas, then the other backends of each engine.
 
-    An engine other than llama.cpp that cannot load the model is left out.
+    An engine other than llama.cpp that cannot load the model is left out, and so is a GPU that
+    cannot compute it. The CPU is not tried where a GPU computes the model: it would be slower, and
+    its batches of the largest models would take minutes.
 
     Args:
         backends: Backends that may be used, the present one first.
@@ -105,26 +108,43 @@ async def calibrate(
         ModelLoadError: llama.cpp cannot load the model.
     """
     bench = _Bench(open_worker, has_room, budget, report, clock)
-    for engine in dict.fromkeys(backend.engine for backend in backends):
-        first, *others = [backend for backend in backends if backend.engine == engine]
+    for first, *others in _group(backends):
         sizes = choose_sizes(spec, first)
         try:
-            await bench.compare([(first, count, sizes) for count in choose_replicas(cores)])
-        except (ModelLoadError, InsufficientMemoryError) as error:
-            if first.is_reference:
+            replicas = choose_replicas(cores, gpu=first.gpu)
+            await bench.compare([(first, count, sizes) for count in replicas])
+        except EmbeddError as error:
+            if not _is_optional(first, error):
                 raise
-            log.warning("engine left out", extra={"engine": engine, "reason": str(error)})
+            bench.forget(first)
+            log.warning("backend left out", extra={"backend": first.name, "reason": str(error)})
             continue
         best = choose_best([trial for trial in bench.trials if trial.backend == first.name])
         if others:
             await bench.compare(
                 [(one, best.replicas, [best.batch_tokens]) for one in (first, *others)]
             )
+        if first.gpu:
+            break
     best = choose_best(bench.trials)
     tuning = Tuning(
         replicas=best.replicas, batch_tokens=best.batch_tokens, backend=best.backend, measured=True
     )
     return Calibration(trials=bench.trials, best=tuning)
+
+
+def _is_optional(backend: Backend, error: EmbeddError) -> bool:
+    """Whether the calibration goes on without *backend*, which failed with *error*."""
+    refused = isinstance(error, ModelLoadError | InsufficientMemoryError)
+    return backend.gpu or (refused and not backend.is_reference)
+
+
+def _group(backends: Sequence[Backend]) -> list[list[Backend]]:
+    """Return the backends of each engine, those on a GPU apart: their best sizes differ."""
+    groups: dict[tuple[str, bool], list[Backend]] = {}
+    for backend in backends:
+        groups.setdefault((backend.engine, backend.gpu), []).append(backend)
+    return list(groups.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +217,10 @@ class _Bench:
             for (backend, replicas, size), rate in self._best.items()
         ]
 
+    def forget(self, backend: Backend) -> None:
+        """Drop the trials of a backend that failed in a later one."""
+        self._best = {key: rate for key, rate in self._best.items() if key[0] != backend.name}
+
     async def compare(self, candidates: Sequence[Candidate]) -> None:
         """Measure all settings in turn, so that a slow moment of the machine slows all of them.
 
@@ -251,8 +275,14 @@ class _Bench:
             self._report(trial)
 
 
-def choose_replicas(cores: int) -> list[int]:
-    """Return the numbers of replicas worth a trial: as many as cores, half as many, one."""
+def choose_replicas(cores: int, *, gpu: bool = False) -> list[int]:
+    """Return the numbers of replicas worth a trial: as many as cores, half as many, one.
+
+    On a GPU batches are computed one after the other: a second replica prepares the next one
+    meanwhile, and each takes memory there.
+    """
+    if gpu:
+        return GPU_REPLICAS
     return sorted({cores, max(1, cores // 2), 1}, reverse=True)
 
 

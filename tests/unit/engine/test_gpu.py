@@ -113,7 +113,7 @@ def test_a_gpu_has_larger_batches_and_says_what_memory_it_takes(
     monkeypatch.setattr(llama, "find_gpu", library.take_gpu_bytes)
     monkeypatch.setattr(llama, "take_gpu_bytes", lambda: 12345)
     gpu = LlamaEngine.load(spec, LLAMA_GPU, threads=1)
-    assert (gpu.info.max_batch_tokens, gpu.info.max_sequences) == (4096, 128)
+    assert (gpu.info.max_batch_tokens, gpu.info.max_sequences) == (1024, 128)
     assert gpu.info.gpu_bytes == 12345
     sequences = gpu.tokenizer.tokenize(["the cat", "a mat"]) * 40
     assert gpu.encode(sequences).shape == (80, gpu.info.width)
@@ -135,13 +135,22 @@ def test_memory_on_a_gpu_is_what_llama_says_of_its_buffers() -> None:
     assert library.take_gpu_bytes() == 0
 
 
+def test_what_a_driver_refused_is_written_before_the_process_ends(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    library._keep_line(4, b"llama_model_load: error loading model", b"")
+    library._keep_line(4, b"CUDA error: an illegal instruction was encountered\n", b"")
+    library.take_log_lines()
+    assert capfd.readouterr().err == "CUDA error: an illegal instruction was encountered\n"
+
+
 def test_batches_of_a_gpu_are_bounded_by_the_vocabulary() -> None:
-    assert choose_gpu_batch(30_522, 384) == 4096
-    assert choose_gpu_batch(250_002, 1024) == 1069
+    assert choose_gpu_batch(30_522, 384) == 1024
+    assert choose_gpu_batch(500_000, 1024) == 535
     assert choose_gpu_batch(10**7, 1024) == 512
     small = replace(SPEC, vocabulary=30_522, width=384)
     assert choose_sizes(small, LLAMA_GPU) == list(GPU_BATCH_TOKENS)
-    assert choose_sizes(replace(SPEC, vocabulary=250_002), LLAMA_GPU) == [512, 1024, 2048]
+    assert choose_sizes(replace(SPEC, vocabulary=10**7), LLAMA_GPU) == [256, 512, 1024]
     assert choose_start(small, 8, gpu=True) == ONE_REPLICA
 
 

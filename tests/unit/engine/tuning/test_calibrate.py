@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedd.engine.backends import LLAMA_BACKENDS, Backend
+from embedd.engine.backends import LLAMA_BACKENDS, LLAMA_GPU, Backend
 from embedd.engine.host.errors import WorkerDiedError
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.settings import Tuning, choose_start
@@ -18,6 +18,7 @@ from embedd.engine.spec import ModelInfo
 from embedd.engine.tuning.calibrate import (
     BATCH_TOKENS,
     GOOD_ENOUGH,
+    GPU_REPLICAS,
     Calibration,
     Trial,
     calibrate,
@@ -26,6 +27,7 @@ from embedd.engine.tuning.calibrate import (
     choose_sizes,
     start_at_fastest,
 )
+from embedd.errors import EngineError, ModelLoadError
 from embedd.types import Pooling, TokenIds, Vectors
 from tests.fakes import Clock, settle
 from tests.unit.engine.fake_worker import INFO, SPEC
@@ -54,25 +56,31 @@ class Machine:
         self.most_open = 0
         self.opened: list[tuple[str, int]] = []
         self.dies = False
+        self.fragile: set[tuple[str, int]] = set()  # backends and replicas that die at once
+        self.faults: dict[str, Exception] = {}  # of backends that no worker can be opened with
 
     @property
     def pace(self) -> float:
         return 0.1 if self.slow_batches > 0 else 1.0
 
     async def open_worker(self, backend: Backend, tuning: Tuning) -> tuple["Worker", ModelInfo]:
+        if backend.name in self.faults:
+            raise self.faults[backend.name]
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         self.opened.append((backend.name, tuning.replicas))
         speed = 4.0 if backend.name == self.fast_backend else 1.0
         info = replace(INFO, limit=64, vocabulary=100, max_sequences=32)
-        return Worker(self, speed * tuning.replicas, tuning.replicas), info
+        dies = (backend.name, tuning.replicas) in self.fragile
+        return Worker(self, speed * tuning.replicas, tuning.replicas, dies=dies), info
 
 
 class Worker(WorkerProcess):
     """Takes 20 µs for a token, and 100 in batches of more than 256 tokens."""
 
-    def __init__(self, machine: Machine, speed: float, replicas: int) -> None:
+    def __init__(self, machine: Machine, speed: float, replicas: int, *, dies: bool) -> None:
         self._machine = machine
+        self._dies = dies
         self._speed = speed
         self._replicas = replicas
 
@@ -85,7 +93,7 @@ class Worker(WorkerProcess):
         alone: bool = False,
     ) -> tuple[Vectors, float]:
         assert alone, "joined batches are not of the size that is measured"
-        if self._machine.dies:
+        if self._machine.dies or self._dies:
             raise WorkerDiedError("SIGILL")
         tokens = sum(map(len, sequences))
         speed = self._speed * self._machine.pace
@@ -100,11 +108,10 @@ class Worker(WorkerProcess):
 
 async def run(machine: Machine, **options: Any) -> Calibration:
     """Calibrate; the time is moved whenever nothing else is to be done."""
-    options = {"budget": 0.0, "backends": LLAMA_BACKENDS, **options}
+    options = {"budget": 0.0, "backends": LLAMA_BACKENDS, "cores": 2, **options}
     task = asyncio.create_task(
         calibrate(
             SPEC,
-            cores=2,
             open_worker=machine.open_worker,
             clock=machine.clock.time,
             **options,
@@ -201,6 +208,36 @@ def test_the_choice_is_nearly_the_fastest_and_no_smaller_batch_is(
 @pytest.mark.parametrize(("cores", "replicas"), [(1, [1]), (2, [2, 1]), (8, [8, 4, 1])])
 def test_cores_are_split_in_every_sensible_way(cores: int, replicas: list[int]) -> None:
     assert choose_replicas(cores) == replicas
+
+
+async def test_where_a_gpu_computes_a_model_few_replicas_there_are_tried_and_no_cpu() -> None:
+    found = await run(Machine("llama-gpu"), backends=[LLAMA_GPU, *LLAMA_BACKENDS], cores=16)
+    assert {one.backend for one in found.trials} == {"llama-gpu"}
+    assert {one.replicas for one in found.trials} == set(GPU_REPLICAS)
+    assert max(one.batch_tokens for one in found.trials) > max(BATCH_TOKENS)
+
+
+@pytest.mark.parametrize("error", [EngineError("finds no GPU"), ModelLoadError("too large")])
+async def test_a_gpu_that_cannot_compute_a_model_leaves_the_cpu_to_be_measured(
+    error: Exception,
+) -> None:
+    machine = Machine()
+    machine.faults = {"llama-gpu": error}
+    found = await run(machine, backends=[LLAMA_GPU, *LLAMA_BACKENDS])
+    assert {one.backend for one in found.trials} == {one.name for one in LLAMA_BACKENDS}
+    assert found.best.backend == "llama"
+    assert machine.open == 0
+
+
+async def test_a_gpu_that_dies_in_a_trial_is_not_chosen_for_an_earlier_one() -> None:
+    machine = Machine("llama-gpu")
+    machine.fragile = {("llama-gpu", 1)}
+    # With room for one worker that with one replica comes after the trials with two.
+    found = await run(
+        machine, backends=[LLAMA_GPU, *LLAMA_BACKENDS], has_room=lambda workers: workers <= 1
+    )
+    assert {one.backend for one in found.trials} == {one.name for one in LLAMA_BACKENDS}
+    assert machine.open == 0
 
 
 def test_a_large_vocabulary_is_not_tried_with_large_batches() -> None:
