@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embedd.config import read_settings
-from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO, Backend, choose_openvino
+from embedd.engine.backends import LLAMA_BACKENDS, LLAMA_GPU, OPENVINO, Backend, choose_openvino
+from embedd.engine.installation import find_llama_libraries, has_gpu_build
 from embedd.engine.ipc.messages import Load
 from embedd.engine.protocol import Engine
 from embedd.engine.serving.batcher import Batcher, Waiting
@@ -94,7 +95,8 @@ def list_backends(engine: str) -> Sequence[Backend]:
     """Return the backends of *engine* that embedd uses here, in order of preference."""
     if engine == OPENVINO:
         return [choose_openvino(read_settings().precision, read_cpu_features())]
-    return LLAMA_BACKENDS
+    gpu = [LLAMA_GPU] if has_gpu_build(find_llama_libraries()) else []
+    return [*gpu, *LLAMA_BACKENDS]
 
 
 def find_spec(model: str) -> ModelSpec:

