@@ -60,6 +60,8 @@ def _create(
         warn(warning)
     found = _find(modelfile.source, folder)
     components = {part: _find_file(file, folder) for part, file in modelfile.components.items()}
+    for path in [*([found] if isinstance(found, Path) else []), *components.values()]:
+        check_source(path)
     with open_progress() as report:
         created = _create_through_server(
             settings, name, modelfile, found, components, quantize=quantize, report=report
@@ -152,7 +154,6 @@ async def _upload(client: "Client", source: Path, report: Report) -> dict[str, s
     from embedd.ollama_api import ProgressLine
     from embedd.store.blobs import hash_file
 
-    check_source(source)
     report(ProgressLine(status="gathering model components"))
     files = {}
     for relative, path in gather(source).items():
@@ -164,7 +165,7 @@ async def _upload(client: "Client", source: Path, report: Report) -> dict[str, s
 
 
 def check_source(source: Path) -> None:
-    """Refuse what is plainly not a model, before gigabytes of it are hashed and uploaded.
+    """Refuse what is plainly not a model, before gigabytes of it are hashed or uploaded.
 
     Raises:
         InvalidInputError: A file is neither a GGUF nor safetensors, or a folder lacks what

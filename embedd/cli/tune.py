@@ -39,11 +39,6 @@ def tune(*, model: str, only_show: bool) -> None:
                 f"{model} has not been measured on this machine: run `embedd tune {model}`"
             )
     else:
-        click.echo(
-            f"measuring {model} on {settings.threads} cores, which takes up to two minutes; "
-            "every line is one setting",
-            err=True,
-        )
         found = asyncio.run(calibrate_model(settings, model, _print_trial))
     click.echo(format_calibration(found))
 
@@ -72,6 +67,11 @@ async def calibrate_model(
 
     store = open_tuning(settings)
     spec = find_spec(settings, name)
+    click.echo(
+        f"measuring {name} on {settings.threads} cores, which takes up to two minutes; "
+        "every line is one setting",
+        err=True,
+    )
     loader = make_loader(settings, store)
     try:
         found = await loader.calibrate(spec, report=report)

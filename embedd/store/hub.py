@@ -231,7 +231,7 @@ def _translated() -> Iterator[None]:
         raise
     except (httpx2.HTTPError, OSError) as error:
         cause = " ".join(str(error).split()) or type(error).__name__
-        raise _ServerError(_unreachable(cause)) from error
+        raise _ServerError(_unreachable(f"{constants.ENDPOINT}: {cause}")) from error
 
 
 def _describe_proxy() -> str | None:

@@ -92,6 +92,8 @@ def test_pull_asks_a_server_elsewhere(embedd: Run, server: FakeServer) -> None:
 def test_create_takes_a_folder_and_a_type(
     embedd: Run, library: FakeLibrary, tmp_path: Path
 ) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).touch()
     outcome = embedd("create", "mine", "--from", str(tmp_path), "-q", "q8_0")
     assert (outcome.status, outcome.out) == (0, "")
     assert library.asked == [("create", "mine", tmp_path, "q8_0", {}, [])]
