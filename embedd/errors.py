@@ -200,17 +200,18 @@ class TooLargeError(RequestError):
 
 
 class StalledBodyError(RequestError):
-    """The client stopped sending its request body.
+    """The client stopped sending its request body, or sends it too slowly.
 
     Args:
         seconds: How long it may.
+        rate: Bytes a second that it has to send besides; None if it stopped.
     """
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(
-            f"the request body made no progress for {seconds:g} s (EMBEDD_BODY_TIMEOUT): "
-            "send it again"
-        )
+    def __init__(self, seconds: float, *, rate: int | None = None) -> None:
+        reason = f"made no progress for {seconds:g} s"
+        if rate is not None:
+            reason = f"came with less than {rate} bytes a second, after {seconds:g} s"
+        super().__init__(f"the request body {reason} (EMBEDD_BODY_TIMEOUT): send it again")
 
 
 class UnsupportedError(RequestError):

@@ -1,13 +1,15 @@
 """Connections: heads that do not come, answers that are not read, heads that are not valid."""
 
 import asyncio
+import contextlib
 import logging
+import resource
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from embedd.server.http import connection
-from embedd.server.http.connection import MAX_HEAD, MAX_LINE, SERVER_NAME, Connections
+from embedd.server.http.connection import MAX_HEAD, MAX_LINE, SERVER_NAME, Connections, choose_limit
 from embedd.server.http.timeouts import Timeouts
 from tests.server.serving import RawClient, Served, until
 
@@ -134,3 +136,49 @@ async def test_a_head_of_many_long_lines_is_refused_before_it_takes_memory(
     await client.send(HEAD + line * (MAX_HEAD // len(line) + 1))
     assert await client.status() == 431
     assert (await client.rest()).endswith(b"the head of a request may have 262144 bytes")
+
+
+async def test_an_address_has_half_of_the_connections_and_others_are_served(
+    served: Served,
+) -> None:
+    runner = served.client.server.runner
+    assert runner is not None
+    assert runner.server is not None
+    connections = Connections(runner.server, Timeouts(), limit=5)
+    listener = await asyncio.get_running_loop().create_server(connections, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    clients: list[RawClient] = []
+
+    async def open_one(address: str = "127.0.0.1") -> int:
+        clients.append(RawClient(port, address))
+        await clients[-1].open()
+        with contextlib.suppress(ConnectionError):  # it is refused before it sends
+            await clients[-1].send(HEAD + b"\r\n")
+        return await clients[-1].status()
+
+    assert [await open_one() for _ in range(2)] == [200, 200]
+    assert await open_one() == 503
+    refusal = await clients[-1].rest()
+    assert refusal.endswith(b"your address has 2 connections, its share: close some, or wait")
+    assert [await open_one("127.0.0.2") for _ in range(3)] == [200, 200, 503]
+    assert await open_one("127.0.0.3") == 200
+    assert await open_one("127.0.0.4") == 503
+    assert b"the server has 5 connections, the limit" in await clients[-1].rest()
+    for client in clients:
+        await client.close()
+    await until(lambda: not len(connections))
+    assert [await open_one() for _ in range(3)] == [200, 200, 503], "none is counted for ever"
+    for client in clients[-3:]:
+        await client.close()
+    listener.close()
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "limit"),
+    [(20_000, 4096), (1024, 768), (512, 256), (64, 2), (resource.RLIM_INFINITY, 4096)],
+)
+def test_connections_leave_descriptors_for_files_and_workers(
+    descriptors: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (descriptors, descriptors))
+    assert choose_limit() == limit

@@ -1,6 +1,7 @@
 """Limits on bodies, clients that leave, and internal errors."""
 
 import asyncio
+import contextlib
 import gzip
 import io
 import logging
@@ -8,12 +9,16 @@ import threading
 from collections.abc import AsyncIterator, Container
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
 from embedd.server.dialects.base import Policy
+from embedd.server.http import decompress
 from embedd.server.http.bodies import BodyLimits
 from embedd.server.http.connection import SERVER_NAME
+from embedd.server.http.decompress import read_decompressed
 from embedd.server.http.large_json import LargeJson
-from embedd.server.http.timeouts import Timeouts
+from embedd.server.http.timeouts import TIMEOUTS, Timeouts
 from tests.server.serving import MIB, OpenServer, RawClient, Served, until
 
 TOO_LARGE = {
@@ -170,6 +175,59 @@ async def test_a_slow_body_that_makes_progress_is_read(open_server: OpenServer) 
             await asyncio.sleep(0.1)
 
     assert (await served.send("POST", "/api/embed", data=slowly())).status == 200
+
+
+@pytest.mark.parametrize("path", ["/api/embed", "/v1/embeddings", f"/api/blobs/sha256:{'0' * 64}"])
+async def test_a_body_that_trickles_is_a_timeout(
+    path: str, open_server: OpenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte is progress, and the whole would never come."""
+    monkeypatch.setattr(decompress, "LOOK", 0.01)
+    served: Served = await open_server(timeouts=Timeouts(body=0.2))
+    trickling = RawClient(served.port)
+    await trickling.post(b"{", 900, path)
+
+    async def trickle() -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await asyncio.sleep(0.05)
+                await trickling.send(b" ")
+
+    sending = asyncio.create_task(trickle())
+    async with asyncio.timeout(10):
+        assert await trickling.status() == 408
+    sending.cancel()
+    rest = await trickling.reader.read(1000)
+    assert b"came with less than 500 bytes a second, after 0.2 s (EMBEDD_BODY_TIMEOUT)" in rest
+    await trickling.close()
+
+
+async def test_time_that_the_server_takes_for_a_piece_is_not_the_clients() -> None:
+    pieces = list[bytes]()
+    taken = asyncio.Event()
+
+    async def read(request: web.Request) -> web.Response:
+        async for piece in read_decompressed(request):
+            await asyncio.sleep(0.2)
+            pieces.append(piece)
+            taken.set()
+        return web.Response()
+
+    app = web.Application()
+    app[TIMEOUTS] = Timeouts(body=0.3)
+    app.router.add_post("/", read)
+    async with TestClient(TestServer(app)) as client:
+        port = client.port
+        assert port is not None
+        sending = RawClient(port)
+        await sending.post(b"x", 4, "/")
+        for _ in range(3):
+            await taken.wait()
+            taken.clear()
+            await sending.send(b"x")
+        assert await sending.status() == 200
+        await sending.close()
+    assert pieces == [b"x"] * 4
 
 
 async def test_a_client_that_leaves_stops_its_request_and_no_other(

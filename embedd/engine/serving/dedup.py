@@ -17,6 +17,7 @@ from embedd.types import (
     Timings,
     TokenIds,
     Vector,
+    Vectors,
     VectorSource,
 )
 
@@ -30,7 +31,7 @@ MAX_JOINABLE_SEQUENCES = 8
 
 # Sequences that are compared on the event loop, in a millisecond: more are in a thread.
 QUICK_SEQUENCES = 1000
-STORED_AT_A_TIME = 500  # vectors that are put into the cache between turns of the event loop
+AT_A_TIME = 500  # vectors that are looked up or stored between turns of the event loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,12 @@ class Source:
 
     present: ComputedBy
     fingerprint: Callable[[ComputedBy], bytes]
+
+
+# Vectors that are known, that are being computed, and rows to compute.
+_LookedUp: TypeAlias = tuple[
+    dict[CacheKey, _Computed], dict[CacheKey, asyncio.Future[_Computed]], dict[CacheKey, int]
+]
 
 
 class Deduplicator:
@@ -91,20 +98,8 @@ class Deduplicator:
         """
         distinct = await _find_distinct_apart(sequences, source.fingerprint(source.present))
         rows = distinct.rows
-        vectors = {
-            key: (known, source.present)
-            for key in rows
-            if (known := self._cache.get(key)) is not None
-        }
+        vectors, joined, missing = await self._look_up(rows, source.present)
         cached = len(vectors)
-        joined = {
-            key: self._in_flight[key]
-            for key in rows
-            if key not in vectors and key in self._in_flight
-        }
-        missing = {
-            key: row for key, row in rows.items() if key not in vectors and key not in joined
-        }
         joinable = len(missing) <= MAX_JOINABLE_SEQUENCES and not yields
         work = functools.partial(self._compute, sequences, vectors, source, compute)
         outcome = await work(missing, joinable=joinable)
@@ -120,7 +115,7 @@ class Deduplicator:
             vectors=(
                 outcome.vectors
                 if outcome is not None and len(missing) == len(rows)
-                else np.stack([vectors[key][0] for key in rows])
+                else await _stack_apart([vectors[key][0] for key in rows])
             ),
             computed_by=[vectors[key][1] for key in rows],
             rows=distinct.numbers,
@@ -135,6 +130,25 @@ class Deduplicator:
                 VectorSource.EQUAL: len(sequences) - len(rows),
             },
         )
+
+    async def _look_up(self, rows: Mapping[CacheKey, int], present: ComputedBy) -> _LookedUp:
+        """Find which of *rows* are in the cache, are being computed, and are missing.
+
+        Meanwhile other requests are answered: what they compute by then is computed twice.
+        """
+        vectors: dict[CacheKey, _Computed] = {}
+        joined: dict[CacheKey, asyncio.Future[_Computed]] = {}
+        missing: dict[CacheKey, int] = {}
+        for number, (key, row) in enumerate(rows.items()):
+            if number % AT_A_TIME == AT_A_TIME - 1:
+                await asyncio.sleep(0)
+            if (known := self._cache.get(key)) is not None:
+                vectors[key] = (known, present)
+            elif key in self._in_flight:
+                joined[key] = self._in_flight[key]
+            else:
+                missing[key] = row
+        return vectors, joined, missing
 
     async def _compute(
         self,
@@ -161,7 +175,7 @@ class Deduplicator:
             outcome = await compute([sequences[row] for row in rows.values()])
             computed = zip(rows, outcome.vectors, outcome.computed_by, strict=True)
             for number, (key, vector, by) in enumerate(computed):
-                if number % STORED_AT_A_TIME == STORED_AT_A_TIME - 1:
+                if number % AT_A_TIME == AT_A_TIME - 1:
                     await asyncio.sleep(0)
                 vectors[key] = (vector, by)
                 self._cache.put(_find_key(key, by, sequences[rows[key]], source), vector)
@@ -198,6 +212,21 @@ def _find_distinct(sequences: Sequence[TokenIds], fingerprint: bytes) -> Distinc
     if len(rows) == len(sequences):
         return Distinct(rows=rows, numbers=None)
     return Distinct(rows=rows, numbers=numbers)
+
+
+async def _stack_apart(vectors: Sequence[Vector]) -> Vectors:
+    """Return *vectors* as rows, in a thread if they are many."""
+    if len(vectors) <= QUICK_SEQUENCES:
+        return np.stack(vectors)
+    return await asyncio.to_thread(_stack, vectors)
+
+
+def _stack(vectors: Sequence[Vector]) -> Vectors:
+    stacked = np.empty((len(vectors), len(vectors[0])), np.float32)
+    for start in range(0, len(vectors), AT_A_TIME):  # a call holds the interpreter's lock
+        part = vectors[start : start + AT_A_TIME]
+        np.stack(part, out=stacked[start : start + len(part)])
+    return stacked
 
 
 async def _join(

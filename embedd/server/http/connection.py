@@ -6,6 +6,8 @@ does not read its answer, would be served for ever.
 
 import asyncio
 import logging
+import resource
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -21,6 +23,9 @@ log = logging.getLogger(__name__)
 SERVER_NAME: Final = f"embedd/{__version__}"
 MAX_LINE: Final = 64 << 10  # bytes of the request line, and of one header
 MAX_HEAD: Final = 256 << 10  # bytes of the head; the parser alone would keep 128 lines
+# Of all clients; the descriptors that are left are for files, workers and sockets to other servers.
+MAX_CONNECTIONS: Final = 4096
+SPARE_DESCRIPTORS: Final = 256
 LOOK: Final = 1.0  # seconds between two looks at all connections
 LOOK_AT_END: Final = 0.05  # the same while the server stops
 # Arguments of aiohttp's handler. For the first see `embedd.server.http.decompress`.
@@ -31,17 +36,34 @@ HANDLER_ARGUMENTS: Final[dict[str, Any]] = {
 }
 
 
+REASONS: Final = {
+    408: "Request Timeout",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+
+
+def choose_limit() -> int:
+    """Return how many connections may be open: fewer than there are descriptors."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(2, min(MAX_CONNECTIONS, descriptors - SPARE_DESCRIPTORS, descriptors * 3 // 4))
+
+
 class Connection(web.RequestHandler):
     """A connection whose progress is watched.
 
     Args:
         server: Answers its requests.
-        opened: Called when it is open.
+        opened: Called when it is open; returns why it is refused, or None.
         closed: Called when it is closed.
+
+    Attributes:
+        address: The client's, without its port, once it is open.
     """
 
     __slots__ = (
-        "_address",
         "_body",
         "_closed",
         "_half_closed",
@@ -51,13 +73,14 @@ class Connection(web.RequestHandler):
         "_progressed",
         "_unsent",
         "_wire",
+        "address",
     )
 
     def __init__(
         self,
         server: web.Server,
         *,
-        opened: Callable[["Connection"], None],
+        opened: Callable[["Connection"], str | None],
         closed: Callable[["Connection"], None],
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -76,8 +99,12 @@ class Connection(web.RequestHandler):
         # The handler forgets its transport when it closes it, before all was sent.
         self._wire = cast("asyncio.Transport", transport)
         self._head_began = self._loop.time()
-        self._opened(self)
+        peer = self._wire.get_extra_info("peername")
+        self.address = peer[0] if peer and not isinstance(peer, str) else "a Unix socket"
+        refusal = self._opened(self)
         super().connection_made(transport)
+        if refusal is not None:
+            self._refuse(503, refusal)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """End."""
@@ -175,7 +202,7 @@ class Connection(web.RequestHandler):
         self._log(text)
         self._head_began = None
         head = (
-            f"HTTP/1.1 {status} {'Request Timeout' if status == 408 else 'Headers Too Large'}\r\n"
+            f"HTTP/1.1 {status} {REASONS[status]}\r\n"
             f"Server: {SERVER_NAME}\r\nContent-Type: text/plain; charset=utf-8\r\n"
             f"Content-Length: {len(text)}\r\nConnection: close\r\n\r\n"
         )
@@ -184,9 +211,7 @@ class Connection(web.RequestHandler):
         self.force_close()
 
     def _log(self, reason: str) -> None:
-        peer = self._wire.get_extra_info("peername")
-        address = peer[0] if peer and not isinstance(peer, str) else "a Unix socket"
-        log.info("connection refused", extra={"address": address, "reason": reason})
+        log.info("connection refused", extra={"address": self.address, "reason": reason})
 
 
 class Connections:
@@ -195,16 +220,36 @@ class Connections:
     Args:
         server: Answers their requests.
         timeouts: May change meanwhile.
+        limit: Of open connections; one address may have half of them.
     """
 
-    def __init__(self, server: web.Server, timeouts: Timeouts) -> None:
+    def __init__(self, server: web.Server, timeouts: Timeouts, limit: int | None = None) -> None:
         self._server = server
         self._timeouts = timeouts
+        self._limit = choose_limit() if limit is None else limit
         self._open: set[Connection] = set()
+        self._of_address: Counter[str] = Counter()
 
     def __call__(self) -> Connection:
         """Make the protocol of a new connection."""
-        return Connection(self._server, opened=self._open.add, closed=self._open.discard)
+        return Connection(self._server, opened=self._add, closed=self._remove)
+
+    def _add(self, one: Connection) -> str | None:
+        """Count *one*; return why it is refused, or None."""
+        self._open.add(one)
+        self._of_address[one.address] += 1
+        if len(self._open) > self._limit:
+            return f"the server has {self._limit} connections, the limit: try again later"
+        share = max(1, self._limit // 2)
+        if self._of_address[one.address] > share:
+            return f"your address has {share} connections, its share: close some, or wait"
+        return None
+
+    def _remove(self, one: Connection) -> None:
+        self._open.discard(one)
+        self._of_address[one.address] -= 1
+        if not self._of_address[one.address]:
+            del self._of_address[one.address]
 
     def __len__(self) -> int:
         """Return how many are open."""

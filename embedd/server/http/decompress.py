@@ -22,6 +22,9 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+# Bytes a second that a client has to send after `Timeouts.body`, on average: as Apache's
+# mod_reqtimeout. One byte now and then would be progress for ever.
+MIN_RATE: Final = 500
 MAX_PIECE: Final = 1 << 18  # bytes between two turns of the event loop: about half a ms
 LOOK: Final = 0.5  # seconds between two looks at the timeout, which a shutdown shortens
 MAX_RATIO: Final = 16  # bytes that one byte of a file may become; weights shrink to half at best
@@ -67,9 +70,15 @@ async def read_file(request: web.Request) -> AsyncGenerator[bytes, None]:
 async def _read_pieces(request: web.Request) -> AsyncGenerator[tuple[bytes, int], None]:
     """Yield pieces of the body, each with the number of bytes that had to be sent so far."""
     stream = _open_stream(request.headers.get("Content-Encoding", ""))
-    sent = 0
+    loop = asyncio.get_running_loop()
+    sent, waited = 0, 0.0  # for the client: what is done with a piece is not its time
     try:
-        while chunk := await _read_chunk(request):
+        while True:
+            begun = loop.time()
+            chunk = await _read_chunk(request, sent / MIN_RATE - waited)
+            waited += loop.time() - begun
+            if not chunk:
+                break
             sent += len(chunk)
             for piece in stream.decompress(chunk) if stream else [chunk]:
                 yield piece, sent
@@ -86,12 +95,16 @@ async def _read_pieces(request: web.Request) -> AsyncGenerator[tuple[bytes, int]
         raise MalformedBodyError(text) from error
 
 
-async def _read_chunk(request: web.Request) -> bytes:
-    """Return the bytes that have arrived, at least one; none at the end of the body."""
+async def _read_chunk(request: web.Request, ahead: float) -> bytes:
+    """Return the bytes that have arrived, at least one; none at the end of the body.
+
+    Args:
+        ahead: Seconds by which the client is faster than `MIN_RATE`; negative if it is slower.
+    """
     timeouts, loop = request.app[TIMEOUTS], asyncio.get_running_loop()
     begun = loop.time()
     while True:
-        remaining = begun + timeouts.body - loop.time()
+        remaining = begun + timeouts.body + min(ahead, 0.0) - loop.time()
         try:
             async with asyncio.timeout(max(0.0, min(remaining, LOOK))):
                 return await request.content.readany()
@@ -99,7 +112,8 @@ async def _read_chunk(request: web.Request) -> bytes:
             if remaining <= LOOK:
                 if isinstance(request.protocol, Connection):
                     request.protocol.abandon_body()
-                raise StalledBodyError(timeouts.body) from None
+                rate = MIN_RATE if ahead < 0 else None
+                raise StalledBodyError(timeouts.body, rate=rate) from None
 
 
 class DecompressedStream:

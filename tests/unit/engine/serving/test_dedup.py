@@ -1,15 +1,17 @@
 """Equal sequences are computed once: within a request, beside others, and later."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from embedd.cache import VectorCache, make_fingerprint
+from embedd.engine.serving import dedup as module
 from embedd.engine.serving.dedup import MAX_JOINABLE_SEQUENCES, Deduplicator, Source
 from embedd.errors import EngineError
-from embedd.types import ComputedBy, EmbedResult, Timings, TokenIds, VectorSource
+from embedd.types import ComputedBy, EmbedResult, Timings, TokenIds, Vector, Vectors, VectorSource
 from tests.fakes import settle
 from tests.unit.engine.fake_worker import expected_vectors, to_ids
 
@@ -185,3 +187,40 @@ async def test_a_request_that_waits_for_another_learns_what_computed_its_vector(
     queue.may_compute.set()
     assert [(await task).computed_by for task in tasks] == [[FALLBACK]] * 2
     assert queue.asked == [[1]]
+
+
+async def test_other_requests_have_their_turn_while_many_texts_are_looked_up_and_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "AT_A_TIME", 2)
+    queue, dedup = Queue(), Deduplicator(VectorCache(1 << 20))
+    texts = [to_ids(number) for number in range(20)]
+    for sequences in (texts, texts, [*texts, *texts]):  # new, known, known and equal
+        task = asyncio.create_task(embed(dedup, queue, *sequences))
+        turns = 0
+        while not task.done():
+            await asyncio.sleep(0)
+            turns += 1
+        await task
+        assert turns >= len(texts) // 2
+    assert len(queue.asked) == 1
+
+
+async def test_many_known_vectors_become_one_array_in_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "AT_A_TIME", 3)
+    monkeypatch.setattr(module, "QUICK_SEQUENCES", 4)
+    threads, stack = set[int](), module._stack
+
+    def watched(vectors: Sequence[Vector]) -> Vectors:
+        threads.add(threading.get_ident())
+        return stack(vectors)
+
+    monkeypatch.setattr(module, "_stack", watched)
+    queue, dedup = Queue(), Deduplicator(VectorCache(1 << 20))
+    texts = [to_ids(number) for number in range(20)]
+    await embed(dedup, queue, *texts)
+    await embed(dedup, queue, *texts)
+    assert threads
+    assert threading.get_ident() not in threads
