@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from embedd.engine.backends import LLAMA_BACKENDS
-from embedd.engine.host import child
+from embedd.engine.host import child, heartbeat, watchdog
 from embedd.engine.host.child import Child
-from embedd.engine.host.errors import SelfTestError, WorkerDiedError
+from embedd.engine.host.errors import SelfTestError, StuckError, WorkerDiedError
 from embedd.engine.host.image_process import ImageWorker
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.ipc import framing, messages
-from embedd.engine.ipc.board import Board
+from embedd.engine.ipc.board import Board, Place
 from embedd.engine.spec import ModelInfo
 from embedd.errors import (
     EngineError,
@@ -29,7 +29,9 @@ from embedd.errors import (
     ModelLoadError,
     WorkerUnavailableError,
 )
+from embedd.metrics import DeathReason
 from embedd.types import TokenIds, Vectors
+from tests.fakes import settle
 from tests.unit.engine.fake_worker import SPEC, to_ids
 
 SLEEPER = "import sys, time; print('GGML_ASSERT', file=sys.stderr, flush=True); time.sleep(600)"
@@ -295,3 +297,45 @@ async def test_what_the_system_has_no_more_of_is_named_and_may_come_back(
     for start in (WorkerProcess.start, ImageWorker.start):
         with pytest.raises(WorkerUnavailableError, match=limit):
             await start({})
+
+
+async def test_a_tokenizer_call_that_was_stopped_is_an_error_of_its_own(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer of the worker, that nothing waits for it, is not what the client needs to read."""
+    monkeypatch.setattr(watchdog, "TOKENIZER_TIMEOUT", 0.0)
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.01)
+    monkeypatch.setattr(heartbeat, "MAX_IDLE", 10_000)
+    locating = asyncio.create_task(peer.worker.locate(["a"]))
+    message = await peer.receive()
+    assert isinstance(message, messages.Locate)
+    peer.board.mark_tokenizing(Place.TOKENIZER, message.id)
+    assert await peer.receive() == messages.Abandon(message.id)
+    peer.send(messages.Failed(message.id, "nothing waits for the answer"))
+    with pytest.raises(StuckError, match=r"^a tokenizer call took too long and was stopped$"):
+        await locating
+
+
+async def test_a_retired_worker_answers_what_it_has_and_takes_no_more(peer: Peer) -> None:
+    task, id_ = await tokenize(peer)
+    retiring = asyncio.create_task(peer.worker.retire())
+    await settle()
+    with pytest.raises(WorkerDiedError, match="is being replaced"):
+        await peer.worker.tokenize(["b"])
+    assert not retiring.done()
+    peer.send(messages.Tokens(id_, [1]), to_ids(7))
+    assert [ids.tolist() for ids in await task] == [[7]]
+    await retiring
+    assert peer.sleeper.returncode is not None
+
+
+async def test_a_process_that_answers_no_ping_is_ended_and_its_calls_fail(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.01)
+    task, _ = await tokenize(peer)
+    await peer.sleeper.wait()
+    peer.sock.close()
+    with pytest.raises(WorkerDiedError, match="it did not answer and used no processor") as caught:
+        await task
+    assert (caught.value.reason, caught.value.is_external) == (DeathReason.STOPPED, True)
