@@ -18,6 +18,7 @@ SIMILARITY = {"model": "tiny", "inputs": {"source_sentence": "a", "sentences": [
 REQUESTS: list[tuple[str, str, Any]] = [
     ("GET", "/api/ps", None),
     ("GET", "/api/tags", None),
+    ("GET", "/ui/catalogue", None),
     ("POST", "/api/embed", EMBED),
     ("POST", "/api/embeddings", {"model": "tiny", "prompt": "a"}),
     ("POST", "/api/embeddings", EMBED),
@@ -101,6 +102,9 @@ OTHERS = {
     "/docs",
     "/docs/{file}",
     "/metrics",
+    "/ui",
+    "/ui/live",  # a stream of what is in memory
+    "/ui/{file}",
 }
 
 
