@@ -26,6 +26,10 @@ from embedd.types import Pooling, TokenIds, Vectors
 from tests.families import FAMILIES
 from tests.families.family import Array, Family, Weights, read_weights
 
+# Two experts may score so alike that rounding decides which one computes a token: of token vectors
+# of such a family, one in so many may be that of the other choice.
+ROUTED = frozenset({"nomic-bert-moe"})
+SPARED = 100
 Row = dict[str, Any]
 LENGTHS = (1, 2, 3, 5, 8, 17, 33, 64, 96)
 LIMIT = 512  # tokens of a text of a model
@@ -70,11 +74,14 @@ def check_family(family: Family, backend: str, layers: Sequence[str]) -> Iterato
         for pooling in family.poolings:
             path = family.write(Path(folder) / f"{pooling.value}.gguf", pooling)
             texts, expected = define(family, read_weights(path), pooling)
+            routed = family.name in ROUTED
             for placed in layers:
                 engine = open_engine(backend, placed, path, pooling)
                 for how, right in expected.items():
                     vectors = compute(engine, texts, how)
-                    facts = compare(vectors, right, scores=pooling is Pooling.RANK)
+                    spared = len(right) // SPARED if how == "tokens" and routed else 0
+                    scores = pooling is Pooling.RANK
+                    facts = compare(vectors, right, scores=scores, spared=spared)
                     yield {"layers": placed, "pooling": pooling.value, "how": how, **facts}
                 engine.close()
 
@@ -109,16 +116,23 @@ def compute(engine: LlamaEngine, texts: Sequence[TokenIds], how: str) -> Vectors
     return engine.encode([texts[row] for row in order])[np.argsort(order)]
 
 
-def compare(vectors: Vectors, expected: Array, *, scores: bool) -> dict[str, float]:
-    """Return the largest difference of a score, or the largest ``1 - cosine`` and of a length."""
+def compare(
+    vectors: Vectors, expected: Array, *, scores: bool, spared: int = 0
+) -> dict[str, float]:
+    """Return the largest difference of a score, or the largest ``1 - cosine`` and of a length.
+
+    Args:
+        spared: How many of the farthest vectors do not count.
+    """
     if scores:
         return {"difference": float(np.abs(vectors - expected).max())}
     exact = vectors.astype(np.float64)
     lengths, right = np.linalg.norm(exact, axis=1), np.linalg.norm(expected, axis=1)
-    cosines = (exact * expected).sum(axis=1) / (lengths * right)
+    distances = 1 - (exact * expected).sum(axis=1) / (lengths * right)
+    counted = np.argsort(distances)[: len(distances) - spared]  # NaN is the last
     return {
-        "distance": float(np.max(1 - cosines)),
-        "length": float(np.abs(lengths / right - 1).max()),
+        "distance": float(distances[counted].max()),
+        "length": float(np.abs(lengths / right - 1)[counted].max()),
     }
 
 

@@ -2,13 +2,14 @@
 
 Needs no GPU and no CUDA on this machine: compiler, headers and libraries come as Python packages,
 into an environment beside the build. The wheel does not hold CUDA's own libraries: it finds those
-of the package nvidia-cublas beside it, or in LD_LIBRARY_PATH. A build that was cut goes on where
-it stood.
+of nvidia-cublas and nvidia-cuda-runtime beside it, or in LD_LIBRARY_PATH. A build that was cut
+goes on where it stood.
 """
 
 import argparse
 import os
 import re
+import shlex
 import subprocess
 import sysconfig
 import tarfile
@@ -33,8 +34,10 @@ TOOLKIT: Final = (
 )
 BUILD_TOOLS: Final = ("cmake>=3.28,<4", "ninja", "scikit-build-core")
 NEEDED_LIBRARY: Final = re.compile(r"/lib(?:llama\.so|ggml[^/]*\.so\.0)$")
+LIBRARY: Final = "llama_cpp/lib/libggml-cuda.so.0"
 LINKED: Final = ("cublas", "cublasLt", "cudart")
 RPATH: Final = "$ORIGIN/../../nvidia/cu{major}/lib"
+SEARCHED: Final = re.compile(rb"\$ORIGIN/\.\./\.\./nvidia/cu\d+/lib")  # what it is in a library
 
 
 def main() -> None:
@@ -81,7 +84,8 @@ def choose_flags(architecture: str, cuda: str, toolkit: Path) -> list[str]:
     Instructions of the CPU are limited to AVX2, so that the wheel runs on other machines. Without
     VMM the build needs no library of the driver; llama.cpp then keeps freed memory in lists.
     """
-    rpath = RPATH.format(major=cuda.partition(".")[0])
+    # The link runs in a shell, which must leave $ORIGIN alone.
+    rpath = RPATH.format(major=cuda.partition(".")[0]).replace("$", r"\$")
     return [
         "-DLLAVA_BUILD=OFF",
         "-DGGML_NATIVE=OFF",
@@ -108,7 +112,7 @@ def make_environment(
         **environ,
         "PATH": f"{tools}:{environ.get('PATH', '')}",
         "CUDACXX": str(toolkit / "bin" / "nvcc"),
-        "CMAKE_ARGS": " ".join(flags),
+        "CMAKE_ARGS": shlex.join(flags),
         "CMAKE_BUILD_PARALLEL_LEVEL": str(jobs),
     }
 
@@ -197,22 +201,25 @@ def pip(python: Path, *arguments: str, environment: Mapping[str, str] | None = N
 
 
 def check_wheel(wheel: Path) -> None:
-    """Check that the wheel holds the CUDA backend and is not larger than it should be.
+    """Check that the wheel holds the CUDA backend, finds CUDA and is not larger than it should be.
 
     Raises:
         ValueError: It is not as expected.
     """
     with zipfile.ZipFile(wheel) as archive:
         fault = find_fault(archive.namelist(), wheel.stat().st_size)
+        if fault is None and not SEARCHED.search(archive.read(LIBRARY)):
+            fault = f"{LIBRARY} does not look for CUDA's libraries beside itself"
     if fault is not None:
         raise ValueError(f"{wheel}: {fault}")
 
 
 def find_fault(names: Iterable[str], size: int) -> str | None:
     """Return what is wrong with a wheel of these files and *size*, or None."""
+    names = list(names)
     files = [name.rpartition("/")[2] for name in names]
-    if not any(name.startswith("libggml-cuda.so") for name in files):
-        return "libggml-cuda is missing"
+    if LIBRARY not in names:
+        return f"{LIBRARY} is missing"
     if bundled := [name for name in files if name.startswith(("libcublas", "libcudart"))]:
         return f"holds CUDA's own libraries: {', '.join(bundled)}"
     if size > MAX_BYTES:

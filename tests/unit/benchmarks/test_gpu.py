@@ -1,6 +1,7 @@
 """The run on a GPU: what it decides without one."""
 
 import math
+import shlex
 import sys
 import zipfile
 from pathlib import Path
@@ -40,12 +41,12 @@ def test_compiler_and_headers_are_of_one_cuda_release() -> None:
 def test_a_build_is_for_one_architecture_and_finds_cuda_beside_itself(tmp_path: Path) -> None:
     flags = wheel.choose_flags("89", "13.0", tmp_path)
     assert "-DCMAKE_CUDA_ARCHITECTURES=89-real" in flags
-    assert any(flag.endswith("rpath,$ORIGIN/../../nvidia/cu13/lib") for flag in flags)
+    assert any(flag.endswith(r"rpath,\$ORIGIN/../../nvidia/cu13/lib") for flag in flags)
     environment = wheel.make_environment(
         {"PATH": "/bin", "HOME": "/root"}, tmp_path, Path("/tools"), flags=flags, jobs=3
     )
     assert environment["PATH"] == "/tools:/bin"
-    assert environment["CMAKE_ARGS"].split() == flags
+    assert shlex.split(environment["CMAKE_ARGS"]) == flags
     assert environment["CMAKE_BUILD_PARALLEL_LEVEL"] == "3"
     assert environment["HOME"] == "/root"
 
@@ -63,10 +64,10 @@ def test_a_toolkit_of_packages_gets_the_names_that_a_linker_looks_for(tmp_path: 
 @pytest.mark.parametrize(
     ("names", "size", "fault"),
     [
-        (["llama_cpp/lib/libggml-cuda.so.0"], 1, None),
+        ([wheel.LIBRARY], 1, None),
         (["llama_cpp/lib/libggml-cpu.so"], 1, "missing"),
-        (["lib/libggml-cuda.so", "lib/libcublas.so.13"], 1, "libcublas.so.13"),
-        (["lib/libggml-cuda.so"], wheel.MAX_BYTES + 1, str(wheel.MAX_BYTES)),
+        ([wheel.LIBRARY, "lib/libcublas.so.13"], 1, "libcublas.so.13"),
+        ([wheel.LIBRARY], wheel.MAX_BYTES + 1, str(wheel.MAX_BYTES)),
     ],
 )
 def test_a_wheel_is_refused_that_others_could_not_use(
@@ -74,6 +75,21 @@ def test_a_wheel_is_refused_that_others_could_not_use(
 ) -> None:
     found = wheel.find_fault(names, size)
     assert found is None if fault is None else fault in (found or "")
+
+
+@pytest.mark.parametrize(
+    ("content", "finds"), [(b"\0$ORIGIN/../../nvidia/cu13/lib\0", True), (b"/../../nvidia", False)]
+)
+def test_a_wheel_is_refused_that_does_not_find_cuda(
+    content: bytes, finds: bool, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "one.whl", "w") as archive:
+        archive.writestr(wheel.LIBRARY, content)
+    if finds:
+        wheel.check_wheel(tmp_path / "one.whl")
+        return
+    with pytest.raises(ValueError, match="does not look"):
+        wheel.check_wheel(tmp_path / "one.whl")
 
 
 def test_a_wheel_keeps_each_library_once_and_lists_what_it_has(tmp_path: Path) -> None:
@@ -156,6 +172,19 @@ def test_a_comparison_sees_vectors_in_a_wrong_order(tmp_path: Path) -> None:
     assert vectors.find_fault(same, vectors.FAMILY_DISTANCE) is None
     moved = child.compare(np.roll(right, 1, axis=0), expected["packed"], scores=False)
     assert "distance" in (vectors.find_fault(moved, vectors.FAMILY_DISTANCE) or "")
+
+
+def test_of_token_vectors_that_experts_computed_a_few_may_be_those_of_another_choice() -> None:
+    right = np.random.default_rng(0).standard_normal((200, 8))
+    found = right.astype(np.float32)
+    found[[3, 7]] *= -1
+    assert child.compare(found, right, scores=False)["distance"] == pytest.approx(2)
+    assert child.compare(found, right, scores=False, spared=1)["distance"] == pytest.approx(2)
+    assert child.compare(found, right, scores=False, spared=2)["distance"] < 1e-6
+    assert FAMILIES.keys() >= child.ROUTED
+    found[:] = math.nan
+    facts = child.compare(found, right, scores=False, spared=2)
+    assert "distance" in (vectors.find_fault(facts, 1e-4) or "")
 
 
 def test_a_seeded_checkpoint_is_one_that_is_converted(tmp_path: Path) -> None:
