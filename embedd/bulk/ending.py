@@ -12,6 +12,7 @@ import numpy as np
 
 from embedd.bulk.commit import (
     ERRORS,
+    JOB,
     SUCCESS,
     Counts,
     finished_parts,
@@ -47,15 +48,23 @@ def count_parts(folder: Folder, numbers: Iterable[int]) -> Counts:
 
 
 def finish_job(folder: Folder, target: Path, job: Job, numbers: Sequence[int]) -> Counts | None:
-    """Complete the output if all parts are there, else return None: other shards work on them.
-
-    Two processes may do it at the same time: they write the same.
+    """Complete the output; return None if that is another shard's: it has parts left, or did it.
 
     Args:
         numbers: Of all parts.
     """
-    if not set(numbers) <= finished_parts(folder, job.options.output):
-        return None
+    with folder.turn() as is_there:
+        if not is_there:
+            return None
+        if folder.read(JOB) is None:  # removed while this process made its lock file in it
+            folder.remove_folder("")
+            return None
+        if set(numbers) <= finished_parts(folder, job.options.output):
+            return _finish(folder, target, job, numbers)
+    return None
+
+
+def _finish(folder: Folder, target: Path, job: Job, numbers: Sequence[int]) -> Counts:
     total = count_parts(folder, numbers)
     output = job.options.output
     errors = folder.path(ERRORS) if output is Output.FOLDER else errors_path(target)
@@ -67,6 +76,7 @@ def finish_job(folder: Folder, target: Path, job: Job, numbers: Sequence[int]) -
         _join(folder, target, job, numbers, total)
     folder.replace(SUCCESS, msgspec.json.encode(total))
     if output is not Output.FOLDER:
+        folder.remove(JOB)  # first: a shard that comes now sees that nothing is left to do
         folder.remove_folder("")
     return total
 

@@ -112,6 +112,18 @@ class Folder:
             self._remove_temporary()
             yield
 
+    @contextmanager
+    def turn(self) -> Iterator[bool]:
+        """Wait until no other process completes the output; false if one has, and is done."""
+        try:
+            file = (self.root / RECORDS / "lock-ending").open("a+")
+        except FileNotFoundError:
+            yield False
+            return
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield (self.root / RECORDS).exists()
+
     def _remove_temporary(self) -> None:
         for folder in ("", RECORDS):
             for name in self.list(folder):

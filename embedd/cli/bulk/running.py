@@ -222,7 +222,7 @@ async def _finish(request: Request, work: Work, folder: Folder) -> int:
     units = range(work.progress.parts) if work.units is None else [u.part for u in job.units()]
     total = await asyncio.to_thread(finish_job, folder, request.target, job, units)
     if total is None:
-        click.echo("this shard is done; other shards are still working on the output", err=True)
+        click.echo("this shard is done; the output is completed by another shard", err=True)
         return 0
     target, output = request.target, options.output
     more = [ids_path(target)] if output is Output.NPY else []

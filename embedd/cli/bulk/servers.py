@@ -128,7 +128,10 @@ async def _find_prefix(client: "Client", wanted: Wanted) -> str:
 
 def _to_computers(compute: Compute, probe: Arrays, prefix: str, place: str) -> Computers:
     if not probe.served_by:
-        raise UnsupportedError(f"{place} does not say what computes: bulk needs an embedd server")
+        raise UnsupportedError(
+            f"{place} does not say what computes: bulk needs an embedd server, or "
+            "--local, which computes in this process"
+        )
     digest = probe.served_by.partition(";")[0]
     model = Model(digest=digest, prefix=prefix, width=probe.vectors.shape[1])
     return Computers(computes=[compute], model=model, served_by=probe.served_by, places=[place])

@@ -4,6 +4,7 @@ import asyncio
 import random
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embedd.bulk.commit import JOB
 from embedd.bulk.compute import Wanted
+from embedd.bulk.ending import finish_job
+from embedd.bulk.folder import Folder
+from embedd.bulk.job import decode_job
 from embedd.bulk.runner import ErrorBudget, TooManyErrors
 from embedd.bulk.units import Limits
 from embedd.errors import InvalidInputError
@@ -304,3 +309,23 @@ def test_documents_are_rows(tmp_path: Path) -> None:
     rows = read_lines(tmp_path / "o.jsonl")
     assert [Path(row["file"]).name for row in rows] == ["a.md", "b.md"]
     assert rows[0]["text"] == "# a.md\n\ntext"
+
+
+def test_an_output_that_another_shard_completes_is_left_to_it(tmp_path: Path) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text("a\nb\n")
+    target = tmp_path / "o.jsonl"
+    run_job([source], target, stop=lambda event: event.set())
+    folder = Folder(tmp_path / "o.jsonl.parts")
+    job = decode_job(folder.read(JOB) or b"")
+    with ThreadPoolExecutor(1) as other:
+        with folder.turn() as is_there:
+            assert is_there
+            waiting = other.submit(finish_job, folder, target, job, [])
+            folder.remove(JOB)
+            folder.remove_folder("")
+            target.write_text("complete")
+        assert waiting.result() is None
+    assert finish_job(folder, target, job, []) is None
+    assert target.read_text() == "complete"
+    assert not folder.root.exists()

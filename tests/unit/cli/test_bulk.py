@@ -355,6 +355,6 @@ def test_a_shard_says_that_others_are_still_working(
     arguments = ["bulk", "all-minilm", str(source), "-o", str(tmp_path / "o.jsonl")]
     first = embedd(*arguments, "--shard", "1/2")
     assert first.status == 0
-    assert "other shards" in first.err
+    assert "completed by another shard" in first.err
     assert embedd(*arguments, "--shard", "2/2").status == 0
     assert len(rows_of((tmp_path / "o.jsonl").read_bytes())) == 9
