@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedd.bulk.commit import JOB
-from embedd.bulk.compute import Wanted
+from embedd.bulk.compute import MixedBackendsError, Wanted
 from embedd.bulk.ending import finish_job
 from embedd.bulk.folder import Folder
 from embedd.bulk.job import decode_job
@@ -98,6 +98,8 @@ def test_every_row_is_there_once_and_in_order_however_often_the_job_dies(
         found = read_lines(target)
         assert [row["row"] for row in found] == list(range(len(texts)))
         assert [row["text"] for row in found] == texts
+        vectors = np.array([row["embedding"] for row in found], np.float32)
+        np.testing.assert_array_equal(vectors, to_vectors(texts))
 
 
 def test_the_finished_parts_are_not_computed_again(tmp_path: Path) -> None:
@@ -284,6 +286,17 @@ def test_shards_do_disjoint_parts_and_the_last_one_completes_the_output(tmp_path
     assert sum(map(len, done)) == len(set().union(*done)) == 20
 
 
+def test_the_first_part_decides_the_backend_for_all_shards(tmp_path: Path) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text("".join(f"{number}\n" for number in range(20)))
+    run_job([source], tmp_path / "o.jsonl", limits=SMALL, shard=(1, 2))
+    other = FakeCompute(served_by="0123456789ab;engine=other")
+    with pytest.raises(MixedBackendsError, match="engine=other"):
+        run_job([source], tmp_path / "o.jsonl", other, limits=SMALL, shard=(2, 2))
+    parts = {one.name for one in (tmp_path / "o.jsonl.parts").glob("part-*")}
+    assert parts == {f"part-{number:06d}.jsonl" for number in range(0, 7, 2)}
+
+
 def test_a_limit_ends_the_job_after_so_many_rows(tmp_path: Path) -> None:
     inputs = [tmp_path / name for name in ("a.txt", "b.txt", "c.txt")]
     for one in inputs:
@@ -329,3 +342,14 @@ def test_an_output_that_another_shard_completes_is_left_to_it(tmp_path: Path) ->
     assert finish_job(folder, target, job, []) is None
     assert target.read_text() == "complete"
     assert not folder.root.exists()
+
+
+def test_each_row_has_the_vector_of_its_own_text(tmp_path: Path) -> None:
+    """Texts are computed by length; lengths here go up, down, and repeat."""
+    texts = [letter * length for length in (5, 40, 1, 300, 40, 7) for letter in "abc"] * 2
+    source = tmp_path / "a.txt"
+    source.write_text("\n".join(texts))
+    run_job([source], tmp_path / "o.jsonl")
+    rows = read_lines(tmp_path / "o.jsonl")
+    vectors = np.array([row["embedding"] for row in rows], np.float32)
+    np.testing.assert_array_equal(vectors, to_vectors(texts))
