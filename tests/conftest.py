@@ -1,7 +1,8 @@
 """What many tests share: the default model, pulled once."""
 
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import settings as hypothesis_settings
 
 from embedd.config import Settings, read_settings
 from embedd.runtime import open_library
+from tests.key_watch import WATCH
 from tests.needs import INHERITED
 from tests.tiny_images import write_tiny_klein
 
@@ -28,6 +30,24 @@ def choose_profile(environment: Mapping[str, str]) -> str:
 
 
 hypothesis_settings.load_profile(choose_profile(os.environ))
+
+
+def pytest_configure() -> None:
+    """Let the watch see all that the server would log."""
+    logging.getLogger().addHandler(WATCH)
+    logging.getLogger("embedd").setLevel(logging.INFO)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test with a key in its log or output."""
+    report = yield
+    found = WATCH.take_found(text for _, text in report.sections)
+    if found and report.passed:
+        report.outcome = "failed"
+        report.longrepr = "a key was logged or printed:\n" + "\n".join(found)
+    return report
+
 
 DEFAULT_TAGS = ("latest", "f32", "q8_0")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+MARK = "sk-secret-"  # keys of tests begin so
 START = 60.0  # seconds
 
 
@@ -32,3 +33,4 @@ def serving(embedd: Path, environment: Mapping[str, str], log: Path) -> Iterator
         server.terminate()
         status = server.wait(START)
     assert status == 0, log.read_text()
+    assert MARK not in log.read_text(), "a key was logged"

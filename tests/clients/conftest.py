@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.installed_server import START, serving
+from tests.installed_server import MARK, START, serving
 
 ROOT = Path(__file__).parents[2]
-EMBEDD = ROOT / ".venv" / "bin" / "embedd"
+# The command of another environment than make's is named by a variable.
+EMBEDD = Path(os.environ.get("EMBEDD_COMMAND", ROOT / ".venv" / "bin" / "embedd"))
 MODEL = "all-minilm"
 DAMAGED = "all-minilm:q8_0"
-KEY = "a secret"
+KEY = f"{MARK}client"
 TEXTS = ["Why is the sky blue?", "Why is the grass green?", "a"]
 
 # Otherwise litellm asks the network for a table of prices.

@@ -36,6 +36,7 @@ from embedd.store.store import Store
 from tests.fake_images import FakeImageLoads
 from tests.fakes import Clock, FakeModel
 from tests.image_files import write_klein
+from tests.key_watch import check_answer
 from tests.tiny_models import write_tiny_bert, write_tiny_decoder
 from tests.unit.stored import store_image_model, store_model
 
@@ -115,6 +116,7 @@ class Served:
         """A request as the arguments of aiohttp's client have it."""
         async with self.client.request(method, path, **arguments) as response:
             body = await response.read()
+            check_answer(body, response.headers.values())
             is_json = response.content_type == "application/json"
             return Reply(
                 status=response.status,

@@ -12,9 +12,11 @@ from embedd.server.app import DIALECTS
 from embedd.server.http.bodies import BodyLimits
 from embedd.server.serve import choose_keys
 from tests.conftest import MakeSettings
+from tests.key_watch import MARK
 from tests.server.serving import OpenServer, Served
 
-KEYS = Keys(listed=["k"], admin=["boss"])
+USER, BOSS = f"{MARK}user", f"{MARK}boss"
+KEYS = Keys(listed=[USER], admin=[BOSS])
 OPENAI = {
     "error": {
         "message": "invalid API key",
@@ -39,10 +41,11 @@ async def protected(open_server: OpenServer) -> Served:
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer no"}], ids=["none", "wrong"])
+@pytest.mark.parametrize("key", ["", f"Bearer {MARK}no"], ids=["none", "wrong"])
 async def test_a_route_that_requires_a_key_refuses_requests_without_one(
-    method: str, path: str, headers: dict[str, str], protected: Served
+    method: str, path: str, key: str, protected: Served
 ) -> None:
+    headers = {"Authorization": key} if key else {}
     reply = await protected.send(method, path, headers=headers, data=b"{")
     assert reply.status == 401
     assert reply.headers["WWW-Authenticate"] == "Bearer"
@@ -72,10 +75,10 @@ async def test_a_missing_key_is_answered_in_the_shape_of_the_paths_dialect(
 @pytest.mark.parametrize(
     "headers",
     [
-        {"Authorization": "Bearer k"},
-        {"Authorization": "bearer k"},
-        {"X-Api-Key": "k"},
-        {"api-key": "k"},
+        {"Authorization": f"Bearer {USER}"},
+        {"Authorization": f"bearer {USER}"},
+        {"X-Api-Key": USER},
+        {"api-key": USER},
     ],
 )
 async def test_an_api_key_does_not_allow_management(
@@ -92,7 +95,7 @@ async def test_an_api_key_does_not_allow_management(
     }
     refused = await protected.send("POST", "/sdapi/v1/options", json={}, headers=headers)
     assert (refused.status, "EMBEDD_ADMIN_KEY" in refused.json["error"]) == (403, True)
-    boss = {"Authorization": "Bearer boss"}
+    boss = {"Authorization": f"Bearer {BOSS}"}
     assert (await protected.send("POST", "/api/copy", json=names, headers=boss)).status == 200
 
 
@@ -119,7 +122,7 @@ async def test_a_preflight_needs_no_key(protected: Served) -> None:
         ("GET", "/api/embed", {}, 405),
         ("GET", "/v1/embeddings", {}, 405),
         ("POST", "/v1/embeddings", {}, 401),
-        ("POST", "/v1/embeddings", {"X-Api-Key": "k"}, 413),
+        ("POST", "/v1/embeddings", {"X-Api-Key": USER}, 413),
     ],
 )
 async def test_the_key_is_checked_after_the_route_and_before_the_body(
@@ -137,10 +140,13 @@ async def test_a_server_without_keys_ignores_them(served: Served) -> None:
 
 async def test_keys_are_never_logged(protected: Served, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    for headers in ({"Authorization": "Bearer hunter2"}, {"X-Api-Key": "hunter2"}):
+    for headers in (
+        {"Authorization": "Bearer sk-secret-hunter"},
+        {"X-Api-Key": "sk-secret-hunter"},
+    ):
         await protected.send("POST", "/api/embed", headers=headers)
     assert "request failed" in caplog.text
-    assert not any("hunter2" in str(record.__dict__) for record in caplog.records)
+    assert not any(MARK in str(record.__dict__) for record in caplog.records)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
 """Paths: doubled slashes, the prefix of a proxy, Azure's deployments, and mistakes with a hint."""
 
+import base64
+
 import pytest
 
 from embedd.server.access.auth import Keys
+from tests.key_watch import MARK
 from tests.server.serving import OpenServer, Served
 
+KEY = f"{MARK}azure"
 BODY = {"model": "tiny", "input": "x"}
 
 
@@ -37,7 +41,7 @@ async def test_doubled_slashes_are_the_same_route_without_a_redirect(
 
 
 async def test_doubled_slashes_change_no_error(open_server: OpenServer) -> None:
-    served: Served = await open_server(keys=Keys(listed=["k"]))
+    served: Served = await open_server(keys=Keys(listed=[KEY]))
     url = f"{served.client.make_url('/').origin()}"
     session = served.client.session
     assert (await session.post(f"{url}//v1/embeddings", json=BODY)).status == 401
@@ -47,7 +51,7 @@ async def test_doubled_slashes_change_no_error(open_server: OpenServer) -> None:
     assert (await nothing.json())["error"]["type"] == "invalid_request_error"
     basic = {"Authorization": "Basic Ong="}
     assert (await session.get(f"{url}//sdapi/v1/samplers", headers=basic)).status == 401
-    basic = {"Authorization": "Basic Oms="}
+    basic = {"Authorization": "Basic " + base64.b64encode(f":{KEY}".encode()).decode()}
     assert (await session.get(f"{url}//sdapi/v1/samplers", headers=basic)).status == 200
 
 
@@ -72,20 +76,20 @@ async def test_a_base_path_is_a_prefix_of_every_route(open_server: OpenServer) -
 
 @pytest.mark.parametrize("named", ["tiny", "another", None])
 async def test_azures_path_names_the_model(named: str | None, open_server: OpenServer) -> None:
-    served: Served = await open_server(keys=Keys(listed=["k"]))
+    served: Served = await open_server(keys=Keys(listed=[KEY]))
     body = {"input": "x", "model": named}
     path = "/openai/deployments/tiny/embeddings?api-version=2024-02-01"
-    reply = await served.send("POST", path, json=body, headers={"api-key": "k"})
+    reply = await served.send("POST", path, json=body, headers={"api-key": KEY})
     assert (reply.status, reply.json["model"]) == (200, "tiny")
     assert (await served.send("POST", path, json=body)).status == 401
     path = "/openai/deployments/hf.co/a/b:q8/embeddings"
-    reply = await served.send("POST", path, json=body, headers={"api-key": "k"})
+    reply = await served.send("POST", path, json=body, headers={"api-key": KEY})
     assert reply.status == 404
     assert "hf.co/a/b:q8" in reply.json["error"]["message"]
     path = "/openai/v1/embeddings"
-    reply = await served.send("POST", path, json=BODY, headers={"api-key": "k"})
+    reply = await served.send("POST", path, json=BODY, headers={"api-key": KEY})
     assert reply.status == 200
-    reply = await served.send("GET", "/openai/v1/nope", headers={"api-key": "k"})
+    reply = await served.send("GET", "/openai/v1/nope", headers={"api-key": KEY})
     assert (reply.status, reply.json["error"]["type"]) == (404, "invalid_request_error")
 
 

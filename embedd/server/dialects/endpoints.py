@@ -74,7 +74,7 @@ async def embed_body(
         wanted = await request.app[BODIES].decode(
             data, lambda: to_request(decode_plainly(data, kind, policy.max_inputs), policy)
         )
-        model = wanted.model.strip() or await choose_model(request.app, "embedding")
+        model = await _choose_named(request.app, wanted.model, "embedding")
         wanted = replace(wanted, model=model, store=may_store(request), schedule=schedule)
         with add_model_to_timeouts(model):
             return wanted, await request.app[EMBEDDER].embed(wanted, arrived=arrived, claim=claim)
@@ -98,7 +98,7 @@ async def rerank_body(
             return body, to_request(body, policy)
 
         body, wanted = await request.app[BODIES].decode(data, translate)
-        model = wanted.model.strip() or await choose_model(request.app, "rerank")
+        model = await _choose_named(request.app, wanted.model, "rerank")
         wanted = replace(wanted, model=model, store=may_store(request), schedule=schedule)
         with add_model_to_timeouts(model):
             return body, wanted, await request.app[EMBEDDER].rerank(wanted, arrived=arrived)
@@ -117,7 +117,7 @@ async def tokenize_body(
         wanted = await request.app[BODIES].decode(
             data, lambda: to_request(decode_plainly(data, kind, policy.max_inputs), policy)
         )
-        model = wanted.model.strip() or await choose_model(request.app, "embedding")
+        model = await _choose_named(request.app, wanted.model, "embedding")
         wanted = replace(wanted, model=model)
         return wanted, await request.app[EMBEDDER].tokenize(wanted, claim=claim)
 
@@ -136,7 +136,7 @@ async def detokenize_body(
     async with open_request(request, time.perf_counter()) as (data, _):
         claim = claim_for(request, len(data))
         name, sequences, special = await request.app[BODIES].decode(data, lambda: translate(data))
-        model = (name or "").strip() or await choose_model(request.app, "embedding")
+        model = await _choose_named(request.app, name, "embedding")
         embedder = request.app[EMBEDDER]
         return await embedder.detokenize(model, sequences, special=special, claim=claim)
 
@@ -165,6 +165,13 @@ def add_model_to_timeouts(name: str) -> Iterator[None]:
 def may_store(request: web.Request) -> bool:
     """Whether vectors may come from the cache and go to it (RFC 9111, ``no-store``)."""
     return "no-store" not in request.headers.get("Cache-Control", "").lower()
+
+
+async def _choose_named(app: web.Application, name: str | None, capability: str) -> str:
+    """The model *name* as the client sent it, or `choose_model` if it is blank."""
+    if name and name.strip():
+        return name
+    return await choose_model(app, capability)
 
 
 async def choose_model(app: web.Application, capability: str) -> str:
