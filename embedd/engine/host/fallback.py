@@ -1,6 +1,7 @@
 """Fallback: which backend computes a model after the one before it failed."""
 
 import logging
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -112,8 +113,11 @@ class Fallbacks:
 def measure_difference(a: Vector, b: Vector, pooling: Pooling) -> float:
     """Return how far two results of the same text differ, as 1 - cosine.
 
-    Of scores: the largest difference as a share of the largest score.
+    Of scores: the largest difference as a share of the largest score. Infinity if they do not even
+    have the same width.
     """
+    if a.shape != b.shape:
+        return math.inf
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     if pooling is Pooling.RANK:
         return float(np.abs(wide_a - wide_b).max() / max(1.0, np.abs(wide_a).max()))

@@ -506,3 +506,4 @@ def test_vectors_differ_by_their_angle_and_scores_by_their_share() -> None:
     assert measure_difference(a, 2 * a, Pooling.MEAN) == pytest.approx(0)
     assert measure_difference(a, b, Pooling.MEAN) == pytest.approx(1)
     assert measure_difference(a, b, Pooling.RANK) == pytest.approx(5 / 3)
+    assert measure_difference(a, b[:1], Pooling.MEAN) == np.inf
