@@ -17,7 +17,7 @@ from tests.tiny_models import write_tiny_bert
 
 NAME = "hf.co/acme/tiny-bert-GGUF:Q8_0"
 FILE = "tiny-bert-Q8_0.gguf"
-ROOM = 5.0  # seconds beyond the grace, for the end of the process
+ROOM = 1.0  # seconds beyond the grace, for the end of the process itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
