@@ -71,6 +71,10 @@ def choose_output(name: str) -> Output:
     """
     if name == "-":
         return Output.STDOUT
+    if "://" in name:
+        raise InvalidInputError(
+            f"{name} is not a path: write to a folder here, or to one where the store is mounted"
+        )
     suffix = Path(name).suffix.lower().removeprefix(".")
     by_suffix = {Output.PARQUET, Output.NPY, Output.JSONL, Output.ARROW}
     output = Output(suffix) if suffix in by_suffix and not name.endswith("/") else Output.FOLDER

@@ -89,6 +89,10 @@ def find_paths(names: Sequence[str], form: Format | None = None) -> list[tuple[s
     """
     found: dict[str, Format] = {}
     for name in names:
+        if "://" in name:
+            raise InvalidInputError(
+                f"{name} is not a path: give files here, or a folder where the store is mounted"
+            )
         matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of any root
         before = len(found)
         for path in matches:
