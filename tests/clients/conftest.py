@@ -16,6 +16,8 @@ from tests.installed_server import MARK, START, serving
 ROOT = Path(__file__).parents[2]
 # The command of another environment than make's is named by a variable.
 EMBEDD = Path(os.environ.get("EMBEDD_COMMAND", ROOT / ".venv" / "bin" / "embedd"))
+# Where the JavaScript packages are.
+NODE = Path(os.environ.get("CLIENTS_NODE", ROOT / ".venv-clients" / "node"))
 MODEL = "all-minilm"
 DAMAGED = "all-minilm:q8_0"
 KEY = f"{MARK}client"

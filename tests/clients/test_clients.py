@@ -1,12 +1,7 @@
 """Official clients, unchanged: the vectors of ``/api/embed``, and errors of their own."""
 
 import asyncio
-import json
-import shutil
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import cohere
 import huggingface_hub
@@ -16,17 +11,14 @@ import ollama
 import openai
 import pytest
 import voyageai
-from conftest import KEY, MODEL, ROOT, TEXTS
+from conftest import KEY, MODEL, TEXTS
 from langchain_ollama import OllamaEmbeddings
 from langchain_openai import OpenAIEmbeddings
 from llama_index.embeddings.ollama import OllamaEmbedding
 from llama_index.embeddings.openai import OpenAIEmbedding
+from node import needs_node, run_node
 
 Check = Callable[[object], None]
-needs_node = pytest.mark.skipif(
-    shutil.which("node") is None, reason="needs node, which is not installed"
-)
-NODE = ROOT / ".venv-clients" / "node"
 
 
 def test_ollama(url: str, check: Check) -> None:
@@ -177,16 +169,6 @@ def test_litellm(provider: str, path: str, url: str, check: Check) -> None:
     check([one["embedding"] for one in reply.data])
     with pytest.raises(litellm.NotFoundError, match="not found"):
         litellm.embedding(f"{provider}/nope", ["x"], **asked)
-
-
-def run_node(name: str, *args: str) -> dict[str, Any]:
-    """What a script of this folder prints, run beside the packages that it needs."""
-    script = NODE / name
-    shutil.copy(Path(__file__).with_name(name), script)
-    done = subprocess.run(["node", script, *args], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    printed: dict[str, Any] = json.loads(done.stdout)
-    return printed
 
 
 @needs_node
