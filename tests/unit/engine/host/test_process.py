@@ -339,3 +339,26 @@ async def test_a_process_that_answers_no_ping_is_ended_and_its_calls_fail(
     with pytest.raises(WorkerDiedError, match="it did not answer and used no processor") as caught:
         await task
     assert (caught.value.reason, caught.value.is_external) == (DeathReason.STOPPED, True)
+
+
+async def test_of_a_worker_that_was_ended_for_one_call_no_other_is_suspected(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TOKENIZER_TIMEOUT", "STOP_TIMEOUT"):
+        monkeypatch.setattr(watchdog, name, 0.0)
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.01)
+    monkeypatch.setattr(heartbeat, "MAX_IDLE", 10_000)
+    encoding = asyncio.create_task(peer.worker.encode([to_ids(1)], None))
+    encode = await peer.receive()
+    assert isinstance(encode, messages.Encode)
+    peer.board.mark(encode.id)
+    tokenizing, id_ = await tokenize(peer)
+    peer.board.mark_tokenizing(Place.TOKENIZER, id_)
+    await peer.sleeper.wait()
+    peer.sock.close()
+    with pytest.raises(WorkerDiedError, match="did not stop a tokenizer call") as caught:
+        await tokenizing
+    assert (caught.value.started, caught.value.alone) == (True, True)
+    with pytest.raises(WorkerDiedError) as caught:
+        await encoding
+    assert (caught.value.started, peer.worker.died_computing) == (False, False)
