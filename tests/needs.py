@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from embedd.bulk.parts import has_arrow
+from embedd.bulk.sources import has_arrow
 from embedd.engine.backends import choose_openvino
 from embedd.engine.installation import has_diffusion, has_openvino
 from embedd.errors import ModelLoadError

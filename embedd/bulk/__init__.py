@@ -3,15 +3,17 @@
 A job is cut into *units*, ranges of rows of one input, and every unit becomes one *part*, a file
 of the output that has its final name only once it is complete:
 
-- `sources` finds the inputs, and `plan` cuts them into units: a function of inputs and options.
+- `sources` finds the inputs, and `job.plan` cuts them into units: a function of inputs and options.
 - `reading` reads the rows of a unit from a file of any format (`lines`, `delimited`,
   `documents`, `tables`), and `columns` says which columns are text, id, and carried along.
 - `compute` has the interface to what computes, `Compute`, and the `Pool` that shares the requests
   among servers, waits for them and tries again; `unit` embeds the rows of a unit with it.
 - `parts` writes the part of a unit, `folder` puts it into place, `ending` joins the parts.
-- `job` is the record of a job, which decides whether a command goes on with it.
-- `runner` runs the units of a job in one process; `progress` counts.
+- `job` is the record of a job, and `opening` decides whether a command goes on with it.
+- `runner` runs the units of a job in one process; `progress` counts. `stdin` has the units of a
+  stream. `estimate` is for a dry run, `summary` for the end.
 
 Another way to run a job (a batch API, a cluster) uses the same pieces: `Unit` values are plain
-data, `run_unit` reads, embeds and commits one, and repeating it is harmless.
+data, `read_units` gives each with its rows, `run_unit` embeds and commits one, and repeating
+that is harmless.
 """

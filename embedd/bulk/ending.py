@@ -28,10 +28,10 @@ from embedd.bulk.parts import (
     VECTORS_MEMBER,
     Output,
     Part,
-    has_arrow,
     output_columns,
     write_part,
 )
+from embedd.bulk.sources import has_arrow
 from embedd.errors import ServiceError
 
 PIECE: Final = 1 << 20

@@ -5,7 +5,6 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
@@ -16,6 +15,7 @@ import numpy as np
 from embedd.bulk.columns import CHUNK, INT, ROW, VECTOR, Column, Selection
 from embedd.bulk.compute import Numbers
 from embedd.bulk.reading import Rows, Values
+from embedd.bulk.sources import has_arrow
 from embedd.bulk.unit import Embedded
 from embedd.errors import ExtraMissingError, InvalidInputError
 
@@ -86,11 +86,6 @@ def choose_output(name: str) -> Output:
     if output not in WITHOUT_EXTRA and not has_arrow():
         raise ExtraMissingError(f"the output {name}", "bulk")
     return output
-
-
-def has_arrow() -> bool:
-    """Return whether the library for Parquet and Arrow is installed."""
-    return find_spec("pyarrow") is not None
 
 
 def is_typed(output: Output) -> bool:

@@ -10,9 +10,10 @@ from embedd.bulk.columns import STRING, TEXT, Column, Selection, find_misfit, in
 from embedd.bulk.delimited import DELIMITERS, read_delimited, read_header, scan_delimited
 from embedd.bulk.lines import read_json_lines, read_text_lines, scan_lines
 from embedd.bulk.records import Failure, Fault, Record
-from embedd.bulk.sources import LINE_FORMATS, Format, Source
+from embedd.bulk.sources import LINE_FORMATS, Format, Source, has_arrow
 from embedd.bulk.streams import Cursor, open_stream
 from embedd.bulk.units import MOST_BYTES, Limits, Range, Unit
+from embedd.errors import ExtraMissingError
 
 SAMPLE_ROWS: Final = 1000  # of JSON lines, of which the columns are known
 SAMPLE_BYTES: Final = 8 << 20
@@ -79,6 +80,7 @@ def find_columns(source: Source) -> list[Column]:
 
     Raises:
         InvalidInputError: It cannot be read.
+        ExtraMissingError: What reads it is not installed.
     """
     if source.format is Format.MD:
         return [Column(name=TEXT, type=STRING), Column(name=FILE, type=STRING)]
@@ -95,6 +97,8 @@ def find_columns(source: Source) -> list[Column]:
         with open_stream(source.path) as stream:
             names, _, _ = read_header(stream, DELIMITERS[source.format])
         return [Column(name=name, type=STRING) for name in names]
+    if not has_arrow():
+        raise ExtraMissingError(f"the input {source.path}", "bulk")
     from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
 
     return tables.find_columns(source)

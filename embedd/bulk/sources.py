@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -118,6 +119,11 @@ def make_sources(paths: Iterable[tuple[str, Format]]) -> list[Source]:
         else:
             sources.append(Source(format=form, files=(file,)))
     return sources
+
+
+def has_arrow() -> bool:
+    """Return whether the library for Parquet and Arrow is installed."""
+    return find_spec("pyarrow") is not None
 
 
 def read_file_facts(path: str) -> File:

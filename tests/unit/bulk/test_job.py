@@ -20,7 +20,7 @@ from embedd.bulk.folder import Folder
 from embedd.bulk.job import decode_job
 from embedd.bulk.runner import ErrorBudget, TooManyErrors
 from embedd.bulk.units import Limits
-from embedd.errors import InvalidInputError
+from embedd.errors import ExtraMissingError, InvalidInputError
 from tests.unit.bulk.jobs import (
     BAD,
     MODEL,
@@ -137,11 +137,23 @@ def test_npy_has_the_vectors_and_beside_them_the_ids(tmp_path: Path) -> None:
 def test_without_the_optional_library_the_ids_are_json_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embedd.bulk.parts.find_spec", lambda _name: None)
+    monkeypatch.setattr("embedd.bulk.sources.find_spec", lambda _name: None)
     source = write_lines(tmp_path / "a.jsonl", [{"text": "a", "key": 3}, {"text": "b", "key": 1}])
     run_job([source], tmp_path / "v.npy", id="key", keep="none")
     assert read_lines(tmp_path / "v.ids.jsonl") == [{"key": 3}, {"key": 1}]
     assert np.load(tmp_path / "v.npy").shape == (2, 4)
+
+
+def test_a_table_needs_the_optional_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedd.bulk.sources.find_spec", lambda _name: None)
+    source = tmp_path / "a.parquet"
+    source.touch()
+    with pytest.raises(ExtraMissingError, match=r"pip install 'embedd-server\[bulk\]'"):
+        run_job([source], tmp_path / "o.jsonl")
+    with pytest.raises(ExtraMissingError, match="the output"):
+        run_job([source], tmp_path / "out")
 
 
 def test_rows_that_cannot_be_read_or_embedded_are_listed_and_the_others_computed(

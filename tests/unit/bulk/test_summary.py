@@ -8,7 +8,8 @@ import pytest
 
 from embedd.bulk.columns import Piece, Selection
 from embedd.bulk.commit import Counts
-from embedd.bulk.parts import choose_output, has_arrow
+from embedd.bulk.parts import choose_output
+from embedd.bulk.sources import has_arrow
 from embedd.bulk.summary import describe_reading, describe_totals, measure_output
 from tests.unit.bulk.jobs import WIDTH, run_job, write_lines
 
