@@ -27,10 +27,12 @@ def describe_exit(code: int, stderr: bytes, *, oom_kills: int = 0) -> tuple[str,
     if code < 0:
         with contextlib.suppress(ValueError):
             cause = signal.Signals(-code).name
-    reason = _choose_reason(code, oom_kills)
+    lines = stderr.decode("utf-8", "replace").strip().splitlines()
+    # The last line of a traceback names the exception.
+    failed = bool(lines) and lines[-1].startswith("MemoryError")
+    reason = DeathReason.MEMORY if failed else _choose_reason(code, oom_kills)
     if reason is DeathReason.MEMORY:
         cause += " (out of memory)"
-    lines = stderr.decode("utf-8", "replace").strip().splitlines()
     if lines:
         # An assertion names the folder that the library was built in, which helps no user.
         cause += f": {FOLDERS.sub('', lines[-1])}"

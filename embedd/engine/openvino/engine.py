@@ -1,8 +1,9 @@
 """`OpenVinoEngine`: the `Engine` protocol on OpenVINO, for encoders on a CPU."""
 
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,8 @@ START_BATCH_TOKENS = 1024
 MAX_SEQUENCES = 128
 
 TOKENS, POOLED = 0, 1  # outputs of a graph
+# In texts of OpenVINO's errors, which have one class for all causes.
+OUT_OF_MEMORY: Final = re.compile(r"can't alloc|bad_alloc|[Ff]ailed to allocate")
 
 
 class Compilations:
@@ -225,6 +228,9 @@ class OpenVinoEngine:
         try:
             outputs = request.infer([ids, of_rows], share_inputs=True, share_outputs=True)
         except RuntimeError as error:
+            if OUT_OF_MEMORY.search(str(error)):
+                # Ends the worker: what failed to get memory computes nonsense afterwards.
+                raise MemoryError("OpenVINO got no memory for a batch") from error
             raise EngineError(f"OpenVINO failed: {error}") from error
         if pooling is self.info.pooling:
             return np.array(outputs[POOLED], np.float32)

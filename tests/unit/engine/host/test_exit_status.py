@@ -45,6 +45,12 @@ def test_only_a_kill_with_a_counter_that_rose_is_out_of_memory(
     assert (" (out of memory): last words" in message) is of_memory
 
 
+def test_a_process_that_ends_with_a_memory_error_is_out_of_memory() -> None:
+    message, reason = describe_exit(1, b"Traceback:\nMemoryError: no memory for a batch\n")
+    assert WorkerDiedError(message, reason).is_out_of_memory
+    assert message.endswith("exit status 1 (out of memory): MemoryError: no memory for a batch")
+
+
 @pytest.mark.parametrize(
     ("code", "kills", "reason"),
     [

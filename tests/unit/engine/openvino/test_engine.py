@@ -123,6 +123,20 @@ def test_a_batch_that_cannot_be_computed_is_an_error_with_the_reason(
         load(spec).encode(make_sequences([3] * count), pooling)
 
 
+def test_a_batch_that_gets_no_memory_is_a_memory_error(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Request:
+        def infer(self, *_: object, **__: object) -> None:
+            raise RuntimeError("[CPU] Transpose node with name 'Transpose_7' can't alloc")
+
+    loaded = load(spec)
+    monkeypatch.setattr(loaded, "find_request", Request)
+    with pytest.raises(MemoryError):
+        loaded.encode(make_sequences([9]))
+
+
+@pytest.mark.parametrize("tag", ["f32", "q8_0"])
 def shift_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     make_inputs = blocks.make_inputs
 
@@ -149,7 +163,6 @@ def plant_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("plant", [shift_positions, change_epsilon, plant_nothing])
-@pytest.mark.parametrize("tag", ["f32", "q8_0"])
 def test_a_graph_that_is_not_llama_cpps_is_refused(
     plant: Callable[[pytest.MonkeyPatch], None],
     tag: str,
