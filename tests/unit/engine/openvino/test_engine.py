@@ -136,7 +136,6 @@ def test_a_batch_that_gets_no_memory_is_a_memory_error(
         loaded.encode(make_sequences([9]))
 
 
-@pytest.mark.parametrize("tag", ["f32", "q8_0"])
 def shift_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     make_inputs = blocks.make_inputs
 
@@ -163,6 +162,7 @@ def plant_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("plant", [shift_positions, change_epsilon, plant_nothing])
+@pytest.mark.parametrize("tag", ["f32", "q8_0"])
 def test_a_graph_that_is_not_llama_cpps_is_refused(
     plant: Callable[[pytest.MonkeyPatch], None],
     tag: str,
