@@ -3,11 +3,13 @@
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import psutil
+import pytest
 
 from tests.faults.conftest import Scale
 from tests.faults.fake_embedd import ROWS
@@ -28,6 +30,16 @@ def write_rows(path: Path) -> list[str]:
     rows.append({"id": "last", "text": None})
     path.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
     return texts
+
+
+@pytest.fixture(autouse=True)
+def _no_commands_left() -> Iterator[None]:
+    """Commands that still run at the end of a test that failed are killed."""
+    yield
+    for child in psutil.Process().children():
+        if FAKE in child.cmdline():
+            child.kill()
+            child.wait()
 
 
 class Job:
