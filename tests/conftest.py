@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +47,15 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         report.outcome = "failed"
         report.longrepr = "a key was logged or printed:\n" + "\n".join(found)
     return report
+
+
+@pytest.fixture(autouse=True)
+def _keep_logger() -> Iterator[None]:
+    """Leave the loggers as they were: commands that run in this process set them up anew."""
+    logger = logging.getLogger("embedd")
+    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
 
 
 DEFAULT_TAGS = ("latest", "f32", "q8_0")

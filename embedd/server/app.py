@@ -117,6 +117,7 @@ def make_app(
     app[READINESS] = readiness or Readiness()
     app[BASE_PATH] = base_path
     if app[POLICY].ui:
+        app[ui.LIVE] = ui.Live(metrics.collect)
         app.cleanup_ctx.append(ui.watch_live)
     routes = _group_routes([one for one in DIALECTS if app[POLICY].ui or one is not ui.DIALECT])
     document: Callable[[], bytes] = functools.cache(functools.partial(describe, routes, base_path))

@@ -16,7 +16,6 @@ from embedd.server.dialects.base import HTML, LIBRARY, Dialect, Route
 from embedd.server.dialects.openai.errors import STATUSES, to_error
 from embedd.server.http.json_out import dump, json_response
 from embedd.server.http.shutdown import SHUTDOWN
-from embedd.server.ops.metrics import METRICS
 from embedd.server.ui.live import Live
 
 LIVE: Final = web.AppKey("live", Live)
@@ -119,7 +118,6 @@ async def live(request: web.Request) -> web.StreamResponse:
 
 async def watch_live(app: web.Application) -> AsyncIterator[None]:
     """Take the samples of `GET /ui/live` while *app* serves (a cleanup context)."""
-    app[LIVE] = Live(app[METRICS].collect)
     task = asyncio.create_task(app[LIVE].watch())
     yield
     task.cancel()
