@@ -7,12 +7,13 @@ CLIENTS := .venv-clients
 DEPLOY := .venv-deploy
 UI := .venv-ui
 PLAIN := .venv-plain
+DOCS := .venv-docs
 BIN := $(VENV)/bin
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/embedd
 
 # llama.cpp is compiled on this machine, for its CPU. GCC needs -fno-dse: version 12 deletes
 # the stores that configure AMX tiles, and quantised models then crash the process. Set
-# CMAKE_ARGS to use flags of your own (CUDA, Vulkan …); the README has examples.
+# CMAKE_ARGS to use flags of your own (CUDA, Vulkan …); docs/engines.md has examples.
 LLAMA_CPP := $(shell sed -n 's/^llama-cpp-python==//p' constraints.txt)
 ifeq ($(origin CXX),default)
 CXX := c++
@@ -61,7 +62,7 @@ export UNTESTABLE := from importlib.util import find_spec; \
 	print('--omit=' + ','.join(missing) if missing else '')
 
 .DEFAULT_GOAL := help
-.PHONY: help run install images test test-clients test-wheel test-plain test-deploy test-ui faults check lint types arch fmt cover bench wheel portable-flags clean
+.PHONY: help run install images test test-clients test-wheel test-plain test-deploy test-ui docs faults check lint types arch fmt cover bench wheel portable-flags clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -122,6 +123,9 @@ test-deploy: $(DEPLOY)/installed ## Test the image's file, chart, unit, dashboar
 test-ui: install $(UI)/installed ## Test the page in a browser (Chromium of the system)
 	PYTHONPATH=$(UI) $(BIN)/python -m pytest -c tests/ui/pytest.ini tests/ui
 
+docs: $(DOCS)/installed ## Build the documentation to site/; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+
 cover: install ## Run all tests and demand 95 % branch coverage, workers included
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(PARALLEL)
@@ -132,7 +136,7 @@ bench: install ## Measure this machine
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove what was built here; models and wheels stay
-	rm -rf $(VENV) $(CLIENTS) $(PLAIN) $(DEPLOY) $(UI) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
+	rm -rf $(VENV) $(CLIENTS) $(PLAIN) $(DEPLOY) $(UI) $(DOCS) site build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedd needs Python 3.11 or newer")'
@@ -196,6 +200,12 @@ $(DEPLOY)/installed: tests/deploy/requirements.txt
 	rm -rf $(DEPLOY)
 	$(PYTHON) -m venv $(DEPLOY)
 	$(DEPLOY)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --requirement $<
+	touch $@
+
+$(DOCS)/installed: docs/requirements.txt
+	rm -rf $(DOCS)
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --requirement $<
 	touch $@
 
 $(UI)/installed: tests/ui/requirements.txt | $(VENV)/bin/python

@@ -10,19 +10,23 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from embedd.catalog.catalog import AnyRecipe, read_catalog
+from embedd.catalog.recipe import Recipe
 from embedd.cli import COMMANDS
 from embedd.config import SETTINGS
 from embedd.engine.fake_painter import INFO as IMAGE_INFO
 from embedd.metrics import Metrics, describe_cache
+from embedd.names import parse_model_name
 from embedd.scheduler.gauges import describe_models
 from embedd.scheduler.records import ModelStatus
 from embedd.server.app import DIALECTS
+from tests.documents import DOCS, README, ROOT, USER_DOCUMENTS, find_links, read, slugs_of
 from tests.unit.engine.fake_worker import INFO, SPEC
 from tests.unit.painter.images import make_image_spec
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+CONTRIBUTING = read(ROOT / "CONTRIBUTING.md")
+DOCUMENTS = [*USER_DOCUMENTS, *(ROOT / name for name in ("CONTRIBUTING.md", "DECISIONS.md"))]
+RECIPES = read_catalog().search("")
 MODULES = sorted((ROOT / "embedd").rglob("*.py"))
 CLOSED = {"reason", "source", "awaited"}  # labels of metrics
 # Words of a private dialect, and metaphors that a stranger does not know.
@@ -33,6 +37,7 @@ BANNED = re.compile(
 )
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 60
+MAX_README_LINES = 200
 
 
 def cells(line: str) -> list[str]:
@@ -68,25 +73,33 @@ def tracked_files(*patterns: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("setting", [setting.name for setting in SETTINGS])
-def test_every_setting_is_in_the_readme(setting: str) -> None:
-    assert f"| `EMBEDD_{setting}` |" in README
+def test_every_setting_is_documented(setting: str) -> None:
+    assert f"| `EMBEDD_{setting}` |" in read(DOCS / "settings.md")
 
 
-def test_the_readme_names_no_setting_that_does_not_exist() -> None:
-    named = set(re.findall(r"(?<!_)EMBEDD_([A-Z_]+)", README))
-    assert named <= {setting.name for setting in SETTINGS}
+@pytest.mark.parametrize("path", USER_DOCUMENTS, ids=lambda path: path.name)
+def test_no_document_names_a_setting_or_route_that_does_not_exist(path: Path) -> None:
+    settings = set(re.findall(r"(?<!_)EMBEDD_([A-Z_]+)", read(path)))
+    assert settings <= {setting.name for setting in SETTINGS}
+    assert documented_routes(path) <= all_routes()
 
 
-def test_every_route_is_in_the_readme_and_the_other_way_round() -> None:
-    routes = {f"{route.method} {route.path}" for dialect in DIALECTS for route in dialect.routes}
-    documented = set(re.findall(r"`((?:GET|POST|DELETE|HEAD) /[^`]*)`", README))
-    assert documented == routes
+def test_every_route_is_documented() -> None:
+    assert documented_routes(DOCS / "api.md") == all_routes()
+
+
+def documented_routes(path: Path) -> set[str]:
+    return set(re.findall(r"`((?:GET|POST|DELETE|HEAD) /[^`]*)`", read(path)))
+
+
+def all_routes() -> set[str]:
+    return {f"{route.method} {route.path}" for dialect in DIALECTS for route in dialect.routes}
 
 
 def test_the_table_of_metrics_is_what_is_exposed() -> None:
     """Names, their labels, and all values of the labels that are closed sets."""
     documented: dict[str, tuple[set[str], set[str]]] = {}
-    for line in README.splitlines():
+    for line in read(DOCS / "metrics.md").splitlines():
         if line.startswith("| `embedd_"):
             names, labels, values = (set(re.findall(r"`(\w+)`", cell)) for cell in cells(line))
             documented |= dict.fromkeys(names, (labels, values))
@@ -108,14 +121,80 @@ def test_no_route_is_claimed_twice() -> None:
     assert {(one.method, one.path) for one in routes} == claims.keys()
 
 
-def test_every_command_is_in_the_readme_and_the_other_way_round() -> None:
-    documented = set(re.findall(r"^\| `embedd ([a-z]+)", README, re.MULTILINE))
+def test_every_command_is_documented_and_the_other_way_round() -> None:
+    documented = set(re.findall(r"^\| `embedd ([a-z]+)", read(DOCS / "cli.md"), re.MULTILINE))
     assert documented == set(COMMANDS)
+
+
+def catalogue_row(recipe: AnyRecipe) -> str:
+    """Return the row of a recipe in the table of short names."""
+    tags = ", ".join(f"`{tag}`" for tag in recipe.tags)
+    return f"| `{recipe.name}` | {recipe.description} | {tags} | {recipe.license} |"
+
+
+def test_the_table_of_short_names_is_the_catalogue() -> None:
+    section = read(DOCS / "models.md").split("\n## Short names\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    assert rows == [catalogue_row(recipe) for recipe in RECIPES]
+
+
+def test_the_models_in_the_readme_are_those_of_the_catalogue() -> None:
+    row = re.compile(r"^\| `([^`]+)` \|[^|]*\| *([\d,]*) \| ([\d,]+) \|$", re.MULTILINE)
+    rows = row.findall(read(README))
+    assert len(rows) >= 4
+    for name, dimensions, tokens in rows:
+        offer = read_catalog().find(parse_model_name(name))
+        assert offer is not None, name
+        recipe: Recipe = offer.recipe
+        assert int(tokens.replace(",", "")) == (recipe.num_ctx or recipe.context_length), name
+        assert dimensions in {"", f"{recipe.dimensions:,}"}, name
+
+
+def test_the_readme_is_short() -> None:
+    assert len(read(README).splitlines()) <= MAX_README_LINES
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    for target in find_links(read(path)):
+        file, _, anchor = target.partition("#")
+        found = (path.parent / file).resolve() if file else path
+        assert found.is_file(), target
+        # The site is made of the chapters alone.
+        assert path.parent != DOCS or found.is_relative_to(DOCS), target
+        assert not anchor or anchor in slugs_of(read(found)), target
+
+
+def test_every_chapter_is_linked_from_the_readme_and_the_index() -> None:
+    chapters = {path.name for path in DOCS.glob("*.md")} - {"index.md"}
+    assert {Path(target.partition("#")[0]).name for target in find_links(read(README))} >= chapters
+    assert set(find_links(read(DOCS / "index.md"))) == chapters
+
+
+def messages_of_the_code() -> str:
+    """Every text in embedd's modules, a line each, with … in the place of values."""
+    found = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Constant(value=str(text)):
+                    found.append(text.replace("{}", "…"))
+                case ast.JoinedStr(values=parts):
+                    constants = (getattr(part, "value", None) for part in parts)
+                    found.append("".join(c if isinstance(c, str) else "…" for c in constants))
+    return "\n".join(found)
+
+
+def test_every_message_that_is_explained_is_one_of_the_code() -> None:
+    messages = messages_of_the_code()
+    explained = re.findall(r"^### (`+)(.+)\1$", read(DOCS / "troubleshooting.md"), re.MULTILINE)
+    assert len(explained) >= 20
+    assert [message for _, message in explained if message not in messages] == []
 
 
 def test_every_make_target_that_is_documented_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    documents = README + CONTRIBUTING
+    documents = "\n".join(read(path) for path in DOCUMENTS)
     targets = set(re.findall(r"(?m)(?:^|`)make ([a-z]+)", documents))
     assert targets
     for target in targets:
@@ -182,7 +261,7 @@ def test_every_lint_and_type_exception_has_a_reason_beside_it() -> None:
 
 
 def test_code_and_documents_use_the_words_of_the_field() -> None:
-    paths = tracked_files("embedd", "README.md", "CONTRIBUTING.md", "DECISIONS.md")
+    paths = tracked_files("embedd", "docs/*.md", "README.md", "CONTRIBUTING.md", "DECISIONS.md")
     assert len(paths) > 100
     lines = [
         f"{path}:{number}: {line}"

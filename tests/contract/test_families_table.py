@@ -1,4 +1,4 @@
-"""README's tables of families are those of the records that the tests run on."""
+"""The tables of families in docs/models.md are those of the records that the tests run on."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from tests.families import FAMILIES, table, vocabularies
 from tests.families.family import write_gguf
 
 
-def test_the_tables_in_the_readme_are_those_of_the_records() -> None:
-    readme = table.README.read_text()
-    assert table.replace_tables(readme) == readme, "run: python -m tests.families.table"
+def test_the_tables_in_the_document_are_those_of_the_records() -> None:
+    text = table.DOCUMENT.read_text()
+    assert table.replace_tables(text) == text, "run: python -m tests.families.table"
 
 
 def test_every_family_is_of_an_architecture_that_can_be_pulled() -> None:

@@ -1,4 +1,4 @@
-"""Examples of the documents work: every curl of the README, the dialect of CONTRIBUTING."""
+"""Examples of the documents work: every curl of README and docs, the dialect of CONTRIBUTING."""
 
 import json
 import re
@@ -9,40 +9,36 @@ from typing import Any
 import pytest
 
 from embedd.server import app
+from tests.documents import BLOCKS, CURL, ROOT
 from tests.server.serving import OpenServer, Served
 from tests.unit.stored import store_model
 
-ROOT = Path(__file__).parent.parent.parent
-CURLS = re.findall(
-    r"curl http://localhost:11434(/\S+) -d '([^']+)'", (ROOT / "README.md").read_text()
-)
+CURLS = [found.groups() for block in BLOCKS for found in CURL.finditer(block.code)]
 
 
-@pytest.mark.parametrize(("path", "body"), CURLS)
-async def test_a_curl_of_the_readme_is_answered(
-    path: str, body: str, served: Served, tiny_store: Path
+@pytest.mark.parametrize(("path", "headers", "body"), CURLS)
+async def test_a_curl_of_the_documents_is_answered(
+    path: str, headers: str, body: str, served: Served, tiny_store: Path
 ) -> None:
     store_model(served.store, "all-minilm", tiny_store.parent / "tiny.gguf")
     store_model(served.store, "bge-reranker-v2-m3", tiny_store.parent / "rank.gguf")
+    served.add_image_model("sd-turbo")
     asked = json.loads(body)
     # The model of these tests is a small one.
     asked |= {"dimensions": 4} if "dimensions" in asked else {}
-    assert (await served.post(path, asked)).status == 200
+    sent = dict(re.findall(r"-H '([\w-]+): ([^']+)'", headers))
+    reply = await served.send("POST", path, data=json.dumps(asked), headers=sent)
+    assert reply.status == 200
+    assert reply.headers["Content-Type"].startswith(sent.get("Accept", "application/json"))
+    assert reply.body.startswith(b"\x89PNG" if sent.get("Accept") == "image/png" else (b"{", b"["))
 
 
-async def test_the_readmes_curl_of_a_picture_gives_its_bytes(served: Served) -> None:
-    text = (ROOT / "README.md").read_text()
-    [(path, accept, body)] = re.findall(
-        r"curl http://localhost:11434(\S+) -H 'Accept: (\S+)' -o \S+ -d '([^']+)'", text
-    )
-    served.add_image_model("sd-turbo")
-    reply = await served.send("POST", path, data=body, headers={"Accept": accept})
-    assert reply.headers["Content-Type"] == accept
-    assert reply.body.startswith(b"\x89PNG")
+def test_no_curl_is_left_out() -> None:
+    assert len(CURLS) == sum(block.code.count("curl ") for block in BLOCKS)
 
 
-def test_the_readme_has_a_curl_of_every_dialect_that_embeds() -> None:
-    shown = {path for path, _ in CURLS}
+def test_the_documents_have_a_curl_of_every_dialect_that_embeds() -> None:
+    shown = {path for path, _, _ in CURLS}
     assert app.DIALECTS
     for dialect in app.DIALECTS:
         posts = {route.path for route in dialect.routes if "embed" in route.path}

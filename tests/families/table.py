@@ -1,4 +1,4 @@
-"""README's tables of families, made of the records that the tests run on.
+"""The tables of families in docs/models.md, made of the records that the tests run on.
 
 ``python -m tests.families.table`` writes them.
 """
@@ -16,7 +16,7 @@ from embedd.types import Pooling
 from tests.families import FAMILIES
 from tests.families.family import Family
 
-README: Final = Path(__file__).parents[2] / "README.md"
+DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "models.md"
 BEGIN: Final = "<!-- Made by python -m tests.families.table: -->\n\n"
 END: Final = "<!-- End of what is made. -->"
 NONE: Final = "–"
@@ -100,12 +100,12 @@ def has_own_tokenizer(family: Family) -> bool:
     return True
 
 
-def replace_tables(readme: str) -> str:
-    """The text of README with the tables as they should be."""
-    before, begin, rest = readme.partition(BEGIN)
+def replace_tables(text: str) -> str:
+    """The text of the document with the tables as they should be."""
+    before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
-    assert begin, f"README has no line {BEGIN.strip()!r}"
-    assert end, f"README has no line {END.strip()!r}"
+    assert begin, f"{DOCUMENT.name} has no line {BEGIN.strip()!r}"
+    assert end, f"{DOCUMENT.name} has no line {END.strip()!r}"
     return f"{before}{begin}{format_tables()}\n{end}{after}"
 
 
@@ -131,4 +131,4 @@ def _format_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(replace_tables(README.read_text()))
+    DOCUMENT.write_text(replace_tables(DOCUMENT.read_text()))
