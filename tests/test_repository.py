@@ -16,7 +16,9 @@ from embedd.cli import COMMANDS
 from embedd.config import SETTINGS
 from embedd.engine.fake_painter import INFO as IMAGE_INFO
 from embedd.metrics import Metrics, describe_cache
+from embedd.modelfile import PARAMETERS
 from embedd.names import parse_model_name
+from embedd.options import IGNORED
 from embedd.scheduler.gauges import describe_models
 from embedd.scheduler.records import ModelStatus
 from embedd.server.app import DIALECTS
@@ -148,6 +150,18 @@ def test_the_models_in_the_readme_are_those_of_the_catalogue() -> None:
         recipe: Recipe = offer.recipe
         assert int(tokens.replace(",", "")) == (recipe.num_ctx or recipe.context_length), name
         assert dimensions in {"", f"{recipe.dimensions:,}"}, name
+
+
+def test_every_parameter_with_an_effect_is_documented() -> None:
+    section = read(DOCS / "models.md").split("\n## Modelfile\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE)
+    documented = {name for cell in rows for name in re.findall(r"`(\w+)`", cell)}
+    assert documented == PARAMETERS - IGNORED - {"num_batch"}
+
+
+def test_every_picture_is_shown() -> None:
+    shown = {target for path in DOCS.glob("*.md") for target in find_links(read(path))}
+    assert {f"images/{path.name}" for path in (DOCS / "images").iterdir()} <= shown
 
 
 def test_the_readme_is_short() -> None:
