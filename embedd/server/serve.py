@@ -9,7 +9,6 @@ import math
 import os
 import signal
 import socket
-import ssl
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +31,7 @@ from embedd.server.http.answers import AnswersInFlight
 from embedd.server.http.bodies import BodyLimits
 from embedd.server.http.listener import BACKLOG, open_listener
 from embedd.server.http.timeouts import Timeouts
-from embedd.server.http.tls import open_tls
+from embedd.server.http.tls import Certificate
 from embedd.server.http.unix_socket import bind_unix, remove_at_the_end
 from embedd.server.ops.readiness import Readiness
 from embedd.server.service_manager import find_address, inherit_listeners, notify
@@ -68,13 +67,13 @@ def run(
     if tls:
         warn_if_readable(tls[1] or tls[0], "key of TLS")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, preload, open_tls(*tls) if tls else None, manager))
+        runner.run(serve(settings, preload, Certificate(*tls) if tls else None, manager))
 
 
 async def serve(
     settings: Settings,
     preload: Sequence[str] = (),
-    tls: ssl.SSLContext | None = None,
+    tls: Certificate | None = None,
     manager: ServiceManager = ServiceManager(),  # noqa: B008 - it cannot change
 ) -> None:
     """Serve as `run` does, in the running event loop."""
@@ -83,6 +82,7 @@ async def serve(
     if socks:
         settings = replace(settings, host=find_address(socks[0]))
     keys = choose_keys(settings)
+    _reload_on_signal(keys, tls)
     # A socket that the service manager opened stays its own.
     own_socket = None if socks else settings.host.socket
     socks = socks or bind(settings.host, socket_mode=settings.socket_mode)
@@ -118,7 +118,7 @@ async def serve(
             ),
         )
         requests = max(settings.shutdown_grace - CLOSING, settings.shutdown_grace / 2)
-        async with open_listener(app, socks, tls, grace=requests):
+        async with open_listener(app, socks, tls.context if tls else None, grace=requests):
             log.info(
                 "embedd is listening",
                 extra={
@@ -263,9 +263,20 @@ def _stop_on_signals(grace: float) -> asyncio.Event:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    # A terminal that closes sends it. Workers ignore it too.
+    # A terminal that closes sends it, also before there is something to read again.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     return stop
+
+
+def _reload_on_signal(keys: Keys, tls: Certificate | None) -> None:
+    """Read the files of keys and certificates again on SIGHUP."""
+
+    def on_signal() -> None:
+        keys.reload()
+        if tls is not None:
+            tls.reload()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_signal)
 
 
 def _end_process() -> None:
@@ -288,7 +299,7 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost" or host.startswith("127.") or host == "::1"
 
 
-def _address_of(sock: socket.socket, address: Address, tls: ssl.SSLContext | None) -> str:
+def _address_of(sock: socket.socket, address: Address, tls: Certificate | None) -> str:
     if address.socket is not None:
         return address.url
     scheme, port = "https" if tls else "http", sock.getsockname()[1]

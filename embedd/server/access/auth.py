@@ -89,6 +89,13 @@ class KeyFile:
             log.warning("API keys not read, the previous ones stay valid", extra=facts)
         return self._keys
 
+    def reload(self) -> None:
+        """Read the file even if it looks unchanged, as on a file system without exact times."""
+        self._stamp = None
+        keys = self.read()
+        if self._stamp is not None:
+            log.info("API keys read again", extra={"path": self._path, "keys": len(keys)})
+
     def _refresh(self) -> None:
         status = self._path.stat()
         stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
@@ -139,6 +146,11 @@ class Keys:
                 "this API key may not manage models: send an admin key (EMBEDD_ADMIN_KEY)"
             )
         return UnauthorizedError("invalid API key")
+
+    def reload(self) -> None:
+        """Read the file of keys again, if there is one."""
+        if self._file is not None:
+            self._file.reload()
 
     def _api_keys(self) -> Sequence[str]:
         return (*self._listed, *(self._file.read() if self._file else ()))

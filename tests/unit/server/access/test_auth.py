@@ -1,5 +1,6 @@
 """API keys: what each allows, and when the file of keys is read again."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -107,6 +108,43 @@ def test_a_file_of_keys_is_read_again_when_it_changes(tmp_path: Path) -> None:
     write(path, "four", time=2)
     assert not keys.admit(Access.USE, bearer("one"))
     assert keys.admit(Access.USE, bearer("four"))
+
+
+def test_a_changed_file_of_keys_that_looks_unchanged_is_read_when_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys"
+    write(path, "one", time=1)
+    keys = Keys(file=KeyFile(path))
+    write(path, "two", time=1)
+    assert keys.admit(Access.USE, bearer("one"))
+    with caplog.at_level(logging.INFO):
+        keys.reload()
+    assert not keys.admit(Access.USE, bearer("one"))
+    assert keys.admit(Access.USE, bearer("two"))
+    assert "API keys read again" in caplog.text
+
+
+def test_a_file_of_keys_that_cannot_be_read_again_leaves_its_keys_valid(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text("one")
+    path.chmod(0o600)
+    keys = Keys(file=KeyFile(path))
+    path.unlink()
+    with caplog.at_level(logging.INFO):
+        keys.reload()
+    assert [record.message for record in caplog.records] == [
+        "API keys not read, the previous ones stay valid"
+    ]
+    assert keys.admit(Access.USE, bearer("one"))
+
+
+def test_keys_without_a_file_have_nothing_to_read_again() -> None:
+    keys = Keys(listed=("one",))
+    keys.reload()
+    assert keys.admit(Access.USE, bearer("one"))
 
 
 def test_a_key_file_that_is_emptied_refuses_every_key(tmp_path: Path) -> None:
