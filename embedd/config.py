@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from embedd.durations import parse_keep_alive
 from embedd.errors import ConfigError, RequestError
+from embedd.logs import LogFormat
 from embedd.machine import read_limits
 from embedd.types import EngineChoice, Precision, TokenIdChoice, TokenizerChoice
 
@@ -103,6 +104,8 @@ SETTINGS = (
         "IMAGE_METADATA", "true", "write prompt and settings into the files of pictures", twin=False
     ),
     Setting("UI", "true", "the page for browsers at `/ui`", twin=False),
+    Setting("LOG_REQUESTS", "false", "log a line for each request", twin=False),
+    Setting("LOG_FORMAT", "text", "lines of the log: `text` or `json`", twin=False),
     Setting("STATE", "~/.embedd/state", "folder of measurements on this machine", twin=False),
 )
 
@@ -197,6 +200,8 @@ class Settings:
     max_waiting_images: int
     image_metadata: bool
     ui: bool
+    log_requests: bool
+    log_format: LogFormat
     state: Path
 
 
@@ -282,6 +287,8 @@ def read_settings(
         max_waiting_images=read.unsigned("MAX_WAITING_IMAGES", 16),
         image_metadata=read.switch("IMAGE_METADATA") is not False,
         ui=read.switch("UI") is not False,
+        log_requests=read.switch("LOG_REQUESTS") or False,
+        log_format=LogFormat(read.choice("LOG_FORMAT", tuple(LogFormat))),
         state=read.folder("STATE"),
     )
 

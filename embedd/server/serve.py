@@ -63,7 +63,7 @@ def run(
         ConfigError: The address cannot be bound (the error names the program that uses it),
             or the certificate or the file of keys cannot be used.
     """
-    set_up_logs(settings.debug)
+    set_up_logs(settings.debug, log_format=settings.log_format)
     if tls:
         warn_if_readable(tls[1] or tls[0], "key of TLS")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -101,6 +101,7 @@ async def serve(
             base_path=settings.base_path,
             metrics=runtime.metrics,
             readiness=readiness,
+            log_requests=settings.log_requests,
             policy=Policy(
                 request_timeout=settings.request_timeout,
                 max_inputs=settings.max_inputs,

@@ -244,6 +244,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
         max_waiting_images: int = 16,
         max_answer: int = 1 << 30,
         base_path: str = "",
+        log_requests: bool = False,
         readiness: Readiness | None = None,
         max_answers: int | None = None,
     ) -> Served:
@@ -285,6 +286,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
             keys=keys,
             timeouts=timeouts,
             base_path=base_path,
+            log_requests=log_requests,
             readiness=readiness,
         )
         client = TestClient(TestServer(app), timeout=aiohttp.ClientTimeout(total=20))

@@ -20,6 +20,7 @@ from embedd.config import (
     worker_environment,
 )
 from embedd.errors import ConfigError
+from embedd.logs import LogFormat
 from embedd.machine import read_limits
 from embedd.types import EngineChoice, Precision, TokenIdChoice, TokenizerChoice
 
@@ -164,6 +165,8 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         max_waiting_images=16,
         image_metadata=True,
         ui=True,
+        log_requests=False,
+        log_format=LogFormat.TEXT,
         state=Path.home() / ".embedd/state",
     )
 
@@ -226,6 +229,9 @@ VALUES: list[tuple[str, str, object]] = [
     ("GPU_LAYERS", "7", 7),
     ("GPU_LAYERS", "0", 0),
     ("MEMORY", "1000000000", 1000000000),
+    ("LOG_REQUESTS", "1", True),
+    ("LOG_REQUESTS", "false", False),
+    ("LOG_FORMAT", "JSON", LogFormat.JSON),
     ("STATE", "/s", Path("/s")),
 ]
 

@@ -1,12 +1,15 @@
 """Log lines: a constant message, values as ``key=value``, no control characters."""
 
 import io
+import json
 import logging
+import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from embedd.logs import TRACE, set_up_logs
+from embedd.logs import TRACE, LogFormat, set_up_logs
 
 
 @pytest.fixture
@@ -70,3 +73,37 @@ def test_debug_chooses_the_level_of_the_log(
     for level in (TRACE, logging.DEBUG, logging.INFO):
         logging.getLogger("embedd.x").log(level, "m")
     assert [line.split()[2] for line in stream.getvalue().splitlines()] == levels
+
+
+def test_a_line_of_json_has_the_values_with_their_types(stream: io.StringIO) -> None:
+    set_up_logs(0, stream, LogFormat.JSON)
+    facts = {"model": "tiny", "pid": 7, "ms": 1.5, "is_new": True, "limit": None}
+    logging.getLogger("embedd.x").info("model loaded", extra=facts)
+    line = json.loads(stream.getvalue())
+    assert line.pop("time").endswith("Z")
+    assert line == {"level": "INFO", "message": "model loaded", **facts}
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(Path("/m"), "/m"), (math.inf, "inf"), (math.nan, "nan"), (["a"], "['a']")],
+)
+def test_values_that_json_has_no_type_for_are_text(
+    value: object, shown: str, stream: io.StringIO
+) -> None:
+    set_up_logs(0, stream, LogFormat.JSON)
+    logging.getLogger("embedd").info("m", extra={"fact": value})
+    assert json.loads(stream.getvalue())["fact"] == shown
+
+
+def test_a_record_is_one_line_of_ascii_in_json(stream: io.StringIO) -> None:
+    set_up_logs(0, stream, LogFormat.JSON)
+    try:
+        int("boom")
+    except ValueError:
+        logging.getLogger("embedd").exception("m", extra={"fact": "a\nb\u2028\x1b\udc80"})
+    [text] = stream.getvalue().splitlines()
+    assert text.isascii()
+    line = json.loads(text)
+    assert line["fact"] == "a\nb\u2028\x1b\udc80"
+    assert line["traceback"].startswith("Traceback")

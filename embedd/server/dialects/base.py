@@ -3,7 +3,7 @@
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -13,7 +13,7 @@ from embedd.errors import EmbeddError
 from embedd.library import Library
 from embedd.painter.painter import Painter
 from embedd.server.http.bodies import BodyLimits
-from embedd.types import TokenIdChoice
+from embedd.types import Result, TokenIdChoice
 
 EMBEDDER = web.AppKey("embedder", Embedder)
 PAINTER = web.AppKey("painter", Painter)
@@ -29,6 +29,17 @@ HTML: Final = "text/html"
 MAX_OLLAMA_INPUTS: Final = 100_000
 
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Computed(NamedTuple):
+    """What was computed for a request: the model's name, as it was sent, and the result."""
+
+    model: str
+    result: Result
+
+
+# Of requests for which something was computed; for what observes requests.
+COMPUTED: Final = web.RequestKey("computed", Computed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,15 @@ from aiohttp import web
 
 from embedd.errors import InvalidInputError, LoadTimeoutError
 from embedd.ollama_api import format_served_by
-from embedd.server.dialects.base import BODIES, EMBEDDER, LIBRARY, POLICY, Policy
+from embedd.server.dialects.base import (
+    BODIES,
+    COMPUTED,
+    EMBEDDER,
+    LIBRARY,
+    POLICY,
+    Computed,
+    Policy,
+)
 from embedd.server.http.answers import claim_for
 from embedd.server.http.bodies import Body, decode_plainly
 from embedd.server.http.header_text import to_header_text
@@ -77,7 +85,9 @@ async def embed_body(
         model = await _choose_named(request.app, wanted.model, "embedding")
         wanted = replace(wanted, model=model, store=may_store(request), schedule=schedule)
         with add_model_to_timeouts(model):
-            return wanted, await request.app[EMBEDDER].embed(wanted, arrived=arrived, claim=claim)
+            result = await request.app[EMBEDDER].embed(wanted, arrived=arrived, claim=claim)
+        request[COMPUTED] = Computed(model, result)
+        return wanted, result
 
 
 async def rerank_body(
@@ -101,7 +111,9 @@ async def rerank_body(
         model = await _choose_named(request.app, wanted.model, "rerank")
         wanted = replace(wanted, model=model, store=may_store(request), schedule=schedule)
         with add_model_to_timeouts(model):
-            return body, wanted, await request.app[EMBEDDER].rerank(wanted, arrived=arrived)
+            result = await request.app[EMBEDDER].rerank(wanted, arrived=arrived)
+        request[COMPUTED] = Computed(model, result)
+        return body, wanted, result
 
 
 async def tokenize_body(

@@ -9,7 +9,7 @@ from msgspec import structs
 from embedd.errors import InvalidInputError
 from embedd.names import parse_model_name
 from embedd.ollama_api import EmbedBody, EmbeddingBody, EmbeddingReply, EmbedReply
-from embedd.server.dialects.base import BODIES, EMBEDDER, POLICY, Policy
+from embedd.server.dialects.base import BODIES, COMPUTED, EMBEDDER, POLICY, Computed, Policy
 from embedd.server.dialects.common.chunk import chunk_rows, parse_chunk
 from embedd.server.dialects.common.fields import PARTS, parse_optional_keep_alive, parse_truncate
 from embedd.server.dialects.common.openai_input import check_ids
@@ -134,6 +134,7 @@ async def embed(request: web.Request) -> web.StreamResponse:
         result = await request.app[EMBEDDER].embed(
             replace(wanted, schedule=schedule), arrived=arrived, claim=claim
         )
+    request[COMPUTED] = Computed(wanted.model, result)
     parts = to_reply(wanted, result, parsing=parsing)
     return await parts_response(request, parts, computed_headers(result) | warning)
 
@@ -169,6 +170,7 @@ async def embeddings(request: web.Request) -> web.StreamResponse:
         result = await request.app[EMBEDDER].embed(
             replace(wanted, schedule=schedule), arrived=arrived, claim=claim
         )
+    request[COMPUTED] = Computed(wanted.model, result)
     numbers = dump_rows(result.vectors)[1:-1]
     parts = insert_rows(EmbeddingReply(embedding=[]), {"embedding": numbers})
     return await parts_response(request, parts, computed_headers(result) | warning)
