@@ -15,6 +15,7 @@ from schemathesis.specs.openapi.checks import (
 
 from embedd.server.app import DIALECTS
 from embedd.server.dialects.openai.embed import EmbedBody
+from embedd.server.openapi.examples import ENTRIES, PAINTER
 from tests.server.serving import Served
 
 # Routes that use the network, remove models, or answer without an end.
@@ -74,6 +75,19 @@ async def test_the_document_has_every_route(served: Served) -> None:
     assert documented == {(route.method, route.path) for one in DIALECTS for route in one.routes}
 
 
+def test_every_route_has_a_summary_and_an_example_of_its_body() -> None:
+    routes = {(route.method, route.path): route for one in DIALECTS for route in one.routes}
+    assert set(ENTRIES) == set(routes)
+    for key, route in routes.items():
+        entry = ENTRIES[key]
+        has_body = route.body not in (None, bytes)
+        assert bool(entry.bodies) == has_body, key
+        required = {"api-version"} if "deployments" in route.path else set()
+        assert set(re.findall(r"{(\w+)}", route.path)) | required <= set(entry.parameters), key
+    summaries = [entry.summary for entry in ENTRIES.values()]
+    assert all(one[0].isupper() and not one.endswith(".") for one in summaries)
+
+
 WITHOUT_ANSWER = {"/api/copy", "/api/delete", "/api/push", "/api/blobs/{digest}"}
 
 
@@ -109,6 +123,18 @@ async def test_what_the_document_allows_is_answered_as_it_says(served: Served) -
     assert len(operations) > 30
     for operation in operations:
         await asyncio.to_thread(ask, operation, base_url)
+
+
+async def test_examples_of_pictures_are_answered_as_they_stand(served: Served) -> None:
+    served.add_image_model(PAINTER)
+    painted = 0
+    for (method, path), entry in ENTRIES.items():
+        for body in entry.bodies.values():
+            if PAINTER in str(body) and path != "/api/pull":
+                reply = await served.send(method, path, json=body)
+                assert reply.status == 200, (path, reply.body)
+                painted += 1
+    assert painted >= 6
 
 
 async def test_good_requests_have_the_answers_of_the_document(served: Served) -> None:
@@ -147,7 +173,9 @@ def ask(operation: Any, base_url: str) -> None:
     ("path", "kind", "text"),
     [
         ("/docs", "text/html", b'src="/docs/swagger-ui-bundle.js"'),
-        ("/docs/", "text/html", b'url: "/openapi.json"'),
+        ("/docs/", "text/html", b'src="/docs/docs.js"'),
+        ("/docs/docs.js", "text/javascript", b"../openapi.json"),
+        ("/docs/docs.css", "text/css", b"#key-form"),
         ("/docs/swagger-ui-bundle.js", "text/javascript", b"SwaggerUIBundle"),
         ("/docs/swagger-ui.css", "text/css", b".swagger-ui"),
     ],
@@ -158,6 +186,7 @@ async def test_the_page_comes_from_this_server_alone(
     reply = await served.send("GET", path)
     assert (reply.status, reply.headers["Content-Type"]) == (200, f"{kind}; charset=utf-8")
     assert text in reply.body
+    assert "script-src 'self'; style-src 'self'" in reply.headers["Content-Security-Policy"]
     if kind == "text/html":
         assert b"http" not in reply.body
 

@@ -9,7 +9,8 @@ import pytest
 
 from embedd.server.access.auth import Keys
 from embedd.server.dialects.base import Policy
-from embedd.server.ui.routes import FILES, POLICY, STATIC
+from embedd.server.http.page_files import POLICY
+from embedd.server.ui.routes import FILES, STATIC
 from tests.server.serving import OpenServer, Served
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}

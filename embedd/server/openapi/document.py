@@ -10,6 +10,7 @@ from embedd import __version__, errors
 from embedd.server.access.auth import Access, choose_access
 from embedd.server.dialects.base import JSON, NDJSON, Dialect, Route
 from embedd.server.errors import choose_status
+from embedd.server.openapi.examples import ENTRIES, Entry
 from embedd.server.openapi.schemas import Json, Schemas
 
 Candidates: TypeAlias = Sequence[tuple[Dialect, Route]]
@@ -28,7 +29,8 @@ def describe(routes: Mapping[tuple[str, str], Candidates], base_path: str = "") 
     schemas = Schemas(_kinds(routes.values()))
     paths: dict[str, Json] = {}
     for (method, path), candidates in routes.items():
-        paths.setdefault(path, {})[method.lower()] = _describe(candidates, schemas)
+        entry = ENTRIES.get((method, path)) or _describe_by_code(candidates)
+        paths.setdefault(path, {})[method.lower()] = _describe(candidates, schemas, entry)
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",
@@ -51,35 +53,52 @@ def _error_type(dialect: Dialect) -> Any:
     return get_type_hints(dialect.to_error)["return"]
 
 
-def _describe(candidates: Candidates, schemas: Schemas) -> Json:
+def _describe_by_code(candidates: Candidates) -> Entry:
+    """The entry of a route that has none, as of a dialect that is not embedd's own."""
+    text = (candidates[-1][1].endpoint.__doc__ or "").partition("\n")[0]
+    return Entry(summary=text.rstrip(".").replace("``", "`"))
+
+
+def _describe(candidates: Candidates, schemas: Schemas, entry: Entry) -> Json:
     """The operation of a method and path."""
     routes = [route for _, route in candidates]
     owner, first = candidates[-1]  # it answers what the others do not accept
-    summary = (first.endpoint.__doc__ or "").partition("\n")[0].rstrip(".").replace("``", "`")
     operation: Json = {
         "tags": [*dict.fromkeys([owner.name, *(dialect.name for dialect, _ in candidates)])],
-        "summary": summary,
-        "parameters": [*_parameters(routes)],
+        "summary": entry.summary,
+        "parameters": [*_parameters(routes, entry.parameters)],
         "responses": {**_replies(routes, schemas), **_refusals(candidates, schemas)},
     }
+    if entry.details:
+        operation["description"] = entry.details
     bodies = [route.body for route in routes if route.body is not None]
     if bodies == [bytes]:
         operation["requestBody"] = {"content": {BYTES: {}}}
     elif bodies:
-        operation["requestBody"] = {"content": {JSON: {"schema": schemas.any_of(bodies)}}}
+        content = {"schema": schemas.any_of(bodies)}
+        if entry.bodies:
+            content["examples"] = {name: {"value": body} for name, body in entry.bodies.items()}
+        operation["requestBody"] = {"content": {JSON: content}}
     if choose_access(first.method, first.path) is not Access.PUBLIC:
         operation["security"] = [{}, {"bearer": []}]
     return operation
 
 
-def _parameters(routes: Sequence[Route]) -> Iterator[Json]:
+def _parameters(routes: Sequence[Route], values: Mapping[str, str]) -> Iterator[Json]:
     text = {"type": "string"}
+    examples = {name: {"example": value} for name, value in values.items()}
     path = routes[0].path
     if "{" in path:
         name = path[path.index("{") + 1 : path.index("}")]
-        yield {"name": name, "in": "path", "required": True, "schema": text}
+        yield {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": text,
+            **examples.get(name, {}),
+        }
     for name in dict.fromkeys(name for route in routes for name in route.query):
-        yield {"name": name, "in": "query", "schema": text}
+        yield {"name": name, "in": "query", "schema": text, **examples.get(name, {})}
 
 
 def _replies(routes: Sequence[Route], schemas: Schemas) -> Json:

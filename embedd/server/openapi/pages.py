@@ -11,17 +11,23 @@ from embedd.errors import UnknownRouteError
 from embedd.server.dialects.base import HTML, Dialect, Route
 from embedd.server.dialects.openai.errors import STATUSES, to_error
 from embedd.server.http.json_out import JSON
+from embedd.server.http.page_files import file_response
 from embedd.server.http.paths import BASE_PATH
 
 # Makes the document; set by the app, which alone knows all dialects.
 DOCUMENT: web.AppKey[Callable[[], bytes]] = web.AppKey("document")
 # Files by name: where they are, and their content types.
 SWAGGER_UI: Final = openapi_ui_bundles.swagger_ui.static_path
+STATIC: Final = files("embedd.server.openapi") / "static"
 FILES: Final = {
-    "index.html": (files("embedd.server.openapi") / "static" / "index.html", "text/html"),
+    "index.html": (STATIC / "index.html", "text/html"),
+    "docs.js": (STATIC / "docs.js", "text/javascript"),
+    "docs.css": (STATIC / "docs.css", "text/css"),
     "swagger-ui-bundle.js": (SWAGGER_UI / "swagger-ui-bundle.js", "text/javascript"),
     "swagger-ui.css": (SWAGGER_UI / "swagger-ui.css", "text/css"),
 }
+# They belong to one version of embedd; the others are large and change with their library.
+OWN: Final = ("index.html", "docs.js", "docs.css")
 
 
 async def document(request: web.Request) -> web.StreamResponse:
@@ -44,11 +50,10 @@ def _static(name: str, base_path: str = "") -> web.Response:
     if name not in FILES:
         raise UnknownRouteError(f"no such file: {name}")
     file, kind = FILES[name]
-    headers = {"Content-Type": f"{kind}; charset=utf-8", "Cache-Control": "max-age=3600"}
     body = file.read_bytes()
     if base_path:  # the page's addresses are absolute, because it is at `/docs` and `/docs/`
         body = body.replace(b'"/', f'"{base_path}/'.encode())
-    return web.Response(body=body, headers=headers)
+    return file_response(body, kind, cache="no-cache" if name in OWN else "max-age=3600")
 
 
 DIALECT = Dialect(

@@ -15,6 +15,7 @@ from embedd.errors import UnknownRouteError
 from embedd.server.dialects.base import HTML, LIBRARY, Dialect, Route
 from embedd.server.dialects.openai.errors import STATUSES, to_error
 from embedd.server.http.json_out import dump, json_response
+from embedd.server.http.page_files import file_response
 from embedd.server.http.shutdown import SHUTDOWN
 from embedd.server.ui.live import Live
 
@@ -39,11 +40,6 @@ FILES: Final = {
     "vendor/uplot.css": STYLE,
     "vendor/NOTICE.txt": "text/plain",
 }
-# Nothing is loaded from elsewhere, and nothing in a file's text runs.
-POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 
 
 class CatalogueModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,14 +68,7 @@ def _static(name: str) -> web.Response:
     # Only what is listed: a name from the network never becomes a path.
     if name not in FILES:
         raise UnknownRouteError(f"no such file: {name}")
-    headers = {
-        "Content-Type": f"{FILES[name]}; charset=utf-8",
-        "Content-Security-Policy": POLICY,
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-cache",
-    }
-    return web.Response(body=STATIC.joinpath(*name.split("/")).read_bytes(), headers=headers)
+    return file_response(STATIC.joinpath(*name.split("/")).read_bytes(), FILES[name])
 
 
 async def catalogue(request: web.Request) -> web.StreamResponse:
