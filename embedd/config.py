@@ -106,6 +106,7 @@ SETTINGS = (
     Setting("UI", "true", "the page for browsers at `/ui`", twin=False),
     Setting("LOG_REQUESTS", "false", "log a line for each request", twin=False),
     Setting("LOG_FORMAT", "text", "lines of the log: `text` or `json`", twin=False),
+    Setting("OTLP_ENDPOINT", "", "URL of an OpenTelemetry collector for traces", twin=False),
     Setting("STATE", "~/.embedd/state", "folder of measurements on this machine", twin=False),
 )
 
@@ -155,7 +156,8 @@ class Settings:
 
     Durations are seconds (``math.inf`` = for ever), sizes bytes.
     ``context_length`` is 0 where embedd decides; ``flash_attention`` is None for automatic;
-    ``gpu_layers`` is None for all; ``base_path`` is empty or begins with a slash.
+    ``gpu_layers`` is None for all; ``base_path`` is empty or begins with a slash;
+    ``otlp_endpoint`` is empty or a URL without a slash at its end.
     """
 
     host: Address
@@ -202,6 +204,7 @@ class Settings:
     ui: bool
     log_requests: bool
     log_format: LogFormat
+    otlp_endpoint: str
     state: Path
 
 
@@ -289,6 +292,7 @@ def read_settings(
         ui=read.switch("UI") is not False,
         log_requests=read.switch("LOG_REQUESTS") or False,
         log_format=LogFormat(read.choice("LOG_FORMAT", tuple(LogFormat))),
+        otlp_endpoint=read.url("OTLP_ENDPOINT"),
         state=read.folder("STATE"),
     )
 
@@ -342,6 +346,20 @@ class _Reader:
             return "".join(f"/{part}" for part in parts)
         self._refuse(name, text, "none; it must be parts of letters and digits, such as /embedd")
         return ""
+
+    def url(self, name: str) -> str:
+        """Return a URL without a slash at its end, "" if it is not set.
+
+        Raises:
+            ConfigError: It is not a URL with http or https.
+        """
+        text = self.text(name)
+        if text and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", text):
+            raise ConfigError(
+                f"{self._variable(name)}: cannot use {text!r}, it must be a URL such as "
+                "http://localhost:4318"
+            )
+        return text.rstrip("/")
 
     def mode(self, name: str, default: int) -> int:
         """Return permissions of a file, in octal digits as `chmod` takes them."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 from embedd.embedder.embedder import MAX_ANSWER, Embedder
 from embedd.errors import (
@@ -55,7 +55,7 @@ from embedd.server.http.threads import POOLS, Pools
 from embedd.server.http.timeouts import TIMEOUTS, Timeouts
 from embedd.server.openapi import pages
 from embedd.server.openapi.document import describe
-from embedd.server.ops import health, request_log
+from embedd.server.ops import health
 from embedd.server.ops import metrics as ops
 from embedd.server.ops.readiness import READINESS, Readiness
 
@@ -86,17 +86,17 @@ def make_app(
     timeouts: Timeouts | None = None,
     readiness: Readiness | None = None,
     base_path: str = "",
-    log_requests: bool = False,
+    observers: Sequence[Middleware] = (),
 ) -> web.Application:
     """Make the application that serves *embedder*, *painter* and *library*.
 
     Args:
         base_path: A prefix with which all paths are served too.
-        log_requests: Whether each request is a line of the log.
+        observers: Outermost middlewares, which see every request with its answer.
     """
     app = web.Application(
         middlewares=[
-            *([request_log.log_requests] if log_requests else []),
+            *observers,
             ops.make_counter(metrics, base_path),
             release_answer,
             _answer_unrouted,

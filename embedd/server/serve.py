@@ -33,7 +33,10 @@ from embedd.server.http.listener import BACKLOG, open_listener
 from embedd.server.http.timeouts import Timeouts
 from embedd.server.http.tls import Certificate
 from embedd.server.http.unix_socket import bind_unix, remove_at_the_end
+from embedd.server.ops.observer import make_observer
 from embedd.server.ops.readiness import Readiness
+from embedd.server.ops.request_log import log_request
+from embedd.server.ops.tracing import open_tracing
 from embedd.server.service_manager import find_address, inherit_listeners, notify
 from embedd.types import EmbedRequest
 
@@ -87,7 +90,11 @@ async def serve(
     own_socket = None if socks else settings.host.socket
     socks = socks or bind(settings.host, socket_mode=settings.socket_mode)
     readiness = Readiness(preload)
-    async with remove_at_the_end(own_socket), open_runtime(settings) as runtime:
+    async with (
+        remove_at_the_end(own_socket),
+        open_tracing(settings.otlp_endpoint, settings.base_path) as tracing,
+        open_runtime(settings) as runtime,
+    ):
         app = make_app(
             embedder=runtime.embedder,
             painter=runtime.painter,
@@ -101,17 +108,8 @@ async def serve(
             base_path=settings.base_path,
             metrics=runtime.metrics,
             readiness=readiness,
-            log_requests=settings.log_requests,
-            policy=Policy(
-                request_timeout=settings.request_timeout,
-                max_inputs=settings.max_inputs,
-                max_queue=settings.max_queue,
-                max_ollama_inputs=settings.max_ollama_inputs,
-                token_ids=settings.token_ids,
-                default_model=settings.default_model,
-                default_rerank_model=settings.default_rerank_model,
-                ui=settings.ui,
-            ),
+            observers=[make_observer(log_request), *tracing] if settings.log_requests else tracing,
+            policy=_make_policy(settings),
             timeouts=Timeouts(
                 head=settings.head_timeout,
                 body=settings.body_timeout,
@@ -136,6 +134,19 @@ async def serve(
             log.info("stopping after running requests; a second signal stops at once")
             loading.cancel()
     log.info("stopped")
+
+
+def _make_policy(settings: Settings) -> Policy:
+    return Policy(
+        request_timeout=settings.request_timeout,
+        max_inputs=settings.max_inputs,
+        max_queue=settings.max_queue,
+        max_ollama_inputs=settings.max_ollama_inputs,
+        token_ids=settings.token_ids,
+        default_model=settings.default_model,
+        default_rerank_model=settings.default_rerank_model,
+        ui=settings.ui,
+    )
 
 
 def choose_origin_policy(settings: Settings) -> OriginPolicy:

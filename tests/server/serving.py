@@ -5,7 +5,7 @@ import contextlib
 import shutil
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.typedefs import Middleware
 
 from embedd.catalog.catalog import read_catalog
 from embedd.embedder.embedder import Embedder
@@ -244,7 +245,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
         max_waiting_images: int = 16,
         max_answer: int = 1 << 30,
         base_path: str = "",
-        log_requests: bool = False,
+        observers: Sequence[Middleware] = (),
         readiness: Readiness | None = None,
         max_answers: int | None = None,
     ) -> Served:
@@ -286,7 +287,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
             keys=keys,
             timeouts=timeouts,
             base_path=base_path,
-            log_requests=log_requests,
+            observers=observers,
             readiness=readiness,
         )
         client = TestClient(TestServer(app), timeout=aiohttp.ClientTimeout(total=20))

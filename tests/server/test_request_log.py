@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from embedd.server.ops.observer import make_observer
+from embedd.server.ops.request_log import log_request
 from tests.server.serving import OpenServer, until
 
 SECRET = "what the client wrote"
@@ -41,7 +43,7 @@ async def test_a_line_says_what_was_computed_and_never_the_texts(
     open_server: OpenServer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    served = await open_server(log_requests=True)
+    served = await open_server(observers=[make_observer(log_request)])
     with caplog.at_level(logging.INFO, "embedd"):
         headers = {"X-Request-Id": "mine"}
         reply = await served.send("POST", f"{path}?text={SECRET}", json=body, headers=headers)
@@ -68,7 +70,7 @@ async def test_a_request_without_a_model_is_a_line_with_its_status(
     open_server: OpenServer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    served = await open_server(log_requests=True)
+    served = await open_server(observers=[make_observer(log_request)])
     with caplog.at_level(logging.INFO, "embedd"):
         reply = await served.send(method, path, allow_redirects=False)
     assert reply.status == status
@@ -80,7 +82,7 @@ async def test_a_request_without_a_model_is_a_line_with_its_status(
 async def test_a_client_that_leaves_is_a_line_with_status_499(
     open_server: OpenServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    served = await open_server(log_requests=True)
+    served = await open_server(observers=[make_observer(log_request)])
     served.loads.gate.clear()
     with caplog.at_level(logging.INFO, "embedd"):
         request = asyncio.create_task(served.embed(input="a"))

@@ -167,6 +167,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ui=True,
         log_requests=False,
         log_format=LogFormat.TEXT,
+        otlp_endpoint="",
         state=Path.home() / ".embedd/state",
     )
 
@@ -232,6 +233,8 @@ VALUES: list[tuple[str, str, object]] = [
     ("LOG_REQUESTS", "1", True),
     ("LOG_REQUESTS", "false", False),
     ("LOG_FORMAT", "JSON", LogFormat.JSON),
+    ("OTLP_ENDPOINT", "http://collector:4318/", "http://collector:4318"),
+    ("OTLP_ENDPOINT", "https://x/otlp", "https://x/otlp"),
     ("STATE", "/s", Path("/s")),
 ]
 
@@ -258,6 +261,12 @@ def test_the_settings_after_noprune_have_no_twin() -> None:
     names = [setting.name for setting in SETTINGS]
     twins = [setting.name for setting in SETTINGS if setting.twin]
     assert twins == names[: names.index("NOPRUNE") + 1]
+
+
+@pytest.mark.parametrize("text", ["localhost:4318", "grpc://x:4317", "http://", "http://x?a=b"])
+def test_an_address_of_a_collector_that_is_not_a_url_is_an_error(text: str) -> None:
+    with pytest.raises(ConfigError, match="EMBEDD_OTLP_ENDPOINT: cannot use"):
+        read({"EMBEDD_OTLP_ENDPOINT": text})
 
 
 def test_embedds_own_value_goes_before_ollamas() -> None:

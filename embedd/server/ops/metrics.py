@@ -22,6 +22,14 @@ async def metrics(request: web.Request) -> web.StreamResponse:
     return web.Response(body=body, headers={"Content-Type": content_type})
 
 
+def name_route(request: web.Request, base_path: str) -> str:
+    """Return the path of the route of *request*, as it is documented; `NO_ROUTE` if none is."""
+    resource = request.match_info.route.resource
+    if resource is None:
+        return NO_ROUTE
+    return resource.canonical.removeprefix(base_path).rstrip("/") or "/"
+
+
 def make_counter(counts: Metrics, base_path: str = "") -> Middleware:
     """Return the outermost middleware: it counts and times requests by route and status.
 
@@ -48,11 +56,7 @@ def make_counter(counts: Metrics, base_path: str = "") -> Middleware:
             return response
         finally:
             counts.in_flight.dec()
-            resource = request.match_info.route.resource
-            route = NO_ROUTE
-            if resource is not None:
-                route = resource.canonical.removeprefix(base_path).rstrip("/") or "/"
-            requests, seconds = find(route, status)
+            requests, seconds = find(name_route(request, base_path), status)
             requests.inc()
             seconds.observe(time.perf_counter() - start)
 
