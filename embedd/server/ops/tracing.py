@@ -93,7 +93,11 @@ class Traces:
 
     def record(self, request: web.Request, status: int, seconds: float) -> None:
         """Make the spans of *request*, which was answered after *seconds*."""
-        from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context  # noqa: PLC0415
+        from opentelemetry.trace import (  # noqa: PLC0415 - a part of the extra
+            SpanKind,
+            StatusCode,
+            set_span_in_context,
+        )
 
         end = time.time_ns()
         start = end - round(seconds * NANOSECONDS)
