@@ -40,7 +40,7 @@ def read_header(stream: BinaryIO, delimiter: str) -> tuple[list[str], int, int]:
     """Return the names of the columns, and byte and number of the line after them.
 
     Raises:
-        InvalidInputError: There is no header, or it is not UTF-8.
+        InvalidInputError: The header is missing or is not UTF-8.
     """
     lines = _Lines(_read_lines(stream))
     reader = _open(lines, delimiter)

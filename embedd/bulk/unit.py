@@ -79,7 +79,7 @@ async def embed_rows(rows: Rows, pool: Pool, report: Report, *, empty: Numbers) 
         empty: Vectors for no rows, shape (0, numbers).
 
     Raises:
-        EmbeddError: It is no fault of a row.
+        EmbeddError: The cause is not in a row.
     """
     numbers: dict[str, int] = {}
     own = [numbers.setdefault(text, len(numbers)) for text in rows.texts]

@@ -203,7 +203,7 @@ class Worker(Generic[_Message]):
                 self._take_answer(message, array)
 
     def _take_answer(self, message: _Message, array: bytes) -> None:
-        # There is no future if the caller was cancelled.
+        # A caller that was cancelled has no future.
         future = self._calls.get(cast("Any", message).id)
         if future is not None and not future.done():
             future.set_result((message, array))

@@ -35,7 +35,7 @@ def require_model(model: str | None, default: str | None) -> str:
         default: The operator's default for requests that name none.
 
     Raises:
-        InvalidInputError: It is missing, and there is no default.
+        InvalidInputError: It is missing and has no default.
     """
     if model and model.strip():
         return model
