@@ -19,10 +19,9 @@ import uvloop
 
 from embedd import __version__
 from embedd.config import Address, ServiceManager, Settings
-from embedd.embedder.embedder import Embedder
-from embedd.errors import ConfigError, EmbeddError
+from embedd.errors import ConfigError, EmbeddError, NotAnImageModelError
 from embedd.logs import set_up_logs
-from embedd.runtime import open_runtime
+from embedd.runtime import Runtime, open_runtime
 from embedd.server.access.auth import KeyFile, Keys, warn_if_readable
 from embedd.server.access.origins import OriginPolicy
 from embedd.server.app import make_app
@@ -128,7 +127,7 @@ async def serve(
                 },
             )
             notify(manager.notify, "READY=1")
-            loading = asyncio.create_task(_preload(runtime.embedder, preload, readiness))
+            loading = asyncio.create_task(_preload(runtime, preload, readiness))
             await stop.wait()
             notify(manager.notify, "STOPPING=1")
             log.info("stopping after running requests; a second signal stops at once")
@@ -297,14 +296,23 @@ def _end_process() -> None:
     os._exit(0)
 
 
-async def _preload(embedder: Embedder, names: Sequence[str], readiness: Readiness) -> None:
+async def _preload(runtime: Runtime, names: Sequence[str], readiness: Readiness) -> None:
     for name in names:
         try:
-            await embedder.embed(EmbedRequest(model=name, inputs=()))
+            await _load(runtime, name)
             readiness.mark_loaded(name)
         except EmbeddError as error:
             readiness.mark_failed(name)
             log.error("model not loaded", extra={"model": name, "reason": str(error)})  # noqa: TRY400 - the message is complete
+
+
+async def _load(runtime: Runtime, name: str) -> None:
+    try:
+        await runtime.painter.find(name)
+    except NotAnImageModelError:
+        await runtime.embedder.embed(EmbedRequest(model=name, inputs=()))
+    else:
+        await runtime.painter.load(name)
 
 
 def _is_loopback(host: str) -> bool:

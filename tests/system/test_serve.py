@@ -20,7 +20,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.needs import INHERITED
+from tests.needs import INHERITED, require_diffusion
+from tests.tiny_images import write_tiny_klein
 from tests.tiny_models import write_tiny_bert
 
 START = 30.0  # seconds that a start or an end may take on a busy machine
@@ -234,6 +235,22 @@ def test_load_makes_a_model_ready_before_the_first_request(start: Start) -> None
     server.wait_for("model loaded model=tiny:latest")
     server.wait_for("model not loaded model=nope")
     assert len(server.workers) == 1
+
+
+def test_load_makes_an_image_model_ready_too(start: Start, tmp_path: Path) -> None:
+    require_diffusion()
+    settings = {"EMBEDD_MODELS": str(tmp_path / "models"), "EMBEDD_STATE": str(tmp_path / "state")}
+    file = write_tiny_klein(tmp_path / "klein.gguf")
+    subprocess.run(
+        [sys.executable, "-m", "embedd", "create", "pictures", "--from", str(file)],
+        env={**os.environ, **settings},
+        check=True,
+        capture_output=True,
+    )
+    server = start("--port", "0", "--load", "pictures", **settings)
+    server.wait_for("model loaded model=pictures:latest")
+    with urllib.request.urlopen(f"{server.url}/ready") as answer:
+        assert answer.status == 200
 
 
 def test_a_port_in_use_is_an_error_that_names_the_process(start: Start, server: Server) -> None:
