@@ -1,5 +1,7 @@
 """``embedd serve``."""
 
+import logging
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,8 +9,10 @@ from typing import Any
 import click
 
 from embedd.cli.arguments import duration
-from embedd.cli.settings import load_settings, warn
-from embedd.config import SETTINGS, parse_host, read_service_manager
+from embedd.config import SETTINGS, parse_host, read_service_manager, read_settings
+from embedd.logs import set_up_logs
+
+log = logging.getLogger(__name__)
 
 PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -72,8 +76,13 @@ def serve(
     """Run the server."""
     from embedd.server.serve import run
 
-    settings = load_settings()
-    address = settings.host if host is None else parse_host(host, warn)
+    warnings: list[str] = []
+    settings = read_settings(warn=warnings.append)
+    # Warnings are lines of the log, in its format: programs read all that a server prints.
+    set_up_logs(settings.debug, sys.stderr, log_format=settings.log_format)
+    for text in warnings:
+        log.warning(text)
+    address = settings.host if host is None else parse_host(host, log.warning)
     if port is not None:
         address = replace(address, port=port, socket=None)
     if tls_cert is None and tls_key is not None:

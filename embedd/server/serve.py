@@ -20,7 +20,6 @@ import uvloop
 from embedd import __version__
 from embedd.config import Address, ServiceManager, Settings
 from embedd.errors import ConfigError, EmbeddError, NotAnImageModelError
-from embedd.logs import set_up_logs
 from embedd.runtime import Runtime, open_runtime
 from embedd.server.access.auth import KeyFile, Keys, warn_if_readable
 from embedd.server.access.origins import OriginPolicy
@@ -65,7 +64,6 @@ def run(
         ConfigError: The address cannot be bound (the error names the program that uses it),
             or the certificate or the file of keys cannot be used.
     """
-    set_up_logs(settings.debug, log_format=settings.log_format)
     if tls:
         warn_if_readable(tls[1] or tls[0], "key of TLS")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -1,5 +1,6 @@
 """serve: options go before the environment."""
 
+import json
 import math
 import sys
 from collections.abc import Sequence
@@ -62,6 +63,18 @@ def test_options_go_before_the_environment(
     assert (settings.threads, settings.gpu_layers) == (2, 0)
     assert settings.api_key_file == Path(__file__)
     assert preload == ("a", "b")
+
+
+def test_warnings_about_settings_are_lines_of_the_json_log(
+    embedd: Run, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDD_LOG_FORMAT", "json")
+    monkeypatch.setenv("EMBEDD_MAX_QUEUE", "many")
+    [line] = embedd("serve").err.splitlines()
+    assert calls
+    warning = json.loads(line)
+    assert warning["level"] == "WARNING"
+    assert warning["message"] == "EMBEDD_MAX_QUEUE: cannot use 'many', using 512"
 
 
 def test_a_port_alone_keeps_the_host(
