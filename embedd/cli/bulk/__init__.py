@@ -1,1 +1,1 @@
-"""The command ``embedd bulk``: its options, what computes, and what is shown meanwhile."""
+"""The command ``embedd bulk``: its options, its servers, and what is shown meanwhile."""

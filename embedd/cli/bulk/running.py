@@ -38,7 +38,9 @@ from embedd.bulk.summary import (
 )
 from embedd.bulk.units import Limits, Unit
 from embedd.cli.bulk.display import open_display
-from embedd.cli.bulk.servers import open_computers
+from embedd.cli.bulk.servers import choose_addresses
+from embedd.cli.connection import connect
+from embedd.computers import open_computers
 from embedd.config import Settings
 from embedd.errors import EmbeddError, InvalidInputError
 
@@ -105,8 +107,8 @@ async def run(request: Request, settings: Settings) -> int:
     async with open_computers(
         settings,
         request.options.wanted,
-        servers=request.servers,
-        local=request.local,
+        choose_addresses(settings, request.servers, local=request.local),
+        connect=connect,
         mixed=request.mixed,
     ) as computers:
         click.echo(f"{computers.served_by} ({', '.join(computers.places)})", err=True)
@@ -187,7 +189,7 @@ async def _do(request: Request, work: Work, pool: Pool, sink: Sink) -> int:
     if request.dry_run:
         _show_estimate(await estimate(work.job, work.units or (), pool))
         return 0
-    with _listen_to_interrupts() as stop, open_display(request.progress, work.progress):
+    with listen_to_interrupts() as stop, open_display(request.progress, work.progress):
         try:
             done = await run_units(
                 work.job,
@@ -241,7 +243,7 @@ async def _finish(request: Request, work: Work, folder: Folder) -> int:
 
 
 @contextmanager
-def _listen_to_interrupts() -> Iterator[asyncio.Event]:
+def listen_to_interrupts() -> Iterator[asyncio.Event]:
     """Yield an event that the first Ctrl-C (or SIGTERM) sets; the second cancels this task."""
     stop = asyncio.Event()
     loop, task = asyncio.get_running_loop(), asyncio.current_task()

@@ -1,137 +1,18 @@
-"""What computes a bulk job: servers, or a runtime in this process."""
+"""Which servers compute a bulk job."""
 
-import json
-import math
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from embedd.bulk.compute import Compute, MixedBackendsError, Wanted, make_local_compute
-from embedd.bulk.job import Model
-from embedd.cli.connection import connect, is_listening
+from embedd.cli.connection import is_listening
 from embedd.config import Address, Settings, parse_host
-from embedd.errors import UnsupportedError
-from embedd.types import Arrays, Priority
-
-if TYPE_CHECKING:
-    from embedd.client import Client
-
-PROBE = "The quick brown fox jumps over the lazy dog."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Computers:
-    """What computes a job, and what decides its vectors.
-
-    Args:
-        served_by: What computes, as ``X-Embedd-Model`` says it.
-        places: Where, for people.
-    """
-
-    computes: Sequence[Compute]
-    model: Model
-    served_by: str
-    places: Sequence[str]
+def choose_addresses(settings: Settings, servers: Sequence[str], *, local: bool) -> list[Address]:
+    """Return the *servers* that are named, or the one that answers; none: a runtime computes."""
+    if servers:
+        return [parse_host(url) for url in servers]
+    return [settings.host] if not local and answers(settings.host) else []
 
 
-@asynccontextmanager
-async def open_computers(
-    settings: Settings,
-    wanted: Wanted,
-    *,
-    servers: Sequence[str],
-    local: bool,
-    mixed: bool,
-) -> AsyncIterator[Computers]:
-    """Yield the servers that are named, the one that answers, or a runtime of our own.
-
-    Each is asked for a vector, so that a model or an option that is wrong is known at once.
-
-    Raises:
-        EmbeddError: One of them does not answer, or cannot compute what is wanted.
-        MixedBackendsError: They compute with different backends.
-    """
-    addresses = [parse_host(url) for url in servers]
-    if not addresses and not local and _answers(settings.host):
-        addresses = [settings.host]
-    async with AsyncExitStack() as stack:
-        if not addresses:
-            yield await _open_local(stack, settings, wanted)
-            return
-        found = [await _open_server(stack, address, wanted) for address in addresses]
-        first = found[0]
-        for one in found[1:]:
-            if one.served_by != first.served_by and not mixed:
-                raise MixedBackendsError(first.served_by, one.served_by)
-        yield replace(
-            first,
-            computes=[compute for one in found for compute in one.computes],
-            places=[place for one in found for place in one.places],
-        )
-
-
-def _answers(address: Address) -> bool:
+def answers(address: Address) -> bool:
     """Whether something listens at a local address; another machine's is always asked."""
     return not address.is_local or is_listening(address)
-
-
-async def _open_local(stack: AsyncExitStack, settings: Settings, wanted: Wanted) -> Computers:
-    from embedd.runtime import open_runtime
-
-    runtime = await stack.enter_async_context(
-        open_runtime(replace(settings, max_wait=math.inf))  # the queue has only our own requests
-    )
-    parameters = runtime.embedder.find(wanted.model).parameters
-    compute = make_local_compute(runtime.embedder, wanted)
-    prefixes = {"query": parameters.query_prefix, "document": parameters.document_prefix}
-    prefix = prefixes.get(wanted.input_type or "", "")
-    return _to_computers(compute, await compute([PROBE]), prefix, "this process")
-
-
-async def _open_server(stack: AsyncExitStack, address: Address, wanted: Wanted) -> Computers:
-    client = await stack.enter_async_context(connect(address))
-    compute = _make_compute(client, wanted)
-    probe = await compute([PROBE])
-    return _to_computers(compute, probe, await _find_prefix(client, wanted), address.url)
-
-
-def _make_compute(client: "Client", wanted: Wanted) -> Compute:
-    chunk = None if wanted.chunk is None else {"tokens": wanted.chunk, "overlap": wanted.overlap}
-
-    async def compute(texts: Sequence[str]) -> Arrays:
-        return await client.embed_arrays(
-            wanted.model,
-            texts,
-            truncate=wanted.cut,
-            chunk=chunk,
-            dimensions=wanted.dimensions,
-            dtype=wanted.dtype,
-            input_type=wanted.input_type,
-            priority=Priority.BULK,
-            store=False,
-        )
-
-    return compute
-
-
-async def _find_prefix(client: "Client", wanted: Wanted) -> str:
-    """The prefix of the input type, from the parameters that the server shows of the model."""
-    shown = await client.show(wanted.model)
-    lines = shown.parameters.splitlines() if isinstance(shown.parameters, str) else []
-    for line in lines:
-        name, _, value = line.partition(" ")
-        if name == f"{wanted.input_type}_prefix":
-            return str(json.loads(value))
-    return ""
-
-
-def _to_computers(compute: Compute, probe: Arrays, prefix: str, place: str) -> Computers:
-    if not probe.served_by:
-        raise UnsupportedError(
-            f"{place} does not say what computes: bulk needs an embedd server, or "
-            "--local, which computes in this process"
-        )
-    digest = probe.served_by.partition(";")[0]
-    model = Model(digest=digest, prefix=prefix, width=probe.vectors.shape[1])
-    return Computers(computes=[compute], model=model, served_by=probe.served_by, places=[place])
