@@ -18,9 +18,9 @@ WORD = 192  # bytes of llama.cpp's tokenizer for each token of its vocabulary
 # Bytes of a model's own tokenizer for each token, before one was built and measured: of the
 # largest kind, unigram.
 OWN_WORD = 1800
-# OpenVINO computes with matrices in float32 and packs them again whenever it compiles a model:
-# once for a single batch on all cores, once for the replicas.
-COPIES = 1 + 2
+# OpenVINO packs matrices, at most as float32, whenever it compiles a model: once for a single
+# batch on all cores, once for the replicas.
+COPIES = 2
 # Computations that have buffers of their own: the one that has all cores, and two at a time. Each
 # has so many float32 vectors for each token of the largest batch.
 COMPUTATIONS = 3
@@ -66,15 +66,14 @@ def _estimate_tokenizer(spec: ModelSpec, verdict: TokenizerVerdict | None) -> in
 def _estimate_openvino(spec: ModelSpec) -> int:
     """Return the larger of what computing takes, and the comparison with llama.cpp at the load.
 
-    The token embeddings stay in the mapped file, or become float16 where they are quantised.
+    Beside what it packs there are the weights: the mapped file, or float16 where it is quantised.
     """
     table = min(spec.vocabulary * spec.width, spec.elements)
-    share = spec.weights * table // max(spec.elements, 1)
     matrices = 4 * (spec.elements - table)
     buffers = 4 * VECTORS * spec.width * min(PADDED_TOKENS, spec.context_length)
-    held = OPENVINO + WORD * spec.vocabulary + (share if spec.exact else 2 * table)
+    held = OPENVINO + WORD * spec.vocabulary + (spec.weights if spec.exact else 2 * spec.elements)
     computing = COPIES * matrices + COMPUTATIONS * buffers
-    comparing = 2 * matrices + buffers + spec.weights + _count_outputs(spec, CHECK_TOKENS)
+    comparing = matrices + buffers + spec.weights + _count_outputs(spec, CHECK_TOKENS)
     return held + max(computing, comparing)
 
 

@@ -6,7 +6,7 @@ computed too, but no token attends to it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from embedd.engine.openvino.library import ops as op
 from embedd.engine.openvino.tensors import Array, Gguf
 
 Node: TypeAlias = Any  # OpenVINO's nodes and outputs have no common type
+
+# The mark that OpenVINO's own compression of weights leaves on a conversion: name and version.
+DECOMPRESSION: Final = "decompression_0"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +60,17 @@ def ints(*values: int) -> Node:
 def constant(array: Array) -> Node:
     """Return *array* as float32; float16 stays float16 in memory and is converted on use."""
     node = op.constant(np.ascontiguousarray(array), shared_memory=True)
-    return node if array.dtype == np.float32 else op.convert(node, "f32")
+    if array.dtype == np.float32:
+        return node
+    wide = op.convert(node, "f32")
+    # Without it each compilation makes a float32 copy, and keeps it beside what it packs.
+    wide.get_rt_info()[DECOMPRESSION] = ""
+    return wide
 
 
 def linear(x: Node, weight: Array, bias: Array | None) -> Node:
     """Return *x* times the transposed *weight*, plus *bias*."""
-    # Each compilation would make a float32 copy of its own, and keep it beside what it packs.
-    wide = constant(weight.astype(np.float32, copy=False))
-    product = op.matmul(x, wide, transpose_a=False, transpose_b=True)
+    product = op.matmul(x, constant(weight), transpose_a=False, transpose_b=True)
     return product if bias is None else op.add(product, constant(bias))
 
 

@@ -38,10 +38,10 @@ MINILM = replace(
 
 def test_an_engine_that_copies_matrices_is_planned_for() -> None:
     matrices = 4 * (MINILM.elements - MINILM.vocabulary * MINILM.width)
-    assert estimate_bytes(MINILM, with_openvino=True) > 3 * matrices + MINILM.weights // 2
+    assert estimate_bytes(MINILM, with_openvino=True) > 2 * matrices + MINILM.weights
     deeper = replace(MINILM, elements=2 * MINILM.elements, weights=2 * MINILM.weights)
     more = estimate_bytes(deeper, with_openvino=True) - estimate_bytes(MINILM, with_openvino=True)
-    assert more >= 3 * 4 * MINILM.elements
+    assert more >= 2 * 4 * MINILM.elements + MINILM.weights
 
 
 def test_an_engine_is_planned_for_only_where_it_may_compute() -> None:
