@@ -69,6 +69,7 @@ SETTINGS = (
     Setting("MAX_INPUTS", "2048", "inputs of a request, except on Ollama's routes", twin=False),
     Setting("MAX_OLLAMA_INPUTS", "100000", "inputs of a request on Ollama's routes", twin=False),
     Setting("MAX_ANSWER", "1073741824", "bytes of vectors of an answer", twin=False),
+    Setting("BATCH_BYTES", "1073741824", "bytes of files and results of `/v1/batches`", twin=False),
     Setting("DEFAULT_MODEL", "the only one", "model for requests without a name", twin=False),
     Setting(
         "DEFAULT_RERANK_MODEL", "DEFAULT_MODEL", "as DEFAULT_MODEL, for rerank requests", twin=False
@@ -107,7 +108,12 @@ SETTINGS = (
     Setting("LOG_REQUESTS", "false", "log a line for each request", twin=False),
     Setting("LOG_FORMAT", "text", "lines of the log: `text` or `json`", twin=False),
     Setting("OTLP_ENDPOINT", "", "URL of an OpenTelemetry collector for traces", twin=False),
-    Setting("STATE", "~/.embedd/state", "folder of measurements on this machine", twin=False),
+    Setting(
+        "STATE",
+        "~/.embedd/state",
+        "folder of measurements on this machine, and of batches",
+        twin=False,
+    ),
 )
 
 
@@ -182,6 +188,7 @@ class Settings:
     max_inputs: int
     max_ollama_inputs: int
     max_answer: int
+    batch_bytes: int
     default_model: str | None
     default_rerank_model: str | None
     token_ids: TokenIdChoice
@@ -273,6 +280,7 @@ def read_settings(
         max_inputs=read.unsigned("MAX_INPUTS", 2048, least=1),
         max_ollama_inputs=read.unsigned("MAX_OLLAMA_INPUTS", 100_000, least=1),
         max_answer=read.unsigned("MAX_ANSWER", 1 << 30, least=1),
+        batch_bytes=read.unsigned("BATCH_BYTES", 1 << 30, least=1),
         default_model=read.text("DEFAULT_MODEL") or None,
         default_rerank_model=read.text("DEFAULT_RERANK_MODEL") or None,
         token_ids=TokenIdChoice(read.choice("TOKEN_IDS", tuple(TokenIdChoice))),

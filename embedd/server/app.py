@@ -26,6 +26,7 @@ from embedd.painter.painter import Painter
 from embedd.server import ui
 from embedd.server.access.auth import KEYS, Keys, choose_access, require_key
 from embedd.server.access.origins import CORS, OriginPolicy, make_origin_check
+from embedd.server.batches.shelf import Shelf
 from embedd.server.dialects import registry
 from embedd.server.dialects.a1111.options import CHECKPOINT, Checkpoint
 from embedd.server.dialects.base import (
@@ -40,6 +41,7 @@ from embedd.server.dialects.base import (
     Policy,
     Route,
 )
+from embedd.server.dialects.batches import dialect as batches
 from embedd.server.dialects.ollama import dialect as ollama
 from embedd.server.errors import choose_status, error_headers, log_error, log_refusal
 from embedd.server.http.answers import ANSWERS, AnswersInFlight, release_answer
@@ -85,12 +87,14 @@ def make_app(
     keys: Keys | None = None,
     timeouts: Timeouts | None = None,
     readiness: Readiness | None = None,
+    shelf: Shelf | None = None,
     base_path: str = "",
     observers: Sequence[Middleware] = (),
 ) -> web.Application:
     """Make the application that serves *embedder*, *painter* and *library*.
 
     Args:
+        shelf: Keeps files and batches; None: the server has none.
         base_path: A prefix with which all paths are served too.
         observers: Outermost middlewares, which see every request with its answer.
     """
@@ -122,7 +126,10 @@ def make_app(
     if app[POLICY].ui:
         app[ui.LIVE] = ui.Live(metrics.collect)
         app.cleanup_ctx.append(ui.watch_live)
-    routes = _group_routes([one for one in DIALECTS if app[POLICY].ui or one is not ui.DIALECT])
+    if shelf is not None:
+        app.cleanup_ctx.append(batches.make_batches(shelf))
+    absent = [batches.DIALECT] * (shelf is None) + [ui.DIALECT] * (not app[POLICY].ui)
+    routes = _group_routes([one for one in DIALECTS if one not in absent])
     document: Callable[[], bytes] = functools.cache(functools.partial(describe, routes, base_path))
     app[pages.DOCUMENT] = document
     app.on_response_prepare.append(_add_common_headers)

@@ -24,6 +24,7 @@ from embedd.runtime import Runtime, open_runtime
 from embedd.server.access.auth import KeyFile, Keys, warn_if_readable
 from embedd.server.access.origins import OriginPolicy
 from embedd.server.app import make_app
+from embedd.server.batches.shelf import Shelf
 from embedd.server.dialects.base import Policy
 from embedd.server.http.answers import AnswersInFlight
 from embedd.server.http.bodies import BodyLimits
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 
 CLOSING = 4.0  # seconds of the grace for last answers and the end of the workers
 PROBE_TIMEOUT = 1.0
+BATCHES = "batches"  # folder in the state folder
 LOOPBACK = ("127.0.0.1", "::1")
 _NO_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # the machine has no IPv6
 
@@ -107,6 +109,9 @@ async def serve(
             readiness=readiness,
             observers=[make_observer(log_request), *tracing] if settings.log_requests else tracing,
             policy=_make_policy(settings),
+            shelf=Shelf(
+                settings.state / BATCHES, limit=settings.batch_bytes, max_body=settings.max_body
+            ),
             timeouts=Timeouts(
                 head=settings.head_timeout,
                 body=settings.body_timeout,

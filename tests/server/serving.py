@@ -28,6 +28,7 @@ from embedd.scheduler.scheduler import Scheduler
 from embedd.server.access.auth import Keys
 from embedd.server.access.origins import OriginPolicy
 from embedd.server.app import make_app
+from embedd.server.batches.shelf import Shelf
 from embedd.server.dialects.base import Policy
 from embedd.server.http.answers import AnswersInFlight
 from embedd.server.http.bodies import BodyLimits
@@ -247,6 +248,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
         base_path: str = "",
         observers: Sequence[Middleware] = (),
         readiness: Readiness | None = None,
+        batch_bytes: int = 1 << 30,
         max_answers: int | None = None,
     ) -> Served:
         if models:
@@ -289,6 +291,7 @@ async def open_server(tmp_path: Path, tiny_store: Path) -> AsyncIterator[OpenSer
             base_path=base_path,
             observers=observers,
             readiness=readiness,
+            shelf=Shelf(tmp_path / "state" / "batches", limit=batch_bytes, max_body=64 * MIB),
         )
         client = TestClient(TestServer(app), timeout=aiohttp.ClientTimeout(total=20))
         await client.start_server()

@@ -90,6 +90,12 @@ OTHERS = {
     "/api/push",
     "/api/create",
     "/api/blobs/{digest}",
+    "/v1/files",
+    "/v1/files/{id}",
+    "/v1/files/{id}/content",
+    "/v1/batches",  # its requests are computed as those of the routes are
+    "/v1/batches/{id}",
+    "/v1/batches/{id}/cancel",
     "/sdapi/v1/progress",
     "/sdapi/v1/interrupt",
     "/sdapi/v1/samplers",

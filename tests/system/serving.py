@@ -19,9 +19,10 @@ from embedd.engine.fake import FAKE_BACKENDS
 from embedd.runtime import Runtime, open_runtime
 from embedd.server.access.origins import OriginPolicy
 from embedd.server.app import make_app
+from embedd.server.batches.shelf import Shelf
 from embedd.server.http.bodies import BodyLimits
 from embedd.server.http.listener import open_listener
-from embedd.server.serve import bind
+from embedd.server.serve import BATCHES, bind
 from embedd.store.store import Store
 from tests.exposition import Samples, parse
 from tests.tiny_models import write_tiny_bert
@@ -88,6 +89,9 @@ async def open_server(settings: Settings) -> AsyncIterator[Server]:
             ),
             origins=OriginPolicy(check_host=True),
             metrics=runtime.metrics,
+            shelf=Shelf(
+                settings.state / BATCHES, limit=settings.batch_bytes, max_body=settings.max_body
+            ),
         )
         socks = bind(Address(port=0))
         port = socks[0].getsockname()[1]

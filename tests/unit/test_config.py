@@ -148,6 +148,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         max_inputs=2048,
         max_ollama_inputs=100_000,
         max_answer=1 << 30,
+        batch_bytes=1 << 30,
         default_model=None,
         default_rerank_model=None,
         token_ids=TokenIdChoice.AUTO,

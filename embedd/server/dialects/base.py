@@ -90,6 +90,7 @@ class Route:
         reply: Type of the answer as JSON; None is an empty answer.
         media: Content type of the answer.
         other_media: Content types of answers that are no JSON: streams of events, pictures.
+        upload: Content type of a body that is a file.
         query: Names of the parameters after the path.
         accepts: On a path that several routes share: whether this route answers a body,
             given its fields that are not null, each as JSON. None answers all other bodies.
@@ -102,6 +103,7 @@ class Route:
     reply: Any = None
     media: str = JSON
     other_media: tuple[str, ...] = ()
+    upload: str = "application/octet-stream"
     query: tuple[str, ...] = ()
     accepts: Callable[[Mapping[str, bytes]], bool] | None = None
 

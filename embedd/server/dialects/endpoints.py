@@ -82,7 +82,7 @@ async def embed_body(
         wanted = await request.app[BODIES].decode(
             data, lambda: to_request(decode_plainly(data, kind, policy.max_inputs), policy)
         )
-        model = await _choose_named(request.app, wanted.model, "embedding")
+        model = await choose_named(request.app, wanted.model, "embedding")
         wanted = replace(wanted, model=model, store=may_store(request), schedule=schedule)
         with add_model_to_timeouts(model):
             result = await request.app[EMBEDDER].embed(wanted, arrived=arrived, claim=claim)
@@ -108,7 +108,7 @@ async def rerank_body(
             return body, to_request(body, policy)
 
         body, wanted = await request.app[BODIES].decode(data, translate)
-        model = await _choose_named(request.app, wanted.model, "rerank")
+        model = await choose_named(request.app, wanted.model, "rerank")
         wanted = replace(wanted, model=model, store=may_store(request), schedule=schedule)
         with add_model_to_timeouts(model):
             result = await request.app[EMBEDDER].rerank(wanted, arrived=arrived)
@@ -129,7 +129,7 @@ async def tokenize_body(
         wanted = await request.app[BODIES].decode(
             data, lambda: to_request(decode_plainly(data, kind, policy.max_inputs), policy)
         )
-        model = await _choose_named(request.app, wanted.model, "embedding")
+        model = await choose_named(request.app, wanted.model, "embedding")
         wanted = replace(wanted, model=model)
         return wanted, await request.app[EMBEDDER].tokenize(wanted, claim=claim)
 
@@ -148,7 +148,7 @@ async def detokenize_body(
     async with open_request(request, time.perf_counter()) as (data, _):
         claim = claim_for(request, len(data))
         name, sequences, special = await request.app[BODIES].decode(data, lambda: translate(data))
-        model = await _choose_named(request.app, name, "embedding")
+        model = await choose_named(request.app, name, "embedding")
         embedder = request.app[EMBEDDER]
         return await embedder.detokenize(model, sequences, special=special, claim=claim)
 
@@ -179,7 +179,7 @@ def may_store(request: web.Request) -> bool:
     return "no-store" not in request.headers.get("Cache-Control", "").lower()
 
 
-async def _choose_named(app: web.Application, name: str | None, capability: str) -> str:
+async def choose_named(app: web.Application, name: str | None, capability: str) -> str:
     """The model *name* as the client sent it, or `choose_model` if it is blank."""
     if name and name.strip():
         return name

@@ -6,6 +6,7 @@ from typing import Final
 from embedd.server.dialects import aigne, nebula, nugen, rerank
 from embedd.server.dialects.a1111 import dialect as a1111
 from embedd.server.dialects.base import Dialect
+from embedd.server.dialects.batches import dialect as batches
 from embedd.server.dialects.cohere import dialect as cohere
 from embedd.server.dialects.llamacpp import dialect as llamacpp
 from embedd.server.dialects.ollama import dialect as ollama
@@ -17,6 +18,7 @@ DIALECTS: Final[Sequence[Dialect]] = (
     ollama.DIALECT,
     openai.DIALECT,
     openai_images.DIALECT,
+    batches.DIALECT,
     nebula.EMBEDDINGS,
     nebula.DIALECT,
     a1111.DIALECT,

@@ -77,10 +77,8 @@ def choose_step(width: int) -> int:
 
 
 def join_parts(parts: Parts) -> bytes:
-    """Return the whole answer."""
-    return b"".join(
-        part if isinstance(part, bytes) else part.render(0, part.count) for part in parts
-    )
+    """Return the whole answer, rendered in the same slices as one that is sent in pieces."""
+    return b"".join(render() for render in _renderers(parts))
 
 
 async def parts_response(

@@ -15,7 +15,6 @@ from embedd.server.openapi.schemas import Json, Schemas
 
 Candidates: TypeAlias = Sequence[tuple[Dialect, Route]]
 
-BYTES: Final = "application/octet-stream"
 KEY: Final = {"bearer": {"type": "http", "scheme": "bearer"}}
 
 
@@ -73,7 +72,7 @@ def _describe(candidates: Candidates, schemas: Schemas, entry: Entry) -> Json:
         operation["description"] = entry.details
     bodies = [route.body for route in routes if route.body is not None]
     if bodies == [bytes]:
-        operation["requestBody"] = {"content": {BYTES: {}}}
+        operation["requestBody"] = {"content": {first.upload: {}}}
     elif bodies:
         content = {"schema": schemas.any_of(bodies)}
         if entry.bodies:

@@ -342,11 +342,60 @@ OPERATING: Final = {
     ("GET", "/ui/catalogue"): Entry(summary="List what can be pulled by a short name"),
 }
 
+FILE: Final = "file-abc"
+BATCH: Final = "batch_abc"
+IN_PAGES: Final = "The latest come first; `after` is the last id of the page before."
+BATCHES: Final = {
+    ("POST", "/v1/files"): Entry(
+        summary="Upload a file of requests (OpenAI)",
+        details="A form with `file` (JSON lines) and `purpose` (`batch`), at once on the server's "
+        "disk; `EMBEDD_BATCH_BYTES` limits what is kept.",
+    ),
+    ("GET", "/v1/files"): Entry(
+        summary="List the files of batches (OpenAI)",
+        details=IN_PAGES,
+        parameters={"purpose": "batch", "limit": "20"},
+    ),
+    ("GET", "/v1/files/{id}"): Entry(summary="Show a file (OpenAI)", parameters={"id": FILE}),
+    ("GET", "/v1/files/{id}/content"): Entry(
+        summary="Download a file (OpenAI)", parameters={"id": FILE}
+    ),
+    ("DELETE", "/v1/files/{id}"): Entry(summary="Delete a file (OpenAI)", parameters={"id": FILE}),
+    ("POST", "/v1/batches"): Entry(
+        summary="Answer the requests of a file in the background (OpenAI)",
+        details="Upload the file first. Other requests are computed before those of a batch.",
+        bodies={
+            "Embeddings": {
+                "input_file_id": FILE,
+                "endpoint": "/v1/embeddings",
+                "completion_window": "24h",
+            },
+            "Reranking": {
+                "input_file_id": FILE,
+                "endpoint": "/v1/rerank",
+                "completion_window": "24h",
+            },
+        },
+    ),
+    ("GET", "/v1/batches"): Entry(
+        summary="List the batches (OpenAI)", details=IN_PAGES, parameters={"limit": "20"}
+    ),
+    ("GET", "/v1/batches/{id}"): Entry(
+        summary="Show how far a batch is (OpenAI)", parameters={"id": BATCH}
+    ),
+    ("POST", "/v1/batches/{id}/cancel"): Entry(
+        summary="Cancel a batch (OpenAI)",
+        details="What is answered already can be downloaded.",
+        parameters={"id": BATCH},
+    ),
+}
+
 ENTRIES: Final[Mapping[tuple[str, str], Entry]] = {
     **OLLAMA,
     **OPENAI,
     **IMAGES,
     **OTHER_SERVICES,
     **SERVERS,
+    **BATCHES,
     **OPERATING,
 }
