@@ -1,6 +1,8 @@
 """Official clients, unchanged: the vectors of ``/api/embed``, and errors of their own."""
 
 import asyncio
+import json
+import time
 from collections.abc import Callable
 
 import cohere
@@ -47,6 +49,53 @@ def test_openai(url: str, check: Check, options: dict[str, str]) -> None:
         client.embeddings.create(model="nope", input="x", **options)
     with pytest.raises(openai.BadRequestError):
         client.embeddings.create(model=MODEL, input="x", dimensions=1000)
+
+
+def test_openai_runs_batches(url: str, check: Check) -> None:
+    """The client's own flow: upload, create, poll, download, errors, delete."""
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=KEY)
+    lines = [
+        {
+            "custom_id": str(number),
+            "method": "POST",
+            "url": "/v1/embeddings",
+            "body": {"model": model, "input": text},
+        }
+        for number, (model, text) in enumerate([*((MODEL, text) for text in TEXTS), ("nope", "a")])
+    ]
+    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    file = client.files.create(file=("requests.jsonl", content), purpose="batch")
+    assert client.files.wait_for_processing(file.id).filename == "requests.jsonl"
+    batch = client.batches.create(
+        input_file_id=file.id,
+        endpoint="/v1/embeddings",
+        completion_window="24h",
+        metadata={"of": "a test"},
+    )
+    deadline = time.monotonic() + 60
+    while batch.status not in ("completed", "failed") and time.monotonic() < deadline:
+        time.sleep(0.1)
+        batch = client.batches.retrieve(batch.id)
+    assert batch.status == "completed"
+    assert batch.metadata == {"of": "a test"}
+    counts = batch.request_counts
+    assert counts is not None
+    assert (counts.total, counts.completed, counts.failed) == (4, 3, 1)
+    assert batch.output_file_id and batch.error_file_id
+    answers = [
+        json.loads(line) for line in client.files.content(batch.output_file_id).text.splitlines()
+    ]
+    assert [one["custom_id"] for one in answers] == ["0", "1", "2"]
+    check([one["response"]["body"]["data"][0]["embedding"] for one in answers])
+    [error] = map(json.loads, client.files.content(batch.error_file_id).text.splitlines())
+    assert error["response"]["status_code"] == 404
+    assert batch.id in [one.id for one in client.batches.list(limit=1)]
+    with pytest.raises(openai.BadRequestError):
+        client.batches.cancel(batch.id)
+    for id_ in (file.id, batch.output_file_id, batch.error_file_id):
+        assert client.files.delete(id_).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.retrieve(file.id)
 
 
 def test_openai_has_chunks(url: str) -> None:

@@ -1,6 +1,7 @@
 """OpenAI's Batch API over HTTP: files, batches, restarts, cancellation, owners and limits."""
 
 import asyncio
+import io
 import json
 import stat
 from collections.abc import Sequence
@@ -10,11 +11,13 @@ from typing import Any
 import aiohttp
 import pytest
 
+from embedd.embedder.embedder import Embedder
 from embedd.errors import UnavailableError
 from embedd.server.access.auth import Keys
 from embedd.server.batches.shelf import Shelf
+from embedd.types import EmbedRequest, EmbedResult
 from tests.key_watch import MARK
-from tests.server.serving import OpenServer, Reply, Served, until
+from tests.server.serving import OpenServer, RawClient, Reply, Served, until
 
 EMBEDDINGS, RERANK = "/v1/embeddings", "/v1/rerank"
 ENDED = ("completed", "failed", "cancelled", "expired")
@@ -38,7 +41,7 @@ async def upload(served: Served, content: bytes, *, key: str | None = None, **fi
     form = aiohttp.FormData()
     for name, value in {"purpose": "batch", **fields}.items():
         form.add_field(name, value)
-    form.add_field("file", content, filename="../../in.jsonl")
+    form.add_field("file", io.BytesIO(content), filename="../../in.jsonl")
     return await served.send("POST", "/v1/files", data=form, headers=bearer(key))
 
 
@@ -305,3 +308,70 @@ async def test_a_second_server_leaves_the_folder_to_the_first(
     shelf = Shelf(tmp_path / "state" / "batches", limit=1, max_body=1)
     with pytest.raises(UnavailableError), shelf.open():
         pass
+
+
+async def test_a_form_with_two_files_or_long_fields_is_refused(served: Served) -> None:
+    two = aiohttp.FormData({"purpose": "batch"})
+    for name in ("a", "b"):
+        two.add_field("file", b"x", filename=name)
+    refused = await served.send("POST", "/v1/files", data=two)
+    assert "two fields named file" in refused.json["error"]["message"]
+    long = await upload(served, b"x", purpose="p" * 70_000)
+    assert (long.status, long.json["error"]["type"]) == (400, "invalid_request_error")
+
+
+async def test_a_large_file_comes_back_as_it_was_sent(served: Served) -> None:
+    content = bytes(range(256)) * 12_000
+    file = (await upload(served, content)).json
+    assert file["bytes"] == len(content)
+    path = f"/v1/files/{file['id']}/content"
+    assert (await served.send("GET", path)).body == content
+    head = await served.send("HEAD", path)
+    assert (head.headers["Content-Length"], head.body) == (str(len(content)), b"")
+
+
+async def test_content_that_is_gone_from_the_disk_is_not_found(
+    served: Served, tmp_path: Path
+) -> None:
+    file = (await upload(served, b"x")).json["id"]
+    (tmp_path / "state" / "batches" / "files" / file).unlink()
+    assert (await served.send("GET", f"/v1/files/{file}/content")).status == 404
+
+
+async def test_results_are_not_the_input_of_a_batch(served: Served) -> None:
+    batch = await run(served, [embed_line("a", "x")])
+    reply = await create(served, batch["output_file_id"])
+    assert (reply.status, reply.json["error"]["param"]) == (400, "input_file_id")
+
+
+async def test_a_crash_of_one_request_fails_that_request_alone(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed = Embedder.embed
+
+    async def crash(self: Embedder, request: EmbedRequest, **arguments: Any) -> EmbedResult:
+        if request.inputs == ["crash"]:
+            raise RuntimeError("bug")
+        return await embed(self, request, **arguments)
+
+    monkeypatch.setattr(Embedder, "embed", crash)
+    batch = await run(served, [embed_line("a", "crash"), embed_line("b", "x")])
+    assert batch["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
+    [error] = await read_lines(served, batch["error_file_id"])
+    message = error["response"]["body"]["error"]["message"]
+    assert message == f"internal error: request id {error['response']['request_id']}"
+
+
+async def test_an_upload_that_is_cut_off_leaves_nothing(served: Served, tmp_path: Path) -> None:
+    client = RawClient(served.port)
+    await client.open()
+    part = b'--m\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\ntext'
+    head = (
+        "POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000\r\n"
+        "Content-Type: multipart/form-data; boundary=m\r\n\r\n"
+    )
+    await client.send(head.encode() + part)
+    files = tmp_path / "state" / "batches" / "files"
+    await until(lambda: files.exists() and len(list(files.iterdir())) == 1)
+    await client.close()
+    await until(lambda: not list(files.iterdir()))
