@@ -14,7 +14,7 @@ from collections.abc import (
 )
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import aiohttp
 import msgspec
@@ -87,6 +87,14 @@ class Identity:
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}".rstrip() or "another program"
+
+
+class RawReply(NamedTuple):
+    """What a server answered, as it is."""
+
+    status: int
+    request_id: str
+    body: bytes
 
 
 class Client:
@@ -295,6 +303,26 @@ class Client:
             served_by=served_by,
         )
 
+    async def post_as_it_is(self, path: str, body: bytes) -> RawReply:
+        """Send *body*, which is JSON, behind all other requests, and return what is answered.
+
+        Raises:
+            OverloadedError: The server takes the request later.
+        """
+        headers = {
+            "Content-Type": "application/json",
+            "X-Embedd-Priority": Priority.BULK.value,
+            "Cache-Control": "no-store",
+        }
+        async with self._exchange("POST", path, body, headers) as response:
+            if response.status in {429, 503}:
+                await _check(response, "")
+            return RawReply(
+                status=response.status,
+                request_id=response.headers.get("X-Request-Id", ""),
+                body=await response.read(),
+            )
+
     async def embed_many(
         self,
         model: str,
@@ -456,7 +484,7 @@ class Client:
         self,
         method: str,
         path: str,
-        body: msgspec.Struct | AsyncIterable[bytes] | None = None,
+        body: msgspec.Struct | bytes | AsyncIterable[bytes] | None = None,
         more_headers: Mapping[str, str] | None = None,
         *,
         has_key: bool = True,

@@ -105,6 +105,18 @@ class _LineRefusedError(Exception):
         self.param = param
 
 
+def find_endpoint(path: Path, *, max_body: int) -> str:
+    """Return the endpoint of the first line of a file; that of embeddings if it names none."""
+    with path.open("rb") as file:
+        for _, line in _numbered(file, max_body):
+            try:
+                url = _decode(line).url
+            except _LineRefusedError:
+                break
+            return url if url in ENDPOINTS else EMBEDDINGS
+    return EMBEDDINGS
+
+
 def check_requests(path: Path, endpoint: str, *, max_body: int) -> Checked:
     """Check every line of a file; memory grows by 16 bytes with each.
 

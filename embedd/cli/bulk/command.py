@@ -5,13 +5,15 @@ from dataclasses import replace
 from typing import Final
 
 import click
+from click.core import ParameterSource
 
 from embedd.cli.arguments import model_argument
 from embedd.cli.settings import load_settings
 
 INPUT_TYPES: Final = ("document", "query", "none")
 DTYPES: Final = ("float32", "float16", "int8", "ubinary")
-FORMATS: Final = ("txt", "md", "jsonl", "csv", "tsv", "parquet", "arrow")
+REQUESTS: Final = "openai-batch"
+FORMATS: Final = ("txt", "md", "jsonl", "csv", "tsv", "parquet", "arrow", REQUESTS)
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -96,6 +98,15 @@ def bulk(
 
     if local and servers:
         raise click.UsageError("--local and --server exclude each other")
+    settings = load_settings()
+    if threads is not None:
+        settings = replace(settings, threads=threads)
+    if form == REQUESTS:
+        _check_requests_only(click.get_current_context())
+        from embedd.cli.bulk.requests import RequestsJob, run_requests
+
+        job = RequestsJob(model=model, inputs=inputs, out=out, restart=restart, progress=progress)
+        return asyncio.run(run_requests(job, settings, servers=servers, local=local))
     if overlap and chunk is None:
         raise click.UsageError("--overlap needs --chunk")
     wanted = Wanted(
@@ -123,7 +134,17 @@ def bulk(
         progress=progress,
         dry_run=dry_run,
     )
-    settings = load_settings()
-    if threads is not None:
-        settings = replace(settings, threads=threads)
     return asyncio.run(run(request, settings))
+
+
+def _check_requests_only(context: click.Context) -> None:
+    """Raise `click.UsageError` if an option was given that has no meaning for requests."""
+    known = {"model", "inputs", "out", "form", "threads", "restart", "progress", "servers", "local"}
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name not in known and source is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"{parameter.opts[0]} has no meaning with --format {REQUESTS}, whose lines have "
+                "their own fields"
+            )

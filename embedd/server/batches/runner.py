@@ -4,15 +4,14 @@ import asyncio
 import errno
 import logging
 import os
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final
 
 from msgspec.structs import replace
 
-from embedd.bulk.compute import BUSY_PATIENCE, FIRST_DELAY, LAST_DELAY, PATIENCE
+from embedd.bulk.answering import Answer, answer_in_order, answer_patiently
 from embedd.bulk.requests import (
     LineFault,
     NumberedLine,
@@ -23,14 +22,7 @@ from embedd.bulk.requests import (
     render_error,
 )
 from embedd.bulk.units import Range
-from embedd.errors import (
-    DeadlineError,
-    EmbeddError,
-    OverloadedError,
-    ShuttingDownError,
-    TooLargeError,
-    UnavailableError,
-)
+from embedd.errors import ShuttingDownError, TooLargeError
 from embedd.server.batches.records import FINAL, Batch, Purpose, Status
 from embedd.server.batches.shelf import Shelf, make_file, make_id, open_private, results_of
 
@@ -38,37 +30,7 @@ log = logging.getLogger(__name__)
 
 MOST_OWNERS: Final = 4  # whose batches are in work at a time, one of each
 LOOK: Final = 60.0  # seconds between two looks for what has expired
-IN_FLIGHT: Final = 128  # requests of a batch
-# Bytes of the requests in flight, of which each comma may be an input with a vector of its own.
-MOST_WEIGHT: Final = 512 << 10
-COMMA: Final = 64
 LOST: Final = "the input file is missing"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """The answer to a request; *body* is JSON."""
-
-    status: int
-    request_id: str
-    body: bytes
-    tokens: int = 0
-
-
-class Answer(Protocol):
-    """Answers requests."""
-
-    async def compute(self, url: str, body: bytes) -> Answered:
-        """Return the answer.
-
-        Raises:
-            EmbeddError: As the endpoint.
-        """
-        ...
-
-    def refuse(self, error: EmbeddError) -> Answered:
-        """Return the answer to a request that failed with *error*."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +41,14 @@ class _Line:
     is_good: bool
     is_given_up: bool = False
     tokens: int = 0
+
+
+class _GivenUpError(Exception):
+    """The batch is cancelled or has expired."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 class Runner:
@@ -188,7 +158,11 @@ class Runner:
         try:
             with ExitStack() as stack:
                 files = await asyncio.to_thread(self._open_results, before, stack)
-                await self._answer_all(id_, requests, files)
+                await answer_in_order(
+                    requests,
+                    lambda one: self._answer_line(id_, one),
+                    lambda line: self._write(id_, line, files),
+                )
                 await asyncio.to_thread(_flush, files)
             done = replace(self._shelf.progress[id_], position=lines.end)
             # Not `before`: it may have been cancelled meanwhile.
@@ -213,29 +187,6 @@ class Runner:
             files.append(file)
         return files[0], files[1]
 
-    async def _answer_all(
-        self, id_: str, requests: list[NumberedLine], files: tuple[BinaryIO, BinaryIO]
-    ) -> None:
-        """Write a line for each request, in order; a bounded number is computed ahead."""
-        window: deque[tuple[asyncio.Task[_Line], int]] = deque()
-        weight = 0
-        try:
-            for one in requests:
-                own = len(one.body) + COMMA * one.body.count(b",")
-                while window and (len(window) == IN_FLIGHT or weight + own > MOST_WEIGHT):
-                    weight -= window[0][1]
-                    await self._write(id_, await window[0][0], files)
-                    window.popleft()
-                weight += own
-                window.append((asyncio.create_task(self._answer_line(id_, one)), own))
-            while window:
-                await self._write(id_, await window[0][0], files)
-                window.popleft()
-        finally:
-            for task, _ in window:
-                task.cancel()
-            await asyncio.gather(*(task for task, _ in window), return_exceptions=True)
-
     async def _write(self, id_: str, line: _Line, files: tuple[BinaryIO, BinaryIO]) -> None:
         """Write a line, and show the progress; the record is written with the range."""
         done, size = self._shelf.progress[id_], len(line.data)
@@ -259,38 +210,28 @@ class Runner:
 
     async def _answer_line(self, id_: str, line: NumberedLine) -> _Line:
         name = line.request.custom_id
-        answered = await self._answer_patiently(id_, line)
-        if answered is None:
-            status = self._given_up(id_)
+        try:
+            answered = await answer_patiently(
+                self._answer,
+                line.request.url,
+                line.body,
+                check=lambda: self._check_going_on(id_),
+                sleep=self._sleep,
+            )
+        except _GivenUpError as error:
+            status = error.status
             why = "was cancelled" if status is Status.CANCELLED else "expired"
             text = f"this request was not computed before the batch {why}"
             return _Line(
                 data=render_error(name, f"batch_{status}", text), is_good=False, is_given_up=True
             )
         data = render_answer(name, answered.status, answered.request_id, answered.body)
-        return _Line(data=data, is_good=answered.status == 200, tokens=answered.tokens)
+        return _Line(data=data, is_good=answered.is_good, tokens=answered.tokens)
 
-    async def _answer_patiently(self, id_: str, line: NumberedLine) -> Answered | None:
-        """Return the answer to a request, tried again while it cannot be computed now.
-
-        None if the batch is given up.
-        """
-        waited, delay = 0.0, FIRST_DELAY
-        while not self._given_up(id_):
-            try:
-                return await self._answer.compute(line.request.url, line.body)
-            except ShuttingDownError:
-                raise
-            except UnavailableError as error:
-                patience = BUSY_PATIENCE if isinstance(error, OverloadedError) else PATIENCE
-                if isinstance(error, DeadlineError) or waited > patience:
-                    return self._answer.refuse(error)
-            except EmbeddError as error:
-                return self._answer.refuse(error)
-            await self._sleep(delay)
-            waited += delay
-            delay = min(2 * delay, LAST_DELAY)
-        return None
+    def _check_going_on(self, id_: str) -> None:
+        status = self._given_up(id_)
+        if status is not None:
+            raise _GivenUpError(status)
 
     def _given_up(self, id_: str) -> Status | None:
         """Return the status that a batch will have that is cancelled or has expired."""

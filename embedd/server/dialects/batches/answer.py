@@ -4,20 +4,21 @@ import asyncio
 import logging
 import secrets
 import uuid
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import TypeAlias
 
-from aiohttp import web
-
+from embedd.bulk.answering import Answered
 from embedd.bulk.requests import EMBEDDINGS
+from embedd.embedder.embedder import Embedder
 from embedd.errors import EmbeddError, ServiceError
-from embedd.server.batches.runner import Answered
 from embedd.server.dialects import rerank
-from embedd.server.dialects.base import BODIES, EMBEDDER, POLICY, Failure
-from embedd.server.dialects.endpoints import add_model_to_timeouts, choose_named
+from embedd.server.dialects.base import Failure, Policy
+from embedd.server.dialects.endpoints import add_model_to_timeouts
 from embedd.server.dialects.openai import embed
 from embedd.server.dialects.openai.errors import STATUSES, to_error
 from embedd.server.errors import choose_status
-from embedd.server.http.bodies import decode_plainly
+from embedd.server.http.bodies import BodyLimits, decode_plainly
 from embedd.server.http.json_out import dump, join_parts
 from embedd.types import EmbedRequest, Priority, RerankRequest, Schedule
 
@@ -26,11 +27,20 @@ log = logging.getLogger(__name__)
 BULK = Schedule(priority=Priority.BULK)
 
 
+# The name of a model, from that of a request and the capability that it needs.
+ChooseModel: TypeAlias = Callable[[str | None, str], Awaitable[str]]
+
+
 class BatchAnswer:
     """Computes requests behind all others, and keeps none of their vectors."""
 
-    def __init__(self, app: web.Application) -> None:
-        self._app = app
+    def __init__(
+        self, embedder: Embedder, *, policy: Policy, bodies: BodyLimits, choose: ChooseModel
+    ) -> None:
+        self._embedder = embedder
+        self._policy = policy
+        self._bodies = bodies
+        self._choose = choose
 
     async def compute(self, url: str, body: bytes) -> Answered:
         """Return the answer of the route *url* to *body*.
@@ -47,7 +57,7 @@ class BatchAnswer:
             raise ServiceError("internal error") from error
 
     async def _embed(self, body: bytes) -> Answered:
-        policy = self._app[POLICY]
+        policy = self._policy
         data = bytearray(body)
 
         def translate() -> EmbedRequest:
@@ -55,29 +65,29 @@ class BatchAnswer:
                 decode_plainly(data, embed.EmbedBody, policy.max_inputs), policy
             )
 
-        wanted = await self._app[BODIES].decode(data, translate)
-        model = await choose_named(self._app, wanted.model, "embedding")
+        wanted = await self._bodies.decode(data, translate)
+        model = await self._choose(wanted.model, "embedding")
         wanted = replace(wanted, model=model, store=False, schedule=BULK)
         with add_model_to_timeouts(model):
-            result = await self._app[EMBEDDER].embed(wanted)
+            result = await self._embedder.embed(wanted)
         id_ = f"embd-{uuid.uuid4().hex}"
         parts = embed.to_reply(wanted, result, id_=id_)
         rendered = await asyncio.to_thread(join_parts, parts)
         return Answered(status=200, request_id=_new_id(), body=rendered, tokens=sum(result.tokens))
 
     async def _rerank(self, body: bytes) -> Answered:
-        policy = self._app[POLICY]
+        policy = self._policy
         data = bytearray(body)
 
         def translate() -> tuple[rerank.RerankBody, RerankRequest]:
             sent = decode_plainly(data, rerank.RerankBody, policy.max_inputs)
             return sent, rerank.to_request(sent, policy)
 
-        sent, wanted = await self._app[BODIES].decode(data, translate)
-        model = await choose_named(self._app, wanted.model, "rerank")
+        sent, wanted = await self._bodies.decode(data, translate)
+        model = await self._choose(wanted.model, "rerank")
         wanted = replace(wanted, model=model, store=False, schedule=BULK)
         with add_model_to_timeouts(model):
-            result = await self._app[EMBEDDER].rerank(wanted)
+            result = await self._embedder.rerank(wanted)
         reply = rerank.to_reply(sent, wanted, result, id_=f"rerank-{secrets.token_hex(16)}")
         rendered = await asyncio.to_thread(dump, reply)
         return Answered(status=200, request_id=_new_id(), body=rendered, tokens=sum(result.tokens))

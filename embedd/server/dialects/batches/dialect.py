@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -11,9 +12,10 @@ from aiohttp import web
 from embedd import errors
 from embedd.server.batches.runner import Runner
 from embedd.server.batches.shelf import SHELF, Shelf
-from embedd.server.dialects.base import Dialect, Route
+from embedd.server.dialects.base import BODIES, EMBEDDER, POLICY, Dialect, Route
 from embedd.server.dialects.batches import files, jobs
 from embedd.server.dialects.batches.answer import BatchAnswer
+from embedd.server.dialects.endpoints import choose_named
 from embedd.server.dialects.openai.errors import STATUSES, to_error
 
 log = logging.getLogger(__name__)
@@ -25,7 +27,13 @@ def make_batches(shelf: Shelf) -> Callable[[web.Application], AsyncIterator[None
     """Return the cleanup context that runs the batches of *shelf* while an application serves."""
 
     async def run_batches(app: web.Application) -> AsyncIterator[None]:
-        runner = Runner(shelf, BatchAnswer(app))
+        answer = BatchAnswer(
+            app[EMBEDDER],
+            policy=app[POLICY],
+            bodies=app[BODIES],
+            choose=partial(choose_named, app),
+        )
+        runner = Runner(shelf, answer)
         app[SHELF], app[jobs.RUNNER] = shelf, runner
         with contextlib.ExitStack() as stack:
             try:

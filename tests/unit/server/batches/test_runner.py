@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from embedd.bulk import requests
+from embedd.bulk.answering import Answered
 from embedd.bulk.requests import EMBEDDINGS
 from embedd.bulk.units import Limits
 from embedd.errors import (
@@ -24,7 +25,7 @@ from embedd.errors import (
 )
 from embedd.server.batches.quota import OVERHEAD, Quota
 from embedd.server.batches.records import DAY, FINAL, Batch, Purpose, Status
-from embedd.server.batches.runner import Answered, Runner
+from embedd.server.batches.runner import Runner
 from embedd.server.batches.shelf import KEPT, Shelf, make_file, make_id
 
 ROWS = 4

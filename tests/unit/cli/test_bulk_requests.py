@@ -1,0 +1,159 @@
+"""``embedd bulk --format openai-batch``: files of requests and of their answers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedd.bulk import requests
+from embedd.bulk.requests import NumberedLine
+from embedd.bulk.units import Limits, Range
+from embedd.cli.bulk import requests as command
+from embedd.errors import ServiceError
+from tests.unit.cli.conftest import Run
+from tests.unit.cli.fake_server import FakeServer
+
+URL = "/v1/embeddings"
+
+
+def line(name: str, text: str, **changes: object) -> dict[str, object]:
+    body = {"model": "text-embedding-3-small", "input": [text], "encoding_format": "base64"}
+    return {"custom_id": name, "method": "POST", "url": URL, "body": body, **changes}
+
+
+@pytest.fixture
+def source(tmp_path: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of requests, of which three are a range; a server answers."""
+    del server
+    monkeypatch.setattr(requests, "RANGES", Limits(rows=3, bytes=1 << 20))
+    path = tmp_path / "in.jsonl"
+    write(path, [line(str(number), f"text {number}") for number in range(8)])
+    return path
+
+
+def write(path: Path, lines: list[dict[str, object]]) -> None:
+    path.write_text("".join(json.dumps(one) + "\n" for one in lines))
+
+
+def run(embedd: Run, source: Path, *more: str) -> Any:
+    out = source.with_name("out.jsonl")
+    form = ("--format", "openai-batch")
+    return embedd("bulk", "all-minilm", str(source), "-o", str(out), *form, *more)
+
+
+def results(source: Path) -> list[Any]:
+    return [json.loads(one) for one in source.with_name("out.jsonl").read_text().splitlines()]
+
+
+def test_requests_are_answered_in_order_by_the_model_of_the_command(
+    embedd: Run, server: FakeServer, source: Path
+) -> None:
+    result = run(embedd, source)
+    assert result.status == 0, result.err
+    assert "8 requests answered, 0 of them failed" in result.err
+    found = results(source)
+    assert [one["custom_id"] for one in found] == [str(number) for number in range(8)]
+    assert {one["response"]["status_code"] for one in found} == {200}
+    assert len(found[0]["response"]["body"]["data"]) == 1
+    bodies = [body for _, path, body in server.asked if path == URL]
+    assert {body["model"] for body in bodies} == {"all-minilm"}
+    assert {body["encoding_format"] for body in bodies} == {"base64"}
+    assert not source.with_name("out.jsonl.parts").exists()
+
+
+def test_a_request_that_fails_has_its_answer_and_makes_the_status_3(
+    embedd: Run, source: Path
+) -> None:
+    write(source, [line("a", "good"), line("b", "bad")])
+    result = run(embedd, source)
+    assert result.status == 3
+    assert [one["response"]["status_code"] < 300 for one in results(source)] == [True, False]
+
+
+def test_the_same_command_goes_on_after_a_crash(
+    embedd: Run, server: FakeServer, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = command._flush
+    calls = 0
+
+    def crash(file: Any) -> None:
+        nonlocal calls
+        calls += 1
+        flush(file)
+        if calls == 2:  # the second range is written, and not committed
+            raise ServiceError("crash")
+
+    monkeypatch.setattr(command, "_flush", crash)
+    crashed = run(embedd, source)
+    assert crashed.status == 1
+    assert "run the same command to continue" in crashed.err
+    before = len(server.asked)
+    result = run(embedd, source)
+    assert result.status == 0, result.err
+    assert [one["custom_id"] for one in results(source)] == [str(number) for number in range(8)]
+    asked = [body["input"][0] for _, path, body in server.asked[before:] if path == URL]
+    assert sorted(asked) == [f"text {number}" for number in range(3, 8)]
+
+
+def test_another_input_is_refused_with_the_difference(
+    embedd: Run, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = requests.read_requests
+
+    def crash(path: Path, lines: Range) -> list[NumberedLine]:
+        if lines.start:
+            raise ServiceError("crash")
+        return read(path, lines)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "read_requests", crash)
+        assert run(embedd, source).status == 1
+    write(source, [line("a", "x")])
+    refused = run(embedd, source)
+    assert refused.status == 1
+    assert "begun with another input size" in refused.err
+    assert run(embedd, source, "--restart").status == 0
+    assert len(results(source)) == 1
+
+
+def test_an_output_that_exists_is_not_overwritten(embedd: Run, source: Path) -> None:
+    source.with_name("out.jsonl").write_text("mine")
+    result = run(embedd, source)
+    assert result.status == 1
+    assert "exists already" in result.err
+    assert source.with_name("out.jsonl").read_text() == "mine"
+
+
+def test_nothing_is_computed_of_a_file_with_a_fault(
+    embedd: Run, server: FakeServer, source: Path
+) -> None:
+    write(source, [line("a", "x"), *(line("b", "x", method="GET") for _ in range(7))])
+    before = len(server.asked)
+    result = run(embedd, source)
+    assert result.status == 1
+    assert "line 2: method must be POST, got 'GET'" in result.err
+    assert "and 2 more" in result.err
+    assert len(server.asked) == before
+
+
+def test_a_missing_file_is_an_error(embedd: Run, source: Path) -> None:
+    source.unlink()
+    result = run(embedd, source)
+    assert result.status == 1
+    assert f"cannot read {source}" in result.err
+
+
+@pytest.mark.parametrize("option", [("--text", "a"), ("--dry-run",), ("--dtype", "float32")])
+def test_options_of_rows_have_no_meaning_for_requests(
+    embedd: Run, source: Path, option: tuple[str, ...]
+) -> None:
+    result = run(embedd, source, *option)
+    assert result.status == 2
+    assert f"{option[0]} has no meaning" in result.err
+
+
+def test_requests_come_from_one_file(embedd: Run, source: Path) -> None:
+    result = run(embedd, source, str(source))
+    assert result.status == 1
+    assert "one file" in result.err
