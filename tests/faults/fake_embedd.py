@@ -1,11 +1,11 @@
-"""The command with the fake engine in its workers, and bulk jobs of small units.
+"""The command with the fake engine in its workers, and jobs of small units.
 
 ``python -m tests.faults.fake_embedd`` takes what ``python -m embedd`` takes.
 """
 
 from functools import partial
 
-from embedd.bulk import opening
+from embedd.bulk import opening, requests
 from embedd.bulk.units import Limits
 from embedd.cli import main
 from embedd.engine import loader
@@ -16,4 +16,5 @@ ROWS = 100  # of a unit
 if __name__ == "__main__":
     vars(loader)["LLAMA_BACKENDS"] = FAKE_BACKENDS
     vars(opening)["Limits"] = partial(Limits, rows=ROWS)
+    vars(requests)["RANGES"] = Limits(rows=ROWS)
     main()
