@@ -14,7 +14,7 @@ from collections.abc import (
 )
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import NamedTuple, Self, TypeVar
+from typing import Self, TypeVar
 
 import aiohttp
 import msgspec
@@ -87,14 +87,6 @@ class Identity:
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}".rstrip() or "another program"
-
-
-class RawReply(NamedTuple):
-    """What a server answered, as it is."""
-
-    status: int
-    request_id: str
-    body: bytes
 
 
 class Client:
@@ -303,25 +295,19 @@ class Client:
             served_by=served_by,
         )
 
-    async def post_as_it_is(self, path: str, body: bytes) -> RawReply:
-        """Send *body*, which is JSON, behind all other requests, and return what is answered.
+    async def post_as_it_is(self, path: str, body: bytes) -> tuple[int, str, bytes]:
+        """Send *body*, which is JSON, behind all others: status, id of the request, and answer.
 
         Raises:
             OverloadedError: The server takes the request later.
         """
-        headers = {
-            "Content-Type": "application/json",
-            "X-Embedd-Priority": Priority.BULK.value,
-            "Cache-Control": "no-store",
-        }
+        headers = {"X-Embedd-Priority": "bulk", "Cache-Control": "no-store"}
+        headers["Content-Type"] = "application/json"
         async with self._exchange("POST", path, body, headers) as response:
             if response.status in {429, 503}:
                 await _check(response, "")
-            return RawReply(
-                status=response.status,
-                request_id=response.headers.get("X-Request-Id", ""),
-                body=await response.read(),
-            )
+            request_id = response.headers.get("X-Request-Id", "")
+            return response.status, request_id, await response.read()
 
     async def embed_many(
         self,

@@ -248,17 +248,13 @@ class _ServerAnswer:
         self._clients = itertools.cycle(clients)
 
     async def compute(self, url: str, body: bytes) -> Answered:
-        reply = await next(self._clients).post_as_it_is(url, body)
+        client = next(self._clients)
+        status, request_id, reply = await client.post_as_it_is(url, body)
         try:
-            usage = msgspec.json.decode(reply.body, type=_Counted).usage
+            usage = msgspec.json.decode(reply, type=_Counted).usage
         except msgspec.MsgspecError as error:
             raise UnsupportedError(f"the answer of {url} is not JSON: {error}") from error
-        return Answered(
-            status=reply.status,
-            request_id=reply.request_id,
-            body=reply.body,
-            tokens=usage.total_tokens,
-        )
+        return Answered(status=status, request_id=request_id, body=reply, tokens=usage.total_tokens)
 
     def refuse(self, error: EmbeddError) -> NoReturn:
         # Not an answer of the server: what is left is computed by the next command.

@@ -1,6 +1,7 @@
 """The files and batches of a server: in memory as records, on the disk for the next start."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -49,18 +50,29 @@ class Upload:
         self.size += size
 
     def write(self, data: bytes) -> None:
-        """Write bytes that were counted; blocks."""
-        self._file.write(data)
+        """Write bytes that were counted; blocks.
+
+        Raises:
+            UnavailableError: The disk takes no more.
+        """
+        with _name_the_disk():
+            self._file.write(data)
 
     def seal(self) -> None:
-        """Flush all to the disk; blocks."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Flush all to the disk; blocks.
+
+        Raises:
+            UnavailableError: The disk takes no more.
+        """
+        with _name_the_disk():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
 
     def drop(self) -> None:
         """Delete it."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written is not needed
+            self._file.close()
         self.path.unlink(missing_ok=True)
         self._quota.count(self._owner, -self.size)
 
@@ -291,6 +303,15 @@ class Shelf:
 
 
 SHELF: Final = web.AppKey("shelf", Shelf)
+
+
+@contextmanager
+def _name_the_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        log.error("a file cannot be stored", extra={"reason": str(error)})  # noqa: TRY400 - the message is complete
+        raise UnavailableError(f"the file cannot be stored: {error.strerror}") from error
 
 
 def results_of(batch: Batch) -> list[tuple[str, int]]:

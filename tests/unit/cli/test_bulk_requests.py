@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from embedd.bulk import requests
 from embedd.bulk.requests import NumberedLine
 from embedd.bulk.units import Limits, Range
 from embedd.cli.bulk import requests as command
-from embedd.errors import ServiceError
+from embedd.client import Client
+from embedd.errors import OverloadedError, ServiceError
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_server import FakeServer
 
@@ -157,3 +159,21 @@ def test_requests_come_from_one_file(embedd: Run, source: Path) -> None:
     result = run(embedd, source, str(source))
     assert result.status == 1
     assert "one file" in result.err
+
+
+def test_an_answer_that_is_not_json_ends_the_command(
+    embedd: Run, server: FakeServer, source: Path
+) -> None:
+    server.refusals[URL] = web.Response(text="a proxy's page")
+    result = run(embedd, source)
+    assert result.status == 1
+    assert f"the answer of {URL} is not JSON" in result.err
+    assert "run the same command to continue" in result.err
+    assert not source.with_name("out.jsonl").exists()
+
+
+async def test_a_busy_server_is_asked_again_later(server: FakeServer) -> None:
+    server.refusals[URL] = web.json_response({"error": "busy"}, status=429)
+    async with Client(server.url) as client:
+        with pytest.raises(OverloadedError):
+            await client.post_as_it_is(URL, b"{}")

@@ -1,11 +1,14 @@
 """The runner of batches: restarts, patience, expiry, and what is left on the disk."""
 
 import asyncio
+import errno
+import io
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -22,6 +25,7 @@ from embedd.errors import (
     OverloadedError,
     ShuttingDownError,
     TooLargeError,
+    UnavailableError,
 )
 from embedd.server.batches.quota import OVERHEAD, Quota
 from embedd.server.batches.records import DAY, FINAL, Batch, Purpose, Status
@@ -322,6 +326,32 @@ async def test_one_batch_of_each_owner_is_in_work_at_a_time(place: Place) -> Non
         assert [one.id for one in runner._choose()] == [batches[0].id, batches[2].id]
         for batch in batches:
             await place.finish(shelf, runner, batch)
+
+
+class FullDisk(io.RawIOBase):
+    """Takes nothing."""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, _: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_upload_to_a_full_disk_is_refused_and_forgotten(place: Place) -> None:
+    with place.shelf().open():
+        pass
+    shelf = place.shelf()
+    upload = shelf.begin_upload("a")
+    upload._file.close()
+    upload._file = io.BufferedWriter(FullDisk())
+    upload.reserve(10)
+    upload.write(bytes(10))
+    with pytest.raises(UnavailableError, match="cannot be stored: No space left"):
+        upload.seal()
+    upload.drop()
+    assert list((place.root / "files").iterdir()) == []
+    shelf.quota.check("a", place.limit // 2)
 
 
 def test_all_owners_together_have_a_limit() -> None:
