@@ -188,11 +188,16 @@ class Shelf:
         Raises:
             InvalidInputError: A batch that has not ended needs it.
         """
-        if any(one.input == file.id and one.status not in FINAL for one in self.batches.values()):
+        if self._is_needed(file):
             raise InvalidInputError(
                 f"{file.id} is the input of a batch that has not ended: cancel the batch first"
             )
         await self._remove_file(file)
+
+    def _is_needed(self, file: StoredFile) -> bool:
+        return any(
+            one.input == file.id and one.status not in FINAL for one in self.batches.values()
+        )
 
     async def _remove_file(self, file: StoredFile) -> None:
         del self.files[file.id]
@@ -223,18 +228,18 @@ class Shelf:
         for batch in list(self.batches.values()):
             if batch.removed is not None and batch.removed <= now:
                 await self._remove_batch(batch)
-        used = {one.input for one in self.batches.values() if one.status not in FINAL}
         for file in list(self.files.values()):
-            if file.expires <= now and file.id not in used and file.id in self.files:
+            # Asked each time: others change files and batches while one is deleted.
+            if file.expires <= now and file.id in self.files and not self._is_needed(file):
                 await self._remove_file(file)
 
     async def _remove_batch(self, batch: Batch) -> None:
         del self.batches[batch.id]
         await self._follow(lambda: self._folder.remove(f"{BATCHES}/{batch.id}.json"))
         self.quota.count(batch.owner, -OVERHEAD)
-        inputs = {one.input for one in self.batches.values()}
         for id_ in (batch.input, batch.output, batch.errors):
-            if id_ in self.files and id_ not in inputs:
+            shared = any(one.input == id_ for one in self.batches.values())
+            if id_ is not None and id_ in self.files and not shared:
                 await self._remove_file(self.files[id_])
 
     async def _follow(self, change: Callable[[], None]) -> None:

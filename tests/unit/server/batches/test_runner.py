@@ -265,6 +265,31 @@ async def test_what_is_not_computed_within_the_window_is_given_up(place: Place) 
         ] * 6
 
 
+async def test_a_batch_that_is_cancelled_at_once_computes_nothing(place: Place) -> None:
+    answer = FakeAnswer()
+    async with place.serve(answer) as (shelf, runner):
+        batch = await place.add(shelf)
+        cancelled = replace(batch, status=Status.CANCELLING, cancelling=shelf.now)
+        ended = await place.finish(shelf, runner, await shelf.put_batch(cancelled))
+        assert (ended.status, ended.done.given_up) == (Status.CANCELLED, 10)
+        assert (ended.output, ended.total) == (None, 10)
+        assert place.names(shelf, ended.errors) == [str(i) for i in range(10)]
+    assert answer.computed == []
+
+
+async def test_an_input_is_kept_while_another_batch_has_it(place: Place) -> None:
+    async with place.serve(FakeAnswer()) as (shelf, runner):
+        batch = await place.add(shelf)
+        second = replace(batch, id=make_id("batch_"))
+        first = await shelf.put_batch(replace(batch, keep=3600))
+        for one in (first, await shelf.put_batch(second)):
+            await place.finish(shelf, runner, one)
+        place.now += 3601
+        await shelf.remove_expired()
+        assert list(shelf.batches) == [second.id]
+        assert set(shelf.files) == {second.input, shelf.batches[second.id].output}
+
+
 async def test_a_batch_and_its_files_are_removed_a_week_after_its_end(place: Place) -> None:
     async with place.serve(FakeAnswer()) as (shelf, runner):
         await place.finish(shelf, runner, await place.add(shelf))
