@@ -1,8 +1,10 @@
 """``embedd bulk --format openai-batch``: files of requests and of their answers."""
 
 import json
+import os
+import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
@@ -12,7 +14,9 @@ from embedd.bulk.requests import NumberedLine
 from embedd.bulk.units import Limits, Range
 from embedd.cli.bulk import requests as command
 from embedd.client import Client
-from embedd.errors import OverloadedError, ServiceError
+from embedd.errors import InvalidInputError, OverloadedError, ServiceError
+from embedd.server.dialects.base import Policy
+from embedd.server.http.bodies import BodyLimits
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_server import FakeServer
 
@@ -177,3 +181,42 @@ async def test_a_busy_server_is_asked_again_later(server: FakeServer) -> None:
     async with Client(server.url) as client:
         with pytest.raises(OverloadedError):
             await client.post_as_it_is(URL, b"{}")
+
+
+def test_an_interrupted_command_goes_on_later(
+    embedd: Run, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = requests.read_requests
+
+    def interrupt(path: Path, lines: Range) -> list[NumberedLine]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return read(path, lines)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "read_requests", interrupt)
+        result = run(embedd, source)
+    assert result.status == 130
+    assert "interrupted: run the same command to continue" in result.err
+    assert not source.with_name("out.jsonl").exists()
+    assert run(embedd, source).status == 0
+    assert [one["custom_id"] for one in results(source)] == [str(number) for number in range(8)]
+
+
+def test_a_first_line_that_is_not_valid_is_a_fault(embedd: Run, source: Path) -> None:
+    source.write_text("{\n")
+    result = run(embedd, source)
+    assert result.status == 1
+    assert "line 1: not valid JSON" in result.err
+
+
+def test_a_runtime_without_room_ends_the_command_and_a_bad_request_does_not() -> None:
+    answer = command._LocalAnswer(
+        cast("Any", None),
+        policy=Policy(),
+        bodies=BodyLimits(max_body=1, max_in_flight=1),
+        choose=command._choose_model,
+    )
+    with pytest.raises(OverloadedError):
+        answer.refuse(OverloadedError("busy"))
+    refused = answer.refuse(InvalidInputError("no", field="input"))
+    assert (refused.status, json.loads(refused.body)["error"]["param"]) == (400, "input")
