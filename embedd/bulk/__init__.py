@@ -13,6 +13,9 @@ of the output that has its final name only once it is complete:
 - `runner` runs the units of a job in one process; `progress` counts. `stdin` has the units of a
   stream. `estimate` is for a dry run, `summary` for the end.
 
+Files of requests, which a batch API has, are cut into ranges by the same scanner: `requests`
+checks, reads and renders their lines, and `answering` has each answered, in order.
+
 Another way to run a job (a batch API, a cluster) uses the same pieces: `Unit` values are plain
 data, `read_units` gives each with its rows, `run_unit` embeds and commits one, and repeating
 that is harmless.
