@@ -159,7 +159,10 @@ async def test_an_address_has_half_of_the_connections_and_others_are_served(
     assert [await open_one() for _ in range(2)] == [200, 200]
     assert await open_one() == 503
     refusal = await clients[-1].rest()
-    assert refusal.endswith(b"your address has 2 connections, its share: close some, or wait")
+    assert b"\r\nRetry-After: 1\r\n" in refusal
+    assert refusal.endswith(
+        b"your address may have 2 of the 5 connections of the server: close some, or wait"
+    )
     assert [await open_one("127.0.0.2") for _ in range(3)] == [200, 200, 503]
     assert await open_one("127.0.0.3") == 200
     assert await open_one("127.0.0.4") == 503

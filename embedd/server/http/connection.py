@@ -201,9 +201,10 @@ class Connection(web.RequestHandler):
         """Answer an incomplete head and close the connection."""
         self._log(text)
         self._head_began = None
+        retry = "Retry-After: 1\r\n" if status == 503 else ""
         head = (
             f"HTTP/1.1 {status} {REASONS[status]}\r\n"
-            f"Server: {SERVER_NAME}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+            f"Server: {SERVER_NAME}\r\nContent-Type: text/plain; charset=utf-8\r\n{retry}"
             f"Content-Length: {len(text)}\r\nConnection: close\r\n\r\n"
         )
         if not self._wire.is_closing():
@@ -242,7 +243,10 @@ class Connections:
             return f"the server has {self._limit} connections, the limit: try again later"
         share = max(1, self._limit // 2)
         if self._of_address[one.address] > share:
-            return f"your address has {share} connections, its share: close some, or wait"
+            return (
+                f"your address may have {share} of the {self._limit} connections of the server: "
+                "close some, or wait"
+            )
         return None
 
     def _remove(self, one: Connection) -> None:
