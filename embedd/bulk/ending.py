@@ -21,6 +21,7 @@ from embedd.bulk.commit import (
     render_failures,
 )
 from embedd.bulk.compute import numpy_type
+from embedd.bulk.finished import encode_finished, finished_path
 from embedd.bulk.folder import Folder
 from embedd.bulk.job import Job
 from embedd.bulk.parts import (
@@ -74,6 +75,11 @@ def _finish(folder: Folder, target: Path, job: Job, numbers: Sequence[int]) -> C
         errors.unlink(missing_ok=True)
     if output is not Output.FOLDER:
         _join(folder, target, job, numbers, total)
+        if job.planned:  # a stream cannot be read again, so nothing is the same job
+            _replace(
+                finished_path(target),
+                lambda path: path.write_bytes(encode_finished(target, job, total)),
+            )
     folder.replace(SUCCESS, msgspec.json.encode(total))
     if output is not Output.FOLDER:
         folder.remove(JOB)  # first: a shard that comes now sees that nothing is left to do

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embedd.bulk.commit import ERRORS, JOB, SUCCESS, finished_parts, part_name
+from embedd.bulk.finished import finished_path
 from embedd.bulk.folder import RECORDS, Folder
 from embedd.bulk.job import (
     Job,
@@ -95,6 +96,7 @@ def clear(folder: Folder, target: Path, output: Output) -> None:
             folder.remove(f"{RECORDS}/{name}")
     if output is not Output.FOLDER:
         target.unlink(missing_ok=True)
+        finished_path(target).unlink(missing_ok=True)
 
 
 def choose_units(job: Job, done: set[int], shard: tuple[int, int] = (1, 1)) -> list[Unit]:

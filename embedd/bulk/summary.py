@@ -9,12 +9,18 @@ from embedd.bulk.ending import errors_path, ids_path
 from embedd.bulk.parts import Output
 
 
-def describe_totals(total: Counts, *, seconds: float, size: int | None) -> str:
-    """Return the totals of an output in a line; *size* is its bytes, None if it is a stream."""
+def describe_totals(total: Counts, *, seconds: float | None, size: int | None) -> str:
+    """Return the totals of an output in a line.
+
+    Args:
+        seconds: That it took; None if it was complete before.
+        size: Its bytes; None if it is a stream.
+    """
     vectors = "" if total.vectors == total.rows else f", {total.vectors:,} vectors"
     return (
         f"{total.rows:,} rows{vectors}, {total.tokens:,} tokens, {total.cut:,} texts cut, "
-        f"{total.errors:,} errors, {seconds:.1f} s"
+        f"{total.errors:,} errors, "
+        + ("nothing left to do" if seconds is None else f"{seconds:.1f} s")
         + ("" if size is None else f", {size / 1e6:.1f} MB")
     )
 

@@ -12,6 +12,7 @@ from typing import Final
 import click
 
 from embedd.bulk.commit import (
+    JOB,
     Counts,
     FolderSink,
     Sink,
@@ -22,6 +23,7 @@ from embedd.bulk.commit import (
 from embedd.bulk.compute import Pool
 from embedd.bulk.ending import count_parts, finish_job, ids_path
 from embedd.bulk.estimate import Estimate, estimate
+from embedd.bulk.finished import Finished, check_same, read_finished
 from embedd.bulk.folder import Folder
 from embedd.bulk.job import Job, Model, Options, choose_selection, plan
 from embedd.bulk.opening import begin_stream, choose_units, clear, folder_of, open_job
@@ -122,6 +124,9 @@ async def run(request: Request, settings: Settings) -> int:
         with folder.lock():
             if request.restart:
                 clear(folder, request.target, output)
+            finished = await asyncio.to_thread(_find_finished, request, computers.model, folder)
+            if finished is not None:
+                return _report(request, finished.job, finished.total, seconds=None)
             work = await asyncio.to_thread(_open_work, request, computers.model, folder)
             backend = read_backend(folder) or computers.served_by
             pool = Pool(computers.computes, served_by=backend, mixed=request.mixed)
@@ -144,10 +149,34 @@ def _check(request: Request) -> None:
         raise InvalidInputError("stdin is read once: --shard and --dry-run need files")
 
 
+def _find_finished(request: Request, model: Model, folder: Folder) -> Finished | None:
+    """The record of the output if this command has made it before, as a whole.
+
+    Raises:
+        InvalidInputError: It was made by another command.
+    """
+    is_file = request.options.output is not Output.FOLDER
+    if not is_file or STDIN in request.inputs or folder.read(JOB) is not None:
+        return None
+    target = request.target
+    if request.options.output is Output.NPY and not ids_path(target).exists():
+        return None
+    finished = read_finished(target)
+    if finished is not None:
+        folder.remove_folder("")  # it has the lock of this process, or what a crash left
+        paths = find_paths(request.inputs, _format_of(request))
+        check_same(finished, target, request.options, model, paths)
+    return finished
+
+
+def _format_of(request: Request) -> Format | None:
+    return None if request.form is None else Format(request.form)
+
+
 def _open_work(request: Request, model: Model, folder: Folder | None) -> Work:
     """Plan the job, or find what is left of it; *folder* is None where the output is a stream."""
     options = request.options
-    form = None if request.form is None else Format(request.form)
+    form = _format_of(request)
     if form is not None and STDIN in request.inputs:
         stream = StreamUnits(sys.stdin.buffer, form, Limits())
         selection = choose_selection(options, stream.find_columns(), size=0)
@@ -220,15 +249,24 @@ async def _do(request: Request, work: Work, pool: Pool, sink: Sink) -> int:
 
 async def _finish(request: Request, work: Work, folder: Folder) -> int:
     """Complete the output, say what it came to, and return the exit status."""
-    options, job = request.options, work.job
+    job = work.job
     units = range(work.progress.parts) if work.units is None else [u.part for u in job.units()]
     total = await asyncio.to_thread(finish_job, folder, request.target, job, units)
     if total is None:
         click.echo("this shard is done; the output is completed by another shard", err=True)
         return 0
-    target, output = request.target, options.output
+    return _report(request, job, total, seconds=work.progress.snapshot().seconds)
+
+
+def _report(request: Request, job: Job, total: Counts, *, seconds: float | None) -> int:
+    """Say what the output came to, and return the exit status.
+
+    Args:
+        seconds: That it took; None if it was complete before.
+    """
+    target, options = request.target, request.options
+    output = options.output
     more = [ids_path(target)] if output is Output.NPY else []
-    seconds = work.progress.snapshot().seconds
     size = measure_output(target, more)
     click.echo(describe_totals(total, seconds=seconds, size=size), err=True)
     if request.progress != "none":

@@ -129,8 +129,8 @@ def test_npy_has_the_vectors_and_beside_them_the_ids(tmp_path: Path) -> None:
     vectors = np.load(tmp_path / "v.npy")
     np.testing.assert_array_equal(vectors, to_vectors([f"text {n}" for n in range(7)]))
     assert sorted(one.name for one in tmp_path.iterdir() if one.name.startswith("v.")) in (
-        ["v.ids.jsonl", "v.npy"],
-        ["v.ids.parquet", "v.npy"],
+        ["v.ids.jsonl", "v.npy", "v.npy.job.json"],
+        ["v.ids.parquet", "v.npy", "v.npy.job.json"],
     )
 
 

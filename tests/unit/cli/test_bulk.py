@@ -347,6 +347,68 @@ def test_an_output_that_exists_is_computed_anew_only_on_demand(
     assert len(rows_of(out.read_bytes())) == 3
 
 
+def test_the_same_command_has_nothing_left_to_do(
+    embedd: Run, server: FakeServer, texts: Path
+) -> None:
+    out = texts.with_name("o.jsonl")
+    arguments = ["bulk", "all-minilm", str(texts), "-o", str(out)]
+    assert embedd(*arguments).status == 0
+    before = (out.read_bytes(), len(requests_of(server)))
+    again = embedd(*arguments)
+    assert again.status == 0
+    assert "3 rows, 11 tokens, 0 texts cut, 0 errors, nothing left to do" in again.err
+    assert (out.read_bytes(), len(requests_of(server)) - 1) == before  # one more probe
+    assert not texts.with_name("o.jsonl.parts").exists()
+
+
+def test_rows_that_failed_make_the_status_3_again(
+    embedd: Run, server: FakeServer, texts: Path
+) -> None:
+    del server
+    source = texts.with_name("a.jsonl")
+    source.write_text('{"text": "a"}\n{"text": null}\n')
+    arguments = ["bulk", "all-minilm", str(source), "-o", str(texts.with_name("o.jsonl"))]
+    for result in (embedd(*arguments), embedd(*arguments)):
+        assert result.status == 3
+        assert "o.jsonl.errors.jsonl" in result.err
+
+
+def test_an_output_of_another_command_is_refused_with_the_difference(
+    embedd: Run, server: FakeServer, texts: Path
+) -> None:
+    del server
+    out, more = texts.with_name("o.jsonl"), texts.with_name("b.txt")
+    more.write_text("four\n")
+    arguments = ["bulk", "all-minilm", str(texts), "-o", str(out)]
+    assert embedd(*arguments).status == 0
+    changed = {
+        "input_type was 'document' and is 'query'": [*arguments, "--input-type", "query"],
+        f"the input {more} is new": [*arguments, str(more)],
+    }
+    for difference, command in changed.items():
+        refused = embedd(*command)
+        assert refused.status == 1
+        assert f"{out} is of another job: {difference}. --restart" in refused.err
+    texts.write_text("other\n")
+    assert f"the input {texts} has changed" in embedd(*arguments).err
+    assert embedd(*arguments, "--restart").status == 0
+    assert [row["text"] for row in rows_of(out.read_bytes())] == ["other"]
+
+
+def test_an_output_that_was_changed_is_not_the_one_that_was_made(
+    embedd: Run, server: FakeServer, texts: Path
+) -> None:
+    del server
+    out = texts.with_name("o.jsonl")
+    arguments = ["bulk", "all-minilm", str(texts), "-o", str(out)]
+    assert embedd(*arguments).status == 0
+    out.write_text("precious")
+    assert f"{out} exists" in embedd(*arguments).err
+    out.unlink()
+    assert embedd(*arguments).status == 0
+    assert len(rows_of(out.read_bytes())) == 3
+
+
 def test_a_shard_says_that_others_are_still_working(
     embedd: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,77 @@
+"""The record of an output that is one file: it remains when its parts are gone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from embedd.bulk.commit import Counts
+from embedd.bulk.job import Job, Model, Options, find_difference, find_new
+from embedd.bulk.sources import Format, make_sources, read_file_facts
+from embedd.errors import InvalidInputError
+
+ENDING: Final = ".job.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A job that is done.
+
+    Args:
+        size, digest: Of its output, as in `File`.
+    """
+
+    job: Job
+    total: Counts
+    size: int
+    digest: str
+
+
+def finished_path(target: Path) -> Path:
+    """Return where the record of the output file *target* is."""
+    return target.with_name(target.name + ENDING)
+
+
+def encode_finished(target: Path, job: Job, total: Counts) -> bytes:
+    """Return the record of *target*, which is complete."""
+    facts = read_file_facts(str(target))
+    finished = Finished(job=job, total=total, size=facts.size, digest=facts.digest)
+    return msgspec.json.format(msgspec.json.encode(finished), indent=1)
+
+
+def read_finished(target: Path) -> Finished | None:
+    """Return the record of *target*; None if there is none, or *target* is not what it made."""
+    try:
+        data = finished_path(target).read_bytes()
+        facts = read_file_facts(str(target))
+        finished = msgspec.json.decode(data, type=Finished)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return None
+    is_same = (facts.size, facts.digest) == (finished.size, finished.digest)
+    return finished if is_same else None
+
+
+def check_same(
+    finished: Finished,
+    target: Path,
+    options: Options,
+    model: Model,
+    paths: Sequence[tuple[str, Format]],
+) -> None:
+    """Check that a command would make *target* again as it is.
+
+    Raises:
+        InvalidInputError: It would not; the message says what differs.
+    """
+    difference = find_difference(finished.job, options, model)
+    if difference is None:
+        new, difference = find_new(finished.job, make_sources(paths))
+        if new:
+            difference = f"the input {new[0]} is new"
+    if difference is not None:
+        raise InvalidInputError(
+            f"{target} is of another job: {difference}. --restart computes it anew, another -o "
+            "keeps it"
+        )
