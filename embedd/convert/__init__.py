@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from embedd.convert.checkpoint import Checkpoint, read_checkpoint
-from embedd.convert.writer import WeightType, write_gguf
+from embedd.convert.weight_type import WeightType
 
-__all__ = ["Checkpoint", "WeightType", "convert_checkpoint"]
+if TYPE_CHECKING:
+    from embedd.convert.checkpoint import Checkpoint
+
+__all__ = ["WeightType", "convert_checkpoint"]
 
 
 def convert_checkpoint(
@@ -17,7 +20,7 @@ def convert_checkpoint(
     name: str | None = None,
     licence: str | None = None,
     report: Callable[[int, int], None] | None = None,
-) -> Checkpoint:
+) -> "Checkpoint":
     """Write the checkpoint in folder *source* as GGUF to *target*; returns what was read.
 
     One of `architectures.ARCHITECTURES`, as embedding model or cross-encoder, from safetensors.
@@ -34,6 +37,9 @@ def convert_checkpoint(
         ConversionError: Something is missing, damaged or not supported; the message says
             what. *target* is then absent or incomplete: delete it.
     """
+    from embedd.convert.checkpoint import read_checkpoint  # noqa: PLC0415 - a server starts without
+    from embedd.convert.writer import write_gguf  # noqa: PLC0415 - and without the package `gguf`
+
     checkpoint = read_checkpoint(source)
     write_gguf(
         checkpoint,

@@ -1,7 +1,6 @@
 """Writes a checkpoint as GGUF, one tensor at a time."""
 
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -12,19 +11,12 @@ from gguf.quants import quant_shape_to_byte_shape, quantize
 from embedd.convert.checkpoint import Checkpoint
 from embedd.convert.graph import Graph, TargetTensor, Value
 from embedd.convert.tensors import Floats
+from embedd.convert.weight_type import WeightType
 from embedd.errors import ConversionError
 from embedd.tokenizers.vocabulary import Vocabulary
 from embedd.types import Pooling
 
 Kind = gguf.GGMLQuantizationType
-
-
-class WeightType(StrEnum):
-    """Type of the large matrices; biases, norms and position embeddings stay f32."""
-
-    F32 = "f32"
-    F16 = "f16"
-    Q8_0 = "q8_0"
 
 
 _KINDS: Final[Mapping[WeightType, Kind]] = {

@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from embedd.convert import Checkpoint
 from embedd.errors import ConversionError, InvalidInputError, ModelLoadError
 from embedd.gguf.faults import find_fault
 from embedd.gguf.header import read_header_file
@@ -47,6 +46,9 @@ from embedd.store.layout import parse_digest
 from embedd.store.manifests import LICENSE, MODEL, PARAMS, StoredManifest, make_layer
 from embedd.store.store import Store
 from embedd.stored_images import ImageFiles, StoredImageModel, parse_image_parameters
+
+if TYPE_CHECKING:
+    from embedd.convert.checkpoint import Checkpoint
 
 _log = logging.getLogger(__name__)
 
@@ -348,7 +350,7 @@ def _draft_of_gguf(creation: Creation, *paths: Path) -> Draft:
     )
 
 
-def _parameters_of_checkpoint(checkpoint: Checkpoint) -> dict[str, object]:
+def _parameters_of_checkpoint(checkpoint: "Checkpoint") -> dict[str, object]:
     parameters: dict[str, object] = {}
     cut = checkpoint.max_seq_length
     if cut is not None and cut < checkpoint.graph.context_length:

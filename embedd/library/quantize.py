@@ -10,15 +10,18 @@ import tempfile
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Final, TypeAlias
+from typing import IO, TYPE_CHECKING, Final, TypeAlias
 
-from embedd.convert import Checkpoint, WeightType, convert_checkpoint
+from embedd.convert import WeightType, convert_checkpoint
 from embedd.errors import ConversionError, InvalidInputError
 from embedd.gguf.header import GgufFacts, read_header_file
 from embedd.library.progress import ReportProgress, report_bytes
 from embedd.ollama_api import ProgressLine
 from embedd.store.blobs import Report
 from embedd.store.disk import open_temporary
+
+if TYPE_CHECKING:
+    from embedd.convert.checkpoint import Checkpoint
 
 KEPT_STDERR: Final = 2000  # characters: the reason is at the end
 # What Ollama sends while no layer has a digest yet.
@@ -71,7 +74,7 @@ class Weights:
         report: ReportProgress,
         *,
         name: str,
-    ) -> Checkpoint:
+    ) -> "Checkpoint":
         """Write the checkpoint *source* of the model *name* as GGUF to *target*, by default as f16.
 
         Raises:
@@ -133,7 +136,7 @@ def convert(
     licence: str | None = None,
     verify: Verify | None,
     report: ReportProgress,
-) -> Checkpoint:
+) -> "Checkpoint":
     """Convert the checkpoint *source* of the model *name* to *target*, and *verify* the result."""
     report(ProgressLine(status="converting model"))
     checkpoint = convert_checkpoint(

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from llama_cpp import llama_cpp as lib
 
+from embedd.engine.llama.binding import lib
 from embedd.engine.llama.library import fill_params, take_log_lines
 from embedd.engine.llama.model import LlamaModel
 from embedd.engine.protocol import Stop, StoppedError

@@ -15,8 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from llama_cpp import llama_cpp as lib
-
+from embedd.engine.llama.binding import lib
 from embedd.errors import EngineError
 
 WARNING_LEVEL = 3

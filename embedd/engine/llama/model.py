@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llama_cpp import llama_cpp as lib
-
+from embedd.engine.llama.binding import lib
 from embedd.engine.llama.library import fill_params, open_library, take_log_lines
 from embedd.errors import ModelLoadError
 from embedd.types import Labels

@@ -14,9 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from llama_cpp import llama_cpp as lib
-
 from embedd.engine.child_process import prepare_process
+from embedd.engine.llama.binding import lib
 from embedd.engine.llama.library import (
     WARNING_LEVEL,
     fill_params,

@@ -6,9 +6,8 @@ reason on stderr. A library for another CPU ends the process: its parent reads t
 
 import sys
 
-from llama_cpp import llama_cpp as lib
-
 from embedd.engine.child_process import prepare_process
+from embedd.engine.llama.binding import lib
 from embedd.engine.llama.library import open_library
 from embedd.errors import EngineError
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
-from llama_cpp import llama_cpp as lib
 
+from embedd.engine.llama.binding import lib
 from embedd.engine.llama.model import LlamaModel
 from embedd.engine.llama.places import UNKNOWN, find_places
 from embedd.engine.protocol import check_ids
