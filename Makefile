@@ -6,6 +6,7 @@ VENV := .venv
 CLIENTS := .venv-clients
 DEPLOY := .venv-deploy
 UI := .venv-ui
+RAY := .venv-ray
 PLAIN := .venv-plain
 DOCS := .venv-docs
 BIN := $(VENV)/bin
@@ -57,12 +58,12 @@ PARALLEL := --numprocesses auto --dist loadfile
 # Code for an optional library is left out of the coverage where that is not installed.
 export UNTESTABLE := from importlib.util import find_spec; \
 	parts = {'openvino': 'engine/openvino/*', 'stable_diffusion_cpp': 'engine/diffusion/*', \
-		'pyarrow': 'bulk/tables.py'}; \
+		'pyarrow': 'bulk/tables.py,embedd/ray/embed.py', 'ray': 'ray/cluster.py'}; \
 	missing = [f'embedd/{part}' for name, part in parts.items() if not find_spec(name)]; \
 	print('--omit=' + ','.join(missing) if missing else '')
 
 .DEFAULT_GOAL := help
-.PHONY: help run install images test test-clients test-wheel test-plain test-deploy test-ui docs faults check lint types arch fmt cover bench wheel portable-flags clean
+.PHONY: help run install images test test-clients test-wheel test-plain test-deploy test-ui test-ray docs faults check lint types arch fmt cover bench wheel portable-flags clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -123,6 +124,9 @@ test-deploy: $(DEPLOY)/installed ## Test the image's file, chart, unit, dashboar
 test-ui: install $(UI)/installed ## Test the page in a browser (Chromium of the system)
 	PYTHONPATH=$(UI) $(BIN)/python -m pytest -c tests/ui/pytest.ini tests/ui
 
+test-ray: install $(RAY)/installed ## Test bulk jobs on a Ray cluster of this machine, whose nodes are killed
+	PYTHONPATH=$(abspath $(RAY)) $(BIN)/python -m pytest -c tests/cluster/pytest.ini tests/cluster
+
 docs: $(DOCS)/installed ## Build the documentation to site/; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
 
@@ -136,7 +140,7 @@ bench: install ## Measure this machine
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove what was built here; models and wheels stay
-	rm -rf $(VENV) $(CLIENTS) $(PLAIN) $(DEPLOY) $(UI) $(DOCS) site build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
+	rm -rf $(VENV) $(CLIENTS) $(PLAIN) $(DEPLOY) $(UI) $(RAY) $(DOCS) site build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedd needs Python 3.11 or newer")'
@@ -206,6 +210,11 @@ $(DOCS)/installed: docs/requirements.txt
 	rm -rf $(DOCS)
 	$(PYTHON) -m venv $(DOCS)
 	$(DOCS)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --requirement $<
+	touch $@
+
+$(RAY)/installed: tests/cluster/requirements.txt | $(VENV)/bin/python
+	rm -rf $(RAY)
+	$(PIP) install --quiet --no-compile --no-deps --target $(RAY) --requirement $<
 	touch $@
 
 $(UI)/installed: tests/ui/requirements.txt | $(VENV)/bin/python

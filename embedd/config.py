@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -213,6 +213,14 @@ class Settings:
     log_format: LogFormat
     otlp_endpoint: str
     state: Path
+
+    @property
+    def client_key(self) -> str | None:
+        """The API key that commands send to a server: the first one."""
+        keys = self.api_key
+        if not keys and self.api_key_file is not None:
+            keys = parse_keys(self.api_key_file.read_text())
+        return next(iter(keys), None)
 
 
 class ServiceManager(NamedTuple):
@@ -555,6 +563,11 @@ def worker_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str
         if name in _WORKER_NAMES or name.startswith(_WORKER_PREFIXES)
     }
     return kept | _WORKER_VALUES
+
+
+def without_ray_statistics(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Let Ray send no usage statistics from this process, unless the variable says otherwise."""
+    environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 def set_environment(values: Mapping[str, str]) -> None:

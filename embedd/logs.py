@@ -68,9 +68,9 @@ def set_up_logs(
 
 
 def _facts(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
-    """Yield what was given as ``extra``."""
+    """Yield what was given as ``extra``; libraries such as Ray add names with an underscore."""
     for name, value in record.__dict__.items():
-        if name not in _STANDARD_FIELDS:
+        if name not in _STANDARD_FIELDS and not name.startswith("_"):
             yield name, value
 
 

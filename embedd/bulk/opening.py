@@ -87,6 +87,7 @@ def begin_stream(folder: Folder, target: Path, job: Job) -> None:
 
 def clear(folder: Folder, target: Path, output: Output) -> None:
     """Throw away what an earlier job made, and nothing else."""
+    folder.remove(JOB)  # first: workers of it that still run on a cluster commit nothing then
     for number in finished_parts(folder, output):
         folder.remove(part_name(number, output))
     for name in (SUCCESS, ERRORS):

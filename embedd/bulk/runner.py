@@ -117,7 +117,7 @@ async def run_units(
                 unit, rows = read
                 group.create_task(finish(unit, rows, start))
     except BaseExceptionGroup as errors:
-        raise _choose_error(errors) from errors
+        raise choose_error(errors) from errors
     finally:
         work.close()
     return total
@@ -192,7 +192,7 @@ def describe(job: Job, served_by: str) -> Mapping[str, str]:
     return facts
 
 
-def _choose_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+def choose_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the first error of a group, one that is not embedd's own if there is one."""
     found: list[BaseException] = []
     waiting: list[BaseException] = [errors]

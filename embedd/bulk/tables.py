@@ -10,6 +10,7 @@ from typing import IO, Any, Final, TypeAlias
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -182,10 +183,15 @@ def join_ids(path: Path, parts: Iterable[bytes]) -> None:
             writer.write_table(table)
 
 
-def to_list_array(vectors: Numbers) -> Array:
-    """Return vectors as ``fixed_size_list`` of their type, without copying them."""
-    numbers = np.ascontiguousarray(vectors).reshape(-1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(numbers), vectors.shape[1])
+def to_list_array(vectors: Numbers, is_null: npt.NDArray[np.bool_] | None = None) -> Array:
+    """Return vectors as ``fixed_size_list`` of their type, without copying them.
+
+    Args:
+        is_null: For each vector whether there is none; None: there are all.
+    """
+    numbers = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    mask = None if is_null is None else pa.array(is_null)
+    return pa.FixedSizeListArray.from_arrays(numbers, vectors.shape[1], mask=mask)
 
 
 def _open_parquet_writer(path: Path, schema: Table) -> Any:

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from embedd.cli.settings import warn
-from embedd.config import Address, Settings, parse_keys, read_settings
+from embedd.config import Address, Settings, read_settings
 from embedd.errors import UnavailableError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -19,12 +19,7 @@ def make_client(address: Address) -> "Client":
     from embedd.client import Client
 
     settings = read_settings(warn=lambda _: None)
-    keys = settings.api_key
-    if not keys and settings.api_key_file is not None:
-        keys = parse_keys(settings.api_key_file.read_text())
-    return Client(
-        address, key=next(iter(keys), None), admin_key=next(iter(settings.admin_key), None)
-    )
+    return Client(address, key=settings.client_key, admin_key=next(iter(settings.admin_key), None))
 
 
 @asynccontextmanager

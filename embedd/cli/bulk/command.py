@@ -48,7 +48,7 @@ def shard(text: str) -> tuple[int, int]:
 @click.option("--limit", type=click.IntRange(1), help="Most rows.")
 @click.option("--shard", "part", type=shard, default="1/1", help="Do the Ith of N shares: I/N.")
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Of inputs of unknown ending.")
-@click.option("--threads", type=click.IntRange(1), help="Cores for a runtime in this process.")
+@click.option("--threads", type=click.IntRange(1), help="Cores of a runtime.")
 @click.option("--errors", type=click.Choice(["skip", "stop"]), default="skip", help="Bad rows.")
 @click.option("--max-errors", type=click.IntRange(0), help="Stop when more rows fail.")
 @click.option("--restart", is_flag=True, help="Throw away what is there, and begin anew.")
@@ -57,6 +57,7 @@ def shard(text: str) -> tuple[int, int]:
 )
 @click.option("--server", "servers", metavar="URL", multiple=True, help="Server; several share.")
 @click.option("--local", is_flag=True, help="Compute in this process, without a server.")
+@click.option("--ray", metavar="ADDRESS|auto", help="Compute on the nodes of a Ray cluster.")
 @click.option("--mixed-backends", "mixed", is_flag=True, help="Allow vectors of several backends.")
 @click.option("--dry-run", is_flag=True, help="Estimate rows, tokens, bytes and time.")
 def bulk(
@@ -83,6 +84,7 @@ def bulk(
     progress: str,
     servers: tuple[str, ...],
     local: bool,
+    ray: str | None,
     mixed: bool,
     dry_run: bool,
 ) -> int:
@@ -98,6 +100,8 @@ def bulk(
 
     if local and servers:
         raise click.UsageError("--local and --server exclude each other")
+    if ray is not None and (local or dry_run):
+        raise click.UsageError("--ray excludes --local and --dry-run")
     settings = load_settings()
     if threads is not None:
         settings = replace(settings, threads=threads)
@@ -134,6 +138,10 @@ def bulk(
         progress=progress,
         dry_run=dry_run,
     )
+    if ray is not None:
+        from embedd.cli.bulk.on_ray import run_on_ray
+
+        return asyncio.run(run_on_ray(request, ray, threads))
     return asyncio.run(run(request, settings))
 
 

@@ -3,11 +3,11 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import click
 
@@ -49,6 +49,9 @@ from embedd.errors import EmbeddError, InvalidInputError
 WITH_ERRORS: Final = 3
 INTERRUPTED: Final = 130
 CONTINUE: Final = "run the same command to continue"
+
+# Runs units until they are done, or the event is set and those in work are done.
+Run: TypeAlias = Callable[[asyncio.Event], Awaitable[Counts]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,21 +121,34 @@ async def run(request: Request, settings: Settings) -> int:
             pool = Pool(computers.computes, served_by=computers.served_by, mixed=request.mixed)
             work = await asyncio.to_thread(_open_work, request, computers.model, None)
             stream = StreamSink(sys.stdout.buffer, sys.stderr.buffer)
-            return await _do(request, work, pool, stream)
+            if request.dry_run:
+                _show_estimate(await estimate(work.job, work.units or (), pool))
+                return 0
+            return await _do(request, work, _make_run(work, pool, stream))
         index, of = request.shard
         folder = folder_of(request.target, output, f"{index}-of-{of}")
         with folder.lock():
-            if request.restart:
-                clear(folder, request.target, output)
-            finished = await asyncio.to_thread(_find_finished, request, computers.model, folder)
-            if finished is not None:
-                return _report(request, finished.job, finished.total, seconds=None)
-            work = await asyncio.to_thread(_open_work, request, computers.model, folder)
-            backend = read_backend(folder) or computers.served_by
-            pool = Pool(computers.computes, served_by=backend, mixed=request.mixed)
-            sink = FolderSink(folder, output, mixed=request.mixed)
-            status = await _do(request, work, pool, sink)
-            return status or await _finish(request, work, folder)
+
+            def make_run(work: Work) -> Run:
+                backend = read_backend(folder) or computers.served_by
+                pool = Pool(computers.computes, served_by=backend, mixed=request.mixed)
+                return _make_run(work, pool, FolderSink(folder, output, mixed=request.mixed))
+
+            return await complete(request, computers.model, folder, make_run)
+
+
+async def complete(
+    request: Request, model: Model, folder: Folder, make_run: Callable[[Work], Run]
+) -> int:
+    """Do what is left of the job of *folder*, which is locked; return the exit status."""
+    if request.restart:
+        clear(folder, request.target, request.options.output)
+    finished = await asyncio.to_thread(_find_finished, request, model, folder)
+    if finished is not None:
+        return _report(request, finished.job, finished.total, seconds=None)
+    work = await asyncio.to_thread(_open_work, request, model, folder)
+    status = await _do(request, work, make_run(work))
+    return status or await _finish(request, work, folder)
 
 
 def _check(request: Request) -> None:
@@ -213,22 +229,28 @@ def _open_work(request: Request, model: Model, folder: Folder | None) -> Work:
     )
 
 
-async def _do(request: Request, work: Work, pool: Pool, sink: Sink) -> int:
-    """Run the units that are left, or estimate them; return the exit status so far."""
-    if request.dry_run:
-        _show_estimate(await estimate(work.job, work.units or (), pool))
-        return 0
+def _make_run(work: Work, pool: Pool, sink: Sink) -> Run:
+    """Return what does *work* in this process."""
+
+    async def run_here(stop: asyncio.Event) -> Counts:
+        return await run_units(
+            work.job,
+            work.read,
+            pool=pool,
+            sink=sink,
+            progress=work.progress,
+            budget=work.budget,
+            stop=stop,
+        )
+
+    return run_here
+
+
+async def _do(request: Request, work: Work, run_work: Run) -> int:
+    """Run the units that are left, and show how far they are; return the exit status so far."""
     with listen_to_interrupts() as stop, open_display(request.progress, work.progress):
         try:
-            done = await run_units(
-                work.job,
-                work.read,
-                pool=pool,
-                sink=sink,
-                progress=work.progress,
-                budget=work.budget,
-                stop=stop,
-            )
+            done = await run_work(stop)
         except EmbeddError:
             if work.units is not None and request.options.output is not Output.STDOUT:
                 click.echo(f"Finished parts are kept: {CONTINUE}.", err=True)

@@ -1,0 +1,137 @@
+"""A bulk job whose units are done on the nodes of a Ray cluster."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from embedd.bulk.commit import JOB, Counts, finished_parts
+from embedd.bulk.folder import Folder
+from embedd.bulk.opening import folder_of
+from embedd.bulk.parts import Output
+from embedd.bulk.sources import STDIN, Format, find_paths
+from embedd.cli.bulk.running import Request, Run, Work, complete
+from embedd.errors import ExtraMissingError, InvalidInputError, ServiceError, UnavailableError
+from embedd.ray.dispatch import Dispatcher
+from embedd.ray.probe import open_probe
+from embedd.ray.worker import Outcome, Task, fingerprint_of
+
+if TYPE_CHECKING:
+    from embedd.ray.protocol import Cluster, Node
+
+SIGHT_SECONDS: Final = 90  # until a part is seen here: NFS caches folders for up to 60 s
+
+
+async def run_on_ray(request: Request, address: str, threads: int | None) -> int:
+    """Do what the command says on the cluster at *address*, and return its exit status.
+
+    Args:
+        threads: Cores of a worker; None: those of the smallest node.
+
+    Raises:
+        EmbeddError: An input, an option, a node or what computes is at fault; finished parts
+            stay.
+    """
+    if request.options.output is Output.STDOUT or STDIN in request.inputs:
+        raise InvalidInputError("--ray needs files: stdin and stdout are of this machine alone")
+    if find_spec("ray") is None:
+        raise ExtraMissingError("--ray", "ray")
+    from embedd.ray.cluster import open_cluster
+
+    async with open_cluster(address) as cluster:
+        return await run_on_cluster(request, cluster, threads)
+
+
+async def run_on_cluster(request: Request, cluster: "Cluster", threads: int | None) -> int:
+    """See `run_on_ray`."""
+    nodes = cluster.nodes()
+    cores = threads or _choose_cores(nodes)
+    nodes = [node for node in nodes if node.cores >= cores]
+    if not nodes:
+        click.echo(f"no node has {cores} cores: waiting for one to join the cluster", err=True)
+    form = None if request.form is None else Format(request.form)
+    inputs = [path for path, _ in await asyncio.to_thread(find_paths, request.inputs, form)]
+    index, of = request.shard
+    folder = folder_of(request.target.absolute(), request.options.output, f"{index}-of-{of}")
+    with folder.lock(), open_probe(folder, inputs) as probe:
+        faults = await cluster.find_faults(probe, nodes)
+        if faults:
+            raise UnavailableError("\n".join(faults))
+        task = Task(
+            probe=probe,
+            shard=folder.shard,
+            output=request.options.output,
+            wanted=request.options.wanted,
+            servers=tuple(request.servers),
+            cores=cores,
+            mixed=request.mixed,
+        )
+        room = sum(node.cores // cores for node in nodes)
+        dispatcher = Dispatcher(lambda: cluster.start(task), room=room, mixed=request.mixed)
+        try:
+            return await _run(
+                request, dispatcher, folder, f"{len(nodes)} nodes, workers of {cores}"
+            )
+        finally:
+            dispatcher.close()
+
+
+async def _run(request: Request, dispatcher: Dispatcher, folder: Folder, place: str) -> int:
+    model, served_by = await dispatcher.open()
+    click.echo(f"{served_by} (Ray: {place} cores)", err=True)
+    return await complete(request, model, folder, lambda work: _make_run(work, dispatcher, folder))
+
+
+def _choose_cores(nodes: Sequence["Node"]) -> int:
+    if not nodes:
+        raise InvalidInputError(
+            "no node of the cluster has cores yet: say with --threads how many a worker uses"
+        )
+    return min(node.cores for node in nodes)
+
+
+def _make_run(work: Work, dispatcher: Dispatcher, folder: Folder) -> Run:
+    """Return what does *work* on the workers of *dispatcher*."""
+    fingerprint = fingerprint_of(folder.read(JOB) or b"")
+    sizes = {unit.part: unit.range.size for unit in work.units or ()}
+
+    def report(outcome: Outcome) -> None:
+        counts = outcome.counts
+        rows = counts.rows + counts.errors
+        work.progress.add(rows, counts.tokens, counts.cut, counts.errors, sizes[outcome.part])
+        work.progress.finish_part()
+        if counts.errors:
+            work.budget.add(counts.errors, outcome.example)
+
+    async def run(stop: asyncio.Event) -> Counts:
+        await dispatcher.run(list(sizes), fingerprint, report, stop)
+        if not stop.is_set():
+            await wait_for_parts(folder, work.job.options.output, sizes)
+        return Counts()
+
+    return run
+
+
+async def wait_for_parts(
+    folder: Folder,
+    output: Output,
+    parts: Collection[int],
+    *,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Return once *parts*, which other machines have written, are seen here.
+
+    Raises:
+        ServiceError: One is not after `SIGHT_SECONDS`.
+    """
+    for _ in range(SIGHT_SECONDS):
+        missing = set(parts) - finished_parts(folder, output)
+        if not missing:
+            return
+        await sleep(1.0)
+    raise ServiceError(
+        f"part {min(missing)} is written, and is not in {folder.root} after {SIGHT_SECONDS} s: "
+        "check that all nodes have the same folder there, and run the same command again"
+    )
