@@ -29,9 +29,12 @@ CPU := $(shell uname -ms; grep -m 1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/
 FIND_LINKS ?=
 
 # One library for all x86-64 CPUs: a backend for each kind, of which the best is loaded. CMake puts
-# the backends beside the programs, but they are looked for beside the libraries.
+# the backends beside the programs, but they are looked for beside the libraries, and look there for
+# what they need. Left out is what only llama.cpp's programs use: it wants OpenSSL and a newer system.
 PORTABLE_FLAGS := -DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON \
-	-DCMAKE_INSTALL_BINDIR=llama_cpp/lib$(if $(IS_GCC), -DCMAKE_CXX_FLAGS=-fno-dse)
+	-DCMAKE_INSTALL_BINDIR=llama_cpp/lib -DCMAKE_INSTALL_RPATH=$$ORIGIN$(if \
+	$(IS_GCC), -DCMAKE_CXX_FLAGS=-fno-dse)
+PORTABLE_EXCLUDE := /lib;/include;/llama_cpp/lib/*.so.*.*
 
 # pip's cache ignores the flags, and a library built for one CPU may not run on another.
 # So the wheels lie in folders named after version, flags, compiler and CPU.
@@ -63,7 +66,7 @@ export UNTESTABLE := from importlib.util import find_spec; \
 	print('--omit=' + ','.join(missing) if missing else '')
 
 .DEFAULT_GOAL := help
-.PHONY: help run install images test test-clients test-wheel test-plain test-deploy test-ui test-ray docs faults check lint types arch fmt cover bench wheel portable-flags clean
+.PHONY: help run install images test test-clients test-wheel test-plain test-deploy test-ui test-ray docs faults check lint types arch fmt cover bench wheel portable-llama clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -110,13 +113,14 @@ fmt: install ## Format and fix what can be fixed
 wheel: install $(DEPLOY)/installed ## Build wheels/: embedd, and llama.cpp for every CPU; some 10 minutes
 	rm -rf wheels build
 	$(BIN)/python -m build --wheel --outdir wheels
-	env -u SOURCE_DATE_EPOCH CMAKE_ARGS='$(PORTABLE_FLAGS)' $(PIP) wheel --quiet --no-cache-dir --no-deps \
-		--no-binary llama-cpp-python --wheel-dir wheels/linux llama-cpp-python==$(LLAMA_CPP)
+	$(MAKE) portable-llama
 	PATH=$(abspath $(DEPLOY)/bin):$$PATH auditwheel repair --wheel-dir wheels wheels/linux/*.whl
 	rm -r wheels/linux
 
-portable-flags:
-	@echo '$(PORTABLE_FLAGS)'
+portable-llama: # for `wheel` and the image: into wheels/linux
+	env -u SOURCE_DATE_EPOCH CMAKE_ARGS='$(PORTABLE_FLAGS)' SKBUILD_WHEEL_EXCLUDE='$(PORTABLE_EXCLUDE)' \
+		$(PIP) wheel --quiet --no-cache-dir --no-deps --no-binary llama-cpp-python \
+		--wheel-dir wheels/linux llama-cpp-python==$(LLAMA_CPP)
 
 test-deploy: $(DEPLOY)/installed ## Test the image's file, chart, unit, dashboard and alerts in deploy/
 	$(DEPLOY)/bin/python -m pytest -c tests/deploy/pytest.ini tests/deploy
