@@ -21,6 +21,7 @@ from embedd.config import (
     worker_environment,
 )
 from embedd.embedder.embedder import Embedder
+from embedd.engine.host.process import WorkerProcess
 from embedd.engine.image_loader import ImageLoader
 from embedd.engine.image_spec import ImageSpec
 from embedd.engine.installation import (
@@ -36,6 +37,7 @@ from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tuning.store import SingleUse, TuningStore
 from embedd.engine.vocabularies import find_verdict
 from embedd.errors import EmbeddError, ExhaustedError, StoreError, StoreLockedError
+from embedd.first_worker import FirstWorker, make_environment
 from embedd.library import Library
 from embedd.library.quantize import FileType, quantize_gguf
 from embedd.machine import read_cpu_features
@@ -99,8 +101,14 @@ def _open_catalog(settings: Settings, store: Store) -> tuple[Catalog, Suggestion
 
 
 @asynccontextmanager
-async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
-    """Open what a server needs; when the block ends all workers have ended."""
+async def open_runtime(
+    settings: Settings, first: FirstWorker | None = None
+) -> AsyncIterator[Runtime]:
+    """Open what a server needs; when the block ends all workers have ended.
+
+    Args:
+        first: A worker that was started before, for the first load.
+    """
     store = open_store(settings)
     await asyncio.to_thread(_prune, store)
     catalog, suggestions = _open_catalog(settings, store)
@@ -109,7 +117,10 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     vectors = VectorCache(settings.cache_bytes)
     tuning = open_tuning(settings)
     set_environment(library_environment(settings.threads))
-    loader = make_loader(settings, tuning, metrics, vectors, lambda: scheduler.room)
+    first = first or FirstWorker()
+    loader = make_loader(
+        settings, tuning, metrics, vectors, lambda: scheduler.room, take_worker=first.take
+    )
     image_loader = ImageLoader(
         environment=image_worker_environment(),
         cores=settings.threads,
@@ -156,6 +167,7 @@ async def open_runtime(settings: Settings) -> AsyncIterator[Runtime]:
     finally:
         await scheduler.close()
         await loader.close()
+        await first.close()
 
 
 def _look(scheduler: Scheduler, vectors: VectorCache) -> Iterator[Metric]:
@@ -182,10 +194,12 @@ def make_loader(
     metrics: Metrics | None = None,
     vectors: VectorCache | None = None,
     find_room: Callable[[], int] | None = None,
+    *,
+    take_worker: Callable[[], WorkerProcess | None] = lambda: None,
 ) -> Loader:
     """Return a loader for a server; without the optional arguments, for a command."""
     return Loader(
-        environment=worker_environment() | library_environment(settings.threads),
+        environment=make_environment(settings),
         cores=settings.threads,
         cache=VectorCache(0) if vectors is None else vectors,
         calibrations=calibrations,
@@ -202,6 +216,7 @@ def make_loader(
         load_timeout=settings.load_timeout,
         estimate=_make_estimate(settings, calibrations),
         find_room=find_room or (lambda: settings.memory),
+        take_worker=take_worker,
     )
 
 

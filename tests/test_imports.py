@@ -9,7 +9,8 @@ import pytest
 
 from tests.needs import require_openvino
 
-SERVER = "embedd.cli, embedd.cli.serve, embedd.server.serve"
+START = "embedd.cli, embedd.cli.serve, embedd.server.serve"
+SERVER = f"{START}, embedd.server.wiring"
 WORKER = "embedd.engine.worker.__main__"
 LLAMA = f"{WORKER}, embedd.engine.llama.engine"
 OPENVINO = f"{WORKER}, embedd.engine.openvino.engine"
@@ -37,6 +38,11 @@ def test_the_server_imports_no_engine_converter_or_client_of_the_hub() -> None:
         "rich",
     }
     assert find_imported(SERVER, names | {"aiohttp"}) == ["aiohttp"]
+
+
+def test_the_first_worker_starts_before_the_server_imports_what_speaks_http() -> None:
+    assert find_imported(START, ["aiohttp", "embedd.runtime"]) == []
+    assert find_imported(SERVER, ["aiohttp", "embedd.runtime"]) == ["aiohttp", "embedd.runtime"]
 
 
 @pytest.mark.parametrize("imports", [WORKER, LLAMA])

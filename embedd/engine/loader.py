@@ -55,6 +55,7 @@ class Loader:
         max_wait: See `BatchQueue`.
         estimate: Returns the bytes that a worker with a model takes.
         find_room: Returns the bytes that workers for trials may take now.
+        take_worker: Returns a worker that was started before a load asked for one, or None.
     """
 
     def __init__(
@@ -77,10 +78,12 @@ class Loader:
         max_wait: float = math.inf,
         estimate: Callable[[ModelSpec], int] = lambda _spec: 0,
         find_room: Callable[[], int] = lambda: 0,
+        take_worker: Callable[[], WorkerProcess | None] = lambda: None,
     ) -> None:
         self._estimate = estimate
         self._find_room = find_room
-        self._start = functools.partial(WorkerProcess.start, environment)
+        self._environment = environment
+        self._take_worker = take_worker
         self._cores = CoreBudget(cores)
         self._cache = cache
         self._metrics = metrics
@@ -109,6 +112,13 @@ class Loader:
             cores=cores,
             is_busy=lambda: self._cores.busy,
         )
+
+    async def _start(self) -> WorkerProcess:
+        """Return a worker process that has loaded nothing yet."""
+        worker = self._take_worker()
+        if worker is not None and worker.death is None:
+            return worker
+        return await WorkerProcess.start(self._environment)
 
     async def load(self, spec: ModelSpec) -> ServedModel:
         """Start a worker for *spec*, log it, and have better settings measured in the background.

@@ -59,7 +59,7 @@ from embedd.server.openapi import pages
 from embedd.server.openapi.document import describe
 from embedd.server.ops import health
 from embedd.server.ops import metrics as ops
-from embedd.server.ops.readiness import READINESS, Readiness
+from embedd.server.ops.readiness import Readiness
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ def make_app(
     app[TIMEOUTS] = timeouts or Timeouts()
     app[POOLS] = Pools()
     app[SHUTDOWN] = Shutdown()
-    app[READINESS] = readiness or Readiness()
+    app[health.READINESS] = readiness or Readiness()
     app[BASE_PATH] = base_path
     if app[POLICY].ui:
         app[ui.LIVE] = ui.Live(metrics.collect)

@@ -12,7 +12,9 @@ import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import uvloop
@@ -20,30 +22,21 @@ import uvloop
 from embedd import __version__
 from embedd.config import Address, ServiceManager, Settings
 from embedd.errors import ConfigError, EmbeddError, NotAnImageModelError
-from embedd.runtime import Runtime, open_runtime
-from embedd.server.access.auth import KeyFile, Keys, warn_if_readable
-from embedd.server.access.origins import OriginPolicy
-from embedd.server.app import make_app
-from embedd.server.batches.shelf import Shelf
-from embedd.server.dialects.base import Policy
-from embedd.server.http.answers import AnswersInFlight
-from embedd.server.http.bodies import BodyLimits
-from embedd.server.http.listener import BACKLOG, open_listener
-from embedd.server.http.timeouts import Timeouts
+from embedd.first_worker import FirstWorker
+from embedd.server.access.secret_files import warn_if_readable
 from embedd.server.http.tls import Certificate
-from embedd.server.http.unix_socket import bind_unix, remove_at_the_end
-from embedd.server.ops.observer import make_observer
+from embedd.server.http.unix_socket import BACKLOG, bind_unix, remove_at_the_end
 from embedd.server.ops.readiness import Readiness
-from embedd.server.ops.request_log import log_request
-from embedd.server.ops.tracing import open_tracing
 from embedd.server.service_manager import find_address, inherit_listeners, notify
 from embedd.types import EmbedRequest
 
+if TYPE_CHECKING:
+    from embedd.runtime import Runtime
+    from embedd.server.access.auth import Keys
+
 log = logging.getLogger(__name__)
 
-CLOSING = 4.0  # seconds of the grace for last answers and the end of the workers
 PROBE_TIMEOUT = 1.0
-BATCHES = "batches"  # folder in the state folder
 LOOPBACK = ("127.0.0.1", "::1")
 _NO_FAMILY = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # the machine has no IPv6
 
@@ -83,97 +76,40 @@ async def serve(
     socks = inherit_listeners(manager.listeners)
     if socks:
         settings = replace(settings, host=find_address(socks[0]))
-    keys = choose_keys(settings)
-    _reload_on_signal(keys, tls)
     # A socket that the service manager opened stays its own.
     own_socket = None if socks else settings.host.socket
     socks = socks or bind(settings.host, socket_mode=settings.socket_mode)
     readiness = Readiness(preload)
-    async with (
-        remove_at_the_end(own_socket),
-        open_tracing(settings.otlp_endpoint, settings.base_path) as tracing,
-        open_runtime(settings) as runtime,
-    ):
-        app = make_app(
-            embedder=runtime.embedder,
-            painter=runtime.painter,
-            library=runtime.library,
-            bodies=BodyLimits(
-                max_body=settings.max_body, max_in_flight=settings.max_body_in_flight
-            ),
-            answers=AnswersInFlight(settings.max_answer),
-            origins=choose_origin_policy(settings),
-            keys=keys,
-            base_path=settings.base_path,
-            metrics=runtime.metrics,
-            readiness=readiness,
-            observers=[make_observer(log_request), *tracing] if settings.log_requests else tracing,
-            policy=_make_policy(settings),
-            shelf=Shelf(
-                settings.state / BATCHES, limit=settings.batch_bytes, max_body=settings.max_body
-            ),
-            timeouts=Timeouts(
-                head=settings.head_timeout,
-                body=settings.body_timeout,
-                write=settings.write_timeout,
-            ),
-        )
-        requests = max(settings.shutdown_grace - CLOSING, settings.shutdown_grace / 2)
-        async with open_listener(app, socks, tls.context if tls else None, grace=requests):
-            log.info(
-                "embedd is listening",
-                extra={
-                    "address": _address_of(socks[0], settings.host, tls),
-                    "version": __version__,
-                    "models": settings.models,
-                    "threads": settings.threads,
-                },
-            )
-            notify(manager.notify, "READY=1")
-            loading = asyncio.create_task(_preload(runtime, preload, readiness))
-            await stop.wait()
-            notify(manager.notify, "STOPPING=1")
-            log.info("stopping after running requests; a second signal stops at once")
+    first = await FirstWorker.start(settings) if preload else FirstWorker()
+    from embedd.runtime import open_runtime  # noqa: PLC0415 - while the first worker starts
+
+    async with remove_at_the_end(own_socket), open_runtime(settings, first) as runtime:
+        loading = asyncio.create_task(_preload(runtime, preload, readiness, first))
+        try:
+            # In a thread: models load while this process imports what speaks HTTP.
+            await asyncio.to_thread(import_module, "embedd.server.wiring")
+            from embedd.server.wiring import choose_keys, open_site  # noqa: PLC0415 - imported now
+
+            keys = choose_keys(settings)
+            _reload_on_signal(keys, tls)
+            async with open_site(settings, runtime, socks, keys=keys, readiness=readiness, tls=tls):
+                log.info(
+                    "embedd is listening",
+                    extra={
+                        "address": _address_of(socks[0], settings.host, tls),
+                        "version": __version__,
+                        "models": settings.models,
+                        "threads": settings.threads,
+                    },
+                )
+                notify(manager.notify, "READY=1")
+                await stop.wait()
+                notify(manager.notify, "STOPPING=1")
+                log.info("stopping after running requests; a second signal stops at once")
+                loading.cancel()
+        finally:
             loading.cancel()
     log.info("stopped")
-
-
-def _make_policy(settings: Settings) -> Policy:
-    return Policy(
-        request_timeout=settings.request_timeout,
-        max_inputs=settings.max_inputs,
-        max_queue=settings.max_queue,
-        max_ollama_inputs=settings.max_ollama_inputs,
-        token_ids=settings.token_ids,
-        default_model=settings.default_model,
-        default_rerank_model=settings.default_rerank_model,
-        ui=settings.ui,
-    )
-
-
-def choose_origin_policy(settings: Settings) -> OriginPolicy:
-    """Return the policy: hosts are checked on loopback, and where some are configured."""
-    address = settings.host
-    on_loopback = address.socket is None and _is_loopback(address.host)
-    return OriginPolicy(
-        check_host=on_loopback or bool(settings.allowed_hosts),
-        hosts=settings.allowed_hosts,
-        origins=settings.origins,
-    )
-
-
-def choose_keys(settings: Settings) -> Keys:
-    """Return the keys of *settings*; log a warning if other machines need none.
-
-    Raises:
-        ConfigError: The file of keys cannot be read, or is empty.
-    """
-    file = settings.api_key_file and KeyFile(settings.api_key_file)
-    has_key = file is not None or bool(settings.api_key)
-    is_remote = settings.host.socket is None and not _is_loopback(settings.host.host)
-    if is_remote and not has_key:
-        log.warning("the server is reachable from other machines without a key; set EMBEDD_API_KEY")
-    return Keys(listed=settings.api_key, file=file or None, admin=settings.admin_key)
 
 
 def bind(address: Address, *, socket_mode: int = 0o600) -> list[socket.socket]:
@@ -282,7 +218,7 @@ def _stop_on_signals(grace: float) -> asyncio.Event:
     return stop
 
 
-def _reload_on_signal(keys: Keys, tls: Certificate | None) -> None:
+def _reload_on_signal(keys: "Keys", tls: Certificate | None) -> None:
     """Read the files of keys and certificates again on SIGHUP."""
 
     def on_signal() -> None:
@@ -299,7 +235,9 @@ def _end_process() -> None:
     os._exit(0)
 
 
-async def _preload(runtime: Runtime, names: Sequence[str], readiness: Readiness) -> None:
+async def _preload(
+    runtime: "Runtime", names: Sequence[str], readiness: Readiness, first: FirstWorker
+) -> None:
     for name in names:
         try:
             await _load(runtime, name)
@@ -307,19 +245,16 @@ async def _preload(runtime: Runtime, names: Sequence[str], readiness: Readiness)
         except EmbeddError as error:
             readiness.mark_failed(name)
             log.error("model not loaded", extra={"model": name, "reason": str(error)})  # noqa: TRY400 - the message is complete
+    await first.close()
 
 
-async def _load(runtime: Runtime, name: str) -> None:
+async def _load(runtime: "Runtime", name: str) -> None:
     try:
         await runtime.painter.find(name)
     except NotAnImageModelError:
         await runtime.embedder.embed(EmbedRequest(model=name, inputs=()))
     else:
         await runtime.painter.load(name)
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or host.startswith("127.") or host == "::1"
 
 
 def _address_of(sock: socket.socket, address: Address, tls: Certificate | None) -> str:

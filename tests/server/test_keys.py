@@ -10,7 +10,7 @@ from embedd.errors import ConfigError
 from embedd.server.access.auth import Access, Keys, choose_access
 from embedd.server.app import DIALECTS
 from embedd.server.http.bodies import BodyLimits
-from embedd.server.serve import choose_keys
+from embedd.server.wiring import choose_keys
 from tests.conftest import MakeSettings
 from tests.key_watch import MARK
 from tests.server.serving import OpenServer, Served

@@ -2,7 +2,8 @@
 
 from embedd.server.access.auth import Keys
 from embedd.server.http.shutdown import SHUTDOWN
-from embedd.server.ops.readiness import READINESS, Readiness
+from embedd.server.ops.health import READINESS
+from embedd.server.ops.readiness import Readiness
 from tests.server.serving import OpenServer, Served
 
 

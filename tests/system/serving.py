@@ -22,7 +22,8 @@ from embedd.server.app import make_app
 from embedd.server.batches.shelf import Shelf
 from embedd.server.http.bodies import BodyLimits
 from embedd.server.http.listener import open_listener
-from embedd.server.serve import BATCHES, bind
+from embedd.server.serve import bind
+from embedd.server.wiring import BATCHES
 from embedd.store.store import Store
 from tests.exposition import Samples, parse
 from tests.tiny_models import write_tiny_bert

@@ -65,6 +65,10 @@ class WorkerProcess(Worker[messages.FromWorker]):
             raise to_start_error(error) from error
         return worker
 
+    def expect(self, engine: str) -> None:
+        """Let the process import *engine* until `load` is called, if it has time."""
+        self._frames.write(messages.Expect(engine))
+
     async def load(
         self,
         load: messages.Load,

@@ -19,7 +19,13 @@ from embedd.engine.worker.compute import encode_together
 from embedd.engine.worker.connection import Connection
 from embedd.engine.worker.crosscheck import check_agreement
 from embedd.engine.worker.dispatch import Pending
-from embedd.engine.worker.load import describe_tokenizer, open_engine, open_tokenizer, to_failure
+from embedd.engine.worker.load import (
+    describe_tokenizer,
+    import_engine,
+    open_engine,
+    open_tokenizer,
+    to_failure,
+)
 from embedd.engine.worker.own_tokenizer import build_candidate, choose_tokenizer
 from embedd.engine.worker.selftest import run_self_test
 from embedd.engine.worker.threads import exit_on_error, start_thread
@@ -41,6 +47,8 @@ class Worker:
         while (received := self._connection.receive()) is not None:
             message, array = received
             match message:
+                case messages.Expect():
+                    start_thread(import_engine, message.engine)
                 case messages.Load():
                     load = self._load_vocabulary if message.vocabulary_only else self._load
                     start_thread(load, message)

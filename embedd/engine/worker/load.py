@@ -53,6 +53,11 @@ def describe_tokenizer(tokenizer: Tokenizer, verdict: TokenizerVerdict) -> Model
     )
 
 
+def import_engine(name: str) -> None:
+    """Import the engine *name*, for which a `Load` then does not have to wait."""
+    _find_class(ENGINES[name])
+
+
 def open_engine(load: Load, report: Callable[[float], None]) -> Engine:
     """Load a model on the engine and backend that it is to be computed with.
 

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import hmac
 import logging
-import stat
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -16,6 +15,7 @@ from aiohttp.typedefs import Handler
 from embedd.config import parse_keys
 from embedd.errors import ConfigError, ForbiddenError, RequestError, UnauthorizedError
 from embedd.ollama_api import MANAGEMENT_PATHS
+from embedd.server.access.secret_files import warn_if_readable
 from embedd.server.http.paths import served_path
 
 log = logging.getLogger(__name__)
@@ -102,16 +102,6 @@ class KeyFile:
         if stamp != self._stamp:
             self._keys = parse_keys(self._path.read_text("utf-8"))
             self._stamp = stamp
-
-
-def warn_if_readable(path: Path, what: str) -> None:
-    """Log a warning if every user of the machine can read the secrets in the file *path*."""
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & stat.S_IROTH:
-        log.warning(
-            "other users of this machine can read a file of secrets: chmod 600",
-            extra={"path": path, "holds": what, "mode": f"{mode:o}"},
-        )
 
 
 class Keys:

@@ -13,8 +13,8 @@ from aiohttp import web
 from embedd.server.http.connection import Connections
 from embedd.server.http.shutdown import SHUTDOWN
 from embedd.server.http.timeouts import TIMEOUTS
+from embedd.server.http.unix_socket import BACKLOG
 
-BACKLOG: Final = 1024  # connections that the kernel holds while the event loop is busy
 STALL: Final = 5.0  # seconds that a client may make no progress while the server stops
 LAST_ANSWERS: Final = 1.0  # seconds for the answers that requests get which were stopped
 

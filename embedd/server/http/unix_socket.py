@@ -5,8 +5,11 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 from embedd.errors import ConfigError
+
+BACKLOG: Final = 1024  # connections that the kernel holds while the event loop is busy
 
 
 def bind_unix(path: Path, *, mode: int, backlog: int) -> socket.socket:

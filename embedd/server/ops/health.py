@@ -11,9 +11,11 @@ from embedd.server.dialects.llamacpp.errors import ErrorReply, Fault
 from embedd.server.dialects.tei.dialect import DIALECT as TEI
 from embedd.server.http.json_out import json_response
 from embedd.server.http.shutdown import SHUTDOWN
-from embedd.server.ops.readiness import READINESS
+from embedd.server.ops.readiness import Readiness
 
 Health = dict[str, str]
+
+READINESS = web.AppKey("readiness", Readiness)
 
 
 async def health(request: web.Request) -> web.StreamResponse:

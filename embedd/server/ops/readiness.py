@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable
 
-from aiohttp import web
-
 
 class Readiness:
     """Counts the models that must be in memory before the server is ready.
@@ -37,6 +35,3 @@ class Readiness:
         if self._failed:
             text += f"; {len(self._failed)} could not be loaded: see the log"
         return text
-
-
-READINESS = web.AppKey("readiness", Readiness)

@@ -8,6 +8,7 @@ import pytest
 
 from embedd.cache import VectorCache
 from embedd.config import worker_environment
+from embedd.engine.host.process import WorkerProcess
 from embedd.engine.loader import Loader
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tuning.calibrate import Calibration, Verdict
@@ -176,6 +177,27 @@ async def test_trials_have_ended_before_a_load_begins(monkeypatch: pytest.Monkey
     with pytest.raises(ModelLoadError, match="enough"):
         await loader.load(SPEC)
     assert order == ["ended", "started"]
+
+
+async def test_the_first_load_takes_the_worker_that_was_started_before_unless_it_died() -> None:
+    waiting = [await WorkerProcess.start(worker_environment()) for _ in range(2)]
+    dead, alive = waiting
+    await dead.close()
+    loader = Loader(
+        environment=worker_environment(),
+        cores=1,
+        cache=VectorCache(0),
+        calibrations=SingleUse(),
+        metrics=Metrics(),
+        take_worker=lambda: waiting.pop() if waiting else None,
+    )
+    assert await loader._start() is alive
+    fresh = await loader._start()
+    assert fresh is not dead
+    assert fresh.death is None
+    for worker in (alive, fresh):
+        await worker.close()
+    await loader.close()
 
 
 async def test_a_loader_opens_vocabularies_in_processes_that_end(tmp_path: Path) -> None:
