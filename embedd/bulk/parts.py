@@ -109,7 +109,7 @@ def make_part(
     places = dict(zip(CHUNK, zip(*embedded.places or (), strict=True), strict=False))
     for column in columns:
         if column.name in sources:
-            values[column.name] = _take(sources[column.name], embedded.rows.tolist())
+            values[column.name] = take_values(sources[column.name], embedded.rows.tolist())
         else:
             values[column.name] = list(places.get(column.name, ()))
     return Part(columns=columns, values=values, vectors=embedded.vectors, facts=facts)
@@ -175,7 +175,8 @@ def _write_rows(member: IO[bytes], part: Part) -> None:
         member.write(b"\n".join(lines) + b"\n")
 
 
-def _take(values: Values, rows: Sequence[int]) -> Values:
+def take_values(values: Values, rows: Sequence[int]) -> Values:
+    """Return the values of *rows*."""
     if hasattr(values, "take"):  # an array of Arrow
         taken: Values = values.take(rows)
         return taken

@@ -1,16 +1,21 @@
 """What a dry run says of a job that it saw a sample of."""
 
+import asyncio
 import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from embedd.bulk.compute import Pool, Wanted
+from embedd.bulk.ending import ids_path
 from embedd.bulk.estimate import SAMPLED_ROWS, estimate
 from embedd.bulk.job import Options, plan
-from embedd.bulk.parts import Output
+from embedd.bulk.parts import Output, choose_output
 from embedd.bulk.sources import find_paths, make_sources
+from embedd.bulk.summary import measure_output
 from embedd.bulk.units import Limits
+from embedd.errors import ServiceError
 from tests.unit.bulk.jobs import BAD, MODEL, FakeCompute, run_job
 
 ROWS = 30_000
@@ -56,10 +61,51 @@ async def test_a_job_that_is_done_has_nothing_left(source: Path) -> None:
     assert (found.rows, found.tokens, found.seconds, found.sampled) == (0, 0, 0, 0)
 
 
-def test_the_bytes_of_vectors_in_json_are_near_to_those_of_the_output(tmp_path: Path) -> None:
-    source = tmp_path / "b.txt"
-    source.write_text("".join(f"{number}\n" for number in range(500)))
-    run_job([source], tmp_path / "o.jsonl", keep="none")
-    lines = (tmp_path / "o.jsonl").read_bytes().splitlines()
-    size = sum(len(line.partition(b"[")[2]) for line in lines)
-    assert size == pytest.approx(500 * MODEL.width * 12.3, rel=0.15)
+def write_alike(path: Path) -> None:
+    path.write_text(
+        "".join(f"text {number} of {number % 7 * 'many '}words\n" for number in range(9000))
+    )
+
+
+def write_equal(path: Path) -> None:
+    """Of 9,000 texts 90 are different."""
+    path.write_text("".join(f"text {number % 90}\n" for number in range(9000)))
+
+
+def write_growing(path: Path) -> None:
+    """The last texts are long, so that their units have few rows."""
+    with path.open("w") as file:
+        file.writelines(
+            f"{number}".ljust(4 + 4000 * (number > 7800), "y") + "\n" for number in range(9000)
+        )
+
+
+@pytest.mark.parametrize("write", [write_alike, write_equal, write_growing])
+@pytest.mark.parametrize("out", ["o.jsonl", "o.npy", "folder"])
+async def test_tokens_and_bytes_are_within_15_percent_of_those_that_come(
+    tmp_path: Path, out: str, write: Callable[[Path], None]
+) -> None:
+    source, target = tmp_path / "a.txt", tmp_path / out
+    write(source)
+    limits = Limits(rows=800, bytes=100_000)
+    output = choose_output(str(target))
+    options = Options(wanted=Wanted(model="fake"), output=output)
+    job = plan(options, MODEL, make_sources(find_paths([str(source)])), limits)
+    found = await estimate(job, job.units(), Pool([FakeCompute()]))
+    total = await asyncio.to_thread(run_job, [source], target, limits=limits)
+    assert total is not None
+    assert found.rows == total.rows
+    assert found.tokens == pytest.approx(total.tokens, rel=0.15)
+    assert found.cut == pytest.approx(total.cut, rel=0.15, abs=1)
+    more = [ids_path(target)] if output is Output.NPY else []
+    assert found.bytes == pytest.approx(measure_output(target, more), rel=0.15)
+
+
+async def test_an_error_of_no_text_is_raised_as_it_is(source: Path) -> None:
+    def fail(_texts: Sequence[str]) -> None:
+        raise ServiceError("out of order")
+
+    options = Options(wanted=Wanted(model="fake"), output=Output.JSONL)
+    job = plan(options, MODEL, make_sources(find_paths([str(source)])), Limits())
+    with pytest.raises(ServiceError, match="out of order"):
+        await estimate(job, job.units(), Pool([FakeCompute(before=fail)]))

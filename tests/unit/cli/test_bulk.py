@@ -244,7 +244,7 @@ def test_a_dry_run_writes_nothing_and_says_what_would_come(
     assert result.status == 0, result.err
     assert "901 rows" in result.out
     assert "1 texts cut" in result.out
-    assert "from a sample of 901 rows" in result.out
+    assert "from a sample of 101 rows" in result.out
     assert list(tmp_path.iterdir()) == [source]
 
 
