@@ -13,9 +13,9 @@ import msgspec
 
 from tests.faults.client import ask
 from tests.faults.conftest import Scale
-from tests.faults.fake_embedd import ROWS
 from tests.faults.figures import Figures
 from tests.faults.process import Home, Server, wait_until
+from tests.faults.small_units import ROWS
 
 RANGES = 8
 FAKE = "tests.faults.fake_embedd"

@@ -3,21 +3,24 @@
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import psutil
 import pytest
 
 from tests.faults.conftest import Scale
-from tests.faults.fake_embedd import ROWS
 from tests.faults.figures import Figures
 from tests.faults.process import Home, wait_until
+from tests.faults.small_units import ROWS
 
 PARTS = 12
-FAKE = "tests.faults.fake_embedd"
+FAKE, REAL = "tests.faults.fake_embedd", "tests.faults.small_units"
+WITHIN_A_PART = 0.1  # seconds within which a kill comes after a part
 
 
 def write_rows(path: Path) -> list[str]:
@@ -37,25 +40,32 @@ def _no_commands_left() -> Iterator[None]:
     """Commands that still run at the end of a test that failed are killed."""
     yield
     for child in psutil.Process().children():
-        if FAKE in child.cmdline():
+        if {FAKE, REAL} & set(child.cmdline()):
             child.kill()
             child.wait()
 
 
 class Job:
-    """A job whose command is started, killed and started again."""
+    """A job whose command is started, killed and started again; *model* is the one that it uses.
 
-    def __init__(self, home: Home, source: Path, out: Path, *options: str) -> None:
+    With `tiny` the engine is the fake one.
+    """
+
+    def __init__(
+        self, home: Home, source: Path, out: Path, *options: str, model: str = "tiny"
+    ) -> None:
         self.out = out
+        self._settings = {"ENGINE": "llama", "THREADS": "1"} if model == "tiny" else {}
         self._home = home
-        self._command = [sys.executable, "-m", FAKE, "bulk", "tiny", str(source), "-o", str(out)]
+        module = FAKE if model == "tiny" else REAL
+        self._command = [sys.executable, "-m", module, "bulk", model, str(source), "-o", str(out)]
         self._command += ["--id", "id", "--progress", "none", *options]
         self._log = home.folder / "bulk.log"
 
     def start(self) -> subprocess.Popen[bytes]:
         with self._log.open("wb") as log:
             return subprocess.Popen(
-                self._command, env=self._home.environment(ENGINE="llama", THREADS="1"), stderr=log
+                self._command, env=self._home.environment(**self._settings), stderr=log
             )
 
     def finish(self) -> bytes:
@@ -69,8 +79,12 @@ class Job:
     def count_parts(self) -> int:
         return len(list(Path(f"{self.out}.parts").glob("part-*")))
 
-    def wait_for_parts(self, process: subprocess.Popen[bytes], count: int) -> None:
+    def wait_for_parts(
+        self, process: subprocess.Popen[bytes], count: int, chosen: random.Random
+    ) -> None:
+        """Return at any moment after so many parts, or when the command has ended."""
         wait_until(lambda: self.count_parts() >= count or process.poll() is not None, 100)
+        time.sleep(chosen.random() * WITHIN_A_PART)
 
 
 def kill_children(process: subprocess.Popen[bytes]) -> int:
@@ -93,9 +107,10 @@ def test_a_command_that_is_killed_goes_on_where_it_was(
     rounds = scale.choose(short=1, full=30)
     for number in range(rounds):
         job = Job(home, source, home.folder / f"{number}.jsonl", "--local")
-        for count in sorted(random.Random(number).sample(range(PARTS), 2)):
+        chosen = random.Random(number)
+        for count in sorted(chosen.sample(range(PARTS), 2)):
             process = job.start()
-            job.wait_for_parts(process, count)
+            job.wait_for_parts(process, count, chosen)
             kills += process.poll() is None
             process.kill()
             process.wait()
@@ -113,7 +128,7 @@ def test_a_job_outlives_its_worker(home: Home, scale: Scale, figures: Figures) -
     for number in range(rounds):
         job = Job(home, source, home.folder / f"{number}.jsonl", "--local")
         process = job.start()
-        job.wait_for_parts(process, 1 + number % (PARTS // 2))
+        job.wait_for_parts(process, 1 + number % (PARTS // 2), random.Random(number))
         kills += kill_children(process)
         same += job.wait(process) == expected
     figures.at_least("kills", kills, 1)
@@ -136,13 +151,62 @@ def test_a_job_waits_for_a_server_that_was_killed(
         for number in range(rounds):
             job = Job(home, source, home.folder / f"{number}.jsonl", "--server", url)
             process = job.start()
-            job.wait_for_parts(process, 1 + number % (PARTS // 2))
+            job.wait_for_parts(process, 1 + number % (PARTS // 2), random.Random(number))
             server.kill()
             server = home.start(HOST=f"127.0.0.1:{server.port}", ENGINE="llama", THREADS="1")
             same += job.wait(process) == expected
     finally:
         server.kill()
     figures.at_least("outputs equal to the undisturbed one", same, rounds)
+
+
+def read_rows(data: bytes) -> tuple[list[Any], Any]:
+    """The rows of an output without their vectors, and these."""
+    rows = [msgspec.json.decode(line) for line in data.splitlines()]
+    vectors = np.array([row.pop("embedding") for row in rows])
+    return rows, vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def test_vectors_of_the_default_model_are_those_of_an_undisturbed_job(
+    tmp_path: Path, default_store: Path, scale: Scale, figures: Figures
+) -> None:
+    (tmp_path / "models").mkdir()
+    for folder in ("blobs", "manifests"):
+        (tmp_path / "models" / folder).symlink_to(default_store / folder)
+    home = Home(tmp_path, inside={"PRECISION": "f32", "THREADS": "1"}, module=REAL)
+    source = tmp_path / "rows.jsonl"
+    write_rows(source)
+    server = home.start()
+    try:
+        url = f"http://127.0.0.1:{server.port}"
+        options = ("--server", url)
+        undisturbed = Job(home, source, tmp_path / "e.jsonl", *options, model="all-minilm")
+        rows, expected = read_rows(undisturbed.finish())
+        least, kills = 1.0, 0
+        for number in range(scale.choose(short=1, full=10)):
+            job = Job(home, source, tmp_path / f"{number}.jsonl", *options, model="all-minilm")
+            chosen = random.Random(number)
+            before = sorted(chosen.sample(range(PARTS - 2), 3))
+            process = job.start()
+            for what, count in zip(chosen.sample(range(3), 3), before, strict=True):
+                job.wait_for_parts(process, count, chosen)
+                kills += process.poll() is None
+                if what == 0:
+                    process.kill()
+                    process.wait()
+                    process = job.start()
+                elif what == 1:
+                    server.kill_workers()
+                else:
+                    server.kill()
+                    server = home.start(HOST=f"127.0.0.1:{server.port}")
+            found, vectors = read_rows(job.wait(process))
+            assert found == rows
+            least = min(least, (vectors * expected).sum(axis=1).min())
+    finally:
+        server.kill()
+    figures.at_least("kills of command, worker and server", kills, 1)
+    figures.at_least("least cosine to the undisturbed vectors", least, 0.99999)
 
 
 def test_two_shards_work_side_by_side(home: Home) -> None:
