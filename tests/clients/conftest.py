@@ -23,8 +23,9 @@ DAMAGED = "all-minilm:q8_0"
 KEY = f"{MARK}client"
 TEXTS = ["Why is the sky blue?", "Why is the grass green?", "a"]
 
-# Otherwise litellm asks the network for a table of prices.
+# Otherwise litellm asks the network for a table of prices, and Haystack sends it statistics.
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 
 Matrix = npt.NDArray[np.float64]
 

@@ -14,6 +14,13 @@ import openai
 import pytest
 import voyageai
 from conftest import KEY, MODEL, TEXTS
+from haystack import Document
+from haystack.components.embedders import OpenAIDocumentEmbedder, OpenAITextEmbedder
+from haystack.utils import Secret
+from haystack_integrations.components.embedders.ollama import (
+    OllamaDocumentEmbedder,
+    OllamaTextEmbedder,
+)
 from langchain_ollama import OllamaEmbeddings
 from langchain_openai import OpenAIEmbeddings
 from llama_index.embeddings.ollama import OllamaEmbedding
@@ -207,6 +214,26 @@ def test_llama_index_openai(url: str, check: Check) -> None:
     check(client(MODEL).get_text_embedding_batch(TEXTS))
     with pytest.raises(openai.NotFoundError):
         client("nope").get_text_embedding("x")
+
+
+def test_haystack_ollama(url: str, check: Check) -> None:
+    def client(model: str) -> OllamaDocumentEmbedder:
+        return OllamaDocumentEmbedder(model, url=url, progress_bar=False)
+
+    documents = [Document(content=text) for text in TEXTS]
+    check([one.embedding for one in client(MODEL).run(documents)["documents"]])
+    check([OllamaTextEmbedder(MODEL, url=url).run(text)["embedding"] for text in TEXTS])
+
+
+def test_haystack_openai(url: str, check: Check) -> None:
+    key = Secret.from_token(KEY)
+    client = OpenAIDocumentEmbedder(
+        model=MODEL, api_base_url=f"{url}/v1", api_key=key, progress_bar=False, max_retries=0
+    )
+    documents = client.run([Document(content=text) for text in TEXTS])["documents"]
+    check([one.embedding for one in documents])
+    one = OpenAITextEmbedder(model=MODEL, api_base_url=f"{url}/v1", api_key=key)
+    check([one.run(text)["embedding"] for text in TEXTS])
 
 
 @pytest.mark.parametrize(
