@@ -24,9 +24,10 @@ IS_GCC := $(findstring Free Software Foundation,$(shell $(CXX) --version 2>/dev/
 CMAKE_ARGS ?= -DLLAVA_BUILD=OFF$(if $(IS_GCC), -DCMAKE_CXX_FLAGS=-fno-dse)
 CPU := $(shell uname -ms; grep -m 1 -E '^(flags|Features)' /proc/cpuinfo 2>/dev/null || sysctl -n machdep.cpu.brand_string)
 
-# A folder or page with wheels of llama-cpp-python, for example `wheels` after `make wheel`. One that
-# fits this machine is taken, and nothing is compiled.
+# A folder or page with wheels of llama-cpp-python. One that fits this machine is taken, and nothing is
+# compiled. Without it, and without CMAKE_ARGS, so is one in wheels/, which `make wheel` fills.
 FIND_LINKS ?=
+LINKS := $(or $(FIND_LINKS),$(if $(filter file,$(origin CMAKE_ARGS)),$(wildcard wheels)))
 
 # One library for all x86-64 CPUs: a backend for each kind, of which the best is loaded. CMake puts
 # the backends beside the programs, but they are looked for beside the libraries, and look there for
@@ -152,8 +153,8 @@ $(VENV)/bin/python:
 
 $(BUILT): | $(VENV)/bin/python
 	rm -rf $(WHEELS)
-	@if test -n '$(FIND_LINKS)' && $(PIP) download --quiet --no-deps --only-binary :all: --no-index \
-		--find-links '$(FIND_LINKS)' --dest $(WHEELS) llama-cpp-python==$(LLAMA_CPP); then exit; fi; \
+	@if test -n '$(LINKS)' && $(PIP) download --quiet --no-deps --only-binary :all: --no-index \
+		--find-links '$(LINKS)' --dest $(WHEELS) llama-cpp-python==$(LLAMA_CPP); then exit; fi; \
 	command -v $(CXX) >/dev/null || { echo 'embedd needs a C++17 compiler: install g++ or clang'; exit 1; }; \
 	echo 'Building llama.cpp for this machine: some 5 minutes, once.'; \
 	echo '  $(CMAKE_ARGS)'; \
