@@ -4,6 +4,7 @@ The address of a file on the hub, ``hf.co/user/repository/folder/file.gguf`` or 
 is a name too: its tag is the path of the file, with ``--`` for the slashes.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -30,6 +31,7 @@ _HUB_FOLDER: Final = re.compile(r"tree/(?P<revision>[^/]+)/?")
 _HUB_FILES: Final = (".gguf", ".safetensors")
 _SCHEMES: Final = ("http", "https")
 _LOCAL: Final = "local"
+_REMEMBERED: Final = 1024  # names of at most so many characters, and so many of them
 _CLOUD: Final = "cloud"
 
 
@@ -101,6 +103,10 @@ def parse_model_name(text: str) -> ModelName:
     Raises:
         InvalidModelNameError: *text* is not a valid name.
     """
+    return _parse_remembered(text) if len(text) <= _REMEMBERED else _parse(text)
+
+
+def _parse(text: str) -> ModelName:
     bare = text.strip()
     rest, tag = _split_tag(_strip_local(_shorten_address(bare)))
     scheme, host, namespace, model = _split_path(rest)
@@ -113,6 +119,9 @@ def parse_model_name(text: str) -> ModelName:
         return ModelName(host=host, namespace=namespace, model=model, tag=tag, scheme=scheme)
     except InvalidModelNameError:
         raise InvalidModelNameError(text) from None
+
+
+_parse_remembered = functools.lru_cache(_REMEMBERED)(_parse)
 
 
 def _shorten_address(text: str) -> str:

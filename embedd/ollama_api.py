@@ -5,6 +5,7 @@ that a reply may leave out is ``UNSET`` then; the others are always sent, and ha
 only so that replies of other versions can be read.
 """
 
+import functools
 from datetime import datetime
 from typing import Annotated, Any, Final, TypeAlias
 
@@ -40,6 +41,7 @@ MANAGEMENT_PATHS: Final = (
 )
 
 
+@functools.lru_cache(64)
 def format_served_by(served_by: ServedBy) -> str:
     """Return the header ``X-Embedd-Model``: the weights' digest, and what computed with them."""
     digest = served_by.digest.removeprefix("sha256:")[:12]

@@ -85,9 +85,11 @@ class ModelMetrics:
         """Count a request that got its vectors or scores; it waited *queue* seconds."""
         self.inputs.inc(inputs)
         self.tokens.inc(tokens)
-        self.truncated.inc(truncated)
+        if truncated:
+            self.truncated.inc(truncated)
         for source, count in reused.items():
-            self.reused[source].inc(count)
+            if count:
+                self.reused[source].inc(count)
         self.queue_seconds.observe(queue)
 
 
@@ -121,9 +123,10 @@ class Metrics:
         self._many = MANY_MODELS
         self._is_known: Callable[[str], bool] = lambda _name: True
         self.requests = self._counter("requests", "Requests answered.", "route", "status")
-        self.in_flight = Gauge(
+        self.in_flight = 0  # requests that are being answered
+        Gauge(
             "embedd_requests_in_flight", "Requests being answered.", registry=self._registry
-        )
+        ).set_function(lambda: self.in_flight)
         self.request_seconds = self._histogram(
             "request_seconds",
             "Time from a request's headers to the last byte of its answer.",

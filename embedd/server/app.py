@@ -24,8 +24,8 @@ from embedd.library import Library
 from embedd.metrics import Metrics
 from embedd.painter.painter import Painter
 from embedd.server import ui
-from embedd.server.access.auth import KEYS, Keys, choose_access, require_key
-from embedd.server.access.origins import CORS, OriginPolicy, make_origin_check
+from embedd.server.access.auth import KEYS, Access, Keys, check_key, choose_access
+from embedd.server.access.origins import CORS, OriginPolicy, check_origin
 from embedd.server.batches.shelf import Shelf
 from embedd.server.dialects import registry
 from embedd.server.dialects.a1111.options import CHECKPOINT, Checkpoint
@@ -44,7 +44,7 @@ from embedd.server.dialects.base import (
 from embedd.server.dialects.batches import dialect as batches
 from embedd.server.dialects.ollama import dialect as ollama
 from embedd.server.errors import choose_status, error_headers, log_error, log_refusal
-from embedd.server.http.answers import ANSWERS, AnswersInFlight, release_answer
+from embedd.server.http.answers import ANSWERS, AnswersInFlight
 from embedd.server.http.bodies import ALREADY_READ, BodyLimits, raw_fields
 from embedd.server.http.compress import compress_response
 from embedd.server.http.connection import HANDLER_ARGUMENTS, SERVER_NAME
@@ -98,14 +98,10 @@ def make_app(
         base_path: A prefix with which all paths are served too.
         observers: Outermost middlewares, which see every request with its answer.
     """
+    answers = answers or AnswersInFlight(MAX_ANSWER)
+    count = ops.RequestCounter(metrics, base_path)
     app = web.Application(
-        middlewares=[
-            *observers,
-            ops.make_counter(metrics, base_path),
-            release_answer,
-            _answer_unrouted,
-            make_origin_check(origins),
-        ],
+        middlewares=[*observers, _make_entrance(count, answers, origins)],
         handler_args=HANDLER_ARGUMENTS,
     )
     app[EMBEDDER] = embedder
@@ -114,7 +110,7 @@ def make_app(
     app[ops.METRICS] = metrics
     app[LIBRARY] = library
     app[BODIES] = bodies
-    app[ANSWERS] = answers or AnswersInFlight(MAX_ANSWER)
+    app[ANSWERS] = answers
     app[POLICY] = policy or Policy()
     app[RENDERING] = asyncio.Lock()
     app[KEYS] = keys or Keys()
@@ -134,7 +130,7 @@ def make_app(
     app[pages.DOCUMENT] = document
     app.on_response_prepare.append(_add_common_headers)
     for (method, path), candidates in routes.items():
-        endpoint = _log_departures(_choose_by_body(candidates))
+        endpoint = _choose_by_body(candidates)
         for prefix in {"", base_path}:
             _add_route(app, method, prefix + path, endpoint)
     app.router.register_resource(DoubledSlashes(app.router))
@@ -162,6 +158,34 @@ def _add_route(app: web.Application, method: str, path: str, endpoint: Endpoint)
             app.router.add_route("HEAD", pattern, endpoint)
 
 
+def _make_entrance(
+    count: ops.RequestCounter, answers: AnswersInFlight, origins: OriginPolicy
+) -> Middleware:
+    """Return the middleware of every request; one for all, because each costs some microseconds.
+
+    It counts requests, checks origins, logs those whose client leaves before the answer is
+    complete, answers those that reach no route, and releases what was claimed for the answer.
+    """
+
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        counted = count.begin()
+        status = ops.CLIENT_LEFT
+        try:
+            response = await _answer_routed(request, handler, origins)
+            status = response.status
+        except web.HTTPException as error:
+            status = error.status
+            raise
+        else:
+            return response
+        finally:
+            answers.release(request)
+            count.end(request, status, counted)
+
+    return answer
+
+
 def _choose_by_body(candidates: Candidates) -> Endpoint:
     """Make the endpoint of a method and path: the first route that accepts the body answers.
 
@@ -183,7 +207,7 @@ def _choose_by_body(candidates: Candidates) -> Endpoint:
 
     if conditional:
         endpoint = choose
-    return _answer_errors(dialect, require_key(endpoint, choose_access(route.method, route.path)))
+    return _answer_errors(dialect, endpoint, choose_access(route.method, route.path))
 
 
 def _find_accepting(conditional: Candidates, data: bytearray) -> tuple[Dialect, Route] | None:
@@ -192,29 +216,21 @@ def _find_accepting(conditional: Candidates, data: bytearray) -> tuple[Dialect, 
     return next((one for one in conditional if one[1].accepts and one[1].accepts(fields)), None)
 
 
-def _log_departures(endpoint: Endpoint) -> Endpoint:
-    """Wrap *endpoint*: log a request whose client leaves before its answer is complete."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        try:
-            return await endpoint(request)
-        except (asyncio.CancelledError, ConnectionError):
-            log_refusal(request, 499, "the client went away")
-            raise
-
-    return answer
-
-
 def _answer_errors(
-    dialect: Dialect, endpoint: Endpoint
+    dialect: Dialect, endpoint: Endpoint, access: Access = Access.PUBLIC
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """Wrap *endpoint*: its errors are answered in the shape of *dialect*."""
+    """Wrap *endpoint*: its errors are answered in the shape of *dialect*.
+
+    So is a request without a key for *access*, before its body is read.
+    """
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        shutdown = request.app[SHUTDOWN]
+        app = request.app
+        shutdown = app[SHUTDOWN]
+        running = shutdown.enter()
         try:
-            with shutdown.track():
-                return await endpoint(request)
+            check_key(app[KEYS], access, request)
+            return await endpoint(request)
         except EmbeddError as error:
             return _error_response(dialect, request, error)
         except asyncio.CancelledError:
@@ -226,6 +242,8 @@ def _answer_errors(
             raise
         except Exception as error:
             return _error_response(dialect, request, _explain(request, error))
+        finally:
+            shutdown.leave(running)
 
     return answer
 
@@ -255,11 +273,16 @@ def _error_response(dialect: Dialect, request: web.Request, error: EmbeddError) 
     return response
 
 
-@web.middleware
-async def _answer_unrouted(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer requests that reach no route: of an unknown path or method, host or origin."""
+async def _answer_routed(
+    request: web.Request, handler: Handler, origins: OriginPolicy
+) -> web.StreamResponse:
+    """Answer a request, also one that reaches no route: of an unknown path, method or origin."""
     try:
-        return await handler(request)
+        return check_origin(origins, request) or await handler(request)
+    except (asyncio.CancelledError, ConnectionError):
+        if request.match_info.http_exception is None:  # it had reached its route
+            log_refusal(request, ops.CLIENT_LEFT, "the client went away")
+        raise
     except ForbiddenError as error:
         refusing = find_error_dialect(served_path(request)) or ollama.DIALECT
         return _error_response(refusing, request, error)

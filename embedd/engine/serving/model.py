@@ -1,8 +1,9 @@
 """A loaded model: its worker, its queue and its deduplication behind one interface."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from embedd.cache import VectorCache, make_fingerprint
 from embedd.engine.backends import LLAMA_BACKENDS, Backend

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from embedd.config import parse_keys
 from embedd.errors import ConfigError, ForbiddenError, RequestError, UnauthorizedError
@@ -120,13 +119,18 @@ class Keys:
         self._file = file
         self._admin = tuple(admin)
 
+    def guards(self, access: Access) -> bool:
+        """Whether routes of *access* require a key."""
+        if access is Access.MANAGE and self._admin:
+            return True
+        return access is not Access.PUBLIC and (bool(self._listed) or self._file is not None)
+
     def admit(self, access: Access, headers: Mapping[str, str]) -> bool:
         """Whether *headers* have a key for routes of *access*, if those require one."""
+        if not self.guards(access):
+            return True
         if access is Access.MANAGE and self._admin:
             return _has_key(headers, self._admin)
-        requires_key = bool(self._listed) or self._file is not None
-        if access is Access.PUBLIC or not requires_key:
-            return True
         return _has_key(headers, self._api_keys())
 
     def explain_refusal(self, access: Access, headers: Mapping[str, str]) -> RequestError:
@@ -156,19 +160,17 @@ class Keys:
 KEYS = web.AppKey("keys", Keys)
 
 
-def require_key(endpoint: Handler, access: Access) -> Handler:
-    """Wrap *endpoint*: an error without a key for *access*, before a body is read.
+def check_key(keys: Keys, access: Access, request: web.Request) -> None:
+    """Check that *request* has a key for *access*.
 
-    `UnauthorizedError` without a valid key, `ForbiddenError` with one that does not suffice.
+    Raises:
+        UnauthorizedError: It has no valid key.
+        ForbiddenError: It has one that does not suffice.
     """
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        keys, credentials = request.app[KEYS], _credentials(request)
+    if keys.guards(access):
+        credentials = _credentials(request)
         if not keys.admit(access, credentials):
             raise keys.explain_refusal(access, credentials)
-        return await endpoint(request)
-
-    return answer
 
 
 def find_owner(request: web.Request) -> str:

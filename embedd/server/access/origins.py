@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import psutil
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from embedd.errors import ForbiddenError
 
@@ -76,35 +75,33 @@ class OriginPolicy:
         return _host_of(header) in {host.lower() for host in self.hosts}
 
 
-def make_origin_check(policy: OriginPolicy) -> Middleware:
-    """Make the middleware that answers preflight requests and rejects what is not allowed.
+def check_origin(policy: OriginPolicy, request: web.Request) -> web.Response | None:
+    """Check host and origin of *request*; return the answer to a preflight request, else None.
 
-    It raises `ForbiddenError`, before the key or the body of a request is looked at.
+    It comes before the key or the body of a request is looked at.
+
+    Raises:
+        ForbiddenError: The host or the origin is not allowed.
     """
-
-    @web.middleware
-    async def check_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
-        host = request.headers.get("Host", "")
-        origin = request.headers.get("Origin") or None
-        if not policy.allows_host(host):
-            raise ForbiddenError(
-                f"host {host[:LONGEST_VALUE]!r} is not allowed: add its name to "
-                "EMBEDD_ALLOWED_HOSTS of the server"
-            )
-        if origin is not None and not policy.allows_origin(origin, host):
-            raise ForbiddenError(
-                f"origin {origin[:LONGEST_VALUE]!r} is not allowed: add it to EMBEDD_ORIGINS of "
-                "the server"
-            )
-        if request.method == "OPTIONS":
-            headers = _preflight_headers(policy, origin, request.headers)
-            return web.Response(status=204, headers=headers)
-        if origin is not None:
-            # On the request, because a streamed answer sends its headers before it returns.
-            request[CORS] = _origin_headers(policy, origin)
-        return await handler(request)
-
-    return check_origin
+    host = request.headers.get("Host", "")
+    origin = request.headers.get("Origin") or None
+    if not policy.allows_host(host):
+        raise ForbiddenError(
+            f"host {host[:LONGEST_VALUE]!r} is not allowed: add its name to "
+            "EMBEDD_ALLOWED_HOSTS of the server"
+        )
+    if origin is not None and not policy.allows_origin(origin, host):
+        raise ForbiddenError(
+            f"origin {origin[:LONGEST_VALUE]!r} is not allowed: add it to EMBEDD_ORIGINS of "
+            "the server"
+        )
+    if request.method == "OPTIONS":
+        headers = _preflight_headers(policy, origin, request.headers)
+        return web.Response(status=204, headers=headers)
+    if origin is not None:
+        # On the request, because a streamed answer sends its headers before it returns.
+        request[CORS] = _origin_headers(policy, origin)
+    return None
 
 
 @lru_cache(maxsize=256)
@@ -132,6 +129,7 @@ def _matches(origin: str, pattern: str) -> bool:
     return long_enough and origin.startswith(head) and origin.endswith(tail)
 
 
+@lru_cache(maxsize=64)
 def _host_of(header: str) -> str:
     try:
         return (urlsplit(f"//{header}").hostname or "").rstrip(".")

@@ -2,13 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
 from embedd.errors import InvalidInputError, LoadTimeoutError
 from embedd.ollama_api import format_served_by
@@ -24,7 +23,7 @@ from embedd.server.dialects.base import (
 from embedd.server.http.answers import claim_for
 from embedd.server.http.bodies import Body, decode_plainly
 from embedd.server.http.header_text import to_header_text
-from embedd.server.http.schedule import open_schedule
+from embedd.server.http.schedule import Deadline, read_schedule
 from embedd.types import (
     ClientIds,
     DType,
@@ -33,7 +32,6 @@ from embedd.types import (
     RerankRequest,
     RerankResult,
     Result,
-    Schedule,
     Tokenized,
     TokenizeRequest,
     Truncated,
@@ -50,24 +48,6 @@ class DetokenizeBody(msgspec.Struct):
     model: str | None = None
 
 
-@asynccontextmanager
-async def open_request(
-    request: web.Request, arrived: float
-) -> AsyncIterator[tuple[bytearray, Schedule]]:
-    """Yield the body and when its answer is to be computed; the block ends at the deadline.
-
-    Raises:
-        DeadlineError: The deadline passed.
-        EmbeddError: The body cannot be read, or a header is not valid.
-    """
-    timeout = request.app[POLICY].request_timeout
-    async with (
-        open_schedule(request, arrived=arrived, timeout=timeout) as schedule,
-        request.app[BODIES].read(request) as data,
-    ):
-        yield data, schedule
-
-
 async def embed_body(
     request: web.Request, kind: type[Body], to_request: Callable[[Body, Policy], EmbedRequest]
 ) -> tuple[EmbedRequest, EmbedResult]:
@@ -77,15 +57,20 @@ async def embed_body(
         EmbeddError: As `Embedder.embed`, and for a body that cannot be read or translated.
     """
     arrived = time.perf_counter()
-    async with open_request(request, arrived) as (data, schedule):
-        policy, claim = request.app[POLICY], claim_for(request, len(data))
-        wanted = await request.app[BODIES].decode(
+    app = request.app
+    policy, bodies = app[POLICY], app[BODIES]
+    schedule = read_schedule(request, arrived=arrived, timeout=policy.request_timeout)
+    async with Deadline(schedule), bodies.read(request) as data:
+        claim = claim_for(request, len(data))
+        wanted = await bodies.decode(
             data, lambda: to_request(decode_plainly(data, kind, policy.max_inputs), policy)
         )
-        model = await choose_named(request.app, wanted.model, "embedding")
+        model = await choose_named(app, wanted.model, "embedding")
         wanted = replace(wanted, model=model, store=may_store(request), schedule=schedule)
-        with add_model_to_timeouts(model):
-            result = await request.app[EMBEDDER].embed(wanted, arrived=arrived, claim=claim)
+        try:
+            result = await app[EMBEDDER].embed(wanted, arrived=arrived, claim=claim)
+        except LoadTimeoutError as error:
+            raise name_model(error, model) from error
         request[COMPUTED] = Computed(model, result)
         return wanted, result
 
@@ -99,19 +84,23 @@ async def rerank_body(
         EmbeddError: As `Embedder.rerank`, and for a body that cannot be read or translated.
     """
     arrived = time.perf_counter()
-    async with open_request(request, arrived) as (data, schedule):
-        policy = request.app[POLICY]
+    app = request.app
+    policy, bodies = app[POLICY], app[BODIES]
+    schedule = read_schedule(request, arrived=arrived, timeout=policy.request_timeout)
+    async with Deadline(schedule), bodies.read(request) as data:
         claim_for(request, len(data))
 
         def translate() -> tuple[Body, RerankRequest]:
             body = decode_plainly(data, kind, policy.max_inputs)
             return body, to_request(body, policy)
 
-        body, wanted = await request.app[BODIES].decode(data, translate)
-        model = await choose_named(request.app, wanted.model, "rerank")
+        body, wanted = await bodies.decode(data, translate)
+        model = await choose_named(app, wanted.model, "rerank")
         wanted = replace(wanted, model=model, store=may_store(request), schedule=schedule)
-        with add_model_to_timeouts(model):
-            result = await request.app[EMBEDDER].rerank(wanted, arrived=arrived)
+        try:
+            result = await app[EMBEDDER].rerank(wanted, arrived=arrived)
+        except LoadTimeoutError as error:
+            raise name_model(error, model) from error
         request[COMPUTED] = Computed(model, result)
         return body, wanted, result
 
@@ -124,8 +113,10 @@ async def tokenize_body(
     Raises:
         EmbeddError: As `Embedder.tokenize`, and for a body that cannot be read or translated.
     """
-    async with open_request(request, time.perf_counter()) as (data, _):
-        policy, claim = request.app[POLICY], claim_for(request, len(data))
+    policy = request.app[POLICY]
+    schedule = read_schedule(request, arrived=time.perf_counter(), timeout=policy.request_timeout)
+    async with Deadline(schedule), request.app[BODIES].read(request) as data:
+        claim = claim_for(request, len(data))
         wanted = await request.app[BODIES].decode(
             data, lambda: to_request(decode_plainly(data, kind, policy.max_inputs), policy)
         )
@@ -145,7 +136,9 @@ async def detokenize_body(
     Raises:
         EmbeddError: As `Embedder.detokenize`, and for a body that cannot be read or translated.
     """
-    async with open_request(request, time.perf_counter()) as (data, _):
+    timeout = request.app[POLICY].request_timeout
+    schedule = read_schedule(request, arrived=time.perf_counter(), timeout=timeout)
+    async with Deadline(schedule), request.app[BODIES].read(request) as data:
         claim = claim_for(request, len(data))
         name, sequences, special = await request.app[BODIES].decode(data, lambda: translate(data))
         model = await choose_named(request.app, name, "embedding")
@@ -165,18 +158,15 @@ def to_translation(
     return translate
 
 
-@contextmanager
-def add_model_to_timeouts(name: str) -> Iterator[None]:
-    """Add the model's name to load timeouts."""
-    try:
-        yield
-    except LoadTimeoutError as error:
-        raise LoadTimeoutError(f'model "{name}" is still loading') from error
+def name_model(error: LoadTimeoutError, name: str) -> LoadTimeoutError:
+    """Return *error* with the model's name."""
+    return type(error)(f'model "{name}" is still loading')
 
 
 def may_store(request: web.Request) -> bool:
     """Whether vectors may come from the cache and go to it (RFC 9111, ``no-store``)."""
-    return "no-store" not in request.headers.get("Cache-Control", "").lower()
+    wanted = request.headers.get("Cache-Control")
+    return wanted is None or "no-store" not in wanted.lower()
 
 
 async def choose_named(app: web.Application, name: str | None, capability: str) -> str:

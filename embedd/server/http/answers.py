@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Final
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from embedd.server.http.in_flight import BytesInFlight
 
@@ -36,7 +35,7 @@ class AnswersInFlight:
             self._in_flight.add(request.remote or "", size - held, size)
 
     def release(self, request: web.Request) -> None:
-        """Count what *request* claimed no longer."""
+        """Count what *request* claimed no longer: it is answered, or its client has left."""
         if held := request.get(_CLAIMED, 0):
             self._in_flight.remove(request.remote or "", held)
 
@@ -56,12 +55,3 @@ def claim_for(request: web.Request, body: int) -> Callable[[int], None]:
     answers = request.app[ANSWERS]
     answers.claim(request, body)
     return lambda size: answers.claim(request, body + size)
-
-
-@web.middleware
-async def release_answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Release what the request claimed, once its answer is sent or its client has left."""
-    try:
-        return await handler(request)
-    finally:
-        request.app[ANSWERS].release(request)

@@ -11,8 +11,8 @@ Long bodies are decoded in a thread, and what they hold is counted first: see `l
 import json
 import math
 import types
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Final, TypeAlias, TypeVar, get_args, get_type_hints
 
 import msgspec
@@ -20,7 +20,7 @@ import numpy as np
 from aiohttp import web
 
 from embedd.errors import InvalidInputError, MalformedBodyError, TooLargeError
-from embedd.server.http.decompress import read_decompressed
+from embedd.server.http.decompress import read_arrived, read_decompressed
 from embedd.server.http.in_flight import BytesInFlight
 from embedd.server.http.large_json import MAX_ITEMS, SLICE, Data, LargeJson
 from embedd.server.http.streams import in_thread
@@ -78,9 +78,8 @@ class BodyLimits:
             "long request bodies", size=LONG_AT_A_TIME, waiting=MAX_WAITING, wait=60.0
         )
 
-    @asynccontextmanager
-    async def read(self, request: web.Request) -> AsyncIterator[bytearray]:
-        """Read the whole body; its bytes count as in flight until the block ends.
+    def read(self, request: web.Request) -> "BodyInFlight":
+        """Read the whole body (``async with``); it counts as in flight until the block ends.
 
         Raises:
             MalformedBodyError: The body is not encoded as its headers say.
@@ -88,25 +87,7 @@ class BodyLimits:
             StalledBodyError: The client stopped sending it.
             OverloadedError: Too many bytes are in flight.
         """
-        if ALREADY_READ in request:  # and counted
-            yield request[ALREADY_READ]
-            return
-        if (request.content_length or 0) > self._max_body:
-            raise self._too_large()
-        address = request.remote or ""
-        body = bytearray()
-        size = 0
-        try:
-            async with aclosing(read_decompressed(request)) as pieces:
-                async for piece in pieces:
-                    size += len(piece)
-                    self._in_flight.add(address, len(piece), size)
-                    if size > self._max_body:
-                        raise self._too_large()
-                    body += piece
-            yield body
-        finally:
-            self._in_flight.remove(address, size)
+        return BodyInFlight(request, self._in_flight, self._max_body)
 
     async def decode(self, body: bytearray, function: Callable[[], Decoded]) -> Decoded:
         """Return what *function* makes of *body*, in a thread if that is long; then empty *body*.
@@ -125,6 +106,56 @@ class BodyLimits:
         if len(body) <= SLICE:
             return function()
         return await in_thread(self._threads, function)
+
+
+class BodyInFlight:
+    """A block in which the body of *request* is read and counts as in flight.
+
+    A class, not a generator: most requests have a small body that has arrived already.
+    """
+
+    __slots__ = ("_address", "_in_flight", "_max_body", "_request", "_size")
+
+    def __init__(self, request: web.Request, in_flight: BytesInFlight, max_body: int) -> None:
+        self._request = request
+        self._in_flight = in_flight
+        self._max_body = max_body
+        self._address = ""
+        self._size = 0
+
+    async def __aenter__(self) -> bytearray:
+        """Read the body."""
+        request = self._request
+        if ALREADY_READ in request:  # and counted
+            return request[ALREADY_READ]
+        if (request.content_length or 0) > self._max_body:
+            raise self._too_large()
+        self._address = request.remote or ""
+        body = bytearray()
+        try:
+            arrived = read_arrived(request)
+            if arrived is not None:
+                self._add(body, arrived)
+                return body
+            async with aclosing(read_decompressed(request)) as pieces:
+                async for piece in pieces:
+                    self._add(body, piece)
+        except BaseException:
+            self._in_flight.remove(self._address, self._size)
+            raise
+        return body
+
+    async def __aexit__(self, *_: object) -> None:
+        """Count the body no longer."""
+        if self._size:
+            self._in_flight.remove(self._address, self._size)
+
+    def _add(self, body: bytearray, piece: bytes) -> None:
+        self._size += len(piece)
+        self._in_flight.add(self._address, len(piece), self._size)
+        if self._size > self._max_body:
+            raise self._too_large()
+        body += piece
 
     def _too_large(self) -> TooLargeError:
         return TooLargeError(

@@ -36,6 +36,17 @@ WINDOW: Final = 23  # log2 of zstd's largest window; RFC 9659 allows no more for
 Decompressor: TypeAlias = "zlib._Decompress | zstd.ZstdDecompressor"  # noqa: SLF001 - zlib names it nowhere else
 
 
+def read_arrived(request: web.Request) -> bytes | None:
+    """Return the body if it has arrived whole and is not compressed, else None.
+
+    Bodies of one packet with their head, and those of other clients a moment later.
+    """
+    content = request.content
+    if not content.is_eof() or content.exception() is not None:
+        return None
+    return None if "Content-Encoding" in request.headers else content.read_nowait()
+
+
 async def read_decompressed(request: web.Request) -> AsyncGenerator[bytes, None]:
     """Read the body in pieces, decompressed as ``Content-Encoding`` says.
 

@@ -1,6 +1,5 @@
 """The bytes of all bodies or answers in flight, and the share that one client may hold."""
 
-from collections import Counter
 from typing import Final
 
 from embedd.errors import OverloadedError
@@ -29,7 +28,7 @@ class BytesInFlight:
         self._what = what
         self._setting = setting
         self._total = 0
-        self._of_address: Counter[str] = Counter()
+        self._of_address: dict[str, int] = {}
 
     def add(self, address: str, count: int, size: int) -> None:
         """Count *count* more bytes of a body that has *size* bytes with them.
@@ -40,13 +39,12 @@ class BytesInFlight:
             OverloadedError: They are too many.
         """
         self._total += count
-        self._of_address[address] += count
+        own = self._of_address[address] = self._of_address.get(address, 0) + count
         if size < self._total > self._limit:
             raise OverloadedError(
                 f"too many bytes of {self._what} are in flight: the limit is "
                 f"{self._limit} ({self._setting}): try again later"
             )
-        own = self._of_address[address]
         if own > size and own + size > self._limit // 2:
             raise OverloadedError(
                 f"too many bytes of {self._what} from your address are in flight: its share is "
@@ -56,6 +54,8 @@ class BytesInFlight:
     def remove(self, address: str, size: int) -> None:
         """Forget *size* bytes of *address*, whose request has ended."""
         self._total -= size
-        self._of_address[address] -= size
-        if not self._of_address[address]:
-            del self._of_address[address]
+        left = self._of_address.get(address, 0) - size
+        if left:
+            self._of_address[address] = left
+        else:
+            self._of_address.pop(address, None)

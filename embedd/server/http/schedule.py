@@ -3,8 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
 from typing import Final
 
 from aiohttp import web
@@ -14,6 +13,7 @@ from embedd.types import Priority, Schedule
 
 TIMEOUT_HEADER: Final = "X-Request-Timeout"
 PRIORITY_HEADER: Final = "X-Embedd-Priority"
+AT_ONCE: Final = Schedule()
 
 
 def read_schedule(request: web.Request, *, arrived: float, timeout: float) -> Schedule:
@@ -26,40 +26,52 @@ def read_schedule(request: web.Request, *, arrived: float, timeout: float) -> Sc
     Raises:
         InvalidInputError: A header has a value that is not valid.
     """
-    priority = request.headers.get(PRIORITY_HEADER, Priority.INTERACTIVE).strip().lower()
+    headers = request.headers
+    text, urgency = headers.get(TIMEOUT_HEADER), headers.get(PRIORITY_HEADER)
+    if text is None and urgency is None and math.isinf(timeout):
+        return AT_ONCE
+    priority = (urgency or Priority.INTERACTIVE).strip().lower()
     if priority not in tuple(Priority):
         raise InvalidInputError(
             f"{PRIORITY_HEADER} must be one of {', '.join(Priority)}, got {priority[:40]!r}"
         )
-    text = request.headers.get(TIMEOUT_HEADER)
     seconds = timeout if text is None else _parse_seconds(text)
     deadline = None if math.isinf(seconds) else arrived + seconds
     return Schedule(deadline=deadline, priority=Priority(priority))
 
 
-@asynccontextmanager
-async def open_schedule(
-    request: web.Request,
-    *,
-    arrived: float,
-    timeout: float,  # noqa: ASYNC109 - the default of a header
-) -> AsyncIterator[Schedule]:
-    """Yield what `read_schedule` returns, and end the block at its deadline.
+class Deadline:
+    """Ends a block (``async with``) at the deadline of *schedule*, if it has one.
 
     Raises:
         DeadlineError: The deadline passed.
-        InvalidInputError: A header has a value that is not valid.
     """
-    schedule = read_schedule(request, arrived=arrived, timeout=timeout)
-    left = None if schedule.deadline is None else schedule.deadline - time.perf_counter()
-    limit = asyncio.timeout(left)
-    try:
-        async with limit:
-            yield schedule
-    except TimeoutError:
-        if limit.expired():
+
+    __slots__ = ("_limit",)
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._limit: asyncio.Timeout | None = None
+        if schedule.deadline is not None:
+            self._limit = asyncio.timeout(schedule.deadline - time.perf_counter())
+
+    async def __aenter__(self) -> None:
+        """Begin the block."""
+        if self._limit is not None:
+            await self._limit.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the block."""
+        if self._limit is None:
+            return
+        try:
+            await self._limit.__aexit__(kind, error, traceback)
+        except TimeoutError:
             raise DeadlineError from None
-        raise
 
 
 def _parse_seconds(text: str) -> float:

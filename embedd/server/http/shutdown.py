@@ -1,8 +1,6 @@
 """The end of a server: what its requests see of it."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from aiohttp import web
 
@@ -24,17 +22,20 @@ class Shutdown:
         """Begin the shutdown; requests go on."""
         self._has_begun = True
 
-    @contextmanager
-    def track(self) -> Iterator[None]:
-        """Let `stop_requests` cancel the current task until the block ends."""
+    def enter(self) -> "asyncio.Task[object] | None":
+        """Let `stop_requests` cancel the current task until `leave` is called with it.
+
+        None if it can already, within another request.
+        """
         task = asyncio.current_task()
-        if task is None or task in self._running:  # a block inside another
-            yield
-            return
+        if task is None or task in self._running:
+            return None
         self._running.add(task)
-        try:
-            yield
-        finally:
+        return task
+
+    def leave(self, task: "asyncio.Task[object] | None") -> None:
+        """End what `enter` began, whose result is *task*."""
+        if task is not None:
             self._running.discard(task)
 
     def stop_requests(self) -> None:

@@ -1,10 +1,9 @@
 """The route of the metrics, and the middleware that counts requests."""
 
-import functools
 import time
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp.web_urldispatcher import AbstractResource
 from prometheus_client import Counter, Histogram
 
 from embedd.metrics import Metrics
@@ -30,37 +29,37 @@ def name_route(request: web.Request, base_path: str) -> str:
     return resource.canonical.removeprefix(base_path).rstrip("/") or "/"
 
 
-def make_counter(counts: Metrics, base_path: str = "") -> Middleware:
-    """Return the outermost middleware: it counts and times requests by route and status.
+class RequestCounter:
+    """Counts and times requests by route and status.
 
     Args:
         base_path: A prefix of paths, which is not part of a route's name.
     """
 
-    @functools.cache
-    def find(route: str, status: int) -> tuple[Counter, Histogram]:
-        return counts.requests.labels(route, status), counts.request_seconds.labels(route)
+    def __init__(self, counts: Metrics, base_path: str = "") -> None:
+        self._counts = counts
+        self._base_path = base_path
+        self._found: dict[tuple[AbstractResource | None, int], tuple[Counter, Histogram]] = {}
 
-    @web.middleware
-    async def count(request: web.Request, handler: Handler) -> web.StreamResponse:
-        start = time.perf_counter()
-        status = CLIENT_LEFT
-        counts.in_flight.inc()
-        try:
-            response = await handler(request)
-            status = response.status
-        except web.HTTPException as error:
-            status = error.status
-            raise
-        else:
-            return response
-        finally:
-            counts.in_flight.dec()
-            requests, seconds = find(name_route(request, base_path), status)
-            requests.inc()
-            seconds.observe(time.perf_counter() - start)
+    def begin(self) -> float:
+        """Count a request as in flight; return what `end` is called with."""
+        self._counts.in_flight += 1
+        return time.perf_counter()
 
-    return count
+    def end(self, request: web.Request, status: int, begun: float) -> None:
+        """Count a request as answered."""
+        self._counts.in_flight -= 1
+        key = (request.match_info.route.resource, status)
+        found = self._found.get(key)
+        if found is None:
+            route = name_route(request, self._base_path)
+            found = self._found[key] = (
+                self._counts.requests.labels(route, status),
+                self._counts.request_seconds.labels(route),
+            )
+        requests, seconds = found
+        requests.inc()
+        seconds.observe(time.perf_counter() - begun)
 
 
 DIALECT = Dialect(

@@ -18,7 +18,7 @@ from embedd.server.dialects.images.events import SSE
 from embedd.server.dialects.images.fields import FORMATS, MEDIA
 from embedd.server.http.header_text import to_header_text
 from embedd.server.http.json_out import JSON, dump
-from embedd.server.http.schedule import open_schedule
+from embedd.server.http.schedule import Deadline, read_schedule
 
 PICTURE: Final = "image/"
 # Content types of answers that paint, besides JSON.
@@ -103,7 +103,7 @@ async def paint_in_time(request: web.Request, wanted: PaintRequest) -> PaintResu
         EmbeddError: As `Painter.paint_all`.
     """
     timeout = request.app[POLICY].request_timeout
-    async with open_schedule(request, arrived=time.perf_counter(), timeout=timeout):
+    async with Deadline(read_schedule(request, arrived=time.perf_counter(), timeout=timeout)):
         return await request.app[PAINTER].paint_all(wanted)
 
 

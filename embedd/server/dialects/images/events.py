@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -15,7 +14,7 @@ from embedd.errors import EmbeddError
 from embedd.images import PaintEvent, PaintProgress, PaintRequest, PaintResult, Phase
 from embedd.logs import MAX_REASON
 from embedd.server.dialects.base import PAINTER, POLICY
-from embedd.server.http.schedule import open_schedule
+from embedd.server.http.schedule import Deadline, read_schedule
 
 log = logging.getLogger(__name__)
 
@@ -50,22 +49,18 @@ async def answer_events(
     Raises:
         EmbeddError: As `Painter.paint`, before the first event: nothing was sent yet.
     """
-    times = partial(
-        open_schedule,
-        request,
-        arrived=time.perf_counter(),
-        timeout=request.app[POLICY].request_timeout,
-    )
-    async with times():
+    timeout = request.app[POLICY].request_timeout
+    schedule = read_schedule(request, arrived=time.perf_counter(), timeout=timeout)
+    async with Deadline(schedule):
         painting = await request.app[PAINTER].paint(wanted)
     async with aclosing(painting) as events:
-        async with times():
+        async with Deadline(schedule):
             last = await anext(events)
         headers = {**stream.headers, "Content-Type": stream.media, "Cache-Control": "no-store"}
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         try:
-            async with times(), aclosing(_with_quiet(last, events)) as all_events:
+            async with Deadline(schedule), aclosing(_with_quiet(last, events)) as all_events:
                 async for event in all_events:
                     for piece in await _render(stream, event, last):
                         await response.write(piece)

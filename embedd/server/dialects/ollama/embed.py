@@ -1,7 +1,6 @@
 """Ollama's ``/api/embed`` and its older ``/api/embeddings``."""
 
 import time
-from dataclasses import replace
 
 from aiohttp import web
 from msgspec import structs
@@ -14,12 +13,13 @@ from embedd.server.dialects.common.chunk import chunk_rows, parse_chunk
 from embedd.server.dialects.common.fields import PARTS, parse_optional_keep_alive, parse_truncate
 from embedd.server.dialects.common.openai_input import check_ids
 from embedd.server.dialects.common.vector_json import float_rows, insert_rows
-from embedd.server.dialects.endpoints import computed_headers, may_store, open_request
+from embedd.server.dialects.endpoints import computed_headers, may_store
 from embedd.server.dialects.ollama.fields import require_model
 from embedd.server.dialects.ollama.input import parse_inputs
 from embedd.server.http.answers import claim_for
 from embedd.server.http.bodies import decode, raw_fields
 from embedd.server.http.json_out import Parts, dump_rows, parts_response
+from embedd.server.http.schedule import Deadline, read_schedule
 from embedd.types import (
     EmbedRequest,
     EmbedResult,
@@ -123,16 +123,15 @@ def _to_nanoseconds(seconds: float) -> int:
 async def embed(request: web.Request) -> web.StreamResponse:
     """``POST /api/embed``."""
     arrived = time.perf_counter()
-    async with open_request(request, arrived) as (data, schedule):
-        policy, store = request.app[POLICY], may_store(request)
+    app = request.app
+    policy, bodies, store = app[POLICY], app[BODIES], may_store(request)
+    schedule = read_schedule(request, arrived=arrived, timeout=policy.request_timeout)
+    async with Deadline(schedule), bodies.read(request) as data:
         claim = claim_for(request, len(data))
-        wanted, warning = await request.app[BODIES].decode(
-            data,
-            lambda: _translate(data, policy, store=store),
-        )
+        wanted, warning = await bodies.decode(data, lambda: _translate(data, policy, store=store))
         parsing = time.perf_counter() - arrived
-        result = await request.app[EMBEDDER].embed(
-            replace(wanted, schedule=schedule), arrived=arrived, claim=claim
+        result = await app[EMBEDDER].embed(
+            structs.replace(wanted, schedule=schedule), arrived=arrived, claim=claim
         )
     request[COMPUTED] = Computed(wanted.model, result)
     parts = to_reply(wanted, result, parsing=parsing)
@@ -161,14 +160,16 @@ def warn_of_other_names(data: bytearray, field: str) -> dict[str, str]:
 async def embeddings(request: web.Request) -> web.StreamResponse:
     """``POST /api/embeddings``."""
     arrived = time.perf_counter()
-    async with open_request(request, arrived) as (data, schedule):
-        policy, store = request.app[POLICY], may_store(request)
+    app = request.app
+    policy, bodies, store = app[POLICY], app[BODIES], may_store(request)
+    schedule = read_schedule(request, arrived=arrived, timeout=policy.request_timeout)
+    async with Deadline(schedule), bodies.read(request) as data:
         claim = claim_for(request, len(data))
-        wanted, warning = await request.app[BODIES].decode(
+        wanted, warning = await bodies.decode(
             data, lambda: _translate_legacy(data, policy, store=store)
         )
-        result = await request.app[EMBEDDER].embed(
-            replace(wanted, schedule=schedule), arrived=arrived, claim=claim
+        result = await app[EMBEDDER].embed(
+            structs.replace(wanted, schedule=schedule), arrived=arrived, claim=claim
         )
     request[COMPUTED] = Computed(wanted.model, result)
     numbers = dump_rows(result.vectors)[1:-1]

@@ -1,10 +1,10 @@
 """TEI's ``/embed`` and ``/embed_all``, and the headers of all its answers."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
+from msgspec.structs import replace
 
 from embedd.engine.backends import LLAMA_GPU
 from embedd.errors import EmptyInputError, InvalidInputError

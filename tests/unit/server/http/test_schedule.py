@@ -8,7 +8,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from embedd.errors import DeadlineError, InvalidInputError
-from embedd.server.http.schedule import open_schedule, read_schedule
+from embedd.server.http.schedule import Deadline, read_schedule
 from embedd.types import Priority, Schedule
 
 
@@ -41,12 +41,12 @@ def test_an_unknown_priority_is_refused_by_name() -> None:
 async def test_the_block_ends_at_the_deadline() -> None:
     request = make_mocked_request("POST", "/", {"X-Request-Timeout": "0.01"})
     with pytest.raises(DeadlineError, match=r"X-Request-Timeout or EMBEDD_REQUEST_TIMEOUT"):
-        async with open_schedule(request, arrived=time.perf_counter(), timeout=math.inf):
+        async with Deadline(read_schedule(request, arrived=time.perf_counter(), timeout=math.inf)):
             await asyncio.Event().wait()
 
 
 async def test_another_timeout_in_the_block_is_not_the_deadline() -> None:
     request = make_mocked_request("POST", "/")
     with pytest.raises(TimeoutError):
-        async with open_schedule(request, arrived=time.perf_counter(), timeout=60):
+        async with Deadline(read_schedule(request, arrived=time.perf_counter(), timeout=60)):
             raise TimeoutError
