@@ -1,5 +1,6 @@
 """A cache of vectors that evicts the least recently used."""
 
+import functools
 from collections import OrderedDict
 from hashlib import blake2b
 from typing import TypeAlias
@@ -14,6 +15,7 @@ OVERHEAD = 250
 CacheKey: TypeAlias = bytes
 
 
+@functools.lru_cache(64)
 def make_fingerprint(*facts: str) -> bytes:
     """Return 16 bytes for a model as it computes: digest, engine, backend, pooling."""
     return blake2b("\0".join(facts).encode(), digest_size=16).digest()

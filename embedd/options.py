@@ -64,11 +64,16 @@ class Options:
 
     def over(self, base: "Options") -> "Options":
         """Return these options, with those of *base* where these are not set."""
+        if self == UNSET:
+            return base
         merged = {
             field.name: getattr(base if getattr(self, field.name) is None else self, field.name)
             for field in fields(self)
         }
         return Options(**merged)
+
+
+UNSET: Final = Options()
 
 
 def parse_options(raw: Mapping[str, object]) -> Options:
@@ -80,6 +85,8 @@ def parse_options(raw: Mapping[str, object]) -> Options:
     Raises:
         InvalidInputError: A value has the wrong type. The text is Ollama's.
     """
+    if not raw:
+        return UNSET
     values: dict[str, int] = {}
     for name, value in raw.items():
         if value is None or name in IGNORED:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
@@ -54,7 +55,6 @@ Range: TypeAlias = Annotated[float, msgspec.Meta(gt=0)]
 
 _Value = TypeVar("_Value")
 _Word = TypeVar("_Word", bound=StrEnum)
-_Found = TypeVar("_Found")
 
 # Modification time, size and inode: a replaced manifest has another inode, one that was
 # written in place another time.
@@ -171,7 +171,7 @@ class Resolver:
     def __init__(self, store: Store, suggest: Callable[[str], str] = lambda _: "") -> None:
         self._store = store
         self._suggest = suggest
-        self._by_text: dict[str, tuple[Path, _Stamp, AnyModel]] = {}
+        self._by_text: dict[str, tuple[str, _Stamp, AnyModel]] = {}
         self._facts: dict[str, GgufFacts | ImageFiles] = {}
 
     def resolve(self, text: str) -> ResolvedModel:
@@ -184,10 +184,7 @@ class Resolver:
             WrongModelError: It is an image model.
             StoreError: The store cannot be read.
         """
-        model = self.find(text)
-        if isinstance(model, StoredImageModel):
-            raise WrongModelError(f'"{text}" makes images, not embeddings', is_reranker=False)
-        return model
+        return _check_reads_texts(text, self.find(text))
 
     def resolve_image(self, text: str) -> StoredImageModel:
         """Return the image model with the name *text*, ready to be loaded.
@@ -196,10 +193,7 @@ class Resolver:
             NotAnImageModelError: It is another model.
             EmbeddError: As `resolve`.
         """
-        model = self.find(text)
-        if isinstance(model, StoredImageModel):
-            return model
-        raise NotAnImageModelError(text, is_reranker=model.is_reranker)
+        return _check_paints(text, self.find(text))
 
     def find(self, text: str) -> AnyModel:
         """Return the model with the name *text*, ready to be loaded, whatever it does.
@@ -207,27 +201,22 @@ class Resolver:
         Raises:
             EmbeddError: As `resolve`.
         """
-        model = self._remembered(text) or self._read(text)
-        if isinstance(model, ResolvedModel) and model.refusal is not None:
-            raise ModelLoadError(f'model "{text}" cannot be loaded: {model.refusal}')
-        return model
+        return _check_loadable(text, self._remembered(text) or self._read(text))
 
-    async def apart(self, find: Callable[[str], _Found], text: str) -> _Found:
-        """Return ``find(text)``, called in a thread where it reads files.
+    async def find_apart(self, text: str) -> AnyModel:
+        """As `find`, for the event loop: files are read in a thread."""
+        model = self._remembered(text)
+        if model is None:
+            model = await asyncio.to_thread(self._read, text)
+        return _check_loadable(text, model)
 
-        Args:
-            find: `find`, `resolve` or `resolve_image`.
-
-        Raises:
-            EmbeddError: As *find*.
-        """
-        if self._remembered(text) is not None:
-            return find(text)
-        return await asyncio.to_thread(find, text)
+    async def resolve_apart(self, text: str) -> ResolvedModel:
+        """As `resolve`, for the event loop."""
+        return _check_reads_texts(text, await self.find_apart(text))
 
     async def find_image_apart(self, text: str) -> ImageModel:
-        """As `resolve_image`, for the event loop: files are read in a thread."""
-        return (await self.apart(self.resolve_image, text)).model
+        """As `resolve_image`, for the event loop."""
+        return _check_paints(text, await self.find_apart(text)).model
 
     def describe(self, stored: StoredManifest) -> AnyModel:
         """Return what is known of a manifest's model, whether or not it can be loaded.
@@ -300,7 +289,7 @@ class Resolver:
         found = self._store.manifests.find(parse_model_name(text))
         if found is None:
             raise ModelNotFoundError(text, hint=self._suggest(text))
-        path = self._store.layout.manifest(found)
+        path = str(self._store.layout.manifest(found))
         # The stamp comes first: a manifest replaced in between is read again next time.
         stamp = _stamp(path)
         stored = self._store.manifests.read(found)
@@ -329,6 +318,24 @@ class Resolver:
             except msgspec.DecodeError as error:
                 raise _bad_parameters(stored, str(error)) from error
         return raw
+
+
+def _check_loadable(text: str, model: AnyModel) -> AnyModel:
+    if isinstance(model, ResolvedModel) and model.refusal is not None:
+        raise ModelLoadError(f'model "{text}" cannot be loaded: {model.refusal}')
+    return model
+
+
+def _check_reads_texts(text: str, model: AnyModel) -> ResolvedModel:
+    if isinstance(model, StoredImageModel):
+        raise WrongModelError(f'"{text}" makes images, not embeddings', is_reranker=False)
+    return model
+
+
+def _check_paints(text: str, model: AnyModel) -> StoredImageModel:
+    if isinstance(model, StoredImageModel):
+        return model
+    raise NotAnImageModelError(text, is_reranker=model.is_reranker)
 
 
 def _read_weights(layers: Sequence[Layer], paths: Sequence[Path]) -> GgufFacts | ImageFiles:
@@ -516,9 +523,9 @@ def _bad_parameters(stored: StoredManifest, cause: str) -> ModelLoadError:
     return ModelLoadError(f'the parameters of model "{stored.name.display}" are wrong: {cause}')
 
 
-def _stamp(path: Path) -> _Stamp | None:
+def _stamp(path: str) -> _Stamp | None:
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116 - for every request: a `Path` takes as long again
     except OSError:
         return None
     return (status.st_mtime_ns, status.st_size, status.st_ino)

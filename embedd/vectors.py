@@ -1,5 +1,6 @@
 """Pooled vectors as they are answered: check, cut, normalise, quantise."""
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -46,15 +47,20 @@ def finish(vectors: Vectors, *, dimensions: int | None, normalize: bool) -> Vect
     """
     norms = row_norms(vectors)
     # The norms show whether a row needs a closer check, which is rare.
-    if not _are_exact(norms).all():
+    exact = _are_all_exact(norms)
+    if not exact:
         check_finite(vectors)
         check_not_zero(vectors, norms)
     if dimensions is not None and 0 < dimensions < vectors.shape[1]:
         vectors = vectors[:, :dimensions]
         norms = row_norms(vectors)
-        check_not_zero(vectors, norms)
+        exact = _are_all_exact(norms)
+        if not exact:
+            check_not_zero(vectors, norms)
     if not normalize:
         return np.ascontiguousarray(vectors)
+    if exact:
+        return vectors / norms[:, np.newaxis]
     return scale_to_unit_length(vectors, norms)
 
 
@@ -69,6 +75,12 @@ def _are_exact(norms: Norms) -> npt.NDArray[np.bool_]:
     """Whether each norm is far from 0 and finite, so that it is exact; shape (inputs,)."""
     exact: npt.NDArray[np.bool_] = (norms > SAFE_NORM) & (norms < np.inf)
     return exact
+
+
+def _are_all_exact(norms: Norms) -> bool:
+    if len(norms) == 1:  # most requests
+        return SAFE_NORM < norms.item() < math.inf
+    return bool(_are_exact(norms).all())
 
 
 def scale_to_unit_length(vectors: Vectors, norms: Norms) -> Vectors:

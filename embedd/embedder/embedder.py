@@ -59,6 +59,7 @@ MAX_ANSWER = 1 << 30
 # Characters of the texts of a request whose answer is their tokens: 200 MB where each is a token.
 MAX_TOKENIZED = 1 << 24
 MAX_DETOKENIZED = 1 << 20  # ids of a request whose answer is their text: 100 MB of long tokens
+BYTES_PER_NUMBER = 4  # of a vector, as float32
 BYTES_PER_TOKEN = 12  # an id and a place, or an id and a pointer to what it stands for
 QUICK_NUMBERS = 1 << 17  # numbers that are normalised in about 1 ms: more go to a thread
 
@@ -314,10 +315,10 @@ class Embedder:
 
     async def find_any_apart(self, name: str) -> AnyModel:
         """As `find_any`, for the event loop: files are read in a thread."""
-        return await self._resolver.apart(self._resolver.find, name)
+        return await self._resolver.find_apart(name)
 
     async def _find(self, name: str) -> ResolvedModel:
-        return await self._resolver.apart(self._resolver.resolve, name)
+        return await self._resolver.resolve_apart(name)
 
     def limit(self, model: ResolvedModel, options: Options | None = None) -> int:
         """Tokens that an input of *model* may have, special tokens included."""
@@ -405,7 +406,7 @@ class Embedder:
             return make_result(truncated, timings)
 
     def _check_answer(self, rows: int, width: int, claim: Claim) -> None:
-        size = rows * width * np.dtype(np.float32).itemsize
+        size = rows * width * BYTES_PER_NUMBER
         if size > self._max_answer:
             raise TooLargeError(
                 f"the answer would have {rows} vectors of {width} numbers, {size} bytes; the limit "
@@ -514,7 +515,7 @@ def _finish_now(
         vectors = finish(pooled, dimensions=None, normalize=normalize)
     if not isinstance(request.normalize, Normalize):
         vectors = scale_to_p_norm(vectors, request.normalize)
-    dtypes = {form.dtype for form in request.formats} - {DType.FLOAT}
+    dtypes = {form.dtype for form in request.formats if form.dtype is not DType.FLOAT}
     int8_range = model.parameters.int8_range
     return vectors, {dtype: quantize(vectors, dtype, int8_range) for dtype in dtypes}
 

@@ -10,8 +10,8 @@ import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import overload
 
 from embedd.engine.image_spec import ImageSpec
@@ -45,6 +45,36 @@ FAILURES = (
 
 async def _refuse_image(spec: ImageSpec) -> ServedImageModel:
     raise ModelLoadError(f'model "{spec.name}" makes images, which this server does not')
+
+
+class _Lease(AbstractAsyncContextManager[AnyModel]):
+    """A block in which a model is not unloaded: a class, because each request has one."""
+
+    __slots__ = ("_acquire", "_cancelled", "_release", "_resident")
+
+    def __init__(
+        self,
+        acquire: Callable[[], Awaitable[Resident]],
+        release: Callable[[Resident], None],
+        cancelled: Callable[[], None],
+    ) -> None:
+        self._acquire = acquire
+        self._release = release
+        self._cancelled = cancelled
+        self._resident: Resident
+
+    async def __aenter__(self) -> AnyModel:
+        try:
+            self._resident = await self._acquire()
+        except asyncio.CancelledError:
+            self._cancelled()
+            raise
+        return self._resident.model
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._release(self._resident)
+        if kind is not None and issubclass(kind, asyncio.CancelledError):
+            self._cancelled()
 
 
 class Scheduler:
@@ -115,23 +145,14 @@ class Scheduler:
             ModelLoadError: It cannot be loaded.
             ShuttingDownError: `close` was called.
         """
-        return self._lease(spec, keep_alive, deadline)
+        cancelled = functools.partial(self._count_cancelled, spec.name, deadline)
+        acquire = functools.partial(self._acquire, spec, keep_alive)
+        return _Lease(acquire, self._release, cancelled)
 
-    @asynccontextmanager
-    async def _lease(
-        self, spec: AnySpec, keep_alive: float | None, deadline: float | None
-    ) -> AsyncIterator[AnyModel]:
-        try:
-            resident = await self._acquire(spec, keep_alive)
-            try:
-                yield resident.model
-            finally:
-                self._release(resident)
-        except asyncio.CancelledError:
-            metrics = self._metrics.of_model(spec.name)
-            is_late = deadline is not None and time.perf_counter() >= deadline
-            (metrics.late if is_late else metrics.cancelled).inc()
-            raise
+    def _count_cancelled(self, model: str, deadline: float | None) -> None:
+        metrics = self._metrics.of_model(model)
+        is_late = deadline is not None and time.perf_counter() >= deadline
+        (metrics.late if is_late else metrics.cancelled).inc()
 
     async def unload(self, spec: AnySpec) -> None:
         """Unload the model when its requests have ended; an idle one before this returns."""

@@ -46,7 +46,7 @@ from embedd.server.dialects.ollama import dialect as ollama
 from embedd.server.errors import choose_status, error_headers, log_error, log_refusal
 from embedd.server.http.answers import ANSWERS, AnswersInFlight
 from embedd.server.http.bodies import ALREADY_READ, BodyLimits, raw_fields
-from embedd.server.http.compress import compress_response
+from embedd.server.http.compress import compress_response, is_long
 from embedd.server.http.connection import HANDLER_ARGUMENTS, SERVER_NAME
 from embedd.server.http.json_out import JSON, RENDERING, dump
 from embedd.server.http.paths import BASE_PATH, DoubledSlashes, served_path
@@ -335,7 +335,7 @@ async def _add_common_headers(request: web.Request, response: web.StreamResponse
         headers.update(request[CORS])
         if all(varies):
             headers["Vary"] = ", ".join(filter(None, varies))
-    if isinstance(response, web.Response):
+    if isinstance(response, web.Response) and is_long(response):
         await compress_response(request, response)
     if "Content-Encoding" in headers:
         headers["Vary"] = ", ".join(filter(None, [headers.get("Vary"), "Accept-Encoding"]))

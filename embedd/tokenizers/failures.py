@@ -22,11 +22,16 @@ def named_failures(action: str) -> Iterator[None]:
     """
     try:
         yield
-    except TokenizerError:
-        raise
-    except Exception as error:
-        raise TokenizerError(f"{action} failed: {error}") from error
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        failure = name_failure(action, error)
+        if failure is None:
             raise
-        raise TokenizerError(f"{action} failed: {error}") from error
+        raise failure from error
+
+
+def name_failure(action: str, error: BaseException) -> TokenizerError | None:
+    """Return the error to raise instead of *error*; None if that is no failure of the library."""
+    is_panic = type(error).__name__ == "PanicException"
+    if isinstance(error, TokenizerError) or not (is_panic or isinstance(error, Exception)):
+        return None
+    return TokenizerError(f"{action} failed: {error}")

@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer
 
 from embedd.errors import InvalidTokenIdError
 from embedd.tokenizers.builders import WORD_START, Assemble, has_separate_words, prepare
-from embedd.tokenizers.failures import TokenizerError, named_failures
+from embedd.tokenizers.failures import TokenizerError, name_failure, named_failures
 from embedd.tokenizers.numbers import Joiner
 from embedd.tokenizers.pieces import TO_BYTES, clean_wordpieces, read_byte_token
 from embedd.tokenizers.pretokenizers import PRETOKENIZERS
@@ -110,6 +110,9 @@ class ModelTokenizer:
         Raises:
             TokenizerError: The library failed.
         """
+        if len(texts) == 1 and len(texts[0]) <= INLINE_CHARACTERS:
+            row = self._read_ids(self._encode_short(texts[0], parse_special=parse_special))
+            return [np.concatenate((self._before, row, self._after)) if add_special else row]
         before, after = ([self._before], [self._after]) if add_special else ([], [])
         slices = self._encode(texts, parse_special=parse_special, located=False, check=check)
         rows: list[TokenIds] = []
@@ -193,10 +196,7 @@ class ModelTokenizer:
         """For each slice: the index of its text, where in that it begins, what became of it."""
         tokenizer = self._parsing if parse_special else self._literal
         if len(texts) == 1 and len(texts[0]) <= INLINE_CHARACTERS:
-            text = replace_surrogates(texts[0])
-            with named_failures("tokenizing"):
-                encoding = tokenizer.encode(text, add_special_tokens=False)
-            yield 0, 0, encoding
+            yield 0, 0, self._encode_short(texts[0], parse_special=parse_special)
             return
         encode = tokenizer.encode_batch if located else tokenizer.encode_batch_fast
         for call in group_slices(texts, cuts=self._cuts):
@@ -205,6 +205,16 @@ class ModelTokenizer:
                 rows = encode([part for _, _, part in call], add_special_tokens=False)
             for (index, start, _), row in zip(call, rows, strict=True):
                 yield index, start, row
+
+    def _encode_short(self, text: str, *, parse_special: bool) -> Encoding:
+        tokenizer = self._parsing if parse_special else self._literal
+        try:
+            return tokenizer.encode(replace_surrogates(text), add_special_tokens=False)
+        except BaseException as error:
+            failure = name_failure("tokenizing", error)
+            if failure is None:
+                raise
+            raise failure from error
 
     def _read_ids(self, encoding: Encoding) -> TokenIds:
         return self._ids[np.array(encoding.ids, np.int32)]

@@ -74,6 +74,7 @@ class Waiting:
     def __post_init__(self) -> None:
         self.rows = list(range(len(self.lengths)))[::-1]
         self.waiting = sum(self.lengths)
+        self._is_sorted = len(self.rows) == 1
 
     def take(self, at: int) -> int:
         """Remove the *at*-th of `rows` and return it."""
@@ -97,6 +98,9 @@ class Waiting:
         None if padding it to *longest* would not be worth it.
         """
         self.find_longest()
+        if len(self.rows) == 1:
+            length = self.lengths[self.rows[0]]
+            return 0 if length <= longest and is_alike(length, longest) else None
         at = bisect_right(self.rows, longest, key=self.lengths.__getitem__) - 1
         if at < 0 or not is_alike(self.lengths[self.rows[at]], longest):
             return None
@@ -227,7 +231,10 @@ class Batcher(Generic[Request]):
         self._lanes: list[Lane[Request]] = [Lane() for _ in PATIENCE]
 
     def __len__(self) -> int:
-        return sum(len(lane.requests) for lane in self._lanes)
+        return sum([len(lane.requests) for lane in self._lanes])
+
+    def __bool__(self) -> bool:
+        return any(lane.requests for lane in self._lanes)
 
     def __iter__(self) -> Iterator[Request]:
         for lane in self._lanes:
@@ -236,7 +243,7 @@ class Batcher(Generic[Request]):
     @property
     def tokens(self) -> int:
         """Tokens that no batch has taken."""
-        return sum(lane.tokens for lane in self._lanes)
+        return sum([lane.tokens for lane in self._lanes])
 
     @property
     def is_urgent(self) -> bool:
@@ -252,11 +259,12 @@ class Batcher(Generic[Request]):
         own = self._lanes[lane]
         turns = own.tokens + max_tokens  # in tokens; the last one is its own
         patience = self._find_patience(lane)
-        before = sum(one.tokens for one in self._lanes[:lane])
-        after = sum(
-            min(one.tokens, turns // self._find_patience(at))
-            for at, one in enumerate(self._lanes[lane + 1 :], lane + 1)
-        )
+        before = after = 0
+        for at, one in enumerate(self._lanes):
+            if one.tokens and at < lane:
+                before += one.tokens
+            elif one.tokens and at > lane:
+                after += min(one.tokens, turns // self._find_patience(at))
         return own.tokens + min(before, patience * turns) + after
 
     def add(self, request: Request, *, max_tokens: int) -> None:
@@ -321,4 +329,4 @@ class Batcher(Generic[Request]):
         """Return how often in a row *lane* may be passed now."""
         if lane == BULK_LANE:
             return PATIENCE[BULK_LANE]
-        return PATIENCE[sum(bool(one.requests) for one in self._lanes[:lane])]
+        return PATIENCE[sum([bool(one.requests) for one in self._lanes[:lane]])]

@@ -96,20 +96,25 @@ class Deduplicator:
         Raises:
             EmbeddError: Raised by *compute*; ``index`` is a position in *sequences*.
         """
-        distinct = await _find_distinct_apart(sequences, source.fingerprint(source.present))
+        fingerprint = source.fingerprint(source.present)
+        if len(sequences) == 1:  # most requests
+            key = make_key(fingerprint, sequences[0])
+            if key not in self._in_flight:
+                return await self._embed_one(key, sequences, source, compute, yields=yields)
+        distinct = await _find_distinct_apart(sequences, fingerprint)
         rows = distinct.rows
         vectors, joined, missing = await self._look_up(rows, source.present)
         cached = len(vectors)
         joinable = len(missing) <= MAX_JOINABLE_SEQUENCES and not yields
         work = functools.partial(self._compute, sequences, vectors, source, compute)
-        outcome = await work(missing, joinable=joinable)
+        outcome = await work(missing, joinable=joinable) if missing else None
         if outcome is not None and len(missing) == len(sequences):
             return outcome
         left_over = await _join(joined, vectors)
         retried = {key: rows[key] for key in left_over}
         # One request that failed may leave many waiting: each of them computes for itself now
         # and waits for no other request again.
-        again = await work(retried, joinable=False)
+        again = await work(retried, joinable=False) if retried else None
         outcomes = [one for one in (outcome, again) if one is not None]
         return EmbedResult(
             vectors=(
@@ -129,6 +134,29 @@ class Deduplicator:
                 VectorSource.JOINED: len(joined) - len(retried),
                 VectorSource.EQUAL: len(sequences) - len(rows),
             },
+        )
+
+    async def _embed_one(
+        self,
+        key: CacheKey,
+        sequences: Sequence[TokenIds],
+        source: Source,
+        compute: Compute,
+        *,
+        yields: bool,
+    ) -> EmbedResult:
+        """As `embed`, of one sequence with this *key*, which is not being computed."""
+        known = self._cache.get(key)
+        if known is None:
+            return await self._compute(
+                sequences, {}, source, compute, {key: 0}, joinable=not yields
+            )
+        return EmbedResult(
+            vectors=known[np.newaxis],
+            computed_by=[source.present],
+            tokens=[len(sequences[0])],
+            timings=Timings(),
+            reused={VectorSource.CACHE: 1},
         )
 
     async def _look_up(self, rows: Mapping[CacheKey, int], present: ComputedBy) -> _LookedUp:
@@ -159,13 +187,11 @@ class Deduplicator:
         rows: Mapping[CacheKey, int],
         *,
         joinable: bool,
-    ) -> EmbedResult | None:
-        """Compute *rows*, add the results to *vectors* and the cache; None without rows.
+    ) -> EmbedResult:
+        """Compute *rows*, of which there is one, and add the results to *vectors* and the cache.
 
         If *joinable*, other requests may wait for these results.
         """
-        if not rows:
-            return None
         loop = asyncio.get_running_loop()
         futures: dict[CacheKey, asyncio.Future[_Computed]] = {
             key: loop.create_future() for key in (rows if joinable else ())

@@ -1,5 +1,6 @@
 """A loaded model: its worker, its queue and its deduplication behind one interface."""
 
+import functools
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -50,6 +51,7 @@ class ServedModel:
         self._queue = queue
         self._dedup = dedup
         self._tokenizer: LocalTokenizer | None = None
+        self._sources: dict[tuple[str, str, Pooling], Source] = {}
 
     @classmethod
     async def load(
@@ -219,16 +221,20 @@ class ServedModel:
         Args:
             store: Whether vectors may come from and go to the cache.
         """
-        result = await self._embed(sequences, pooling, store=store, schedule=schedule)
-        computed_by = dict.fromkeys(result.computed_by)
-        if not computed_by:
+        kind = pooling or self.info.pooling
+        if not store or not sequences or kind is Pooling.NONE:
+            result = await self._queue.embed(sequences, pooling, schedule)
+        else:
+            result = await self._dedup.embed(
+                sequences,
+                self._find_source(kind),
+                lambda missing: self._queue.embed(missing, pooling, schedule),
+                yields=schedule.priority is Priority.BULK,
+            )
+        if not result.computed_by:
             return result
-        served_by = ServedBy(
-            digest=self._spec.digest,
-            engine="+".join(dict.fromkeys(one.engine for one in computed_by)),
-            backend="+".join(one.backend for one in computed_by),
-            tokenizer=self.info.tokenizer,
-        )
+        computed_by = tuple(dict.fromkeys(result.computed_by))
+        served_by = describe(self._spec.digest, computed_by, self.info.tokenizer)
         return replace(result, served_by=served_by)
 
     async def close(self) -> None:
@@ -238,28 +244,16 @@ class ServedModel:
         if self._tokenizer is not None:
             self._tokenizer.close()
 
-    async def _embed(
-        self,
-        sequences: Sequence[TokenIds],
-        pooling: Pooling | None,
-        *,
-        store: bool,
-        schedule: Schedule,
-    ) -> EmbedResult:
-        if not store or not sequences or (pooling or self.info.pooling) is Pooling.NONE:
-            return await self._queue.embed(sequences, pooling, schedule)
+    def _find_source(self, kind: Pooling) -> Source:
         info = self.info
-        kind = pooling or info.pooling
-        source = Source(
-            present=ComputedBy(info.engine, info.backend),
-            fingerprint=lambda by: make_fingerprint(self._spec.digest, *by, kind),
-        )
-        return await self._dedup.embed(
-            sequences,
-            source,
-            lambda missing: self._queue.embed(missing, pooling, schedule),
-            yields=schedule.priority is Priority.BULK,
-        )
+        key = (info.engine, info.backend, kind)
+        source = self._sources.get(key)
+        if source is None:
+            source = self._sources[key] = Source(
+                present=ComputedBy(info.engine, info.backend),
+                fingerprint=lambda by: make_fingerprint(self._spec.digest, *by, kind),
+            )
+        return source
 
     async def _tokenize(
         self, texts: Sequence[str], *, add_special: bool, parse_special: bool
@@ -293,6 +287,17 @@ class ServedModel:
                     raise
                 limit_interruptions(interruptions, error)
                 await self._supervisor.revive(worker)
+
+
+@functools.lru_cache(64)
+def describe(digest: str, computed_by: tuple[ComputedBy, ...], tokenizer: str) -> ServedBy:
+    """Return what computed vectors of the model with this *digest*, as one record."""
+    return ServedBy(
+        digest=digest,
+        engine="+".join(dict.fromkeys(one.engine for one in computed_by)),
+        backend="+".join(one.backend for one in computed_by),
+        tokenizer=tokenizer,
+    )
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -59,10 +59,16 @@ def open_compressor(coding: str) -> Compressor:
     return zlib.compressobj(_LEVEL, wbits=_GZIP)
 
 
-async def compress_response(request: web.Request, response: web.Response) -> None:
-    """Compress the body of *response*, if it is a long text and the client asks for it."""
+def is_long(response: web.Response) -> bool:
+    """Whether the body of *response* is worth to be compressed."""
     body = response.body
-    if not isinstance(body, bytes) or len(body) < LEAST or request.method == "HEAD":
+    return isinstance(body, bytes) and len(body) >= LEAST
+
+
+async def compress_response(request: web.Request, response: web.Response) -> None:
+    """Compress the body of *response*, which `is_long`, if it is text and the client wants it."""
+    body = response.body
+    if not isinstance(body, bytes) or request.method == "HEAD":
         return
     coding = choose_coding(request.headers.get("Accept-Encoding", ""))
     if coding is None or not response.headers.get("Content-Type", "").startswith(_TEXTS):

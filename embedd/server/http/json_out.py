@@ -22,7 +22,7 @@ JSON = "application/json; charset=utf-8"
 _UNSAFE = ((b"\xc2\x85", b"\\u0085"), (b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rows:
     """Rows of an answer that are converted to JSON while they are sent.
 
@@ -90,8 +90,9 @@ async def parts_response(
     a time: other requests are served between two.
     """
     all_headers: dict[str, Any] = {**headers, "Content-Type": JSON}
-    if sum(part.count / part.step for part in parts if isinstance(part, Rows)) <= 1:
-        return web.Response(body=join_parts(parts), headers=all_headers)
+    if sum([part.count / part.step for part in parts if isinstance(part, Rows)]) <= 1:
+        pieces = [one if isinstance(one, bytes) else one.render(0, one.count) for one in parts]
+        return web.Response(body=b"".join(pieces), headers=all_headers)
     coding = choose_coding(request.headers.get("Accept-Encoding", ""))
     compressor = open_compressor(coding) if coding else None
     if coding:
