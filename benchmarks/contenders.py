@@ -55,7 +55,7 @@ async def open_embedd(
         cache: Bytes of vectors that it caches.
     """
     with tempfile.TemporaryDirectory() as folder:
-        port = _free_port()
+        port = find_free_port()
         environment = {
             **os.environ,
             "EMBEDD_MODELS": f"{folder}/models",
@@ -73,8 +73,8 @@ async def open_embedd(
         )
         subprocess.run([*command, "tune", "bench"], env=environment, check=True)
         serve = [*command, "serve", "--port", str(port)]
-        async with _process(serve, port, "/", environment) as pid, _session() as session:
-            url = f"http://127.0.0.1:{port}"
+        url = f"http://127.0.0.1:{port}"
+        async with open_process(serve, url, environment) as pid, _session() as session:
 
             async def embed(texts: Sequence[str]) -> bytes:
                 body = {"model": "bench", "input": texts, "options": {"num_ctx": NUM_CTX}}
@@ -89,17 +89,22 @@ async def open_embedd(
 @asynccontextmanager
 async def open_llama_server(binary: Path, gguf: Path, cores: int) -> AsyncIterator[Contender]:
     """Run llama.cpp's own server with the settings that are best for embeddings."""
-    port = _free_port()
+    port = find_free_port()
     command = [str(binary), "-m", str(gguf), "--embeddings", "--port", str(port)]
     command += ["-np", "8", "-ub", str(NUM_CTX), "-b", str(NUM_CTX * 8), "-c", str(NUM_CTX * 8)]
     command += ["-fa", "on", "-t", str(cores), "-tb", str(cores), "--no-webui"]
-    async with _process(command, port, "/health", dict(os.environ)) as pid, _session() as session:
-        url = f"http://127.0.0.1:{port}/v1/embeddings"
+    url = f"http://127.0.0.1:{port}"
+    environment = dict(os.environ)
+    async with (
+        open_process(command, f"{url}/health", environment) as pid,
+        _session() as session,
+    ):
 
         async def embed(texts: Sequence[str]) -> bytes:
-            return await _post(session, url, {"model": "bench", "input": texts})
+            body = {"model": "bench", "input": texts}
+            return await _post(session, f"{url}/v1/embeddings", body)
 
-        yield Contender(name="llama-server", embed=embed, parse=_parse_openai, pid=pid)
+        yield Contender(name="llama-server", embed=embed, parse=_parse_openai, pid=pid, url=url)
 
 
 @asynccontextmanager
@@ -130,27 +135,32 @@ async def open_in_process(name: str, job: Job) -> AsyncIterator[Contender]:
 
 
 @asynccontextmanager
-async def _process(
-    command: Sequence[str], port: int, path: str, environment: dict[str, str]
+async def open_process(
+    command: Sequence[str], url: str, environment: dict[str, str], *, status: int = 200
 ) -> AsyncIterator[int]:
+    """Run a server until the block ends; yield its process id once *url* is answered.
+
+    Args:
+        status: Of that answer.
+    """
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        await _wait_until_up(f"http://127.0.0.1:{port}{path}", process)
+        await _wait_until_up(url, process, status)
         yield process.pid
     finally:
         process.terminate()
         process.wait(START)
 
 
-async def _wait_until_up(url: str, process: subprocess.Popen[bytes]) -> None:
+async def _wait_until_up(url: str, process: subprocess.Popen[bytes], status: int) -> None:
     deadline = time.monotonic() + START
     async with aiohttp.ClientSession() as session:
         while time.monotonic() < deadline and process.poll() is None:
             with contextlib.suppress(aiohttp.ClientError):
                 async with session.get(url) as reply:
-                    if reply.status == 200:
+                    if reply.status == status:
                         return
             await asyncio.sleep(0.05)
     raise RuntimeError(f"{process.args!r} does not answer")
@@ -185,7 +195,8 @@ def _as_is(data: bytes | Matrix) -> Matrix:
     return np.asarray(data, np.float32)
 
 
-def _free_port() -> int:
+def find_free_port() -> int:
+    """Return a port that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port: int = sock.getsockname()[1]
         return port

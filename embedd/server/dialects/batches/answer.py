@@ -5,16 +5,17 @@ import logging
 import secrets
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import TypeAlias
+
+from msgspec.structs import replace
 
 from embedd.bulk.answering import Answered
 from embedd.bulk.requests import EMBEDDINGS
 from embedd.embedder.embedder import Embedder
-from embedd.errors import EmbeddError, ServiceError
+from embedd.errors import EmbeddError, LoadTimeoutError, ServiceError
 from embedd.server.dialects import rerank
 from embedd.server.dialects.base import Failure, Policy
-from embedd.server.dialects.endpoints import add_model_to_timeouts
+from embedd.server.dialects.endpoints import name_model
 from embedd.server.dialects.openai import embed
 from embedd.server.dialects.openai.errors import STATUSES, to_error
 from embedd.server.errors import choose_status
@@ -68,8 +69,10 @@ class BatchAnswer:
         wanted = await self._bodies.decode(data, translate)
         model = await self._choose(wanted.model, "embedding")
         wanted = replace(wanted, model=model, store=False, schedule=BULK)
-        with add_model_to_timeouts(model):
+        try:
             result = await self._embedder.embed(wanted)
+        except LoadTimeoutError as error:
+            raise name_model(error, model) from error
         id_ = f"embd-{uuid.uuid4().hex}"
         parts = embed.to_reply(wanted, result, id_=id_)
         rendered = await asyncio.to_thread(join_parts, parts)
@@ -86,8 +89,10 @@ class BatchAnswer:
         sent, wanted = await self._bodies.decode(data, translate)
         model = await self._choose(wanted.model, "rerank")
         wanted = replace(wanted, model=model, store=False, schedule=BULK)
-        with add_model_to_timeouts(model):
+        try:
             result = await self._embedder.rerank(wanted)
+        except LoadTimeoutError as error:
+            raise name_model(error, model) from error
         reply = rerank.to_reply(sent, wanted, result, id_=f"rerank-{secrets.token_hex(16)}")
         rendered = await asyncio.to_thread(dump, reply)
         return Answered(status=200, request_id=_new_id(), body=rendered, tokens=sum(result.tokens))
