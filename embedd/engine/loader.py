@@ -133,6 +133,7 @@ class Loader:
         tuning = self._background.choose(spec, gpu=backends[0].gpu)
         metrics = self._metrics.of_model(spec.name)
         start = time.perf_counter()
+        self._vocabularies.prepare(spec)
         model = await ServedModel.load(
             spec,
             start=self._start,

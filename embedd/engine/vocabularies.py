@@ -1,6 +1,7 @@
 """Where each model is tokenized: in the server, in its worker, or by llama.cpp."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -60,11 +61,22 @@ class Vocabularies:
         self._load_timeout = load_timeout
         self._cache = TokenizerCache() if cache is None else cache
         self._processes = asyncio.Semaphore(PROCESSES)
+        self._preparing: set[asyncio.Task[None]] = set()
 
     def choose_place(self, spec: ModelSpec) -> TokenizerPlace | None:
         """Return where *spec* is tokenized; None if a worker has to find that out."""
         verdict = find_verdict(self._store, spec)
         return None if verdict is None else verdict.place
+
+    def prepare(self, spec: ModelSpec) -> None:
+        """Build the tokenizer of *spec* if it is known to live in this process, for `attach`.
+
+        Meanwhile its worker loads. One that nothing takes is forgotten like those of other models.
+        """
+        if self.choose_place(spec) is TokenizerPlace.SERVER:
+            task = asyncio.create_task(self._build(spec))
+            self._preparing.add(task)
+            task.add_done_callback(self._preparing.discard)
 
     async def attach(self, spec: ModelSpec, model: ServedModel) -> None:
         """Give *model*, which was just loaded, its tokenizer if that lives in this process.
@@ -122,6 +134,10 @@ class Vocabularies:
     def close(self) -> None:
         """Forget the tokenizers that nothing uses."""
         self._cache.close()
+
+    async def _build(self, spec: ModelSpec) -> None:
+        with contextlib.suppress(ModelLoadError):  # `attach` tries again, and says so
+            (await self._cache.open(spec)).close()
 
     async def _open_here(self, spec: ModelSpec) -> LocalTokenizer | None:
         """The tokenizer in this process; None if it cannot be built, though a worker could."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import gc
 import http.client
 import logging
 import math
@@ -61,6 +62,7 @@ def run(
     """
     if tls:
         warn_if_readable(tls[1] or tls[0], "key of TLS")
+    gc.disable()  # until all modules are imported: they stay
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(settings, preload, Certificate(*tls) if tls else None, manager))
 
@@ -90,6 +92,8 @@ async def serve(
             await asyncio.to_thread(import_module, "embedd.server.wiring")
             from embedd.server.wiring import choose_keys, open_site  # noqa: PLC0415 - imported now
 
+            gc.freeze()
+            gc.enable()
             keys = choose_keys(settings)
             _reload_on_signal(keys, tls)
             async with open_site(settings, runtime, socks, keys=keys, readiness=readiness, tls=tls):

@@ -25,7 +25,8 @@ class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
     Args:
         id: Of the call; set by `WorkerProcess.load`.
         cores: Cores to compute with, all replicas together.
-        crosscheck: Compare the vectors with llama.cpp's if another engine computes them.
+        crosscheck: Compare the vectors with llama.cpp's if another engine computes them, and
+            test that one with a full batch.
         vocabulary_only: Load the tokenizer and no weights.
         tokenizer: Where the model is tokenized; None: where it can be, which `Ready` says.
     """

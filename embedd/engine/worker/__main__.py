@@ -71,7 +71,9 @@ class Worker:
             # From here on a death is not the tokenizer's fault.
             self._report(0.0)
             engine = open_engine(load, self._report)
-            sample, seconds_per_token = run_self_test(engine)
+            sample, seconds_per_token = run_self_test(
+                engine, full=load.crosscheck or load.backend.is_reference
+            )
             distance = check_agreement(engine, load)
             tokenizer, verdict = choose_tokenizer(load, candidate, engine.tokenizer)
         except (EmbeddError, MemoryError) as error:

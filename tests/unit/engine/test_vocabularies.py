@@ -51,6 +51,7 @@ class World:
         )
         self.spec = replace(SPEC, path=write_tiny_bert(folder / "tiny.gguf"))
         self.error: Exception | None = None
+        self.built = 0  # how often a tokenizer was built, or could not be
         self.cache = TokenizerCache(build=self._build)
         self.vocabularies = Vocabularies(
             start=self.workers.start,
@@ -61,6 +62,7 @@ class World:
         )
 
     def _build(self, path: Path) -> ModelTokenizer:
+        self.built += 1
         if self.error is not None:
             raise self.error
         return load_tokenizer(path)[0]
@@ -163,6 +165,35 @@ async def test_a_tokenizer_that_cannot_be_built_here_is_replaced_by_llama_cpps(
     async with world.vocabularies.open(world.spec) as opened:
         assert isinstance(opened, WorkerProcess)
     assert world.workers.current.place is LLAMA
+
+
+async def test_one_that_is_known_is_built_once_while_the_worker_loads(world: World) -> None:
+    world.vocabularies.prepare(world.spec)
+    assert len(world.cache) == 0  # where it lives is not known yet
+    world.store.write_tokenizer(world.spec, SMALL)
+    world.vocabularies.prepare(world.spec)
+    await asyncio.gather(*world.vocabularies._preparing)
+    model = await world.load()
+    assert world.built == 1
+    [ids] = await model.tokenize(["the sky"])
+    assert len(ids) == 4
+    await model.close()
+
+
+async def test_one_that_cannot_be_built_while_the_worker_loads_is_tried_again(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.store.write_tokenizer(world.spec, SMALL)
+    world.error = TokenizerError("not now")
+    world.vocabularies.prepare(world.spec)
+    await asyncio.gather(*world.vocabularies._preparing)
+    assert world.built == 1
+    assert world.reasons(caplog) == []
+    world.error = None
+    model = await world.load()
+    assert world.built == 2
+    assert model.info.tokenizer == "model"
+    await model.close()
 
 
 async def test_a_worker_that_dies_building_it_is_started_again_without(
