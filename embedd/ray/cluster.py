@@ -48,7 +48,7 @@ class RayCluster:
             for node in nodes
         ]
         faults = zip(nodes, await asyncio.gather(*answers), strict=True)
-        return [f"{node.name} {fault}" for node, fault in faults if fault]
+        return [f"{node.name}: {fault}" for node, fault in faults if fault]
 
     def start(self, task: Task) -> "RayWorker":
         """See `Cluster`."""

@@ -130,7 +130,7 @@ class Dispatcher:
     def _check(self, opened: Opened) -> None:
         """Raise an error if a worker cannot compute, or other vectors than the first one."""
         if opened.fault:
-            raise ServiceError(f"{opened.host} {opened.fault}")
+            raise ServiceError(f"{opened.host}: {opened.fault}")
         first = self._opened or opened
         if opened.model != first.model:
             raise ServiceError(

@@ -5,11 +5,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+# Else Ray takes an address of the network for 127.0.0.1; it looks when it is imported.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 pytest.importorskip("ray", reason="needs the extra embedd-server[ray]")
 
 import ray
@@ -33,12 +36,18 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 class Nodes:
-    """A head without cores and workers with two cores each, all of this machine."""
+    """A head without cores and workers with two cores each, all of this machine.
 
-    def __init__(self) -> None:
-        self._cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 0, **self._arguments()}
-        )
+    Args:
+        environment: Of their processes, and of those that they start.
+    """
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = environment
+        with self._set_environment():
+            self._cluster = Cluster(
+                initialize_head=True, head_node_args={"num_cpus": 0, **self._arguments()}
+            )
         self._workers = [self._add(), self._add()]
 
     @property
@@ -59,7 +68,19 @@ class Nodes:
         self._cluster.shutdown()
 
     def _add(self) -> object:
-        return self._cluster.add_node(num_cpus=2, **self._arguments())
+        with self._set_environment():
+            return self._cluster.add_node(num_cpus=2, **self._arguments())
+
+    @contextmanager
+    def _set_environment(self) -> Iterator[None]:
+        before = dict(os.environ)
+        os.environ.clear()
+        os.environ.update(self._environment)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
     @staticmethod
     def _arguments() -> dict[str, object]:
@@ -115,22 +136,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         # The folder at the end is where processes of these tests are known by.
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", ""), str(folder)]),
         "RAY_USAGE_STATS_ENABLED": "0",
-        # Else Ray takes an address of the network for 127.0.0.1.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
 
 
 @pytest.fixture(scope="session")
 def nodes(environment: dict[str, str]) -> Iterator[Nodes]:
     """A cluster of one head and two nodes."""
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(environment)  # of the nodes, and of the processes that they start
-    try:
-        opened = Nodes()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    opened = Nodes(environment)
     yield opened
     opened.close()
 

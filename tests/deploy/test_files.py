@@ -1,4 +1,4 @@
-"""The image's file, the unit of systemd, the alerts and the files of Compose."""
+"""The image's file, the unit of systemd, the alerts, Compose, the example for KubeRay."""
 
 import re
 import shutil
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.deploy.chart import validate
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -101,3 +103,27 @@ def test_prometheus_accepts_its_configuration() -> None:
         need("promtool"), "check", "config", "--syntax-only", DEPLOY / "compose/prometheus.yaml"
     )
     assert done.returncode == 0, done.stderr
+
+
+# The fields of KubeRay's API that the example may use; the pods in it are Kubernetes' own.
+RAY_JOB = {"entrypoint", "backoffLimit", "shutdownAfterJobFinishes", "rayClusterSpec"}
+RAY_CLUSTER = {"rayVersion", "enableInTreeAutoscaling", "headGroupSpec", "workerGroupSpecs"}
+RAY_GROUP = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
+
+
+def test_the_job_for_kuberay_has_known_fields_and_pods_that_kubernetes_accepts() -> None:
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    [block] = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    job = yaml.safe_load(block)
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    cluster = job["spec"]["rayClusterSpec"]
+    assert set(job["spec"]) <= RAY_JOB
+    assert set(cluster) <= RAY_CLUSTER
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert set(group) <= RAY_GROUP
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, **group["template"]}
+        validate(pod)
+        [container] = pod["spec"]["containers"]
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["spec"]["volumes"]}

@@ -17,6 +17,7 @@ from embedd.config import (
     find_unknown,
     parse_host,
     read_settings,
+    without_ray_statistics,
     worker_environment,
 )
 from embedd.errors import ConfigError
@@ -478,3 +479,31 @@ def test_without_a_home_folder_the_two_folders_must_be_set(monkeypatch: pytest.M
     read({"EMBEDD_MODELS": "/m", "EMBEDD_STATE": "/s"})
     with pytest.raises(ConfigError, match="EMBEDD_MODELS and EMBEDD_STATE"):
         read({"EMBEDD_MODELS": "/m"})
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({}, None),
+        ({"EMBEDD_API_KEY": "one,two"}, "one"),
+        ({"EMBEDD_API_KEY_FILE": "keys"}, "three"),
+    ],
+)
+def test_a_command_sends_the_first_key(
+    tmp_path: Path, given: dict[str, str], key: str | None
+) -> None:
+    (tmp_path / "keys").write_text("three\nfour\n")
+    environ = {
+        name: str(tmp_path / value) if name.endswith("_FILE") else value
+        for name, value in given.items()
+    }
+    assert read_settings(environ).client_key == key
+
+
+def test_ray_sends_no_statistics_unless_the_variable_says_so() -> None:
+    environ: dict[str, str] = {}
+    without_ray_statistics(environ)
+    assert environ == {"RAY_USAGE_STATS_ENABLED": "0"}
+    environ = {"RAY_USAGE_STATS_ENABLED": "1"}
+    without_ray_statistics(environ)
+    assert environ == {"RAY_USAGE_STATS_ENABLED": "1"}

@@ -107,3 +107,9 @@ def test_a_record_is_one_line_of_ascii_in_json(stream: io.StringIO) -> None:
     line = json.loads(text)
     assert line["fact"] == "a\nb\u2028\x1b\udc80"
     assert line["traceback"].startswith("Traceback")
+
+
+def test_what_a_library_adds_to_every_record_is_not_shown(stream: io.StringIO) -> None:
+    set_up_logs(0, stream)
+    logging.getLogger("embedd.x").info("model loaded", extra={"_ray_timestamp_ns": 1, "pid": 7})
+    assert stream.getvalue().endswith("model loaded pid=7\n")

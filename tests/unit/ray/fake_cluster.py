@@ -104,7 +104,7 @@ class LocalCluster:
         return self.found
 
     async def find_faults(self, probe: Probe, nodes: Sequence[Node]) -> list[str]:
-        own = [f"{node.name} {fault}" for node in nodes if (fault := find_fault(probe))]
+        own = [f"{node.name}: {fault}" for node in nodes if (fault := find_fault(probe))]
         return own + self.faults
 
     def start(self, task: Task) -> "LocalWorker":

@@ -177,7 +177,7 @@ def test_a_first_worker_that_is_lost_while_it_starts_is_replaced() -> None:
 
 def test_what_a_node_lacks_is_an_error_that_names_it() -> None:
     workers = FakeWorkers(opens=lambda _: Opened(host="b", fault="has no disk"))
-    with pytest.raises(ServiceError, match="b has no disk"):
+    with pytest.raises(ServiceError, match="b: has no disk"):
         dispatch(workers)
 
 
@@ -186,7 +186,7 @@ def test_what_a_node_lacks_is_an_error_that_names_it() -> None:
     [
         (replace(OPENED, host="b", model=replace(MODEL, digest="f" * 12)), ServiceError, "b and a"),
         (replace(OPENED, served_by="other"), MixedBackendsError, "other"),
-        (Opened(host="b", fault="has no disk"), ServiceError, "b has no disk"),
+        (Opened(host="b", fault="has no disk"), ServiceError, "b: has no disk"),
     ],
 )
 def test_a_worker_with_other_vectors_ends_the_job(
