@@ -89,10 +89,12 @@ class FolderSink:
         self._folder = folder
         self._output = output
         self._mixed = mixed
+        self._writing = asyncio.Lock()  # one part at a time: what writes a table copies it
 
     async def commit(self, unit: Unit, part: Part, record: PartRecord) -> None:
         """See `Sink`; repeating it gives the same file."""
-        await asyncio.to_thread(self._commit, unit, part, record)
+        async with self._writing:
+            await asyncio.to_thread(self._commit, unit, part, record)
 
     def _commit(self, unit: Unit, part: Part, record: PartRecord) -> None:
         if not self._mixed:

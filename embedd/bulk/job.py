@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from embedd.bulk.columns import ALL, CHUNK, NONE, Column, Selection, select
-from embedd.bulk.compute import Wanted
+from embedd.bulk.compute import Wanted, numpy_type
 from embedd.bulk.parts import Output
 from embedd.bulk.reading import find_columns, scan
 from embedd.bulk.sources import File, Source
@@ -16,6 +16,8 @@ from embedd.bulk.units import Limits, Range, Unit
 from embedd.errors import InvalidInputError
 
 VERSION: Final = 1
+VECTOR_BYTES: Final = 32 << 20  # of a unit; two units are most of what a job keeps in memory
+TOKEN_BYTES: Final = 3  # of text for each token, at least about
 LARGE: Final = 1 << 30  # bytes of inputs from which on columns are carried along only if named
 
 
@@ -100,6 +102,16 @@ def decode_job(data: bytes) -> Job:
         ) from error
 
 
+def fit_limits(limits: Limits, wanted: Wanted, model: Model) -> Limits:
+    """Return *limits* with which the vectors of a unit have some `VECTOR_BYTES` at most."""
+    most = max(1, VECTOR_BYTES // (model.width * numpy_type(wanted.dtype).itemsize))
+    if wanted.chunk is None:
+        return replace(limits, rows=min(limits.rows, most))
+    # A row has any number of vectors: its text says how many.
+    text = most * max(1, wanted.chunk - wanted.overlap) * TOKEN_BYTES
+    return replace(limits, rows=min(limits.rows, most), bytes=min(limits.bytes, text))
+
+
 def plan(
     options: Options,
     model: Model,
@@ -117,13 +129,16 @@ def plan(
         options=options,
         model=model,
         selection=selection,
-        planned=_plan_sources(options, sources, selection, limits, rows=0),
+        planned=_plan_sources(
+            options, sources, selection, fit_limits(limits, options.wanted, model), rows=0
+        ),
     )
 
 
 def extend(job: Job, sources: Sequence[Source], limits: Limits) -> Job:
     """Return *job* with the units of further *sources* behind its own."""
     rows = sum(one.rows for each in job.planned for one in each.ranges)
+    limits = fit_limits(limits, job.options.wanted, job.model)
     more = _plan_sources(job.options, sources, job.selection, limits, rows=rows)
     return replace(job, planned=(*job.planned, *more))
 

@@ -147,6 +147,7 @@ def write_part(path: Path, part: Part, *, as_parquet: bool) -> None:
     else:
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table, max_chunksize=GROUP_ROWS)
+    pa.default_memory_pool().release_unused()  # it keeps as much as the largest part took
 
 
 def write_ids(file: IO[bytes], part: Part) -> None:

@@ -1,6 +1,7 @@
 """Bulk jobs of which the command, a worker or the server is killed: every row is there once."""
 
 import random
+import re
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from tests.faults.figures import Figures
 from tests.faults.process import Home, wait_until
 from tests.faults.small_units import ROWS
 
+ROOT = Path(__file__).parents[2]
 PARTS = 12
 FAKE, REAL = "tests.faults.fake_embedd", "tests.faults.small_units"
 WITHIN_A_PART = 0.1  # seconds within which a kill comes after a part
@@ -207,6 +209,17 @@ def test_vectors_of_the_default_model_are_those_of_an_undisturbed_job(
         server.kill()
     figures.at_least("kills of command, worker and server", kills, 1)
     figures.at_least("least cosine to the undisturbed vectors", least, 0.99999)
+
+
+def test_memory_does_not_grow_with_the_rows(scale: Scale, figures: Figures) -> None:
+    pytest.importorskip("pyarrow")
+    rows = scale.choose(short=150_000, full=1_000_000)
+    command = [sys.executable, "-m", "benchmarks.bulk", "memory", "--rows", str(rows)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"peak (\d+) MiB, (\d+) MiB when the third unit began", said)
+    assert found, said
+    figures.at_most("peak of the job", int(found[1]), 300, "MiB")
+    figures.at_most("its growth after the second unit", int(found[1]) - int(found[2]), 60, "MiB")
 
 
 def test_two_shards_work_side_by_side(home: Home) -> None:

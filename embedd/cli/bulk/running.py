@@ -25,7 +25,7 @@ from embedd.bulk.ending import count_parts, finish_job, ids_path
 from embedd.bulk.estimate import Estimate, estimate
 from embedd.bulk.finished import Finished, check_same, read_finished
 from embedd.bulk.folder import Folder
-from embedd.bulk.job import Job, Model, Options, choose_selection, plan
+from embedd.bulk.job import Job, Model, Options, choose_selection, fit_limits, plan
 from embedd.bulk.opening import begin_stream, choose_units, clear, folder_of, open_job
 from embedd.bulk.parts import Output, is_typed
 from embedd.bulk.progress import Progress
@@ -194,7 +194,7 @@ def _open_work(request: Request, model: Model, folder: Folder | None) -> Work:
     options = request.options
     form = _format_of(request)
     if form is not None and STDIN in request.inputs:
-        stream = StreamUnits(sys.stdin.buffer, form, Limits())
+        stream = StreamUnits(sys.stdin.buffer, form, fit_limits(Limits(), options.wanted, model))
         selection = choose_selection(options, stream.find_columns(), size=0)
         job = Job(options=options, model=model, selection=selection, planned=())
         if folder is not None:

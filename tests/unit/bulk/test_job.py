@@ -17,7 +17,7 @@ from embedd.bulk.commit import JOB
 from embedd.bulk.compute import MixedBackendsError, Wanted
 from embedd.bulk.ending import finish_job
 from embedd.bulk.folder import Folder
-from embedd.bulk.job import decode_job
+from embedd.bulk.job import Model, decode_job, fit_limits
 from embedd.bulk.runner import ErrorBudget, TooManyErrors
 from embedd.bulk.units import Limits
 from embedd.errors import ExtraMissingError, InvalidInputError
@@ -324,6 +324,23 @@ def test_too_many_errors_stop_the_job_and_keep_what_was_finished(tmp_path: Path)
     with pytest.raises(TooManyErrors, match=r"[2-5] rows failed, 1 may"):
         run_job([source], tmp_path / "o.jsonl", limits=SMALL, budget=ErrorBudget(most=1))
     assert (tmp_path / "o.jsonl.parts" / "part-000000.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "width", "rows", "text"),
+    [
+        (Wanted(model="m"), 100, 50_000, 64 << 20),
+        (Wanted(model="m"), 384, 21_845, 64 << 20),
+        (Wanted(model="m"), 4096, 2_048, 64 << 20),
+        (Wanted(model="m", dtype="int8"), 4096, 8_192, 64 << 20),
+        (Wanted(model="m", chunk=500, overlap=100), 4096, 2_048, 2_048 * 400 * 3),
+    ],
+)
+def test_units_of_large_vectors_have_fewer_rows(
+    wanted: Wanted, width: int, rows: int, text: int
+) -> None:
+    found = fit_limits(Limits(), wanted, Model(digest="", prefix="", width=width))
+    assert found == Limits(rows=rows, bytes=text)
 
 
 def test_documents_are_rows(tmp_path: Path) -> None:
