@@ -21,6 +21,7 @@ from embedd.ray.worker import Outcome, Task, fingerprint_of
 if TYPE_CHECKING:
     from embedd.ray.protocol import Cluster, Node
 
+NOTICE_SECONDS: Final = 30.0
 SIGHT_SECONDS: Final = 90  # until a part is seen here: NFS caches folders for up to 60 s
 
 
@@ -79,9 +80,21 @@ async def run_on_cluster(request: Request, cluster: "Cluster", threads: int | No
 
 
 async def _run(request: Request, dispatcher: Dispatcher, folder: Folder, place: str) -> int:
-    model, served_by = await dispatcher.open()
+    notice = asyncio.get_running_loop().call_later(NOTICE_SECONDS, _say_it_waits)
+    try:
+        model, served_by = await dispatcher.open()
+    finally:
+        notice.cancel()
     click.echo(f"{served_by} (Ray: {place} cores)", err=True)
     return await complete(request, model, folder, lambda work: _make_run(work, dispatcher, folder))
+
+
+def _say_it_waits() -> None:
+    click.echo(
+        "no worker is ready yet: its cores may be in use (`ray status` shows by what), or it "
+        "pulls the model",
+        err=True,
+    )
 
 
 def _choose_cores(nodes: Sequence["Node"]) -> int:

@@ -175,6 +175,14 @@ def test_a_part_that_fails_ends_the_command_and_those_that_are_done_stay(
     assert "Finished parts are kept" in capfd.readouterr().err
 
 
+def test_a_worker_that_is_waited_for_is_no_silence(
+    do: Do, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(on_ray, "NOTICE_SECONDS", 0.0)
+    assert do() == 0
+    assert "no worker is ready yet" in capfd.readouterr().err
+
+
 async def test_parts_that_another_machine_wrote_are_waited_for(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     waits: list[float] = []
