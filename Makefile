@@ -67,7 +67,7 @@ export UNTESTABLE := from importlib.util import find_spec; \
 	print('--omit=' + ','.join(missing) if missing else '')
 
 .DEFAULT_GOAL := help
-.PHONY: help run install images test test-clients test-wheel test-plain test-deploy test-ui test-ray docs faults check lint types arch fmt cover bench wheel portable-llama clean
+.PHONY: help run install images test test-clients test-wheel test-plain test-deploy test-image test-ui test-ray docs faults check lint types arch fmt cover bench wheel portable-llama clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -125,6 +125,9 @@ portable-llama: # for `wheel` and the image: into wheels/linux
 
 test-deploy: $(DEPLOY)/installed ## Test the image's file, chart, unit, dashboard and alerts in deploy/
 	$(DEPLOY)/bin/python -m pytest -c tests/deploy/pytest.ini tests/deploy
+
+test-image: install ## Build the image on a Debian of its own and run it, as root, with buildah
+	$(BIN)/python -m pytest -c tests/image/pytest.ini tests/image
 
 test-ui: install $(UI)/installed ## Test the page in a browser (Chromium of the system)
 	PYTHONPATH=$(UI) $(BIN)/python -m pytest -c tests/ui/pytest.ini tests/ui

@@ -30,6 +30,7 @@ EXTRAS = {
     "openvino": ("embedd.engine.openvino.",),
     "pyarrow": ("embedd.bulk.tables",),
     "stable_diffusion_cpp": ("embedd.engine.diffusion.",),
+    "ray": ("embedd.ray.cluster",),
     "PIL": ("embedd.engine.worker.picture_file", "embedd.engine.worker.painting"),
 }
 
