@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
-from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
 from embedd.bulk.columns import STRING, TEXT, Column, Selection, find_misfit, infer_columns
@@ -172,7 +171,8 @@ class DocumentReader:
             Record(row=number, line=0, values=_read_document(file.path))
             for number, file in enumerate(files)
         )
-        return collect(records, unit, str(Path(files[0].path).parent), self._selection, typed=False)
+        folder = files[0].path.rpartition("/")[0]
+        return collect(records, unit, folder, self._selection, typed=False)
 
     def close(self) -> None:
         """See `Reader`; nothing is open."""

@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from embedd.bulk.streams import split_compression
+from embedd.bulk.stores import SCHEMES, is_remote, list_files, read_modified, without_query
+from embedd.bulk.streams import open_file, split_compression
 from embedd.errors import InvalidInputError
 
 SAMPLE: Final = 1 << 20  # bytes at either end of a file that its digest covers
@@ -90,9 +91,12 @@ def find_paths(names: Sequence[str], form: Format | None = None) -> list[tuple[s
     """
     found: dict[str, Format] = {}
     for name in names:
+        if is_remote(name):
+            found |= dict(_find_remote(name, form))
+            continue
         if "://" in name:
             raise InvalidInputError(
-                f"{name} is not a path: give files here, or a folder where the store is mounted"
+                f"{name} is not a path, nor a URI that begins with {', '.join(SCHEMES)}"
             )
         matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of any root
         before = len(found)
@@ -107,6 +111,21 @@ def find_paths(names: Sequence[str], form: Format | None = None) -> list[tuple[s
         ):
             raise InvalidInputError(f"no input: {name} is not a file, or a folder or glob of them")
     return list(found.items())
+
+
+def _find_remote(name: str, form: Format | None) -> Iterator[tuple[str, Format]]:
+    is_there = False
+    for uri, is_named in list_files(name):
+        path = Path(without_query(uri))
+        if is_named:
+            yield uri, _choose_format(path, form)
+        elif (known := ENDINGS.get(_ending(path))) is not None:
+            yield uri, known
+        else:
+            continue
+        is_there = True
+    if not is_there:
+        raise InvalidInputError(f"no input: {name} is not a file, or a folder or glob of them")
 
 
 def make_sources(paths: Iterable[tuple[str, Format]]) -> list[Source]:
@@ -128,12 +147,12 @@ def has_arrow() -> bool:
 
 def read_file_facts(path: str) -> File:
     """Return what identifies the content of the file *path*."""
-    with Path(path).open("rb") as file:
+    with open_file(path) as file:
         head = file.read(SAMPLE)
         size = file.seek(0, 2)
         file.seek(max(len(head), size - SAMPLE))
         digest = hashlib.sha256(head + file.read())
-    modified = Path(path).stat().st_mtime_ns
+    modified = read_modified(path) if is_remote(path) else Path(path).stat().st_mtime_ns
     return File(path=path, size=size, modified=modified, digest=digest.hexdigest())
 
 

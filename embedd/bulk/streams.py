@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
+from embedd.bulk.stores import is_remote, open_remote, without_query
+
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
@@ -16,6 +18,7 @@ COMPRESSIONS: Final = (".gz", ".zst")
 
 def split_compression(name: str) -> tuple[str, str]:
     """Return *name* without the ending of a compression, and that ending, empty if it has none."""
+    name = without_query(name) if is_remote(name) else name
     for ending in COMPRESSIONS:
         if name.lower().endswith(ending):
             return name[: -len(ending)], ending
@@ -24,7 +27,12 @@ def split_compression(name: str) -> tuple[str, str]:
 
 def open_stream(path: str) -> BinaryIO:
     """Return the bytes of the file *path*, decompressed as its ending says."""
-    return decompress(Path(path).open("rb"), split_compression(path)[1])
+    return decompress(open_file(path), split_compression(path)[1])
+
+
+def open_file(path: str) -> BinaryIO:
+    """Return the bytes of the file *path*, of this machine or of a store."""
+    return open_remote(path) if is_remote(path) else Path(path).open("rb")
 
 
 def decompress(raw: BinaryIO, ending: str) -> BinaryIO:

@@ -20,6 +20,7 @@ from embedd.bulk.parts import Part
 from embedd.bulk.reading import Rows
 from embedd.bulk.records import Failure, Fault
 from embedd.bulk.sources import Format, Source
+from embedd.bulk.stores import is_remote, open_native
 from embedd.bulk.streams import open_stream, split_compression
 from embedd.bulk.units import Limits, Range, Unit
 from embedd.errors import InvalidInputError
@@ -160,7 +161,7 @@ def join_parts(path: Path, parts: Sequence[Path], *, as_parquet: bool) -> None:
     with contextlib.ExitStack() as stack:
         writer = None
         for part in parts:
-            with _open_table(part, as_parquet=as_parquet) as table:
+            with _open_table(str(part), as_parquet=as_parquet) as table:
                 if writer is None:
                     writer = stack.enter_context(
                         _open_parquet_writer(path, table.schema)
@@ -318,7 +319,7 @@ def _open(source: Source) -> Iterator[Any]:
             path = stack.enter_context(_unpack(path))
         try:
             opened = stack.enter_context(
-                _open_table(Path(path), as_parquet=source.format is Format.PARQUET)
+                _open_table(path, as_parquet=source.format is Format.PARQUET)
             )
         except pa.ArrowInvalid as error:
             raise InvalidInputError(
@@ -328,8 +329,8 @@ def _open(source: Source) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _open_table(path: Path, *, as_parquet: bool) -> Iterator[Any]:
-    with pa.memory_map(str(path)) as file:
+def _open_table(path: str, *, as_parquet: bool) -> Iterator[Any]:
+    with open_native(path) if is_remote(path) else pa.memory_map(path) as file:
         yield _Parquet(file) if as_parquet else _Ipc(file)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import embedd
 from embedd.bulk.folder import Folder
+from embedd.bulk.stores import is_remote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,8 @@ def open_probe(folder: Folder, inputs: Iterable[str]) -> Iterator[Probe]:
     content = secrets.token_hex(16)
     # Where this process is killed, the next one that locks the shard removes it.
     name = f".tmp-{folder.shard}-probe-{content[:8]}"
-    samples = {str(Path(path).parent): path for path in inputs}
+    # Stores are the same from everywhere.
+    samples = {str(Path(path).parent): path for path in inputs if not is_remote(path)}
     folder.replace(name, content.encode())
     try:
         yield Probe(

@@ -71,7 +71,7 @@ class FakeCompute:
 
 
 def run_job(
-    inputs: Sequence[Path],
+    inputs: Sequence[Path | str],
     target: Path,
     compute: Compute | None = None,
     *,
