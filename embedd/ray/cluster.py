@@ -141,7 +141,7 @@ async def _ask_fault(reference: Awaitable[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    return str(error).strip().partition("\n")[0].rstrip(".")
 
 
 def _last_line(error: Exception) -> str:

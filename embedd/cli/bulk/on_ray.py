@@ -73,7 +73,7 @@ async def run_on_cluster(request: Request, cluster: "Cluster", threads: int | No
         dispatcher = Dispatcher(lambda: cluster.start(task), room=room, mixed=request.mixed)
         try:
             return await _run(
-                request, dispatcher, folder, f"{len(nodes)} nodes, workers of {cores}"
+                request, dispatcher, folder, f"{len(nodes)}, cores of a worker: {cores}"
             )
         finally:
             dispatcher.close()
@@ -85,7 +85,7 @@ async def _run(request: Request, dispatcher: Dispatcher, folder: Folder, place: 
         model, served_by = await dispatcher.open()
     finally:
         notice.cancel()
-    click.echo(f"{served_by} (Ray: {place} cores)", err=True)
+    click.echo(f"{served_by} (Ray; nodes: {place})", err=True)
     return await complete(request, model, folder, lambda work: _make_run(work, dispatcher, folder))
 
 
