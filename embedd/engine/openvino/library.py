@@ -35,8 +35,11 @@ def open_core() -> Any:
         UnsuitableError: OpenVINO has no plugin for this CPU.
     """
     core = ov.Core()
-    if "CPU" not in core.available_devices:
-        raise UnsuitableError("OpenVINO has no plugin for this CPU")
+    try:
+        # Not by the list of all devices, for which it loads the plugins of all of them.
+        core.get_property("CPU", "FULL_DEVICE_NAME")
+    except RuntimeError as error:
+        raise UnsuitableError(f"OpenVINO has no plugin for this CPU: {error}") from error
     return core
 
 
