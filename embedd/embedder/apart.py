@@ -17,6 +17,8 @@ async def apart(
     inputs: Sequence[Input], work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 ) -> T:
     """Return ``work(*args, **kwargs)``, in a thread if *inputs* are many or have many ids."""
+    if len(inputs) == 1 and isinstance(inputs[0], str):  # most requests
+        return work(*args, **kwargs)
     if len(inputs) <= QUICK_INPUTS and sum(map(_count_ids, inputs)) <= QUICK_IDS:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)

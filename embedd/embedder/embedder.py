@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import TypeAlias, TypeVar
@@ -173,7 +173,7 @@ class Embedder:
         spec = model.spec_for(options)
         if not request.inputs:
             return await self._load(spec, request.keep_alive, start)
-        with _name_inputs(chunker):
+        try:
             return await self._compute(
                 spec,
                 start=start,
@@ -184,6 +184,10 @@ class Embedder:
                 schedule=request.schedule,
                 finish=finish_result,
             )
+        except EngineError as error:
+            if chunker is None:
+                raise
+            raise chunker.name_input(error) from None  # the error names a chunk
 
     async def rerank(self, request: RerankRequest, *, arrived: float | None = None) -> RerankResult:
         """Return the documents in the order of their scores, or raise for all of them.
@@ -478,17 +482,6 @@ def _count_inputs(request: EmbedRequest) -> int:
 
 def _count_vectors(request: EmbedRequest, sequences: Sequence[TokenIds]) -> int:
     return sum(map(len, sequences)) if request.per_token else len(sequences)
-
-
-@contextmanager
-def _name_inputs(chunker: Chunker | None) -> Iterator[None]:
-    """Name an input in errors that name a chunk."""
-    try:
-        yield
-    except EngineError as error:
-        if chunker is None:
-            raise
-        raise chunker.name_input(error) from None
 
 
 async def _finish(

@@ -145,6 +145,10 @@ async def tokenize(
 
     *prefix* and special tokens are added to texts, and to a mixed input that begins with one.
     """
+    if len(inputs) == 1 and isinstance(inputs[0], str):  # most requests
+        return await vocabulary.tokenize(
+            [prefix + inputs[0]], add_special=add_special, parse_special=parse_special
+        )
     if {*map(type, inputs)} == {str}:  # many, often
         texts = await apart(inputs, _put_before, prefix, inputs)
         return await vocabulary.tokenize(

@@ -5,14 +5,12 @@ The values of labels are bounded: routes are those that exist, reasons are enums
 those that were loaded, of which removed ones are forgotten before there are too many.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     Gauge,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
@@ -20,6 +18,7 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
+from embedd.metrics.families import Counter, Family, Histogram, make_counters, make_histograms
 from embedd.metrics.gauges import StateCollector
 from embedd.metrics.labels import DeathReason, LoadFailure, Overload, Unload
 from embedd.types import VectorSource
@@ -34,7 +33,7 @@ LOAD_SECONDS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 MANY_MODELS: Final = 100
 
 
-_Metric = TypeVar("_Metric", Counter, Histogram)
+_Family = TypeVar("_Family", Family[Counter], Family[Histogram])
 
 
 class ModelMetrics:
@@ -119,7 +118,7 @@ class Metrics:
         PlatformCollector(registry=self._registry)
         self._models: dict[str, ModelMetrics] = {}
         self._image_models: dict[str, ImageMetrics] = {}
-        self._of_models: list[Counter | Histogram] = []
+        self._of_models: list[Family[Counter] | Family[Histogram]] = []
         self._many = MANY_MODELS
         self._is_known: Callable[[str], bool] = lambda _name: True
         self.requests = self._counter("requests", "Requests answered.", "route", "status")
@@ -263,21 +262,20 @@ class Metrics:
             del self._models[name]
             self._image_models.pop(name, None)
             for metric in self._of_models:
-                metric.remove_by_labels({"model": name})
+                metric.remove("model", name)
         # Each look-up reads the store: not again before there are twice as many.
         self._many = max(MANY_MODELS, 2 * len(self._models))
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        counter = Counter(f"embedd_{name}", text, labels, registry=self._registry)
-        return self._keep(counter, labels)
+    def _counter(self, name: str, text: str, *labels: str) -> Family[Counter]:
+        return self._keep(make_counters(f"embedd_{name}", text, labels, self._registry), labels)
 
-    def _histogram(self, name: str, text: str, buckets: Iterable[float], *labels: str) -> Histogram:
-        histogram = Histogram(
-            f"embedd_{name}", text, labels, buckets=tuple(buckets), registry=self._registry
-        )
-        return self._keep(histogram, labels)
+    def _histogram(
+        self, name: str, text: str, bounds: Sequence[float], *labels: str
+    ) -> Family[Histogram]:
+        made = make_histograms(f"embedd_{name}", text, labels, bounds, self._registry)
+        return self._keep(made, labels)
 
-    def _keep(self, metric: _Metric, labels: tuple[str, ...]) -> _Metric:
+    def _keep(self, family: _Family, labels: Sequence[str]) -> _Family:
         if "model" in labels:
-            self._of_models.append(metric)
-        return metric
+            self._of_models.append(family)
+        return family

@@ -143,7 +143,9 @@ class Batch(Generic[Request]):
             return None
         at: int | None = len(request.rows) - 1
         if self.padded:
-            at = request.find_alike(self.longest) if self.items else request.find_longest()
+            # Any length up to the padded one costs the same.
+            padded = round_length(self.longest)
+            at = request.find_alike(padded) if self.items else request.find_longest()
         if at is None or not self._has_room(request.lengths[request.rows[at]]):
             return None
         return at
@@ -160,8 +162,8 @@ class Batch(Generic[Request]):
         if not self.items:
             return True
         if self.padded:
-            cost = round_length(self.longest) * (len(self.items) + 1)
-            return length <= self.longest and cost <= self.max_tokens
+            padded = round_length(self.longest)
+            return length <= padded and padded * (len(self.items) + 1) <= self.max_tokens
         return self.tokens + length <= self.max_tokens
 
 

@@ -1,12 +1,11 @@
-"""The route of the metrics, and the middleware that counts requests."""
+"""The route of the metrics, and the count of requests."""
 
 import time
 
 from aiohttp import web
 from aiohttp.web_urldispatcher import AbstractResource
-from prometheus_client import Counter, Histogram
 
-from embedd.metrics import Metrics
+from embedd.metrics import Counter, Histogram, Metrics
 from embedd.server.dialects.base import TEXT, Dialect, Route
 from embedd.server.dialects.openai.errors import STATUSES, to_error
 
