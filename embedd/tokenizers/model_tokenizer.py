@@ -1,7 +1,8 @@
 """A model's own tokenizer, made of the vocabulary in its GGUF."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -13,7 +14,13 @@ import psutil
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from embedd.errors import InvalidTokenIdError
-from embedd.tokenizers.builders import WORD_START, Assemble, has_separate_words, prepare
+from embedd.tokenizers.builders import (
+    WORD_START,
+    Assemble,
+    decides_lowercase,
+    has_separate_words,
+    prepare,
+)
 from embedd.tokenizers.failures import TokenizerError, name_failure, named_failures
 from embedd.tokenizers.numbers import Joiner
 from embedd.tokenizers.pieces import TO_BYTES, clean_wordpieces, read_byte_token
@@ -28,6 +35,7 @@ from embedd.tokenizers.slices import (
 )
 from embedd.tokenizers.truncation import PairTemplate, SpecialTokens, surround_pair
 from embedd.tokenizers.vocabulary import TokenType, Vocabulary, read_vocabulary
+from embedd.tokenizers.words import Words
 from embedd.types import Located, TokenIds, TokenPiece
 
 # Control, unknown and user-defined tokens, which are looked for in every text; Gemma has 6,400.
@@ -84,7 +92,15 @@ class ModelTokenizer:
         self._literal = _assemble(assemble, [one for _, one in added if not one.special])
         self._parsing = _assemble(assemble, [one for _, one in added])
         self._ids = _map_ids(self._parsing, added, self.vocabulary_size)
-        self._cuts = _choose_cuts(vocabulary, [one.content for _, one in added])
+        names = [one.content for _, one in added]
+        self._cuts = _choose_cuts(vocabulary, names)
+        self._words: dict[bool, Words] = {}  # by whether names of control tokens are parsed
+        # Where tokens that are looked for in all texts leave words whole.
+        if vocabulary.model == "bert" and not any(" " in one or one.isalnum() for one in names):
+            spell = _make_speller(self._parsing, lowers=decides_lowercase(vocabulary))
+            for parse in (False, True):
+                locate = partial(self._locate_ids, parse_special=parse)
+                self._words[parse] = Words(locate, spell)
         self.special_tokens = _find_special_tokens(vocabulary)
         self._before = np.array(self.special_tokens.prefix, np.int32)
         self._after = np.array(self.special_tokens.suffix, np.int32)
@@ -111,7 +127,7 @@ class ModelTokenizer:
             TokenizerError: The library failed.
         """
         if len(texts) == 1 and len(texts[0]) <= INLINE_CHARACTERS:
-            row = self._read_ids(self._encode_short(texts[0], parse_special=parse_special))
+            row = self._find_ids(texts[0], parse_special=parse_special)
             return [np.concatenate((self._before, row, self._after)) if add_special else row]
         before, after = ([self._before], [self._after]) if add_special else ([], [])
         slices = self._encode(texts, parse_special=parse_special, located=False, check=check)
@@ -205,6 +221,18 @@ class ModelTokenizer:
                 rows = encode([part for _, _, part in call], add_special_tokens=False)
             for (index, start, _), row in zip(call, rows, strict=True):
                 yield index, start, row
+
+    def _find_ids(self, text: str, *, parse_special: bool) -> TokenIds:
+        """The ids of a short text."""
+        words = self._words.get(parse_special)
+        if words is None:
+            return self._read_ids(self._encode_short(text, parse_special=parse_special))
+        return np.array(words.encode(text), np.int32)
+
+    def _locate_ids(self, text: str, *, parse_special: bool) -> tuple[list[int], list[int]]:
+        """The ids of a short text, and where in it each begins."""
+        encoding = self._encode_short(text, parse_special=parse_special)
+        return self._read_ids(encoding).tolist(), [start for start, _ in encoding.offsets]
 
     def _encode_short(self, text: str, *, parse_special: bool) -> Encoding:
         tokenizer = self._parsing if parse_special else self._literal
@@ -322,6 +350,25 @@ def _map_ids(
         seen.add(found)
         ids[found] = id_
     return ids
+
+
+def _make_speller(tokenizer: Tokenizer, *, lowers: bool) -> Callable[[str], list[int]]:
+    """Return what finds the ids of a word of ASCII letters and digits in WordPiece.
+
+    Nothing of such a word is normalised but its case, and nothing cuts it.
+    """
+    model = tokenizer.model
+
+    def spell(word: str) -> list[int]:
+        try:
+            return [token.id for token in model.tokenize(word.lower() if lowers else word)]
+        except BaseException as error:
+            failure = name_failure("tokenizing", error)
+            if failure is None:
+                raise
+            raise failure from error
+
+    return spell
 
 
 def _choose_cuts(vocabulary: Vocabulary, added: Iterable[str]) -> re.Pattern[str] | None:

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.metrics_core import Metric
 
 from embedd.metrics import Metrics, describe_cache
-from embedd.metrics.counters import MANY_MODELS
+from embedd.metrics.counters import BATCH_SECONDS, MANY_MODELS
 from embedd.types import VectorSource
 from tests.exposition import moved, read
 
@@ -52,6 +52,25 @@ def test_gauges_are_read_at_every_scrape() -> None:
     }
     now["hits"] = 9
     assert moved(before, read(metrics)) == {"embedd_cache_hits_total": 6}
+
+
+def test_a_value_counts_in_the_bucket_of_its_bound_and_in_all_larger_ones() -> None:
+    metrics = Metrics()
+    for seconds in (0.001, 0.0011, 10, 11):
+        metrics.of_model("a").computed(tokens=1, sequences=1, seconds=seconds)
+    text = metrics.expose("")[0].decode()
+    counts = {
+        line.partition('le="')[2].partition('"')[0]: float(line.split()[-1])
+        for line in text.splitlines()
+        if line.startswith("embedd_batch_seconds_bucket{")
+    }
+    assert list(counts) == [*map(str, map(float, BATCH_SECONDS)), "+Inf"]
+    assert (counts["0.001"], counts["0.0025"], counts["2.5"]) == (
+        1,
+        2,
+        2,
+    )
+    assert (counts["10.0"], counts["+Inf"]) == (3, 4)
 
 
 # Bounds

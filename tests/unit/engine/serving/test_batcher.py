@@ -273,3 +273,11 @@ def test_padded_requests_of_like_size_are_computed_first_come_first_served() -> 
     batcher = fill(make("a", [40] * 50), make("b", [40] * 50))
     names = [one.name for batch in drain_padded(batcher, 320, 8) for one, _ in batch]
     assert names == ["a"] * 50 + ["b"] * 50
+
+
+def test_short_texts_share_a_padded_batch_whichever_comes_first() -> None:
+    """All of up to 16 tokens are padded to as many: those after a shorter one cost no more."""
+    requests = [make(str(length), [length]) for length in (12, 16, 9, 13, 15)]
+    [batch] = drain_padded(fill(*requests), 80, 8)
+    assert [request.name for request, _ in batch] == ["12", "16", "9", "13", "15"]
+    assert padded_cost(batch) == 80

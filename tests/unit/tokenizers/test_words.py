@@ -1,0 +1,82 @@
+"""The ids of words that were seen before."""
+
+from functools import partial
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedd.tokenizers.model_tokenizer import ModelTokenizer, load_tokenizer
+from embedd.tokenizers.words import LONGEST, MAX_WORDS, Words
+from tests.unit.tokenizers import vocabularies
+
+PIECES = (
+    *("the", "The", "walking", "x" * 101, "x" * (LONGEST + 1), "1234567", "don't", "e-mail", "…"),
+    *("[SEP]", "[MASK]x", "[UNK]", "naïve", "n\u0303", "\u0301", "İ", "ß", "漢字", "か\u3099"),
+    *("\u00a0", "\u2028", "\t", "\n", "\x00", "\ufffd", "\ud800", "😀", "", " ", "  "),
+)
+TEXTS = st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=12).map(
+    "".join
+) | st.lists(st.sampled_from(PIECES) | st.text(max_size=6), max_size=12).map(" ".join)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["uncased", "cased"])
+def tokenizer(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> ModelTokenizer:
+    original = vocabularies.train_wordpiece(lowercase=request.param)
+    path = tmp_path_factory.mktemp("words") / "bert.gguf"
+    return load_tokenizer(
+        vocabularies.write_wordpiece(path, original, **{"normalizer.lowercase": request.param})
+    )[0]
+
+
+@given(text=TEXTS, parse=st.booleans(), frame=st.booleans())
+def test_a_text_alone_has_the_ids_that_it_has_among_others(
+    tokenizer: ModelTokenizer, *, text: str, parse: bool, frame: bool
+) -> None:
+    """Those of others are the library's, for the whole text."""
+    tokenize = partial(tokenizer.tokenize, add_special=frame, parse_special=parse)
+    expected = tokenize([text, "."])[0].tolist()
+    for _ in range(2):  # the second time all words are known
+        assert tokenize([text])[0].tolist() == expected
+
+
+class Library:
+    """Ids are the places of characters in the alphabet; counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.located: list[str] = []
+        self.spelt: list[str] = []
+        self.words = Words(self.locate, self.spell)
+
+    def locate(self, text: str) -> tuple[list[int], list[int]]:
+        self.located.append(text)
+        places = [at for at, sign in enumerate(text) if sign != " "]
+        return [ord(text[at]) for at in places], places
+
+    def spell(self, word: str) -> list[int]:
+        self.spelt.append(word)
+        return list(map(ord, word))
+
+
+def test_the_library_is_asked_for_new_words_only_and_once_for_those_with_other_signs() -> None:
+    library = Library()
+    text = " one  two- one é two- "
+    for _ in range(2):
+        assert library.words.encode(text) == [ord(sign) for sign in text if sign != " "]
+    assert library.spelt == ["one", "one"]
+    assert len(library.located) == 1
+
+
+def test_words_are_forgotten_before_they_are_too_many_and_long_ones_at_once() -> None:
+    library = Library()
+    library.words.encode("x" * (LONGEST + 1))
+    library.words.encode("x" * (LONGEST + 1))
+    assert len(library.spelt) == 2
+    for number in range(MAX_WORDS + 1):
+        library.words.encode(str(number))
+    library.words.encode(str(MAX_WORDS))
+    assert len(library.spelt) == 2 + MAX_WORDS + 1
+    library.words.encode("0")
+    assert len(library.spelt) == 2 + MAX_WORDS + 2
