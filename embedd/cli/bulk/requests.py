@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from embedd.bulk.answering import Answer, Answered, answer_in_order, answer_patiently
+from embedd.bulk.finished import finished_path
 from embedd.bulk.folder import RECORDS, Folder
 from embedd.bulk.progress import Progress
 from embedd.bulk.requests import (
@@ -24,6 +25,7 @@ from embedd.bulk.requests import (
     read_requests,
     render_answer,
 )
+from embedd.bulk.sources import read_file_facts
 from embedd.bulk.units import Range
 from embedd.cli.bulk.display import open_display
 from embedd.cli.bulk.running import CONTINUE, INTERRUPTED, WITH_ERRORS, listen_to_interrupts
@@ -78,6 +80,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     failed: int = 0
 
 
+class _Finished(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that is done, and what identifies its output, as in `File`."""
+
+    record: Record
+    size: int
+    digest: str
+
+
 async def run_requests(
     job: RequestsJob, settings: Settings, *, servers: Sequence[str], local: bool
 ) -> int:
@@ -87,10 +97,13 @@ async def run_requests(
         EmbeddError: The input is not valid, or no server answers; what is committed stays.
     """
     source, target = _find_places(job)
+    if (finished := _find_finished(job, source, target)) is not None:
+        return _report(finished, "nothing left to do")
     folder = Folder(target.with_name(target.name + PARTS))
     with folder.lock():
         if job.restart:
             folder.remove(RECORD)
+            finished_path(target).unlink(missing_ok=True)
         total = await asyncio.to_thread(_check, source, settings.max_body)
         record = _open_record(folder, job.model, source)
         async with _open_answer(settings, servers=servers, local=local) as answer:
@@ -98,21 +111,46 @@ async def run_requests(
             if not await work.run(job.progress, total):
                 click.echo(f"interrupted: {CONTINUE}", err=True)
                 return INTERRUPTED
+        facts = read_file_facts(str(folder.root / RESULTS))
+        done = _Finished(record=work.record, size=facts.size, digest=facts.digest)
+        Folder(target.parent).replace(finished_path(target).name, msgspec.json.encode(done))
         (folder.root / RESULTS).replace(target)
     folder.remove_folder("")
-    done = work.record
-    click.echo(f"{done.answered:,} requests answered, {done.failed:,} of them failed", err=True)
+    return _report(work.record)
+
+
+def _report(done: Record, *more: str) -> int:
+    """Say what the output came to, and return the exit status."""
+    said = (f"{done.answered:,} requests answered", f"{done.failed:,} of them failed", *more)
+    click.echo(", ".join(said), err=True)
     return WITH_ERRORS if done.failed else 0
+
+
+def _find_finished(job: RequestsJob, source: Path, target: Path) -> Record | None:
+    """The record of the output, if this command has made it before; None if there is none.
+
+    Raises:
+        InvalidInputError: The output is not what this command makes.
+    """
+    if job.restart or not target.exists():
+        return None
+    try:
+        data = finished_path(target).read_bytes()
+        finished = msgspec.json.decode(data, type=_Finished)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        finished = None
+    facts = read_file_facts(str(target))
+    if finished is None or (facts.size, facts.digest) != (finished.size, finished.digest):
+        raise InvalidInputError(f"{target} exists already: --restart computes it anew")
+    _check_same(target, finished.record, _make_record(job.model, source))
+    return finished.record
 
 
 def _find_places(job: RequestsJob) -> tuple[Path, Path]:
     """Return the files of input and output; raise `InvalidInputError` if they cannot be used."""
     if len(job.inputs) != 1 or job.out == STREAM or job.inputs[0] == STREAM:
         raise InvalidInputError("requests are read from one file, and answered in one file")
-    source, target = Path(job.inputs[0]), Path(job.out)
-    if target.exists() and not job.restart:
-        raise InvalidInputError(f"{target} exists already: --restart computes it anew")
-    return source, target
+    return Path(job.inputs[0]), Path(job.out)
 
 
 def _check(source: Path, max_body: int) -> int:
@@ -133,27 +171,38 @@ def _check(source: Path, max_body: int) -> int:
     raise InvalidInputError(f"{source} is not a file of requests: {shown}{rest}")
 
 
-def _open_record(folder: Folder, model: str, source: Path) -> Record:
-    """Return the record of the job, if it is of the same model and input; else a new one."""
-    facts = source.stat()
-    new = Record(
+def _make_record(model: str, source: Path) -> Record:
+    try:
+        facts = source.stat()
+    except OSError as error:
+        raise InvalidInputError(f"cannot read {source}: {error.strerror}") from error
+    return Record(
         model=model,
         input=str(source.resolve()),
         input_size=facts.st_size,
         input_time=facts.st_mtime_ns,
     )
+
+
+def _open_record(folder: Folder, model: str, source: Path) -> Record:
+    """Return the record of the job, if it is of the same model and input; else a new one."""
+    new = _make_record(model, source)
     data = folder.read(RECORD)
     if data is None:
         return new
     old = msgspec.json.decode(data, type=Record)
+    _check_same(folder.root, old, new)
+    return old
+
+
+def _check_same(place: Path, old: Record, new: Record) -> None:
     for name in ("model", "input", "input_size", "input_time"):
         before, now = getattr(old, name), getattr(new, name)
         if before != now:
             raise InvalidInputError(
-                f"{folder.root} was begun with another {name.replace('_', ' ')}, {before}, "
+                f"{place} was begun with another {name.replace('_', ' ')}, {before}, "
                 f"not {now}: --restart begins anew"
             )
-    return old
 
 
 class _Work:

@@ -131,6 +131,24 @@ def test_an_output_that_exists_is_not_overwritten(embedd: Run, source: Path) -> 
     assert source.with_name("out.jsonl").read_text() == "mine"
 
 
+def test_the_same_command_has_nothing_left_to_do(
+    embedd: Run, server: FakeServer, source: Path
+) -> None:
+    first = run(embedd, source)
+    asked = len(server.asked)
+    before = source.with_name("out.jsonl").read_bytes()
+    again = run(embedd, source)
+    assert again.status == first.status
+    assert "nothing left to do" in again.err
+    assert (len(server.asked), source.with_name("out.jsonl").read_bytes()) == (asked, before)
+    source.write_bytes(source.read_bytes() + b"\n")
+    changed = run(embedd, source)
+    assert changed.status == 1
+    assert "begun with another input size" in changed.err
+    source.unlink()
+    assert "cannot read" in run(embedd, source).err
+
+
 def test_nothing_is_computed_of_a_file_with_a_fault(
     embedd: Run, server: FakeServer, source: Path
 ) -> None:
