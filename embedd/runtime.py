@@ -21,6 +21,7 @@ from embedd.config import (
     worker_environment,
 )
 from embedd.embedder.embedder import Embedder
+from embedd.engine.backends import choose_precision
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.image_loader import ImageLoader
 from embedd.engine.image_spec import ImageSpec
@@ -223,11 +224,15 @@ def make_loader(
 def _make_estimate(settings: Settings, tuning: TuningStore) -> Callable[[ModelSpec], int]:
     """Return an estimate of the bytes that a model takes with the installed engines."""
     with_openvino = has_openvino() and settings.engine is not EngineChoice.LLAMA
+    cpu_features = read_cpu_features()
 
     def estimate(spec: ModelSpec) -> int:
         placed = replace(spec, tokenizer=spec.tokenizer or settings.tokenizer)
         verdict = find_verdict(tuning, placed)
-        return estimate_bytes(spec, with_openvino=with_openvino, tokenizer=verdict)
+        precision = choose_precision(spec.precision or settings.precision, cpu_features)
+        return estimate_bytes(
+            spec, with_openvino=with_openvino, precision=precision, tokenizer=verdict
+        )
 
     return estimate
 

@@ -5,7 +5,7 @@ import psutil
 from embedd.engine.image_spec import SMALL_PIXELS, ImageSpec
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tokenizer_place import LLAMA_TOKENIZER, TokenizerPlace, TokenizerVerdict
-from embedd.types import EngineChoice
+from embedd.types import EngineChoice, Precision
 
 INTERPRETER = 41 << 20  # resident bytes of a worker without a model, numpy included
 COMPUTE = 32 << 20  # buffers of one encoder graph with flash attention at some hundred tokens
@@ -18,9 +18,10 @@ WORD = 192  # bytes of llama.cpp's tokenizer for each token of its vocabulary
 # Bytes of a model's own tokenizer for each token, before one was built and measured: of the
 # largest kind, unigram.
 OWN_WORD = 1800
-# OpenVINO packs matrices, at most as float32, whenever it compiles a model: once for a single
-# batch on all cores, once for the replicas.
+# OpenVINO packs matrices, in the precision that it computes with, whenever it compiles a model:
+# once for a single batch on all cores, once for the replicas.
 COPIES = 2
+PACKED = {Precision.F32: 4, Precision.BF16: 2}  # bytes of a packed weight
 # Computations that have buffers of their own: the one that has all cores, and two at a time. Each
 # has so many float32 vectors for each token of the largest batch.
 COMPUTATIONS = 3
@@ -42,17 +43,19 @@ def estimate_bytes(
     spec: ModelSpec,
     *,
     with_openvino: bool = False,
+    precision: Precision = Precision.F32,
     tokenizer: TokenizerVerdict | None = LLAMA_TOKENIZER,
 ) -> int:
     """Return the resident bytes of a model: its worker, loading included, and its tokenizer.
 
     Args:
         with_openvino: Whether OpenVINO may compute it, if the model names no engine itself.
+        precision: That OpenVINO would compute with, never `Precision.AUTO`.
         tokenizer: What is known of the model's own; None if it was never built.
     """
     most = int(spec.weights * REPACKED) + _count_outputs(spec, BATCH_TOKENS)
     if spec.engine is not EngineChoice.LLAMA and (with_openvino or spec.engine):
-        most = max(most, _estimate_openvino(spec))
+        most = max(most, _estimate_openvino(spec, PACKED[precision]))
     return INTERPRETER + most + COMPUTE + _estimate_tokenizer(spec, tokenizer)
 
 
@@ -63,13 +66,13 @@ def _estimate_tokenizer(spec: ModelSpec, verdict: TokenizerVerdict | None) -> in
     return 0 if verdict.place is TokenizerPlace.LLAMA else verdict.size
 
 
-def _estimate_openvino(spec: ModelSpec) -> int:
+def _estimate_openvino(spec: ModelSpec, packed: int) -> int:
     """Return the larger of what computing takes, and the comparison with llama.cpp at the load.
 
     Beside what it packs there are the weights: the mapped file, or float16 where it is quantised.
     """
     table = min(spec.vocabulary * spec.width, spec.elements)
-    matrices = 4 * (spec.elements - table)
+    matrices = packed * (spec.elements - table)
     buffers = 4 * VECTORS * spec.width * min(PADDED_TOKENS, spec.context_length)
     held = OPENVINO + WORD * spec.vocabulary + (spec.weights if spec.exact else 2 * spec.elements)
     computing = COPIES * matrices + COMPUTATIONS * buffers

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from embedd.engine.tokenizer_place import TokenizerPlace, TokenizerVerdict
 from embedd.scheduler.memory import estimate_bytes, measure_bytes
-from embedd.types import EngineChoice
+from embedd.types import EngineChoice, Precision
 from tests.unit.scheduler.clients import make_spec
 
 SIZES = st.integers(0, 1 << 34)
@@ -42,6 +42,16 @@ def test_an_engine_that_copies_matrices_is_planned_for() -> None:
     deeper = replace(MINILM, elements=2 * MINILM.elements, weights=2 * MINILM.weights)
     more = estimate_bytes(deeper, with_openvino=True) - estimate_bytes(MINILM, with_openvino=True)
     assert more >= 2 * 4 * MINILM.elements + MINILM.weights
+
+
+def test_bf16_is_planned_with_half_of_what_is_packed() -> None:
+    deep = replace(MINILM, elements=20 * MINILM.elements)
+    matrices = 2 * (deep.elements - deep.vocabulary * deep.width)
+    whole, half = (
+        estimate_bytes(deep, with_openvino=True, precision=one)
+        for one in (Precision.F32, Precision.BF16)
+    )
+    assert whole - half == 2 * matrices
 
 
 def test_an_engine_is_planned_for_only_where_it_may_compute() -> None:
