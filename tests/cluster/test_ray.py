@@ -39,12 +39,12 @@ def write_rows(path: Path, count: int = ROWS) -> None:
     path.write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
 
 
-def find_processes(job: Command, name: str) -> list[psutil.Process]:
-    """Processes with *name* in their command line that *job*, or a node, has started."""
+def find_processes(environment: dict[str, str], name: str) -> list[psutil.Process]:
+    """Processes with *name* in their command line that a command or a node has started."""
     found = []
     for one in psutil.process_iter():
         with suppress(psutil.Error):
-            is_own = one.environ().get("PYTHONPATH") == job.environment["PYTHONPATH"]
+            is_own = one.environ().get("PYTHONPATH") == environment["PYTHONPATH"]
             if is_own and name in " ".join(one.cmdline()):
                 found.append(one)
     return found
@@ -68,7 +68,7 @@ def test_rows_are_there_once_though_a_node_and_the_command_are_killed(
     assert len(parts) < ROWS // 100
     assert job.finish() == expected
     nodes.restore()
-    wait_until(lambda: not find_processes(job, "embedd.engine.worker"))
+    wait_until(lambda: not find_processes(job.environment, "embedd.engine.worker"))
 
 
 def test_a_worker_that_is_killed_is_replaced(nodes: Nodes, bulk: Bulk, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_worker_that_is_killed_is_replaced(nodes: Nodes, bulk: Bulk, tmp_path:
     job = bulk("cluster", "--ray", nodes.address, "--threads", "1")
     process = job.start()
     wait_until(lambda: job.count_parts() >= 3 or process.poll() is not None)
-    find_processes(job, "FakeWorker.run")[0].kill()
+    find_processes(job.environment, "FakeWorker.run")[0].kill()
     assert job.finish(process) == expected
 
 
@@ -97,7 +97,7 @@ def test_an_interrupted_command_finishes_its_parts_and_goes_on(
     assert job.finish() == expected
 
 
-def test_a_pipeline_of_ray_data_gets_vectors(nodes: Nodes) -> None:
+def test_a_pipeline_of_ray_data_gets_vectors(nodes: Nodes, environment: dict[str, str]) -> None:
     texts = [f"text {number % 70}" for number in range(200)]
     ray.init(address=nodes.address, log_to_driver=False, logging_level="error")
     try:
@@ -122,6 +122,7 @@ def test_a_pipeline_of_ray_data_gets_vectors(nodes: Nodes) -> None:
     assert vectors.pop(200) is None
     assert {len(vector) for vector in vectors.values()} == {8}
     assert all(list(vectors[number]) == list(vectors[number % 70]) for number in vectors)
+    wait_until(lambda: not find_processes(environment, "embedd.engine.worker"))
 
 
 def test_nodes_are_asked_for_the_files_and_for_their_embedd(nodes: Nodes, tmp_path: Path) -> None:
