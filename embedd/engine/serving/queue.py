@@ -328,7 +328,7 @@ class BatchQueue:
         self._bulk_batches -= not batch.urgent
         self._tokens -= batch.tokens
         self._throughput.finished(batch.tokens, self._clock(), waits=bool(self._batcher))
-        if not self._closed:
+        if self._batcher and not self._closed:
             self._pump_soon()
         if not self._batches and not self._batcher:
             self._cores.leave(self)
