@@ -123,7 +123,7 @@ def make_app(
         app[ui.LIVE] = ui.Live(metrics.collect)
         app.cleanup_ctx.append(ui.watch_live)
     if shelf is not None:
-        app.cleanup_ctx.append(batches.make_batches(shelf))
+        batches.add_batches(app, shelf)
     absent = [batches.DIALECT] * (shelf is None) + [ui.DIALECT] * (not app[POLICY].ui)
     routes = _group_routes([one for one in DIALECTS if one not in absent])
     document: Callable[[], bytes] = functools.cache(functools.partial(describe, routes, base_path))

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Final
 
@@ -23,18 +23,18 @@ log = logging.getLogger(__name__)
 PAGES: Final = ("after", "limit", "order")
 
 
-def make_batches(shelf: Shelf) -> Callable[[web.Application], AsyncIterator[None]]:
-    """Return the cleanup context that runs the batches of *shelf* while an application serves."""
+def add_batches(app: web.Application, shelf: Shelf) -> None:
+    """Let *app*, which has all else already, run the batches of *shelf* while it serves."""
+    answer = BatchAnswer(
+        app[EMBEDDER],
+        policy=app[POLICY],
+        bodies=app[BODIES],
+        choose=partial(choose_named, app),
+    )
+    runner = Runner(shelf, answer)
+    app[SHELF], app[jobs.RUNNER] = shelf, runner
 
-    async def run_batches(app: web.Application) -> AsyncIterator[None]:
-        answer = BatchAnswer(
-            app[EMBEDDER],
-            policy=app[POLICY],
-            bodies=app[BODIES],
-            choose=partial(choose_named, app),
-        )
-        runner = Runner(shelf, answer)
-        app[SHELF], app[jobs.RUNNER] = shelf, runner
+    async def run_batches(_: web.Application) -> AsyncIterator[None]:
         with contextlib.ExitStack() as stack:
             try:
                 await asyncio.to_thread(stack.enter_context, shelf.open())
@@ -48,7 +48,7 @@ def make_batches(shelf: Shelf) -> Callable[[web.Application], AsyncIterator[None
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    return run_batches
+    app.cleanup_ctx.append(run_batches)
 
 
 DIALECT = Dialect(
