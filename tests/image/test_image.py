@@ -25,8 +25,10 @@ SESSION = """
 id -u
 touch /opt/embedd/written 2>/dev/null && echo written
 embedd serve --load all-minilm &
-until embedd health --ready >/dev/null 2>&1; do kill -0 $!; sleep 0.2; done
+trap "kill $!" EXIT
+timeout 300 sh -c 'until embedd health --ready >/dev/null 2>&1; do sleep 0.2; done'
 embedd embed all-minilm 'Why is the sky blue?'
+trap - EXIT
 kill $!
 wait $! && echo stopped
 """
