@@ -95,8 +95,7 @@ class ModelTokenizer:
         names = [one.content for _, one in added]
         self._cuts = _choose_cuts(vocabulary, names)
         self._words: dict[bool, Words] = {}  # by whether names of control tokens are parsed
-        # Where tokens that are looked for in all texts leave words whole.
-        if vocabulary.model == "bert" and not any(" " in one or one.isalnum() for one in names):
+        if vocabulary.model == "bert" and _leave_words_whole([one for _, one in added]):
             spell = _make_speller(self._parsing, lowers=decides_lowercase(vocabulary))
             for parse in (False, True):
                 locate = partial(self._locate_ids, parse_special=parse)
@@ -350,6 +349,16 @@ def _map_ids(
         seen.add(found)
         ids[found] = id_
     return ids
+
+
+def _leave_words_whole(added: Iterable[AddedToken]) -> bool:
+    """Whether none of the tokens that are looked for in all texts has a space, or is in a word.
+
+    Those that are not special are looked for as the library normalises them: they may be anywhere.
+    """
+    return all(
+        one.special and " " not in one.content and not one.content.isalnum() for one in added
+    )
 
 
 def _make_speller(tokenizer: Tokenizer, *, lowers: bool) -> Callable[[str], list[int]]:

@@ -1,12 +1,14 @@
 """The ids of words that were seen before."""
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from embedd.tokenizers.model_tokenizer import ModelTokenizer, load_tokenizer
+from embedd.tokenizers.vocabulary import TokenType
 from embedd.tokenizers.words import LONGEST, MAX_WORDS, Words
 from tests.unit.tokenizers import vocabularies
 
@@ -40,6 +42,35 @@ def test_a_text_alone_has_the_ids_that_it_has_among_others(
     expected = tokenize([text, "."])[0].tolist()
     for _ in range(2):  # the second time all words are known
         assert tokenize([text])[0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("token", "kind", "text"),
+    [
+        ("e\u0301", TokenType.USER_DEFINED, "the"),
+        ("heh", TokenType.CONTROL, "aheha"),
+        ("a b", TokenType.CONTROL, "a b"),
+    ],
+)
+def test_a_token_that_may_be_in_a_word_is_found_there(
+    tmp_path: Path, token: str, kind: TokenType, text: str
+) -> None:
+    """Such a vocabulary remembers no words."""
+    letters = [f"{mark}{letter}" for letter in "abehrt" for mark in ("", "\u2581")]
+    path = vocabularies.write_vocabulary(
+        tmp_path / "bert.gguf",
+        "bert",
+        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", token, *letters],
+        [TokenType.CONTROL] * 4 + [kind] + [TokenType.NORMAL] * len(letters),
+        pre="default",
+        bos_token_id=2,
+        seperator_token_id=3,
+        unknown_token_id=1,
+    )
+    tokenizer = load_tokenizer(path)[0]
+    expected = tokenizer.tokenize([text, "."])[0].tolist()
+    assert 4 in expected
+    assert tokenizer.tokenize([text])[0].tolist() == expected
 
 
 class Library:
