@@ -4,7 +4,7 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -30,6 +30,7 @@ from embedd.bulk.units import Unit
 
 SAMPLED_UNITS: Final = 8
 SAMPLED_ROWS: Final = 4_000
+WARM_UP_ROWS: Final = 500  # that are embedded before the time counts
 MOST_REPEATS: Final = 20
 
 
@@ -92,25 +93,26 @@ class _Sample:
         return self.characters / max(1, sum(map(len, self.rows.texts)))
 
 
-async def estimate(job: Job, units: Sequence[Unit], pool: Pool) -> Estimate:
+async def estimate(
+    job: Job,
+    units: Sequence[Unit],
+    pool: Pool,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Estimate:
     """Return what *units* will come to; a sample of their rows is embedded for it.
 
     Raises:
         EmbeddError: What computes them fails, and not because of a text.
     """
     samples = await asyncio.to_thread(_read_samples, job, units)
-    empty = np.zeros((0, job.model.width), numpy_type(job.options.wanted.dtype))
-    start = time.perf_counter()
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(embed_rows(one.rows, pool, lambda *_: None, empty=empty))
-                for one in samples
-            ]
-    except BaseExceptionGroup as failed:
-        raise choose_error(failed) from failed
-    seconds = time.perf_counter() - start
-    pairs = [(one, task.result()) for one, task in zip(samples, tasks, strict=True)]
+    if sum(one.texts for one in samples) > sum(len(one.rows.texts) for one in samples):
+        # The first batches of a model take longer, and stand for themselves alone.
+        await _embed(job, [_take_first(samples[0].rows)], pool)
+    start = clock()
+    embedded = await _embed(job, [one.rows for one in samples], pool)
+    seconds = clock() - start
+    pairs = list(zip(samples, embedded, strict=True))
     # Lengths differ from unit to unit: what grows with the text is scaled by its bytes.
     by_rows = _ratio([one.range.rows for one in units], [one.unit.range.rows for one in samples])
     by_size = _ratio([one.range.size for one in units], [one.unit.range.size for one in samples])
@@ -135,6 +137,28 @@ async def estimate(job: Job, units: Sequence[Unit], pool: Pool) -> Estimate:
         bytes=round(size.vector * vectors + size.others * by_size + size.file * files),
         seconds=seconds * tokens / computed if computed else 0.0,
         sampled=sum(len(one.rows.texts) + len(one.rows.failures) for one in samples),
+    )
+
+
+async def _embed(job: Job, samples: Sequence[Rows], pool: Pool) -> list[Embedded]:
+    empty = np.zeros((0, job.model.width), numpy_type(job.options.wanted.dtype))
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(embed_rows(rows, pool, lambda *_: None, empty=empty))
+                for rows in samples
+            ]
+    except BaseExceptionGroup as failed:
+        raise choose_error(failed) from failed
+    return [task.result() for task in tasks]
+
+
+def _take_first(rows: Rows) -> Rows:
+    return Rows(
+        file=rows.file,
+        numbers=rows.numbers[:WARM_UP_ROWS],
+        texts=rows.texts[:WARM_UP_ROWS],
+        kept={},
     )
 
 

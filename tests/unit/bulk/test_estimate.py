@@ -109,3 +109,19 @@ async def test_an_error_of_no_text_is_raised_as_it_is(source: Path) -> None:
     job = plan(options, MODEL, make_sources(find_paths([str(source)])), Limits())
     with pytest.raises(ServiceError, match="out of order"):
         await estimate(job, job.units(), Pool([FakeCompute(before=fail)]))
+
+
+@pytest.mark.parametrize("rows", [800, 50_000])
+async def test_the_start_of_a_model_is_not_taken_for_its_speed(tmp_path: Path, rows: int) -> None:
+    now, source = 0.0, tmp_path / "a.txt"
+    write_alike(source)
+
+    def take_time(texts: Sequence[str]) -> None:
+        nonlocal now
+        now += 0.001 * sum(len(one) // 4 + 1 for one in texts) + 1000 * (now == 0)
+
+    options = Options(wanted=Wanted(model="fake"), output=Output.JSONL)
+    job = plan(options, MODEL, make_sources(find_paths([str(source)])), Limits(rows=rows))
+    pool = Pool([FakeCompute(before=take_time)])
+    found = await estimate(job, job.units(), pool, clock=lambda: now)
+    assert found.seconds == pytest.approx(0.001 * found.tokens, rel=0.001)
