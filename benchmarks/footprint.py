@@ -75,6 +75,7 @@ def measure(folder: Path, path: Path, name: str, rounds: int) -> None:
         "EMBEDD_MODELS": f"{folder}/models",
         "EMBEDD_STATE": f"{folder}/state",
         "EMBEDD_CACHE_BYTES": "0",
+        "EMBEDD_MAX_WAIT": "10m",  # a busy machine refuses no client
     }
     command = [sys.executable, "-m", "embedd", "create", name, "--from", str(path)]
     subprocess.run(command, env=environment, check=True, capture_output=True)
