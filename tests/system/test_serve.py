@@ -237,6 +237,13 @@ def test_load_makes_a_model_ready_before_the_first_request(start: Start) -> None
     assert len(server.workers) == 1
 
 
+def test_a_worker_that_no_model_of_load_takes_ends(start: Start) -> None:
+    server = start("--port", "0", "--load", "nope")
+    server.wait_for("model not loaded model=nope")
+    server.wait_for("embedd is listening")
+    server.wait_for(lambda: not server.workers)
+
+
 def test_load_makes_an_image_model_ready_too(start: Start, tmp_path: Path) -> None:
     require_diffusion()
     settings = {"EMBEDD_MODELS": str(tmp_path / "models"), "EMBEDD_STATE": str(tmp_path / "state")}
@@ -249,6 +256,7 @@ def test_load_makes_an_image_model_ready_too(start: Start, tmp_path: Path) -> No
     )
     server = start("--port", "0", "--load", "pictures", **settings)
     server.wait_for("model loaded model=pictures:latest")
+    server.wait_for("embedd is listening")
     with urllib.request.urlopen(f"{server.url}/ready") as answer:
         assert answer.status == 200
 
