@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import os
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -153,7 +152,9 @@ def watch(work: UnitsWithRows, peaks: list[float]) -> UnitsWithRows:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # `getrusage` would begin with the peak of the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]  # Linux has it
 
 
 def main() -> None:

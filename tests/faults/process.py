@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -202,6 +202,17 @@ def wait_until(condition: Callable[[], bool], limit: float = START) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def repeat(rounds: int, kills: Sequence[int]) -> Iterator[int]:
+    """Yield so many numbers, and up to nine more until one of *kills*, which grows, is not 0.
+
+    What is to be killed may have ended a moment before.
+    """
+    for number in range(rounds + 9):
+        if number >= rounds and any(kills):
+            return
+        yield number
 
 
 def _is_worker(process: psutil.Process) -> bool:
