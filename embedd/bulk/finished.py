@@ -34,6 +34,34 @@ def finished_path(target: Path) -> Path:
     return target.with_name(target.name + ENDING)
 
 
+def check_replaceable(target: Path) -> None:
+    """Check that a job may replace *target*: it is not there, or a job made it.
+
+    Raises:
+        InvalidInputError: It is a file of the user's own.
+    """
+    if target.exists() and not finished_path(target).exists():
+        raise InvalidInputError(
+            f"{target} was not made by embedd bulk: choose another -o, or delete it first"
+        )
+
+
+def check_apart(inputs: Sequence[str], target: Path, *, is_folder: bool) -> None:
+    """Check that no input is the output, or in it if that *is_folder*.
+
+    Raises:
+        InvalidInputError: One is.
+    """
+    place = target.resolve()
+    for name in inputs:
+        one = Path(name).resolve()
+        if one == place or (is_folder and one.is_relative_to(place)):
+            raise InvalidInputError(
+                f"{name} is an input, and would be thrown away with the output {target}: choose "
+                "another -o"
+            )
+
+
 def encode_finished(target: Path, job: Job, total: Counts) -> bytes:
     """Return the record of *target*, which is complete."""
     facts = read_file_facts(str(target))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embedd.bulk.commit import ERRORS, JOB, SUCCESS, finished_parts, part_name
-from embedd.bulk.finished import finished_path
+from embedd.bulk.finished import check_replaceable, finished_path
 from embedd.bulk.folder import RECORDS, Folder
 from embedd.bulk.job import (
     Job,
@@ -86,7 +86,13 @@ def begin_stream(folder: Folder, target: Path, job: Job) -> None:
 
 
 def clear(folder: Folder, target: Path, output: Output) -> None:
-    """Throw away what an earlier job made, and nothing else."""
+    """Throw away what an earlier job made, and nothing else.
+
+    Raises:
+        InvalidInputError: The output is a file that no job made.
+    """
+    if output is not Output.FOLDER:
+        check_replaceable(target)
     folder.remove(JOB)  # first: workers of it that still run on a cluster commit nothing then
     for number in finished_parts(folder, output):
         folder.remove(part_name(number, output))
@@ -111,7 +117,10 @@ def _check_free(folder: Folder, target: Path, output: Output) -> None:
         raise InvalidInputError(
             f"{folder.root} has parts and no record of their job: choose another -o, or --restart"
         )
-    if output is not Output.FOLDER and target.exists():
+    if output is Output.FOLDER:
+        return
+    check_replaceable(target)
+    if target.exists():
         raise InvalidInputError(
             f"{target} exists: choose another -o, or compute it anew with --restart"
         )

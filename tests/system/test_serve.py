@@ -24,6 +24,7 @@ from tests.needs import INHERITED, require_diffusion
 from tests.tiny_images import write_tiny_klein
 from tests.tiny_models import write_tiny_bert
 
+NO_SERVER = "127.0.0.1:1"  # or commands would change the server of whoever runs the tests
 START = 30.0  # seconds that a start or an end may take on a busy machine
 
 
@@ -84,6 +85,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if not name.startswith("EMBEDD_")},
         "EMBEDD_MODELS": str(home / "models"),
         "EMBEDD_STATE": str(home / "state"),
+        "EMBEDD_HOST": NO_SERVER,
         **INHERITED,
     }
     write_tiny_bert(home / "tiny.gguf")
@@ -246,7 +248,11 @@ def test_a_worker_that_no_model_of_load_takes_ends(start: Start) -> None:
 
 def test_load_makes_an_image_model_ready_too(start: Start, tmp_path: Path) -> None:
     require_diffusion()
-    settings = {"EMBEDD_MODELS": str(tmp_path / "models"), "EMBEDD_STATE": str(tmp_path / "state")}
+    settings = {
+        "EMBEDD_MODELS": str(tmp_path / "models"),
+        "EMBEDD_STATE": str(tmp_path / "state"),
+        "EMBEDD_HOST": NO_SERVER,
+    }
     file = write_tiny_klein(tmp_path / "klein.gguf")
     subprocess.run(
         [sys.executable, "-m", "embedd", "create", "pictures", "--from", str(file)],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from embedd.bulk.commit import JOB, Counts, finished_parts
+from embedd.bulk.finished import check_apart
 from embedd.bulk.folder import Folder
 from embedd.bulk.opening import folder_of
 from embedd.bulk.parts import Output
@@ -54,6 +55,7 @@ async def run_on_cluster(request: Request, cluster: "Cluster", threads: int | No
         click.echo(f"no node has {cores} cores: waiting for one to join the cluster", err=True)
     form = None if request.form is None else Format(request.form)
     inputs = [path for path, _ in await asyncio.to_thread(find_paths, request.inputs, form)]
+    check_apart(inputs, request.target, is_folder=request.options.output is Output.FOLDER)
     index, of = request.shard
     folder = folder_of(request.target.absolute(), request.options.output, f"{index}-of-{of}")
     with folder.lock(), open_probe(folder, inputs) as probe:

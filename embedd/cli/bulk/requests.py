@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from embedd.bulk.answering import Answer, Answered, answer_in_order, answer_patiently
-from embedd.bulk.finished import finished_path
+from embedd.bulk.finished import check_apart, check_replaceable, finished_path
 from embedd.bulk.folder import RECORDS, Folder
 from embedd.bulk.progress import Progress
 from embedd.bulk.requests import (
@@ -132,6 +132,7 @@ def _find_finished(job: RequestsJob, source: Path, target: Path) -> Record | Non
     Raises:
         InvalidInputError: The output is not what this command makes.
     """
+    check_replaceable(target)
     if job.restart or not target.exists():
         return None
     try:
@@ -150,7 +151,9 @@ def _find_places(job: RequestsJob) -> tuple[Path, Path]:
     """Return the files of input and output; raise `InvalidInputError` if they cannot be used."""
     if len(job.inputs) != 1 or job.out == STREAM or job.inputs[0] == STREAM:
         raise InvalidInputError("requests are read from one file, and answered in one file")
-    return Path(job.inputs[0]), Path(job.out)
+    source, target = Path(job.inputs[0]), Path(job.out)
+    check_apart([str(source)], target, is_folder=False)
+    return source, target
 
 
 def _check(source: Path, max_body: int) -> int:

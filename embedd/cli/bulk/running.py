@@ -23,7 +23,7 @@ from embedd.bulk.commit import (
 from embedd.bulk.compute import Pool
 from embedd.bulk.ending import count_parts, finish_job, ids_path
 from embedd.bulk.estimate import Estimate, estimate
-from embedd.bulk.finished import Finished, check_same, read_finished
+from embedd.bulk.finished import Finished, check_apart, check_same, read_finished
 from embedd.bulk.folder import Folder
 from embedd.bulk.job import Job, Model, Options, choose_selection, fit_limits, plan
 from embedd.bulk.opening import begin_stream, choose_units, clear, folder_of, open_job
@@ -152,10 +152,14 @@ async def complete(
 
 
 def _check(request: Request) -> None:
-    """Raise `InvalidInputError` if options exclude each other."""
+    """Raise `InvalidInputError` if options exclude each other, or an input is the output."""
     if request.options.output is Output.STDOUT and request.shard != (1, 1):
         raise InvalidInputError("shards need a folder or a file: stdout is not shared")
     if STDIN not in request.inputs:
+        paths = find_paths(request.inputs, _format_of(request))
+        if request.options.output is not Output.STDOUT:
+            is_folder = request.options.output is Output.FOLDER
+            check_apart([name for name, _ in paths], request.target, is_folder=is_folder)
         return
     if len(request.inputs) > 1:
         raise InvalidInputError("- is stdin, and cannot be an input beside others")

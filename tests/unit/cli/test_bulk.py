@@ -332,19 +332,59 @@ def test_a_job_in_use_is_refused(embedd: Run, server: FakeServer, texts: Path) -
     assert f'"pid":{os.getpid()}' in result.err
 
 
-def test_an_output_that_exists_is_computed_anew_only_on_demand(
+def test_a_file_that_no_job_made_is_never_overwritten(
     embedd: Run, server: FakeServer, texts: Path
 ) -> None:
     del server
     out = texts.with_name("o.jsonl")
     out.write_text("precious")
     arguments = ["bulk", "all-minilm", str(texts), "-o", str(out)]
-    refused = embedd(*arguments)
+    for more in ([], ["--restart"]):
+        refused = embedd(*arguments, *more)
+        assert refused.status == 1
+        assert f"{out} was not made by embedd bulk: choose another -o" in refused.err
+        assert out.read_text() == "precious"
+
+
+def test_an_output_of_another_job_is_computed_anew_only_on_demand(
+    embedd: Run, server: FakeServer, texts: Path
+) -> None:
+    del server
+    out = texts.with_name("o.jsonl")
+    arguments = ["bulk", "all-minilm", str(texts), "-o", str(out)]
+    assert embedd(*arguments).status == 0
+    refused = embedd(*arguments, "--dimensions", "4")
     assert refused.status == 1
     assert "--restart" in refused.err
-    assert out.read_text() == "precious"
-    assert embedd(*arguments, "--restart").status == 0
+    assert embedd(*arguments, "--dimensions", "4", "--restart").status == 0
     assert len(rows_of(out.read_bytes())) == 3
+
+
+@pytest.mark.parametrize("more", [(), ("--restart",), ("--format", "openai-batch", "--restart")])
+def test_an_input_is_never_the_output(
+    embedd: Run, server: FakeServer, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    del server
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"text":"x"}\n')
+    refused = embedd("bulk", "all-minilm", str(source), "-o", str(source), *more)
+    assert refused.status == 1
+    assert "is an input, and would be thrown away with the output" in refused.err
+    assert source.read_text() == '{"text":"x"}\n'
+
+
+def test_an_input_is_never_in_the_folder_of_the_output(
+    embedd: Run, server: FakeServer, tmp_path: Path
+) -> None:
+    del server
+    source = tmp_path / "rows" / "part-000000.jsonl"
+    source.parent.mkdir()
+    source.write_text('{"text":"x"}\n')
+    out = f"{source.parent}/"
+    refused = embedd("bulk", "all-minilm", str(source), "-o", out, "--restart")
+    assert refused.status == 1
+    assert "is an input, and would be thrown away with the output" in refused.err
+    assert [one.name for one in source.parent.iterdir()] == [source.name]
 
 
 def test_the_same_command_has_nothing_left_to_do(

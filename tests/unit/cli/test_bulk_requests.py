@@ -125,10 +125,11 @@ def test_another_input_is_refused_with_the_difference(
 
 def test_an_output_that_exists_is_not_overwritten(embedd: Run, source: Path) -> None:
     source.with_name("out.jsonl").write_text("mine")
-    result = run(embedd, source)
-    assert result.status == 1
-    assert "exists already" in result.err
-    assert source.with_name("out.jsonl").read_text() == "mine"
+    for more in ([], ["--restart"]):
+        result = run(embedd, source, *more)
+        assert result.status == 1
+        assert "was not made by embedd bulk" in result.err
+        assert source.with_name("out.jsonl").read_text() == "mine"
 
 
 def test_the_same_command_has_nothing_left_to_do(
