@@ -1,6 +1,7 @@
 """``embedd run`` and ``embedd embed``: texts in, vectors out; a picture from an image model."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -145,6 +146,12 @@ def embed(
 ) -> None:
     """Print the vectors of texts, or of the lines of stdin (-): one JSON array a line."""
     source = _choose_source(texts)
+    for text in texts:
+        if os.path.isfile(text):  # noqa: PTH113 - a long text is not the name of a file, no error
+            warn(
+                f"{text} is embedded as a text; for the lines of the file: "
+                f"embedd embed {model} - < {text}"
+            )
     ask = partial(
         _embed,
         load_settings().host,

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -199,3 +200,18 @@ def test_a_closed_stdin_is_an_empty_text(embedd: Run, monkeypatch: pytest.Monkey
 def test_a_dash_is_stdin(embedd: Run) -> None:
     assert len(embedd("embed", "all-minilm", "-", stdin=b"one\ntwo").out.splitlines()) == 2
     assert embedd("run", "all-minilm", "-", stdin=b"four\n").out == "[4.0,0.0,0.1]\n"
+
+
+def test_a_text_that_is_the_name_of_a_file_is_embedded_with_a_warning(
+    embedd: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del server
+    monkeypatch.chdir(tmp_path)
+    Path("lines.txt").write_text("one\ntwo\n")
+    outcome = embedd("embed", "all-minilm", "lines.txt", "x")
+    assert outcome.status == 0
+    assert len(outcome.out.splitlines()) == 2
+    assert outcome.err == (
+        "Warning: lines.txt is embedded as a text; for the lines of the file: "
+        "embedd embed all-minilm - < lines.txt\n"
+    )

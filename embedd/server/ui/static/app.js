@@ -16,7 +16,7 @@ const readPart = () => (location.hash.slice(1) in PARTS ? location.hash.slice(1)
 
 function App() {
   const [part, setPart] = useState(readPart());
-  const [store, setStore] = useState({ models: [], running: [], version: null, key: 0 });
+  const [store, setStore] = useState({ models: [], running: [], known: false, version: null, key: 0 });
   const [error, setError] = useState(null);
   const [missingKey, setMissingKey] = useState(null);
   const heading = useRef(null);
@@ -24,7 +24,7 @@ function App() {
   const refresh = useCallback(async () => {
     try {
       const [tags, ps] = await Promise.all([get("api/tags"), get("api/ps")]);
-      setStore((known) => ({ ...known, models: tags.models, running: ps.models }));
+      setStore((known) => ({ ...known, models: tags.models, running: ps.models, known: true }));
       setError(null);
     } catch (caught) {
       setError(caught);
@@ -82,7 +82,7 @@ function KeyForm({ reason, unlock }) {
       event.preventDefault();
       unlock(key.trim());
     }}>
-      <label class="field grow"><span role="alert">The server asks for a key (${reason}). It is kept until this tab is closed.</span>
+      <label class="field grow"><span role="alert">The server asks for a key: ${reason}. It is kept until this tab is closed.</span>
         <input type="password" value=${key} autocomplete="off" onInput=${(event) => setKey(event.target.value)} /></label>
       <button type="submit" disabled=${!key.trim()}>Use this key</button>
     </form>`;

@@ -74,7 +74,7 @@ function Figures({ samples, now }) {
     ["In flight", whole(now.in_flight), `${whole(now.waiting_requests)} wait`],
     ["Batch fill", percent(last.fill)],
     ["Cache hits", percent(last.hits), bytes(now.cache_bytes)],
-    ["Memory of models", bytes(memory)],
+    ["Memory set aside", bytes(memory)],
   ];
   return html`<dl class="figures">${figures.map(
     ([name, value, more]) => html`<div key=${name}><dt>${name}</dt><dd>${value}${more && html`<span class="detail"> ${more}</span>`}</dd></div>`,
@@ -87,17 +87,19 @@ function Charts({ samples }) {
   const names = [...new Set(samples.flatMap((one) => Object.keys(one.memory)))];
   const of = (field) => rates.map((one) => one[field]);
   return html`<div class="charts">
-    <${Chart} title="Tokens a second" times=${times} lines=${[["tokens", of("tokens")]]} format=${whole} />
+    <${Chart} title="Tokens a second" times=${times} lines=${[["tokens", of("tokens")]]} format=${whole} steps=${WHOLE_STEPS} />
     <${Chart} title="Time in the queue" times=${times} lines=${[["median", of("median")], ["95 %", of("slow")]]} format=${seconds} />
-    <${Chart} title="Requests" times=${times} format=${whole} lines=${[
+    <${Chart} title="Requests" times=${times} format=${whole} steps=${WHOLE_STEPS} lines=${[
       ["in flight", samples.map((one) => one.in_flight)], ["waiting", samples.map((one) => one.waiting_requests)]]} />
     <${Chart} title="Batch fill" times=${times} lines=${[["share of the largest batch", of("fill")]]} format=${percent} />
     <${Chart} title="Cache hits" times=${times} lines=${[["share of look-ups", of("hits")]]} format=${percent} />
-    <${Chart} title="Memory" times=${times} format=${bytes}
+    <${Chart} title="Memory set aside for models" times=${times} format=${bytes}
       lines=${names.map((name) => [name, samples.map((one) => one.memory[name] ?? null)])} />
   </div>`;
 }
 
+// Distances of an axis of counts: none is between 0 and 1.
+const WHOLE_STEPS = [0, 1, 2, 3, 4, 5, 6, 7, 8].flatMap((power) => [1, 2, 5].map((first) => first * 10 ** power));
 const COLOURS = ["--line-1", "--line-2", "--line-3", "--line-4", "--line-5"];
 
 /** The colour that a variable of the style sheet has in the present theme. */
@@ -112,7 +114,7 @@ function readColour(name) {
 
 const clock = (time) => new Date(1000 * time).toTimeString().slice(0, 8);
 
-function Chart({ title, times, lines, format }) {
+function Chart({ title, times, lines, format, steps }) {
   const place = useRef(null);
   const chart = useRef(null);
   const key = lines.map(([name]) => name).join("|");
@@ -128,10 +130,10 @@ function Chart({ title, times, lines, format }) {
     const options = {
       width: place.current.clientWidth,
       height: 150,
-      legend: { show: lines.length > 1 },
+      legend: { show: lines.length > 1, live: false },
       cursor: { points: { show: false } },
       scales: { y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
-      axes: [{ ...axis, space: 70, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 64, values: (_, values) => values.map(format) }],
+      axes: [{ ...axis, space: 70, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 64, incrs: steps, values: (_, values) => values.map(format) }],
       series: [{ label: "time", value: (_, time) => (time == null ? "–" : clock(time)) }, ...lines.map(([label], i) => ({ label, stroke: readColour(COLOURS[i % COLOURS.length]), width: 1.5, points: { show: false }, value: (_, value) => (value == null ? "–" : format(value)) }))],
     };
     chart.current = new uPlot(options, [times, ...lines.map(([, values]) => values)], place.current);

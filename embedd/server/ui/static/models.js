@@ -8,7 +8,7 @@ export function Models({ store, refresh }) {
   return html`
     <section aria-labelledby="store-title">
       <h2 id="store-title">Models</h2>
-      ${store.models.length ? html`<${Store} ...${{ store, refresh }} />` : html`<${Empty} />`}
+      ${store.models.length ? html`<${Store} ...${{ store, refresh }} />` : store.known && html`<${Empty} />`}
     </section>
     <${Pull} store=${store} refresh=${refresh} />
   `;
@@ -67,7 +67,7 @@ function Row({ model, running, refresh }) {
           <p>Delete <strong>${model.name}</strong> (${bytes(model.size)}) from the store?</p>
           <div class="actions">
             <button type="button" class="danger" onClick=${() => deletion.start()}>Delete it</button>
-            <button type="button" class="quiet" onClick=${() => dialog.current.close()}>Keep it</button>
+            <button type="button" class="quiet" autofocus onClick=${() => dialog.current.close()}>Keep it</button>
           </div>
         </dialog>
       </div></td>

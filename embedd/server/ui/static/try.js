@@ -170,13 +170,17 @@ function readTimings(headers) {
   return stages.filter(([name]) => name && name !== "total");
 }
 
+/** What of the answer was not computed for it, as the server says: "8 of 8 reused". */
+const readReuse = (headers) => (headers.get("Server-Timing") ?? "").match(/cache;desc="([^"]+)"/)?.[1];
+
 function Timings({ result }) {
   const stages = readTimings(result.headers);
+  const reused = readReuse(result.headers);
   const total = stages.reduce((sum, [, duration]) => sum + duration, 0) || 1;
   return html`<section aria-labelledby="timings-title">
     <h2 id="timings-title">Time</h2>
     <p>${milliseconds(result.milliseconds)} in this browser; ${plural(result.data.prompt_eval_count, "token")};
-      computed by <code>${result.headers.get("X-Embedd-Model")}</code></p>
+      computed by <code>${result.headers.get("X-Embedd-Model")}</code>${reused && `; vectors from the cache: ${reused}`}</p>
     <ul class="stages">${stages.map(
       ([name, duration]) => html`<li key=${name}><span>${name}</span>
         <meter min="0" max=${total} value=${duration} aria-label=${name}></meter><span class="number">${milliseconds(duration)}</span></li>`,
