@@ -76,6 +76,7 @@ class Desk:
         max_queue: int = 512,
         keep_alive: float = 300.0,
     ) -> None:
+        self._clients: list[Client] = []  # as a server keeps them: nothing else does
         self.clock = Clock()
         self.loader = FakeLoader()
         self.metrics = Metrics()
@@ -93,6 +94,7 @@ class Desk:
     async def ask(self, spec: ModelSpec, keep_alive: float | None = None) -> Client:
         """A request comes."""
         client = Client(self.scheduler, spec, keep_alive)
+        self._clients.append(client)
         await settle()
         return client
 
