@@ -193,7 +193,7 @@ async def test_the_command_writes_the_picture(server: Server, tmp_path: Path) ->
 async def test_ctrl_c_of_the_command_ends_the_picture_on_the_server(server: Server) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "embedd", "image", XL, "a cat", "--steps", "150",
-        "--size", "256x256", "-o", "-",
+        "--size", "512x512", "-o", "-",
         env={**os.environ, "EMBEDD_HOST": server.url},
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
