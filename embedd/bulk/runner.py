@@ -26,7 +26,7 @@ UnitsWithRows: TypeAlias = Generator[tuple[Unit, Rows], None, None]
 UNITS_IN_WORK = 2  # for each server: one is computed while another is read or written
 
 
-class TooManyErrors(ServiceError):  # noqa: N818 - it is what it says
+class ErrorBudgetError(ServiceError):
     """More rows failed than the job allows."""
 
 
@@ -46,11 +46,11 @@ class ErrorBudget:
         """Count rows that failed.
 
         Raises:
-            TooManyErrors: They are more than allowed.
+            ErrorBudgetError: They are more than allowed.
         """
         self.count += failed
         if self.most is not None and self.count > self.most:
-            raise TooManyErrors(
+            raise ErrorBudgetError(
                 f"{self.count} rows failed, {self.most} may (--errors, --max-errors); one is: "
                 f"{example}"
             )

@@ -98,7 +98,7 @@ def find_paths(names: Sequence[str], form: Format | None = None) -> list[tuple[s
             raise InvalidInputError(
                 f"{name} is not a path, nor a URI that begins with {', '.join(SCHEMES)}"
             )
-        matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - of any root
+        matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - `Path.glob` takes no absolute pattern
         before = len(found)
         for path in matches:
             known = Path(path).resolve()

@@ -89,7 +89,7 @@ def list_files(uri: str) -> Iterator[tuple[str, bool]]:
         InvalidInputError: The store does not answer.
     """
     place = open_place(uri)
-    from pyarrow import fs  # noqa: PLC0415 - needs an extra, which is there now
+    from pyarrow import fs  # noqa: PLC0415 - needs an extra
 
     path = place.path.rstrip("/")
     is_glob = "*" in path

@@ -30,7 +30,7 @@ def named_failures(action: str) -> Iterator[None]:
 
 
 def name_failure(action: str, error: BaseException) -> TokenizerError | None:
-    """Return the error to raise instead of *error*; None if that is no failure of the library."""
+    """Return the error to raise instead of *error*; None unless the library failed."""
     is_panic = type(error).__name__ == "PanicException"
     if isinstance(error, TokenizerError) or not (is_panic or isinstance(error, Exception)):
         return None

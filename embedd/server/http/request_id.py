@@ -6,7 +6,7 @@ import re
 from aiohttp import web
 
 HEADER = "X-Request-Id"
-# Not the system's: an id is no secret, and each call of that would enter the kernel.
+# Python's own generator: request ids are not secret, and `secrets` makes a system call each time.
 _RANDOM = random.Random()  # noqa: S311 - likewise
 _VALID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _KEY = web.RequestKey("request_id", str)

@@ -18,7 +18,7 @@ from embedd.bulk.compute import MixedBackendsError, Wanted
 from embedd.bulk.ending import finish_job
 from embedd.bulk.folder import Folder
 from embedd.bulk.job import Model, decode_job, fit_limits
-from embedd.bulk.runner import ErrorBudget, TooManyErrors
+from embedd.bulk.runner import ErrorBudget, ErrorBudgetError
 from embedd.bulk.units import Limits
 from embedd.errors import ExtraMissingError, InvalidInputError
 from tests.unit.bulk.jobs import (
@@ -321,7 +321,7 @@ def test_a_limit_ends_the_job_after_so_many_rows(tmp_path: Path) -> None:
 def test_too_many_errors_stop_the_job_and_keep_what_was_finished(tmp_path: Path) -> None:
     source = tmp_path / "a.txt"
     source.write_text("".join(f"{n}{BAD if n > 6 else ''}\n" for n in range(12)))
-    with pytest.raises(TooManyErrors, match=r"[2-5] rows failed, 1 may"):
+    with pytest.raises(ErrorBudgetError, match=r"[2-5] rows failed, 1 may"):
         run_job([source], tmp_path / "o.jsonl", limits=SMALL, budget=ErrorBudget(most=1))
     assert (tmp_path / "o.jsonl.parts" / "part-000000.jsonl").exists()
 

@@ -14,7 +14,7 @@ from embedd.bulk.compute import Wanted
 from embedd.bulk.folder import Folder
 from embedd.bulk.job import Options
 from embedd.bulk.parts import Output, choose_output
-from embedd.bulk.runner import TooManyErrors
+from embedd.bulk.runner import ErrorBudgetError
 from embedd.bulk.units import Limits
 from embedd.cli.bulk import on_ray
 from embedd.cli.bulk.on_ray import SIGHT_SECONDS, run_on_cluster, wait_for_parts
@@ -156,7 +156,7 @@ def test_shards_of_a_job_may_be_of_a_cluster(do: Do, texts: Path) -> None:
 
 def test_rows_that_fail_are_in_the_list_of_errors(do: Do, texts: Path) -> None:
     texts.write_bytes(b"one\n\xff\nthree\n")
-    with pytest.raises(TooManyErrors, match="UTF-8"):
+    with pytest.raises(ErrorBudgetError, match="UTF-8"):
         do(most_errors=0)
     assert do() == 3
     assert "UTF-8" in texts.with_name("o.jsonl.errors.jsonl").read_text()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedd.bulk.compute import MixedBackendsError
-from embedd.bulk.runner import ErrorBudget, TooManyErrors
+from embedd.bulk.runner import ErrorBudget, ErrorBudgetError
 from embedd.errors import EmbeddError, ServiceError
 from embedd.ray.dispatch import MOST_FAILED_STARTS, MOST_LOSSES, SPARE, Dispatcher
 from embedd.ray.worker import Opened, Outcome
@@ -219,7 +219,7 @@ def test_parts_in_work_are_finished_when_the_job_is_to_stop() -> None:
 
 def test_too_many_errors_end_the_job() -> None:
     budget = ErrorBudget(most=2)
-    with pytest.raises(TooManyErrors):
+    with pytest.raises(ErrorBudgetError):
         dispatch(FakeWorkers(), report=lambda _: budget.add(1, "bad"))
 
 
