@@ -27,8 +27,8 @@ from embedd.tokenizers.pieces import TO_BYTES, clean_wordpieces, read_byte_token
 from embedd.tokenizers.pretokenizers import PRETOKENIZERS
 from embedd.tokenizers.slices import (
     CUTS,
-    INLINE_CHARACTERS,
     Check,
+    are_short,
     group_slices,
     no_check,
     replace_surrogates,
@@ -125,12 +125,14 @@ class ModelTokenizer:
         Raises:
             TokenizerError: The library failed.
         """
-        if len(texts) == 1 and len(texts[0]) <= INLINE_CHARACTERS:
-            row = self._find_ids(texts[0], parse_special=parse_special)
-            return [np.concatenate((self._before, row, self._after)) if add_special else row]
+        if are_short(texts):
+            rows = [self._find_ids(text, parse_special=parse_special) for text in texts]
+            if not add_special:
+                return rows
+            return [np.concatenate((self._before, row, self._after)) for row in rows]
         before, after = ([self._before], [self._after]) if add_special else ([], [])
         slices = self._encode(texts, parse_special=parse_special, located=False, check=check)
-        rows: list[TokenIds] = []
+        rows = []
         for _, group in groupby(slices, itemgetter(0)):
             ids = Joiner(*before)
             for part in chain((self._read_ids(encoding) for _, _, encoding in group), after):
@@ -210,8 +212,9 @@ class ModelTokenizer:
     ) -> Iterator[tuple[int, int, Encoding]]:
         """For each slice: the index of its text, where in that it begins, what became of it."""
         tokenizer = self._parsing if parse_special else self._literal
-        if len(texts) == 1 and len(texts[0]) <= INLINE_CHARACTERS:
-            yield 0, 0, self._encode_short(texts[0], parse_special=parse_special)
+        if are_short(texts):
+            for index, text in enumerate(texts):
+                yield index, 0, self._encode_short(text, parse_special=parse_special)
             return
         encode = tokenizer.encode_batch if located else tokenizer.encode_batch_fast
         for call in group_slices(texts, cuts=self._cuts):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from embedd.engine.spec import ModelInfo, ModelSpec
-from embedd.tokenizers.slices import INLINE_CHARACTERS, Check
+from embedd.tokenizers.slices import Check, are_short
 from embedd.types import Located, Pooling, TokenIds, TokenPiece
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class LocalTokenizer:
             TokenizerError: The library failed.
         """
         tokenize = self._tokenizer.tokenize
-        if _is_quick(texts):
+        if are_short(texts):
             return tokenize(texts, add_special=add_special, parse_special=parse_special)
         return await self._run(
             texts,
@@ -87,7 +87,7 @@ class LocalTokenizer:
             TokenizerError: The library failed.
         """
         locate = self._tokenizer.locate
-        if _is_quick(texts):
+        if are_short(texts):
             return locate(texts, parse_special=parse_special)
         return await self._run(
             texts, lambda check: locate(texts, parse_special=parse_special, check=check)
@@ -207,11 +207,6 @@ class _Entry:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-
-
-def _is_quick(texts: Sequence[str]) -> bool:
-    """Whether *texts* may be tokenized on the event loop; a request of token ids has none."""
-    return not texts or (len(texts) == 1 and len(texts[0]) <= INLINE_CHARACTERS)
 
 
 class _AbandonedError(Exception):

@@ -213,7 +213,7 @@ def test_slices_change_no_token_and_no_place(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slices, "SLICE_CHARACTERS", 4)
         patch.setattr(slices, "CALL_CHARACTERS", 9)
-        patch.setattr("embedd.tokenizers.model_tokenizer.INLINE_CHARACTERS", -1)
+        patch.setattr("embedd.tokenizers.slices.INLINE_CHARACTERS", -1)
         sliced = ours.tokenize([text]), ours.locate([text])
     assert np.array_equal(whole[0][0], sliced[0][0])
     for one, other in zip(whole[1][0], sliced[1][0], strict=True):
@@ -334,7 +334,7 @@ def test_texts_whose_words_have_tokens_in_common_are_not_cut(
     text = "c" + " a b" * 40
     whole = ours.tokenize([text])[0]
     monkeypatch.setattr(slices, "SLICE_CHARACTERS", 3)
-    monkeypatch.setattr("embedd.tokenizers.model_tokenizer.INLINE_CHARACTERS", -1)
+    monkeypatch.setattr("embedd.tokenizers.slices.INLINE_CHARACTERS", -1)
     assert np.array_equal(ours.tokenize([text])[0], whole)
 
 

@@ -63,7 +63,7 @@ def test_a_row_cuts_slices_as_it_cuts_whole_texts(
     lines = [text.strip() for text in PROBE]
     text = "\n".join([*TEXTS, "天空。", *lines, "x\n\ny z \nÄ", "a/\nb", "don\n't"])
     whole = ours.tokenize([text])[0]
-    monkeypatch.setattr("embedd.tokenizers.model_tokenizer.INLINE_CHARACTERS", -1)
+    monkeypatch.setattr("embedd.tokenizers.slices.INLINE_CHARACTERS", -1)
     monkeypatch.setattr(slices, "SLICE_CHARACTERS", 1)
     monkeypatch.setattr(slices, "LONGEST_SLICE", len(text))
     assert np.array_equal(ours.tokenize([text])[0], whole)

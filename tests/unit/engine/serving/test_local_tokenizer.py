@@ -21,7 +21,7 @@ from embedd.engine.spec import ModelSpec
 from embedd.tokenizers import slices
 from embedd.tokenizers.failures import TokenizerError
 from embedd.tokenizers.model_tokenizer import ModelTokenizer, load_tokenizer
-from embedd.tokenizers.slices import CALL_CHARACTERS, INLINE_CHARACTERS
+from embedd.tokenizers.slices import CALL_CHARACTERS, INLINE_CHARACTERS, INLINE_TEXTS
 from embedd.types import Pooling
 from tests.contract.conftest import make_spec
 from tests.fakes import settle
@@ -100,7 +100,7 @@ async def test_it_answers_as_the_tokenizer_does(local: LocalTokenizer, own: Mode
 
 
 @pytest.mark.parametrize("located", [False, True])
-async def test_a_lone_short_text_or_none_is_tokenized_without_another_thread(
+async def test_a_few_short_texts_are_tokenized_without_another_thread(
     located: bool, local: LocalTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*_: object) -> None:
@@ -108,9 +108,10 @@ async def test_a_lone_short_text_or_none_is_tokenized_without_another_thread(
 
     monkeypatch.setattr(asyncio, "to_thread", refuse)
     call = local.locate if located else local.tokenize
+    for count in (0, 1, INLINE_TEXTS):
+        assert len(await call(["x" * (INLINE_CHARACTERS // INLINE_TEXTS)] * count)) == count
     assert len(await call(["x" * INLINE_CHARACTERS])) == 1
-    assert not await call([])
-    for texts in (["x" * (INLINE_CHARACTERS + 1)], ["a", "b"]):
+    for texts in (["x" * INLINE_CHARACTERS, "x"], ["x"] * (INLINE_TEXTS + 1)):
         with pytest.raises(AssertionError, match="a thread"):
             await call(texts)
 
