@@ -162,11 +162,14 @@ class ModelNotFoundError(RequestError):
 
     Args:
         hint: What may be meant; it ends the message.
+        field: The field of the request that has no name, if that is why.
     """
 
-    def __init__(self, name: str, message: str = "", *, hint: str = "") -> None:
+    def __init__(
+        self, name: str, message: str = "", *, hint: str = "", field: str | None = None
+    ) -> None:
         text = message or f'model "{name}" not found, try pulling it first'
-        super().__init__(f"{text}: {hint}" if hint else text)
+        super().__init__(f"{text}: {hint}" if hint else text, field=field)
         self.name = name
         self.hint = hint
 

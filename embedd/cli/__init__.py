@@ -134,8 +134,9 @@ def run(args: Sequence[str] | None = None) -> int:
 def _explain(error: Exception) -> str:
     match error:
         case UnauthorizedError():
+            what = str(error).partition(":")[0]  # how programs send it comes after
             return (
-                f"{error}: set EMBEDD_API_KEY to a key of the server, and EMBEDD_ADMIN_KEY where "
+                f"{what}: set EMBEDD_API_KEY to a key of the server, and EMBEDD_ADMIN_KEY where "
                 "managing models needs another one"
             )
         case ModelNotFoundError(name=str(name)) if name:

@@ -32,6 +32,7 @@ from embedd.server.dialects.a1111.options import CHECKPOINT, Checkpoint
 from embedd.server.dialects.base import (
     BODIES,
     EMBEDDER,
+    ENDLESS,
     LIBRARY,
     PAINTER,
     POLICY,
@@ -280,7 +281,8 @@ async def _answer_routed(
     try:
         return check_origin(origins, request) or await handler(request)
     except (asyncio.CancelledError, ConnectionError):
-        if request.match_info.http_exception is None:  # it had reached its route
+        # It had reached its route, whose answer has an end of its own.
+        if request.match_info.http_exception is None and ENDLESS not in request:
             log_refusal(request, ops.CLIENT_LEFT, "the client went away")
         raise
     except ForbiddenError as error:

@@ -22,7 +22,13 @@ import uvloop
 
 from embedd import __version__
 from embedd.config import Address, ServiceManager, Settings
-from embedd.errors import ConfigError, EmbeddError, NotAnImageModelError
+from embedd.errors import (
+    ConfigError,
+    EmbeddError,
+    InvalidModelNameError,
+    ModelNotFoundError,
+    NotAnImageModelError,
+)
 from embedd.first_worker import FirstWorker
 from embedd.server.access.secret_files import warn_if_readable
 from embedd.server.http.tls import Certificate
@@ -59,7 +65,8 @@ def run(
 
     Raises:
         ConfigError: The address cannot be bound (the error names the program that uses it),
-            or the certificate or the file of keys cannot be used.
+            a model of *preload* does not exist, or the certificate or the file of keys cannot
+            be used.
     """
     if tls:
         warn_if_readable(tls[1] or tls[0], "key of TLS")
@@ -87,6 +94,7 @@ async def serve(
     from embedd.runtime import open_runtime  # noqa: PLC0415 - while the first worker starts
 
     async with remove_at_the_end(own_socket), open_runtime(settings, first) as runtime:
+        await _check_names(runtime, preload, first)
         loading = asyncio.create_task(_preload(runtime, preload, readiness, first))
         try:
             # In a thread: models load while this process imports what speaks HTTP.
@@ -98,15 +106,7 @@ async def serve(
             keys = choose_keys(settings)
             _reload_on_signal(keys, tls)
             async with open_site(settings, runtime, socks, keys=keys, readiness=readiness, tls=tls):
-                log.info(
-                    "embedd is listening",
-                    extra={
-                        "address": _address_of(socks[0], settings.host, tls),
-                        "version": __version__,
-                        "models": settings.models,
-                        "threads": settings.threads,
-                    },
-                )
+                _log_start(settings, _address_of(socks[0], settings.host, tls), keys)
                 _collect_less()
                 notify(manager.notify, "READY=1")
                 await stop.wait()
@@ -116,6 +116,23 @@ async def serve(
         finally:
             loading.cancel()
     log.info("stopped")
+
+
+def _log_start(settings: Settings, address: Address, keys: "Keys") -> None:
+    """Log where the server is, whether it needs keys, and what a browser opens."""
+    log.info(
+        "embedd is listening",
+        extra={
+            "address": address.url,
+            "version": __version__,
+            "models": settings.models,
+            "threads": settings.threads,
+            "keys": keys.describe(),
+        },
+    )
+    if settings.ui and address.socket is None:
+        page = f"{address.to_client().url}{settings.base_path}/ui"
+        log.info("open the page in a browser", extra={"page": page})
 
 
 def _collect_less() -> None:
@@ -250,6 +267,23 @@ def _end_process() -> None:
     os._exit(0)
 
 
+async def _check_names(runtime: "Runtime", names: Sequence[str], first: FirstWorker) -> None:
+    """Check that the models *names* exist: one that is misspelt will not be there later either.
+
+    Raises:
+        ConfigError: One of them is not in the store, or is not a name.
+    """
+    for name in names:
+        try:
+            await runtime.embedder.find_any_apart(name)
+        except (ModelNotFoundError, InvalidModelNameError) as error:
+            await first.close()
+            hint = getattr(error, "hint", "") or "`embedd list` shows the models in the store"
+            raise ConfigError(f'--load: model "{name}" not found: {hint}') from error
+        except EmbeddError:  # a load may succeed later, and its error is logged
+            pass
+
+
 async def _preload(
     runtime: "Runtime", names: Sequence[str], readiness: Readiness, first: FirstWorker
 ) -> None:
@@ -272,8 +306,8 @@ async def _load(runtime: "Runtime", name: str) -> None:
         await runtime.painter.load(name)
 
 
-def _address_of(sock: socket.socket, address: Address, tls: Certificate | None) -> str:
+def _address_of(sock: socket.socket, address: Address, tls: Certificate | None) -> Address:
     if address.socket is not None:
-        return address.url
+        return address
     scheme, port = "https" if tls else "http", sock.getsockname()[1]
-    return replace(address, scheme=scheme, port=port, path="").url
+    return replace(address, scheme=scheme, port=port, path="")

@@ -12,6 +12,7 @@ LONG = "a" * 30
     [
         ("/api/embed", "input", {"inputs": "x"}),
         ("/api/embed", "input", {"prompt": "x"}),
+        ("/api/embed", "input", {"inptu": "x"}),
         ("/api/embed", "input", {"texts": ["x"], "input": None}),
         ("/api/embeddings", "prompt", {"inputs": "x"}),
         ("/api/embeddings", "prompt", {"text": "x"}),

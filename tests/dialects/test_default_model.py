@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from embedd.server.dialects.base import Policy
@@ -103,3 +104,36 @@ async def test_without_a_default_a_required_name_stays_required(served: Served) 
     assert reply.json["detail"] == "you must provide a model parameter"
     assert (await served.post("/api/embed", {"input": "x"})).status == 404
     assert (await served.post("/api/embeddings", {"prompt": "x"})).status == 400
+
+
+NAMELESS = [
+    ("/api/embed", {"input": "x"}),
+    ("/api/embeddings", {"prompt": "x"}),
+    ("/api/embeddings", {"input": "x"}),
+    ("/api/generate", {}),
+    ("/api/chat", {}),
+    ("/v1/embeddings", {"input": "x"}),
+    ("/api/v3/inference/embeddings", {"input": "x"}),
+    ("/v2/embed", {"texts": ["x"]}),
+    ("/v2/rerank", {"query": "x", "documents": ["y"]}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), NAMELESS)
+@pytest.mark.parametrize("field", ["modle", "Model"])
+async def test_a_misspelt_model_is_named_in_the_error(
+    path: str, body: dict[str, Any], field: str, served: Served
+) -> None:
+    reply = await served.post(path, body | {field: "tiny"})
+    assert reply.status in (400, 404)
+    text = msgspec.json.decode(reply.body, type=dict[str, Any])
+    message = text.get("detail") or text.get("message") or text["error"]
+    assert message.endswith(f'; "{field}" is not a field: did you mean "model"?')
+
+
+async def test_other_fields_are_not_proposed_for_the_model(served: Served) -> None:
+    for body in ({"input": "x", "mode": None}, {"input": "x", "name": "tiny"}):
+        reply = await served.post("/api/embed", body)
+        assert (reply.status, reply.json) == (404, {"error": "model '' not found"})
+    reply = await served.post("/api/embed", {"input": "x", "model": "", "modle": "tiny"})
+    assert reply.json == {"error": "model '' not found"}

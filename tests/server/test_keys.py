@@ -17,14 +17,18 @@ from tests.server.serving import OpenServer, Served
 
 USER, BOSS = f"{MARK}user", f"{MARK}boss"
 KEYS = Keys(listed=[USER], admin=[BOSS])
+MISSING = (
+    "missing API key: send the header `Authorization: Bearer KEY` (or X-Api-Key, or Api-Key); "
+    "the server's operator sets it (EMBEDD_API_KEY)"
+)
 OPENAI = {
     "error": {
-        "message": "invalid API key",
+        "message": MISSING,
         "type": "invalid_request_error",
         "param": None,
         "code": "invalid_api_key",
     },
-    "detail": "invalid API key",
+    "detail": MISSING,
 }
 ROUTES = [
     (route.method, route.path.replace("{digest}", "sha256:0").replace("{id}", "a/b"))
@@ -55,12 +59,12 @@ async def test_a_route_that_requires_a_key_refuses_requests_without_one(
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/api/embed", {"error": "unauthorized"}),
-        ("/api/embeddings", {"error": "unauthorized"}),
-        ("/api/pull", {"error": "unauthorized"}),
+        ("/api/embed", {"error": MISSING}),
+        ("/api/embeddings", {"error": MISSING}),
+        ("/api/pull", {"error": MISSING.replace("API_KEY", "ADMIN_KEY")}),
         ("/v1/embeddings", OPENAI),
         ("/api/v3/inference/embeddings", OPENAI),
-        ("/v2/embed", {"id": "mine", "message": "invalid API key"}),
+        ("/v2/embed", {"id": "mine", "message": MISSING}),
     ],
 )
 async def test_a_missing_key_is_answered_in_the_shape_of_the_paths_dialect(
@@ -70,6 +74,12 @@ async def test_a_missing_key_is_answered_in_the_shape_of_the_paths_dialect(
     reply = await protected.send("POST", path, json=sent, headers={"X-Request-Id": "mine"})
     assert (reply.status, reply.json) == (401, body)
     assert protected.loads.names == []
+
+
+async def test_a_wrong_key_is_distinguished_from_a_missing_one(protected: Served) -> None:
+    for headers in ({"Authorization": "Bearer no"}, {"X-Api-Key": "no"}, {"api-key": "no"}):
+        reply = await protected.send("POST", "/api/embed", headers=headers)
+        assert (reply.status, reply.json["error"]) == (401, MISSING.replace("missing", "invalid"))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +112,15 @@ async def test_an_api_key_does_not_allow_management(
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize(
     "path",
-    ["/", "/api/version", "/api/version/", "/docs", "/docs/swagger-ui.css", "/openapi.json"],
+    [
+        "/",
+        "/api/version",
+        "/api/version/",
+        "/docs",
+        "/docs/swagger-ui.css",
+        "/favicon.ico",
+        "/openapi.json",
+    ],
 )
 async def test_public_paths_need_no_key(method: str, path: str, protected: Served) -> None:
     assert (await protected.send(method, path)).status == 200

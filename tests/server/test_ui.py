@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import logging
 import re
 
 import pytest
@@ -70,7 +71,10 @@ async def test_a_browser_sees_links_and_everybody_else_what_ollama_says(served: 
     assert reply.headers["Content-Type"].startswith("text/html")
     assert reply.headers["Vary"] == "Accept"
     links = re.findall(r'href="([^"]+)"', reply.body.decode())
-    assert links == ["ui/", "docs", "openapi.json", "health"]
+    files, pages = links[:2], links[2:]
+    assert files == ["favicon.ico", "docs/welcome.css"]
+    assert pages == ["ui/", "docs", "openapi.json", "health"]
+    assert "style-src 'self'" in reply.headers["Content-Security-Policy"]
     for link in links:
         assert (await served.send("GET", f"/{link}")).status == 200
     for accept in ("*/*", "application/json"):
@@ -119,3 +123,24 @@ async def test_the_live_figures_are_those_of_the_metrics(served: Served) -> None
     [inputs] = re.findall(r'embedd_inputs_total\{model="tiny:latest"\} (\S+)', metrics)
     assert sample[0]["inputs"] == float(inputs) == 2
     assert sample[0]["queue"]["+Inf"] == 1
+
+
+async def test_a_page_that_is_closed_is_not_a_failed_request(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "embedd")
+    async with served.client.get("/ui/live") as reply:
+        await reply.content.readuntil(b"\n\n")
+        reply.close()
+    count = 'embedd_requests_total{route="/ui/live",status="499"} 1.0'
+    async with asyncio.timeout(20):
+        while count not in (await served.send("GET", "/metrics")).body.decode():
+            await asyncio.sleep(0.02)
+    assert "request failed" not in caplog.text
+
+
+async def test_browsers_find_an_icon_without_a_key(open_server: OpenServer) -> None:
+    served: Served = await open_server(keys=Keys(listed=["k"]))
+    reply = await served.send("GET", "/favicon.ico")
+    assert (reply.status, reply.body[:5]) == (200, b"<svg ")
+    assert reply.headers["Content-Type"].startswith("image/svg+xml")

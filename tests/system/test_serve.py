@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -232,18 +233,67 @@ def test_workers_end_with_a_server_that_is_killed(server: Server) -> None:
     worker.wait(START)
 
 
-def test_load_makes_a_model_ready_before_the_first_request(start: Start) -> None:
-    server = start("--port", "0", "--load", "tiny", "--load", "nope")
+def add_damaged_model(environment: dict[str, str], folder: Path) -> None:
+    """Store the model ``damaged``, whose weights are then cut off."""
+    file = write_tiny_bert(folder / "damaged.gguf", width=64)
+    command = [sys.executable, "-m", "embedd", "create", "damaged", "--from", str(file)]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    blobs = Path(environment["EMBEDD_MODELS"], "blobs").iterdir()
+    [blob] = [one for one in blobs if one.stat().st_size == file.stat().st_size]
+    os.truncate(blob, blob.stat().st_size // 2)
+
+
+def test_load_makes_a_model_ready_before_the_first_request(
+    start: Start, environment: dict[str, str], tmp_path: Path
+) -> None:
+    add_damaged_model(environment, tmp_path)
+    server = start("--port", "0", "--load", "tiny", "--load", "damaged")
     server.wait_for("model loaded model=tiny:latest")
-    server.wait_for("model not loaded model=nope")
+    server.wait_for("model not loaded model=damaged")
     assert len(server.workers) == 1
 
 
-def test_a_worker_that_no_model_of_load_takes_ends(start: Start) -> None:
-    server = start("--port", "0", "--load", "nope")
-    server.wait_for("model not loaded model=nope")
+def test_a_model_that_cannot_be_loaded_leaves_the_server_running_but_not_ready(
+    start: Start, environment: dict[str, str], tmp_path: Path
+) -> None:
+    add_damaged_model(environment, tmp_path)
+    server = start("--port", "0", "--load", "damaged")
+    server.wait_for("model not loaded model=damaged")
     server.wait_for("embedd is listening")
     server.wait_for(lambda: not server.workers)
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        urllib.request.urlopen(f"{server.url}/ready")
+    server.post("/api/embed", {"model": "tiny", "input": "the cat"})
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("tinny", "did you mean tiny?"),
+        ("all-minilm", "run `embedd pull all-minilm`"),
+        ("bad name!", "`embedd list` shows the models in the store"),
+    ],
+)
+def test_a_model_of_load_that_does_not_exist_stops_the_start(
+    name: str, hint: str, start: Start
+) -> None:
+    server = start("--port", "0", "--load", "tiny", "--load", name)
+    assert server.process.wait(START) == 1
+    assert server.lines == f'Error: --load: model "{name}" not found: {hint}\n'
+
+
+@pytest.mark.parametrize(
+    ("settings", "keys"),
+    [({}, "off"), ({"EMBEDD_API_KEY": "k"}, "on"), ({"EMBEDD_ADMIN_KEY": "k"}, "admin")],
+)
+def test_the_first_lines_say_where_the_page_is_and_what_needs_a_key(
+    settings: dict[str, str], keys: str, start: Start
+) -> None:
+    server = start("--port", "0", EMBEDD_BASE_PATH="/vectors", **settings)
+    server.wait_for("open the page in a browser")
+    first, second = server.lines.splitlines()
+    assert first.endswith(f" keys={keys}")
+    assert second.endswith(f" page={server.url}/vectors/ui")
 
 
 def test_load_makes_an_image_model_ready_too(start: Start, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ A1111_PATHS: Final = "/sdapi/"
 A1111_MANAGED: Final = ("/sdapi/v1/options", "/sdapi/v1/interrupt")
 
 KEY_HEADERS: Final = ("X-Api-Key", "Api-Key")  # the second is Azure's
+HOW_TO_SEND: Final = "send the header `Authorization: Bearer KEY` (or X-Api-Key, or Api-Key)"
 # Documentation and page say nothing of the models; they send the key that is typed into them.
 PUBLIC_PATHS: Final = (
     "/",
@@ -35,6 +36,7 @@ PUBLIC_PATHS: Final = (
     "/docs",
     "/docs/{file}",
     "/openapi.json",
+    "/favicon.ico",
     "/ui",
     "/ui/{file}",
 )
@@ -139,7 +141,19 @@ class Keys:
             return ForbiddenError(
                 "this API key may not manage models: send an admin key (EMBEDD_ADMIN_KEY)"
             )
-        return UnauthorizedError("invalid API key")
+        setting = (
+            "EMBEDD_ADMIN_KEY" if access is Access.MANAGE and self._admin else "EMBEDD_API_KEY"
+        )
+        what = "invalid API key" if any(_sent_keys(headers)) else "missing API key"
+        return UnauthorizedError(
+            f"{what}: {HOW_TO_SEND}; the server's operator sets it ({setting})"
+        )
+
+    def describe(self) -> str:
+        """Where keys are needed: ``on`` is everywhere, ``admin`` where models are managed."""
+        if self.guards(Access.USE):
+            return "on"
+        return "admin" if self.guards(Access.MANAGE) else "off"
 
     def reload(self) -> None:
         """Read the file of keys again, if there is one."""

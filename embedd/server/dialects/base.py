@@ -40,6 +40,8 @@ class Computed(NamedTuple):
 
 # Of requests for which something was computed; for what observes requests.
 COMPUTED: Final = web.RequestKey("computed", Computed)
+# Of requests whose answer goes on until the client leaves.
+ENDLESS: Final = web.RequestKey("endless", bool)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

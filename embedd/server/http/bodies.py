@@ -8,10 +8,12 @@ that is wrong: in Go's wording, which Ollama's clients know, or in plain words.
 Long bodies are decoded in a thread, and what they hold is counted first: see `large_json`.
 """
 
+import difflib
+import functools
 import json
 import math
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Final, TypeAlias, TypeVar, get_args, get_type_hints
 
@@ -19,7 +21,13 @@ import msgspec
 import numpy as np
 from aiohttp import web
 
-from embedd.errors import InvalidInputError, MalformedBodyError, TooLargeError
+from embedd.errors import (
+    EmbeddError,
+    InvalidInputError,
+    MalformedBodyError,
+    RequestError,
+    TooLargeError,
+)
 from embedd.server.http.decompress import read_arrived, read_decompressed
 from embedd.server.http.in_flight import BytesInFlight
 from embedd.server.http.large_json import MAX_ITEMS, SLICE, Data, LargeJson
@@ -55,6 +63,7 @@ PLAIN_TYPES = {
 }
 # The body of a request, if it was read to choose the dialect.
 ALREADY_READ: Final = web.RequestKey("body", bytearray)
+MODEL: Final = "model"  # the field that nearly all requests have
 MAX_DIGITS: Final = 1000  # of a number; Python itself converts 4,300 at most
 MAX_DEPTH = 200  # levels of nesting; the standard library's parser recurses
 LONG_AT_A_TIME: Final = 2  # bodies that are decoded in threads
@@ -93,10 +102,15 @@ class BodyLimits:
         """Return what *function* makes of *body*, in a thread if that is long; then empty *body*.
 
         Raises:
-            EmbeddError: As *function*.
+            EmbeddError: As *function*; where the field ``model`` is missing, with the field that
+                may be meant for it.
         """
         try:
             return await self.inspect(body, function)
+        except RequestError as error:
+            if error.field == MODEL:
+                await self.inspect(body, functools.partial(_name_misspelt, error, body))
+            raise
         finally:
             # What was made of it takes as much memory, until the request is answered.
             body.clear()
@@ -181,6 +195,20 @@ def decode(body: Data, kind: type[Body], max_inputs: int = MAX_ITEMS) -> Body:
 def decode_plainly(body: Data, kind: type[Body], max_inputs: int = MAX_ITEMS) -> Body:
     """Decode the body as `decode` does; errors name the field in plain words."""
     return _decode(body, kind, max_inputs, _plain_error)
+
+
+def find_misspelt(fields: Iterable[str], field: str) -> str | None:
+    """Return which of *fields* may be meant for *field*, which is not among them; or None."""
+    names = {name.lower(): name for name in fields}
+    near = difflib.get_close_matches(field, names, 1, cutoff=0.7)
+    return names[near[0]] if near else None
+
+
+def _name_misspelt(error: EmbeddError, body: Data) -> None:
+    """Add to *error* the field of *body* that may be meant for the one that is missing."""
+    fields = raw_fields(body)
+    if MODEL not in fields and (found := find_misspelt(fields, MODEL)):
+        error.args = (f'{error}; "{found}" is not a field: did you mean "{MODEL}"?',)
 
 
 def raw_fields(body: Data) -> Mapping[str, bytes]:

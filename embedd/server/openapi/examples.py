@@ -332,6 +332,7 @@ OPERATING: Final = {
     ("GET", "/docs/{file}"): Entry(
         summary="Get a file of this page", parameters={"file": "docs.js"}
     ),
+    ("GET", "/favicon.ico"): Entry(summary="Get the icon of the pages"),
     ("GET", "/ui"): Entry(summary="Get the page of models, texts and live figures"),
     ("GET", "/ui/{file}"): Entry(
         summary="Get a file of the page", parameters={"file": "index.html"}

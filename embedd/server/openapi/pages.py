@@ -18,16 +18,18 @@ from embedd.server.http.paths import BASE_PATH
 DOCUMENT: web.AppKey[Callable[[], bytes]] = web.AppKey("document")
 # Files by name: where they are, and their content types.
 SWAGGER_UI: Final = openapi_ui_bundles.swagger_ui.static_path
+SVG: Final = "image/svg+xml"
 STATIC: Final = files("embedd.server.openapi") / "static"
 FILES: Final = {
     "index.html": (STATIC / "index.html", "text/html"),
     "docs.js": (STATIC / "docs.js", "text/javascript"),
     "docs.css": (STATIC / "docs.css", "text/css"),
+    "welcome.css": (STATIC / "welcome.css", "text/css"),
     "swagger-ui-bundle.js": (SWAGGER_UI / "swagger-ui-bundle.js", "text/javascript"),
     "swagger-ui.css": (SWAGGER_UI / "swagger-ui.css", "text/css"),
 }
 # They belong to one version of embedd; the others are large and change with their library.
-OWN: Final = ("index.html", "docs.js", "docs.css")
+OWN: Final = ("index.html", "docs.js", "docs.css", "welcome.css")
 
 
 async def document(request: web.Request) -> web.StreamResponse:
@@ -43,6 +45,11 @@ async def page(request: web.Request) -> web.StreamResponse:
 async def asset(request: web.Request) -> web.StreamResponse:
     """``GET /docs/{file}``."""
     return _static(request.match_info["file"].rstrip("/"))
+
+
+async def icon(_: web.Request) -> web.StreamResponse:
+    """``GET /favicon.ico``, which browsers ask for beside every page."""
+    return file_response((STATIC / "icon.svg").read_bytes(), SVG, cache="max-age=86400")
 
 
 def _static(name: str, base_path: str = "") -> web.Response:
@@ -62,6 +69,7 @@ DIALECT = Dialect(
         Route(method="GET", path="/openapi.json", endpoint=document, reply=dict[str, Any]),
         Route(method="GET", path="/docs", endpoint=page, reply=str, media=HTML),
         Route(method="GET", path="/docs/{file}", endpoint=asset, reply=str, media=HTML),
+        Route(method="GET", path="/favicon.ico", endpoint=icon, reply=str, media=SVG),
     ),
     to_error=to_error,
     statuses=STATUSES,

@@ -12,7 +12,7 @@ from aiohttp import web
 from embedd.catalog.catalog import AnyRecipe
 from embedd.catalog.recipe import Recipe
 from embedd.errors import UnknownRouteError
-from embedd.server.dialects.base import HTML, LIBRARY, Dialect, Route
+from embedd.server.dialects.base import ENDLESS, HTML, LIBRARY, Dialect, Route
 from embedd.server.dialects.openai.errors import STATUSES, to_error
 from embedd.server.http.json_out import dump, json_response
 from embedd.server.http.page_files import file_response
@@ -88,6 +88,7 @@ def _describe(recipe: AnyRecipe) -> CatalogueModel:
 
 async def live(request: web.Request) -> web.StreamResponse:
     """``GET /ui/live``: an event with the samples that are kept, then one for each new sample."""
+    request[ENDLESS] = True
     async with request.app[LIVE].follow() as (kept, coming):
         response = web.StreamResponse(
             headers={

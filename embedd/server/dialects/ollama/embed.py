@@ -17,7 +17,8 @@ from embedd.server.dialects.endpoints import computed_headers, may_store
 from embedd.server.dialects.ollama.fields import require_model
 from embedd.server.dialects.ollama.input import parse_inputs
 from embedd.server.http.answers import claim_for
-from embedd.server.http.bodies import decode, raw_fields
+from embedd.server.http.bodies import decode, find_misspelt, raw_fields
+from embedd.server.http.header_text import to_header_text
 from embedd.server.http.json_out import Parts, dump_rows, parts_response
 from embedd.server.http.schedule import Deadline, read_schedule
 from embedd.types import (
@@ -71,7 +72,7 @@ def to_legacy_request(body: EmbeddingBody, policy: Policy, *, store: bool = True
     if not model.strip():
         model = policy.default_model or ""
     if not model:
-        raise InvalidInputError("model is required")
+        raise InvalidInputError("model is required", field="model")
     parse_model_name(model)
     return EmbedRequest(
         model=model,
@@ -151,10 +152,13 @@ def warn_of_other_names(data: bytearray, field: str) -> dict[str, str]:
 
     Ollama answers such a body without vectors, and so do we.
     """
-    found = [name for name in OTHER_NAMES if name in raw_fields(data)]
-    if not found:
+    fields = raw_fields(data)
+    found = next((name for name in OTHER_NAMES if name in fields), None)
+    found = found or find_misspelt(fields, field)
+    if found is None:
         return {}
-    return {"X-Embedd-Warning": f"{found[0]} is not read on this route: send {field}"}
+    text = to_header_text(f"{found} is not read on this route: send {field}")
+    return {"X-Embedd-Warning": text}
 
 
 async def embeddings(request: web.Request) -> web.StreamResponse:

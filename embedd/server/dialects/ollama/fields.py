@@ -19,7 +19,7 @@ def require_model(model: str | None, default: str | None) -> str:
     if not name.strip() and default is not None:
         return default
     if not name.strip():
-        raise ModelNotFoundError(name, f"model '{name}' not found")
+        raise ModelNotFoundError(name, f"model '{name}' not found", field="model")
     parse_model_name(name)
     return name
 

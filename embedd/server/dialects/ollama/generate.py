@@ -1,6 +1,7 @@
 """Ollama's ``/api/generate`` and ``/api/chat``: load, unload, and paint with an image model."""
 
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
@@ -15,39 +16,51 @@ from embedd.server.http.bodies import decode, raw_fields
 from embedd.server.http.json_out import json_response
 from embedd.types import EmbedRequest
 
+Run = TypeVar("Run", bound=RunBody)
+
 
 async def generate(request: web.Request) -> web.StreamResponse:
     """``POST /api/generate``: paint, or without a prompt load or unload."""
     async with request.app[BODIES].read(request) as data:
-        body, fields = await request.app[BODIES].decode(
-            data, lambda: (decode(data, GenerateBody), list(raw_fields(data)))
+        default = request.app[POLICY].default_model
+        (body, name), fields = await request.app[BODIES].decode(
+            data,
+            lambda: (_with_name(decode(data, GenerateBody), default), list(raw_fields(data))),
         )
-    default = request.app[POLICY].default_model
-    if body.prompt and await is_image_model(request.app, require_model(body.model, default)):
-        body = msgspec.structs.replace(body, model=require_model(body.model, default))
-        return await paint(request, body, fields)
+    if body.prompt and await is_image_model(request.app, name):
+        return await paint(request, msgspec.structs.replace(body, model=name), fields)
     verb = "generate" if body.prompt else ""
-    return json_response(await _load_or_unload(request.app, body, verb))
+    return json_response(await _load_or_unload(request.app, body, name, verb))
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
     """``POST /api/chat`` without messages: load or unload."""
     async with request.app[BODIES].read(request) as data:
-        body = await request.app[BODIES].decode(data, lambda: decode(data, ChatBody))
+        default = request.app[POLICY].default_model
+        body, name = await request.app[BODIES].decode(
+            data, lambda: _with_name(decode(data, ChatBody), default)
+        )
     verb = "chat" if body.messages else ""
-    reply = await _load_or_unload(request.app, body, verb)
+    reply = await _load_or_unload(request.app, body, name, verb)
     message = {"role": "assistant", "content": ""}
     return json_response(msgspec.structs.replace(reply, response=msgspec.UNSET, message=message))
 
 
-async def _load_or_unload(app: web.Application, body: RunBody, verb: str) -> GenerateReply:
-    """Load the model, or unload it with ``keep_alive`` 0.
+def _with_name(body: Run, default: str | None) -> tuple[Run, str]:
+    """Return *body*, its ``keep_alive`` checked first, and its model's name or *default*."""
+    parse_optional_keep_alive(body.keep_alive)
+    return body, require_model(body.model, default)
+
+
+async def _load_or_unload(
+    app: web.Application, body: RunBody, name: str, verb: str
+) -> GenerateReply:
+    """Load the model *name*, or unload it with ``keep_alive`` 0.
 
     Args:
         verb: What the body asks for besides, which the model cannot do; empty if nothing.
     """
     keep_alive = parse_optional_keep_alive(body.keep_alive)
-    name = require_model(body.model, app[POLICY].default_model)
     try:
         if verb:
             await app[EMBEDDER].find_any_apart(name)

@@ -16,21 +16,33 @@ from embedd.resolve import AnyModel, ResolvedModel
 from embedd.scheduler.records import ModelStatus
 from embedd.server.dialects.base import EMBEDDER, HTML, POLICY
 from embedd.server.http.json_out import json_response
+from embedd.server.http.page_files import file_response
 
 SPOKEN = "0.33.0"  # the version of Ollama whose API this is
 FOR_EVER = timedelta(seconds=(2**63 - 1) // 10**9)  # what Ollama shows: about 292 years
-UI_LINK = '<li><a href="ui/">Page: models, similarity, search, live figures</a></li>\n'
+UI_LINK = """<li><a href="ui/">
+<strong>The page</strong>
+<small>models, similarity, search, live figures</small></a></li>
+"""
 WELCOME = f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>embedd</title>
+<link rel="icon" href="favicon.ico" type="image/svg+xml">
+<link rel="stylesheet" href="docs/welcome.css">
 <h1>embedd is running</h1>
 <ul>
-{UI_LINK}<li><a href="docs">API: all routes, to read and to try</a></li>
-<li><a href="openapi.json">The same as OpenAPI 3.1</a></li>
-<li><a href="health">Health</a></li>
+{UI_LINK}<li><a href="docs">
+<strong>API</strong>
+<small>all routes, to read and to try</small></a></li>
+<li><a href="openapi.json">
+<strong>OpenAPI</strong>
+<small>the same as a document of OpenAPI 3.1</small></a></li>
+<li><a href="health">
+<strong>Health</strong>
+<small>whether the server is healthy, as JSON</small></a></li>
 </ul>
 </html>
 """
@@ -38,11 +50,12 @@ WELCOME = f"""<!doctype html>
 
 async def root(request: web.Request) -> web.StreamResponse:
     """``GET /``: the text by which Ollama's clients know the server; links for browsers."""
-    headers = {"Vary": "Accept"}
     if HTML not in request.headers.get("Accept", ""):
-        return web.Response(text="Ollama is running", headers=headers)
+        return web.Response(text="Ollama is running", headers={"Vary": "Accept"})
     text = WELCOME if request.app[POLICY].ui else WELCOME.replace(UI_LINK, "")
-    return web.Response(text=text, content_type=HTML, headers=headers)
+    response = file_response(text.encode(), HTML)
+    response.headers["Vary"] = "Accept"
+    return response
 
 
 async def version(_: web.Request) -> web.StreamResponse:
