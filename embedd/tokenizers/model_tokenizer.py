@@ -103,6 +103,7 @@ class ModelTokenizer:
         self.special_tokens = _find_special_tokens(vocabulary)
         self._before = np.array(self.special_tokens.prefix, np.int32)
         self._after = np.array(self.special_tokens.suffix, np.int32)
+        self._frame = (self._before.tobytes(), self._after.tobytes())
         self.pair_template = self._find_pair_template(vocabulary)
 
     def tokenize(
@@ -126,10 +127,8 @@ class ModelTokenizer:
             TokenizerError: The library failed.
         """
         if are_short(texts):
-            rows = [self._find_ids(text, parse_special=parse_special) for text in texts]
-            if not add_special:
-                return rows
-            return [np.concatenate((self._before, row, self._after)) for row in rows]
+            frame = self._frame if add_special else (b"", b"")
+            return [self._find_ids(text, frame, parse_special=parse_special) for text in texts]
         before, after = ([self._before], [self._after]) if add_special else ([], [])
         slices = self._encode(texts, parse_special=parse_special, located=False, check=check)
         rows = []
@@ -224,12 +223,15 @@ class ModelTokenizer:
             for (index, start, _), row in zip(call, rows, strict=True):
                 yield index, start, row
 
-    def _find_ids(self, text: str, *, parse_special: bool) -> TokenIds:
-        """The ids of a short text."""
+    def _find_ids(self, text: str, frame: tuple[bytes, bytes], *, parse_special: bool) -> TokenIds:
+        """The ids of a short text, between those in *frame*."""
         words = self._words.get(parse_special)
         if words is None:
-            return self._read_ids(self._encode_short(text, parse_special=parse_special))
-        return np.array(words.encode(text), np.int32)
+            encoding = self._encode_short(text, parse_special=parse_special)
+            ids = self._read_ids(encoding).tobytes()
+        else:
+            ids = words.encode(text)
+        return np.frombuffer(frame[0] + ids + frame[1], np.int32)
 
     def _locate_ids(self, text: str, *, parse_special: bool) -> tuple[list[int], list[int]]:
         """The ids of a short text, and where in it each begins."""

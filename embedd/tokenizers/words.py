@@ -1,12 +1,12 @@
 """The ids of words that were seen before, for short texts of WordPiece vocabularies.
 
 A text is mostly words that other texts had too. Between two requests the library's tables leave the
-processor's caches: a short text then takes it 40 µs and more, and looking up its words takes 5.
+processor's caches: a short text then takes it 40 µs and more, and looking up its words takes 3.
 """
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from itertools import chain
 from typing import Final, TypeAlias
 
 # Ids of a text, and where in it each of them begins.
@@ -32,41 +32,42 @@ class Words:
     ) -> None:
         self._locate = locate
         self._spell = spell
-        self._known: dict[str, Sequence[int]] = {}
+        self._known: dict[str, bytes] = {}
 
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of *text*."""
+    def encode(self, text: str) -> bytes:
+        """Return the ids of *text*, each as an int32."""
         words = text.split(" ")
-        rows = [*map(self._known.get, words)]
-        if None in rows:
-            new = self._learn([word for word, row in zip(words, rows, strict=True) if row is None])
-            rows = [new.get(word, row) for word, row in zip(words, rows, strict=True)]
-        return [*chain.from_iterable(row or () for row in rows)]
+        known = self._known
+        try:
+            return b"".join([*map(known.__getitem__, words)])
+        except KeyError:
+            new = self._learn([word for word in words if word not in known])
+        return b"".join([new[word] if word in new else known[word] for word in words])
 
-    def _learn(self, words: Sequence[str]) -> dict[str, Sequence[int]]:
+    def _learn(self, words: Sequence[str]) -> dict[str, bytes]:
         """Return the ids of each of *words*."""
-        found: dict[str, Sequence[int]] = {}
+        found: dict[str, bytes] = {}
         others = []
         for word in words:
             if word.isascii() and word.isalnum():
-                found[word] = self._spell(word)
+                found[word] = array("i", self._spell(word)).tobytes()
             else:
                 others.append(word)
         if others:
             found |= self._split(others)
         if len(self._known) + len(found) > MAX_WORDS:
-            self._known.clear()
+            self._known = {}  # others may be looking up words in those that are forgotten
         self._known.update({word: row for word, row in found.items() if len(word) <= LONGEST})
         return found
 
-    def _split(self, words: Sequence[str]) -> dict[str, Sequence[int]]:
+    def _split(self, words: Sequence[str]) -> dict[str, bytes]:
         """Return the ids of each of *words*, by one call of the library for all of them."""
         ids, starts = self._locate(" ".join(words))
-        found: dict[str, Sequence[int]] = {}
+        found: dict[str, bytes] = {}
         first = end = 0
         for word in words:
             end += len(word) + 1  # of the word and the space after it
             last = bisect_left(starts, end, first)
-            found[word] = ids[first:last]
+            found[word] = array("i", ids[first:last]).tobytes()
             first = last
         return found

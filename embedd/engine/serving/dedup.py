@@ -230,14 +230,17 @@ async def _find_distinct_apart(sequences: Sequence[TokenIds], fingerprint: bytes
 
 def _find_distinct(sequences: Sequence[TokenIds], fingerprint: bytes) -> Distinct:
     known: dict[CacheKey, int] = {}
-    numbers = np.array(
-        [known.setdefault(make_key(fingerprint, ids), len(known)) for ids in sequences], np.int32
-    )
-    _, firsts = np.unique(numbers, return_index=True)
-    rows = dict(zip(known, firsts.tolist(), strict=True))
+    numbers: list[int] = []
+    firsts: list[int] = []
+    for row, ids in enumerate(sequences):
+        number = known.setdefault(make_key(fingerprint, ids), len(firsts))
+        if number == len(firsts):
+            firsts.append(row)
+        numbers.append(number)
+    rows = dict(zip(known, firsts, strict=True))
     if len(rows) == len(sequences):
         return Distinct(rows=rows, numbers=None)
-    return Distinct(rows=rows, numbers=numbers)
+    return Distinct(rows=rows, numbers=np.array(numbers, np.int32))
 
 
 async def _stack_apart(vectors: Sequence[Vector]) -> Vectors:
