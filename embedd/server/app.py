@@ -13,6 +13,7 @@ from embedd.embedder.embedder import MAX_ANSWER, Embedder
 from embedd.errors import (
     EmbeddError,
     ForbiddenError,
+    OverloadedError,
     ServiceError,
     ShuttingDownError,
     StalledBodyError,
@@ -44,7 +45,14 @@ from embedd.server.dialects.base import (
 )
 from embedd.server.dialects.batches import dialect as batches
 from embedd.server.dialects.ollama import dialect as ollama
-from embedd.server.errors import choose_status, error_headers, log_error, log_refusal
+from embedd.server.errors import (
+    OVERLOADS,
+    OverloadLog,
+    choose_status,
+    error_headers,
+    log_error,
+    log_refusal,
+)
 from embedd.server.http.answers import ANSWERS, AnswersInFlight
 from embedd.server.http.bodies import ALREADY_READ, BodyLimits, raw_fields
 from embedd.server.http.compress import compress_response, is_long
@@ -118,6 +126,7 @@ def make_app(
     app[TIMEOUTS] = timeouts or Timeouts()
     app[POOLS] = Pools()
     app[SHUTDOWN] = Shutdown()
+    app[OVERLOADS] = OverloadLog()
     app[health.READINESS] = readiness or Readiness()
     app[BASE_PATH] = base_path
     if app[POLICY].ui:
@@ -262,7 +271,9 @@ def _explain(request: web.Request, error: Exception) -> EmbeddError:
 
 def _error_response(dialect: Dialect, request: web.Request, error: EmbeddError) -> web.Response:
     status = choose_status(error, dialect.statuses)
-    log_error(request, error, status)
+    omitted = request.app[OVERLOADS].take_omitted() if isinstance(error, OverloadedError) else 0
+    if omitted is not None:
+        log_error(request, error, status, omitted=omitted)
     failure = Failure(error=error, status=status, request_id=request_id(request))
     response = web.Response(
         body=dump(dialect.to_error(failure)),

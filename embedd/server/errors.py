@@ -1,7 +1,9 @@
 """Errors as HTTP answers: their statuses, headers and log lines."""
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from aiohttp import web
 
@@ -10,6 +12,8 @@ from embedd.logs import MAX_REASON
 from embedd.server.http.request_id import request_id
 
 log = logging.getLogger(__name__)
+
+OVERLOAD_INTERVAL: Final = 1.0  # seconds between two log lines of overload
 
 STATUSES: Mapping[type[errors.EmbeddError], int] = {
     errors.RequestError: 400,
@@ -59,26 +63,68 @@ def error_headers(error: errors.EmbeddError, status: int) -> dict[str, str]:
     return headers
 
 
-def log_error(request: web.Request, error: errors.EmbeddError, status: int) -> None:
-    """Log a rejected or failed request with its reason, never with the client's texts."""
+class OverloadLog:
+    """Chooses which requests are logged that were refused because of overload.
+
+    At most one a second: a line for each would take from the processors what is overloaded.
+
+    Args:
+        clock: Present time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._logged: float | None = None
+        self._omitted = 0
+
+    def take_omitted(self) -> int | None:
+        """Return how many were not logged since the last one was; None if this one is not."""
+        now = self._clock()
+        if self._logged is not None and now - self._logged < OVERLOAD_INTERVAL:
+            self._omitted += 1
+            return None
+        self._logged = now
+        omitted, self._omitted = self._omitted, 0
+        return omitted
+
+
+OVERLOADS: Final = web.AppKey("overloads", OverloadLog)
+
+
+def log_error(
+    request: web.Request, error: errors.EmbeddError, status: int, *, omitted: int = 0
+) -> None:
+    """Log a rejected or failed request with its reason, never with the client's texts.
+
+    Args:
+        omitted: Refusals before this one that were not logged.
+    """
     # More memory is the operator's to give, even if another try may succeed.
     is_expected = isinstance(
         error, errors.RequestError | errors.UnavailableError
     ) and not isinstance(error, errors.InsufficientMemoryError)
     # Errors quote names and durations as sent, which may be long.
     reason = str(error)[:MAX_REASON]
-    log_refusal(request, status, reason, level=logging.INFO if is_expected else logging.ERROR)
+    level = logging.INFO if is_expected else logging.ERROR
+    log_refusal(request, status, reason, level=level, omitted=omitted)
 
 
 def log_refusal(
-    request: web.Request, status: int, reason: str, *, level: int = logging.INFO
+    request: web.Request,
+    status: int,
+    reason: str,
+    *,
+    level: int = logging.INFO,
+    omitted: int = 0,
 ) -> None:
     """Log a request that was answered with *status*; 499: the client went away."""
-    facts = {
+    facts: dict[str, object] = {
         "method": request.method,
         "path": request.path,
         "status": status,
         "reason": reason,
         "request_id": request_id(request),
     }
+    if omitted:
+        facts["omitted"] = omitted
     log.log(level, "request failed", extra=facts)

@@ -1,11 +1,14 @@
 """The bytes of answers in flight: clients that do not read theirs cost others nothing."""
 
 import asyncio
+import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
+from embedd.server import errors
 from tests.server.serving import OpenServer, RawClient, Reply, Served, until
 
 ROW = 32 * 4  # bytes of a vector of the model "tiny"
@@ -41,6 +44,17 @@ async def test_an_address_holds_half_of_the_bytes_of_answers_and_others_are_serv
     assert await other.status() == 200
     assert [task.result().status for task in tasks].count(200) == 3
     await other.close()
+
+
+async def test_of_refusals_for_overload_the_first_is_logged(
+    open_server: OpenServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(errors, "OVERLOAD_INTERVAL", math.inf)
+    caplog.set_level(logging.INFO, "embedd.server")
+    served: Served = await open_server(max_answers=8 * SIZE)
+    async with held_back(served, 6) as tasks:
+        assert [task.result().status for task in tasks if task.done()] == [503] * 3
+    assert [one.__dict__["status"] for one in caplog.records] == [503]
 
 
 async def test_the_only_answer_of_all_may_have_more_bytes(open_server: OpenServer) -> None:

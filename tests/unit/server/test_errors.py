@@ -8,7 +8,7 @@ from aiohttp.test_utils import make_mocked_request
 from embedd import errors
 from embedd.logs import MAX_REASON
 from embedd.server.dialects.ollama.dialect import DIALECT
-from embedd.server.errors import choose_status, log_error, retry_headers
+from embedd.server.errors import OverloadLog, choose_status, log_error, retry_headers
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,23 @@ def test_errors_of_the_service_are_logged_as_errors(
     assert (record.levelno, record.getMessage()) == (level, "request failed")
     assert record.__dict__["status"] == 418
     assert record.__dict__["reason"] == str(error)[:MAX_REASON]
+
+
+def test_of_refusals_for_overload_one_a_second_is_logged_with_the_number_of_the_others() -> None:
+    now = 0.0
+    overloads = OverloadLog(clock=lambda: now)
+    assert [overloads.take_omitted() for _ in range(4)] == [0, None, None, None]
+    now = 1.0
+    assert [overloads.take_omitted() for _ in range(2)] == [3, None]
+    now = 9.0
+    assert overloads.take_omitted() == 1
+
+
+def test_the_number_of_refusals_that_were_not_logged_is_in_the_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "embedd")
+    request = make_mocked_request("POST", "/api/embed")
+    for omitted in (0, 3):
+        log_error(request, errors.OverloadedError("x"), 503, omitted=omitted)
+    assert [record.__dict__.get("omitted") for record in caplog.records] == [None, 3]
