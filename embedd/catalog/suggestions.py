@@ -52,7 +52,8 @@ class Suggestions:
             return f'the source of "{text}" has been moved or removed'
         tags = self._tags(text)
         if tags:
-            return f'"{text}" is not one of its tags: {", ".join(tags)}'
+            base = text.rpartition(":")[0]
+            return f'"{text}" is not known: the tags of {base} are {", ".join(tags)}'
         recipes = self._find_recipes(text)
         found = [*recipes, *([f"hf.co/{text}"] if text.count("/") == 1 else [])]
         what = f'"{text}" is not a known name'

@@ -15,6 +15,8 @@ import click
 from embedd.cli.help import add_examples
 from embedd.errors import EmbeddError, ModelNotFoundError, UnauthorizedError
 
+# How Ollama's clients know the error, which then says what is not found.
+NOT_PULLED: Final = "pull model manifest: file does not exist: "
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 
 
@@ -143,7 +145,7 @@ def _explain(error: Exception) -> str:
             hint = error.hint or "`embedd list` shows the stored models, `embedd search` others"
             return f'model "{name}" not found: {hint}'
         case EmbeddError() | OSError():
-            return str(error)
+            return str(error).removeprefix(NOT_PULLED)
         case UnicodeEncodeError():
             return "the text is not UTF-8"
         case _:

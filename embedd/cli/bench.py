@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -15,8 +15,14 @@ from embedd.cli.arguments import model_argument
 from embedd.cli.connection import connect
 from embedd.cli.settings import load_settings
 from embedd.cli.tables import fit_table, terminal_width
-from embedd.config import parse_host
-from embedd.errors import EmbeddError, RequestError, ServiceError, UnavailableError
+from embedd.config import parse_host, parse_keys
+from embedd.errors import (
+    EmbeddError,
+    RequestError,
+    ServiceError,
+    UnauthorizedError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from embedd.client import Client
@@ -29,6 +35,7 @@ VOCABULARY = (
 WORDS = VOCABULARY.split()
 COLUMNS = ("WORKLOAD", "SERVER", "TEXTS/S", "RATIO", "P50", "P99")
 ROUNDS = 3
+OURS = "embedd"  # how tables name the server that EMBEDD_HOST names
 
 Vectors = Sequence[Sequence[float]]
 Embed = Callable[[Sequence[str]], Awaitable[Vectors]]
@@ -72,12 +79,22 @@ def bench(*, model: str) -> None:
 @click.argument("url")
 @model_argument
 @click.option("--other-model", help="Its name on the other server, if it differs.")
-def compare(*, url: str, model: str, other_model: str | None) -> None:
+@click.option(
+    "--other-key-file",
+    type=click.File(),
+    help="File with the API key of the other server; - is stdin.",
+)
+def compare(
+    *, url: str, model: str, other_model: str | None, other_key_file: TextIO | None
+) -> None:
     """Compare the server with another one: speed and cosine.
 
-    The other, at URL, may speak Ollama's or OpenAI's API.
+    The other, at URL, may speak Ollama's or OpenAI's API. EMBEDD_API_KEY is not sent to it.
     """
-    click.echo(asyncio.run(_compare(url, model, other_model or model)))
+    keys = parse_keys(other_key_file.read()) if other_key_file else ()
+    if other_key_file and not keys:
+        raise click.UsageError("--other-key-file has no key")
+    click.echo(asyncio.run(_compare(url, model, other_model or model, next(iter(keys), None))))
 
 
 async def _bench(model: str) -> str:
@@ -86,11 +103,11 @@ async def _bench(model: str) -> str:
         async def embed(texts: Sequence[str]) -> Vectors:
             return (await client.embed(model, texts, store=False)).embeddings
 
-        return await measure_all({"embedd": embed})
+        return await measure_all({OURS: embed})
 
 
-async def _compare(url: str, model: str, other_model: str) -> str:
-    async with connect(load_settings().host) as ours, open_other(url) as theirs:
+async def _compare(url: str, model: str, other_model: str, other_key: str | None) -> str:
+    async with connect(load_settings().host) as ours, open_other(url, other_key) as theirs:
 
         async def embed_here(texts: Sequence[str]) -> Vectors:
             return (await ours.embed(model, texts, store=False)).embeddings
@@ -105,6 +122,8 @@ async def _compare(url: str, model: str, other_model: str) -> str:
         texts = make_texts(WORKLOADS[-1])[0]
         try:
             their_vectors = await embed_ollama(texts)
+        except UnauthorizedError as error:
+            raise _naming(url, error) from error
         except RequestError:
             embed_there = embed_openai
             try:
@@ -113,11 +132,11 @@ async def _compare(url: str, model: str, other_model: str) -> str:
                 raise _naming(url, error) from error
         except EmbeddError as error:
             raise _naming(url, error) from error
-        table = await measure_all({"embedd": embed_here, url: embed_there})
+        table = await measure_all({OURS: embed_here, url: embed_there})
         least = min(map(cosine, await embed_here(texts), their_vectors))
         backends = [
             f"{name}: {backend}"
-            for name, client, one in (("embedd", ours, model), (url, theirs, other_model))
+            for name, client, one in ((OURS, ours, model), (url, theirs, other_model))
             if (backend := await _find_backend(client, one))
         ]
         lines = [table, "", f"least cosine over {len(texts)} texts: {least:.6f}", *backends]
@@ -134,8 +153,11 @@ async def _find_backend(client: "Client", model: str) -> str:
 
 
 @asynccontextmanager
-async def open_other(url: str) -> "AsyncIterator[Client]":
+async def open_other(url: str, key: str | None = None) -> "AsyncIterator[Client]":
     """A client of the server at *url*, which may be any that speaks one of the two APIs.
+
+    Args:
+        key: Its API key: those of the environment are not meant for it.
 
     Raises:
         UnavailableError: It does not answer.
@@ -143,7 +165,7 @@ async def open_other(url: str) -> "AsyncIterator[Client]":
     from embedd.client import Client
 
     address = parse_host(url)
-    async with Client(address) as client:  # without a key, which is not meant for it
+    async with Client(address, key=key) as client:
         if not await client.is_up():
             raise UnavailableError(f"the server to compare with, {address.url}, does not answer")
         yield client
@@ -175,6 +197,11 @@ async def measure_all(servers: dict[str, Embed]) -> str:
 
 def _naming(server: str, error: EmbeddError) -> EmbeddError:
     """*error* with the name of the server that it is of."""
+    if isinstance(error, UnauthorizedError):
+        if server == OURS:
+            return error
+        what = str(error).partition(":")[0]
+        return ServiceError(f"{server}: {what}: give one of its keys with --other-key-file")
     return ServiceError(f"{server}: {error}")
 
 

@@ -37,6 +37,7 @@ INSTRUCTIONS: Final[Mapping[str, str]] = {
 }
 LEAST_MEMORY: Final = 1 << 30  # bytes; all-minilm needs 0.3 GB, bge-m3 1.5 GB
 LEAST_DISK: Final = 2 << 30
+MOST_NAMES: Final = 3  # of models in one line
 GPU_DEVICES: Final = ("nvidia0", "kfd", "dri/renderD128")
 REBUILD: Final = (
     "build it for this CPU: pip install --force-reinstall --no-binary llama-cpp-python "
@@ -169,7 +170,40 @@ def check_store(settings: Settings) -> Check:
         found = f"{settings.models} cannot be used: {error}"
         return Check(name=name, state=State.FAIL, found=found, remedy=remedy)
     models = "1 model" if count == 1 else f"{count} models"
-    return Check(name=name, found=f"{settings.models}, {models}{own}")
+    found = f"{settings.models} ({_why_there(settings)}), {models}{own}"
+    others = _find_served_elsewhere(settings, {one.display for one in store.manifests.names()})
+    if not others:
+        return Check(name=name, found=found)
+    return Check(
+        name=name,
+        state=State.WARN,
+        found=f"{found}; the server at {settings.host.url} has another one, with {others}",
+        remedy="nothing, if that is meant; else set EMBEDD_MODELS to the folder that its log names",
+    )
+
+
+def _why_there(settings: Settings) -> str:
+    """Why this folder is the store."""
+    with contextlib.suppress(ConfigError):  # this user has no home folder
+        if settings.models == read_settings({}, warn=lambda _: None).models:
+            return "in this user's HOME: EMBEDD_MODELS is not set"
+    return "EMBEDD_MODELS"
+
+
+def _find_served_elsewhere(settings: Settings, stored: set[str]) -> str:
+    """Name the models that only the store of this machine's server has; "" if it is the same."""
+    from embedd.cli.connection import is_listening, make_client
+
+    async def ask() -> list[str]:
+        async with make_client(settings.host) as client:
+            is_embedd = (await client.identify()).is_embedd
+            return [one.name for one in await client.tags()] if is_embedd else []
+
+    if not settings.host.is_local or not is_listening(settings.host):
+        return ""
+    with contextlib.suppress(EmbeddError):  # it needs a key, or is something else
+        return ", ".join(sorted({*asyncio.run(ask())} - stored)[:MOST_NAMES])
+    return ""
 
 
 def check_disk(settings: Settings) -> Check:

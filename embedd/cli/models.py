@@ -10,7 +10,7 @@ import click
 from embedd.cli.arguments import complete_model
 from embedd.cli.connection import reach, require_local
 from embedd.cli.progress import open_progress
-from embedd.cli.settings import load_settings, warn
+from embedd.cli.settings import load_settings
 from embedd.cli.tables import fit_table, format_moment, format_size, terminal_width
 from embedd.config import Settings
 from embedd.errors import StoreError
@@ -152,7 +152,12 @@ def search(*, word: str) -> None:
 
     found = open_library(load_settings()).search(word)
     if not found:
-        warn(f'no known model has "{word}" in its name or description')
+        click.echo(
+            f'no model matches "{word}": `embedd search` lists all short names; '
+            "`embedd pull hf.co/USER/REPOSITORY` takes a GGUF from the hub",
+            err=True,
+        )
+        return
     columns = terminal_width()
     # What is still too wide is cut, not wrapped: names come first.
     for line in format_search(found, columns).splitlines():

@@ -25,7 +25,7 @@ def suggest(*stored: str) -> Suggestions:
         ("BGE-M33", "did you mean bge-m3?"),
         ("acme/nothing-like-it", "did you mean hf.co/acme/nothing-like-it?"),
         ("xyzzy", WAYS),
-        ("all-minilm:q9_9", "one of its tags: latest"),
+        ("all-minilm:q9_9", "the tags of all-minilm are latest"),
         ("hf.co/u/nothing", "it is misspelt, or private"),
         ("x" * 5000, WAYS),
     ],

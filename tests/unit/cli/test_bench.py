@@ -1,6 +1,7 @@
 """bench and compare measure servers; tune prints what was measured of a model."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -91,6 +92,43 @@ def test_compare_says_which_server_failed(embedd: Run) -> None:
         assert outcome.err.endswith(
             'Error: embedd: model "theirs" not found, try pulling it first\n'
         )
+
+
+@pytest.mark.usefixtures("server")
+@pytest.mark.parametrize("source", ["file", "stdin"])
+def test_compare_sends_the_other_server_its_own_key_alone(
+    source: str, embedd: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EMBEDD_API_KEY", "ours")
+    (tmp_path / "key").write_text("theirs\n")
+    with in_background(FakeServer()) as other:
+        assert embedd("compare", other.url, "all-minilm").status == 0
+        assert set(other.keys.values()) == {""}
+        given = str(tmp_path / "key") if source == "file" else "-"
+        args = ("compare", other.url, "all-minilm", "--other-key-file", given)
+        assert embedd(*args, stdin=b"theirs\n").status == 0
+        assert other.keys["/api/embed"] == "Bearer theirs"
+
+
+def test_compare_names_the_option_where_the_other_server_needs_a_key(
+    embedd: Run, server: FakeServer, tmp_path: Path
+) -> None:
+    def refuse() -> web.Response:
+        return web.json_response({"error": "missing API key: send a header"}, status=401)
+
+    with in_background(FakeServer()) as other:
+        other.refusals["/api/embed"] = refuse()
+        outcome = embedd("compare", other.url, "all-minilm")
+        assert outcome.err == (
+            f"Error: {other.url}: missing API key: give one of its keys with --other-key-file\n"
+        )
+        del other.refusals["/api/embed"]
+        server.refusals["/api/embed"] = refuse()
+        outcome = embedd("compare", other.url, "all-minilm")
+        assert "Error: missing API key: set EMBEDD_API_KEY" in outcome.err
+    (tmp_path / "empty").touch()
+    outcome = embedd("compare", "x", "y", "--other-key-file", str(tmp_path / "empty"))
+    assert (outcome.status, "has no key" in outcome.err) == (2, True)
 
 
 @pytest.mark.usefixtures("server")

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from aiohttp import web
 
 from embedd.cli.checks import Check, State, check_gpu, check_model
 from embedd.cli.doctor import format_check
@@ -136,7 +137,7 @@ def test_a_port_of_another_program_is_one_line(embedd: Run, monkeypatch: Patch) 
 
 
 def test_a_port_on_which_embedd_answers_is_fine(embedd: Run, server: FakeServer) -> None:
-    assert states(embedd) == {}
+    assert "port" not in states(embedd)
     assert f"embedd 0.0.1 answers at {server.url}" in embedd("doctor").out
 
 
@@ -179,3 +180,32 @@ def test_the_library_says_what_it_was_built_for(monkeypatch: Patch) -> None:
     environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     assert read_library_instructions(environment)
     assert read_cpu_features()
+
+
+def store_line(embedd: Run) -> str:
+    [found] = [one for one in json.loads(embedd("doctor", "--json").out) if one["name"] == "store"]
+    return f"{found['state']} {found['found']} {found['remedy']}"
+
+
+def test_the_store_is_named_with_the_reason_for_it(
+    embedd: Run, monkeypatch: Patch, tmp_path: Path
+) -> None:
+    assert f"{tmp_path}/models (EMBEDD_MODELS), 0 models" in store_line(embedd)
+    monkeypatch.delenv("EMBEDD_MODELS")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    line = store_line(embedd)
+    assert f"{tmp_path}/.embedd/models (in this user's HOME: EMBEDD_MODELS is not set)" in line
+
+
+def test_a_server_with_a_store_of_its_own_is_a_warning(embedd: Run, server: FakeServer) -> None:
+    line = store_line(embedd)
+    assert line.startswith("warn ")
+    assert f"the server at {server.url} has another one, with all-minilm:latest" in line
+
+
+def test_what_does_not_tell_its_models_is_no_warning(embedd: Run, server: FakeServer) -> None:
+    server.is_embedd = False
+    assert store_line(embedd).startswith("ok ")
+    server.is_embedd = True
+    server.refusals["/api/tags"] = web.json_response({"error": "missing API key"}, status=401)
+    assert store_line(embedd).startswith("ok ")

@@ -82,6 +82,13 @@ def test_a_failed_pull_is_an_error(embedd: Run) -> None:
     assert outcome.err.splitlines()[-1] == "Error: pull model manifest: file does not exist"
 
 
+@pytest.mark.usefixtures("library")
+def test_a_reason_is_not_preceded_by_what_ollama_calls_it(embedd: Run, server: FakeServer) -> None:
+    reason = '"all-minilm:nope" is not known: the tags of all-minilm are latest'
+    server.pull_lines = ({"error": f"pull model manifest: file does not exist: {reason}"},)
+    assert embedd("pull", "all-minilm:nope").err == f"Error: {reason}\n"
+
+
 @pytest.mark.usefixtures("library", "_remote")
 def test_pull_asks_a_server_elsewhere(embedd: Run, server: FakeServer) -> None:
     outcome = embedd("pull", "x", "--insecure")
@@ -236,8 +243,8 @@ def test_search_lists_recipes(embedd: Run) -> None:
         "all-minilm    small and quick    latest",
     ]
     outcome = embedd("search", "nope")
-    assert len(outcome.out.splitlines()) == 1
-    assert outcome.err == 'Warning: no known model has "nope" in its name or description\n'
+    assert (outcome.status, outcome.out) == (0, "")
+    assert outcome.err.startswith('no model matches "nope": `embedd search` lists all')
 
 
 def test_pull_all_prints_the_result_of_each_model(embedd: Run, library: FakeLibrary) -> None:

@@ -250,7 +250,10 @@ def test_tags_of_one_recipe_share_what_is_equal(place: Place) -> None:
     ("name", "message"),
     [
         ("nope", f'^{NOT_FOUND}: "nope" is not a known name: `embedd search` lists'),
-        ("tiny:q4", f'^{NOT_FOUND}: "tiny:q4" is not one of its tags: latest, f32, hub$'),
+        (
+            "tiny:q4",
+            f'^{NOT_FOUND}: "tiny:q4" is not known: the tags of tiny are latest, f32, hub$',
+        ),
         ("hf.co/u/tiny", f'^{NOT_FOUND}: no repository or file of the name "hf.co/u/tiny"'),
         ("tiny:hub", f'^{NOT_FOUND}: the source of "tiny:hub" has been moved or removed$'),
         ("http://registry.ollama.ai/library/tiny", "^insecure protocol http$"),
