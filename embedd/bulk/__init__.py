@@ -9,6 +9,8 @@ of the output that has its final name only once it is complete:
 - `compute` has the interface to what computes, `Compute`, and the `Pool` that shares the requests
   among servers, waits for them and tries again; `unit` embeds the rows of a unit with it.
 - `parts` writes the part of a unit, `folder` puts it into place, `ending` joins the parts.
+- `remote` writes files of object stores, where `remote_folder` is what `folder` is on a disk, with
+  a `lease` as its lock.
 - `job` is the record of a job, and `opening` decides whether a command goes on with it.
 - `runner` runs the units of a job in one process; `progress` counts. `stdin` has the units of a
   stream. `estimate` is for a dry run, `summary` for the end.

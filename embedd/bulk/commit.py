@@ -1,24 +1,30 @@
 """Finished units: the part put into place with its record, or its rows sent to a stream."""
 
 import asyncio
+import hashlib
 import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
 import msgspec
 
 from embedd.bulk.compute import MixedBackendsError
-from embedd.bulk.folder import RECORDS, Folder, hash_file
+from embedd.bulk.folder import RECORDS, JobFolder, hash_file
+from embedd.bulk.job import Job, decode_job
 from embedd.bulk.parts import SUFFIXES, Output, Part, render_json, write_part
 from embedd.bulk.records import Failure
 from embedd.bulk.units import Unit
+from embedd.errors import ServiceError
 
 SUCCESS: Final = "_SUCCESS"
 ERRORS: Final = "errors.jsonl"
 BACKEND: Final = f"{RECORDS}/backend"  # what computed the first part
 JOB: Final = f"{RECORDS}/job.json"
+READERS, AT_ONCE = 16, 1000  # records of a store that are read at a time
 FAILURE_KEYS: Final = tuple(field.name for field in fields(Failure))
 _PART: Final = re.compile(r"part-(\d{6,})\.[a-z]+")
 
@@ -59,6 +65,7 @@ class PartRecord:
         served_by: What computed it, as ``X-Embedd-Model`` says it.
         bytes: Of the file.
         sha256: Of the file.
+        unit: What the part is of, see `identify`.
     """
 
     counts: Counts
@@ -66,6 +73,7 @@ class PartRecord:
     served_by: str
     bytes: int = 0
     sha256: str = ""
+    unit: str = ""
     failures: tuple[Failure, ...] = ()
 
 
@@ -85,11 +93,12 @@ class FolderSink:
             other shards.
     """
 
-    def __init__(self, folder: Folder, output: Output, *, mixed: bool = False) -> None:
+    def __init__(self, folder: JobFolder, output: Output, *, mixed: bool = False) -> None:
         self._folder = folder
         self._output = output
         self._mixed = mixed
         self._writing = asyncio.Lock()  # one part at a time: what writes a table copies it
+        self._known: tuple[bytes, frozenset[str]] = b"", frozenset()
 
     async def commit(self, unit: Unit, part: Part, record: PartRecord) -> None:
         """See `Sink`; repeating it gives the same file."""
@@ -97,6 +106,8 @@ class FolderSink:
             await asyncio.to_thread(self._commit, unit, part, record)
 
     def _commit(self, unit: Unit, part: Part, record: PartRecord) -> None:
+        if not self._folder.is_exclusive:
+            self._check_job(record)
         if not self._mixed:
             self._check_backend(record.served_by)
 
@@ -107,6 +118,16 @@ class FolderSink:
             write_record(self._folder, unit.part, replace(record, bytes=size, sha256=digest))
 
         self._folder.add(part_name(unit.part, self._output), fill)
+
+    def _check_job(self, record: PartRecord) -> None:
+        """Check that no other command has taken the shard, or has begun another job."""
+        self._folder.check_lock()
+        data = self._folder.read(JOB)
+        if data is not None and data != self._known[0]:
+            job = decode_job(data)
+            self._known = data, frozenset(identify_all(job) if job.planned else [""])
+        if data is None or record.unit not in self._known[1]:
+            raise ServiceError(f"another command has changed the job in {self._folder.root}")
 
     def _check_backend(self, served_by: str) -> None:
         before = read_backend(self._folder)
@@ -146,30 +167,78 @@ def part_name(number: int, output: Output) -> str:
     return f"part-{number:06d}{SUFFIXES[output]}"
 
 
-def finished_parts(folder: Folder, output: Output) -> set[int]:
-    """Return the numbers of the parts that are complete."""
-    names = (_PART.fullmatch(name) for name in folder.list())
+def finished_parts(folder: JobFolder, output: Output) -> set[int]:
+    """Return the numbers of the parts that have their name."""
+    found = folder.list()
+    names = (_PART.fullmatch(name) for name in found)
     numbers = (int(match[1]) for match in names if match)
-    return {number for number in numbers if folder.path(part_name(number, output)).exists()}
+    return {number for number in numbers if part_name(number, output) in found}
 
 
-def read_backend(folder: Folder) -> str:
+def complete_parts(folder: JobFolder, job: Job) -> set[int]:
+    """Return the numbers of the parts of *job* that are complete.
+
+    In a store a name alone does not say so: an upload may have been cut, or be of a command that
+    had another job. The part must be of its unit, and as large as its record says.
+    """
+    output = job.options.output
+    found = finished_parts(folder, output)
+    if folder.is_exclusive or not found:
+        return found
+    sizes = folder.sizes()
+    units = dict(enumerate(identify_all(job)))
+    numbers = sorted(found)
+    return {
+        number
+        for number, record in zip(numbers, read_records(folder, numbers), strict=True)
+        if record is not None
+        and record.bytes == sizes.get(part_name(number, output))
+        and record.unit == units.get(number, "")  # that of a stream has none
+    }
+
+
+def identify(job: Job, unit: Unit) -> str:
+    """Return what identifies the vectors of *unit*: all that decides them."""
+    files = job.planned[unit.source].source.files
+    if len(files) > 1:  # of documents: only those of the unit
+        files = files[unit.range.start : unit.range.end]
+    facts = (job.version, job.options, job.model, job.selection, unit, files)
+    return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()[:32]
+
+
+def identify_all(job: Job) -> Iterator[str]:
+    """Yield the `identify` of each unit of *job*."""
+    return (identify(job, unit) for unit in job.units())
+
+
+def read_backend(folder: JobFolder) -> str:
     """Return what the first part was computed by; empty if there is none."""
     return (folder.read(BACKEND) or b"").decode()
 
 
-def write_record(folder: Folder, number: int, record: PartRecord) -> None:
+def write_record(folder: JobFolder, number: int, record: PartRecord) -> None:
     """Write the record of a part."""
     folder.replace(f"{RECORDS}/part-{number:06d}.json", msgspec.json.encode(record))
 
 
-def read_record(folder: Folder, number: int) -> PartRecord | None:
+def read_record(folder: JobFolder, number: int) -> PartRecord | None:
     """Return the record of a part; None if it is missing or damaged."""
     data = folder.read(f"{RECORDS}/part-{number:06d}.json")
     try:
         return None if data is None else msgspec.json.decode(data, type=PartRecord)
     except msgspec.MsgspecError:
         return None
+
+
+def read_records(folder: JobFolder, numbers: Iterable[int]) -> Iterator[PartRecord | None]:
+    """Yield the record of each part, see `read_record`; those of a store many at a time."""
+    if folder.is_exclusive:
+        yield from (read_record(folder, number) for number in numbers)
+        return
+    with ThreadPoolExecutor(READERS) as threads:
+        left = iter(numbers)
+        while some := list(islice(left, AT_ONCE)):
+            yield from threads.map(lambda number: read_record(folder, number), some)
 
 
 def render_failures(failures: Iterable[Failure]) -> Iterator[bytes]:

@@ -15,14 +15,14 @@ from embedd.bulk.commit import (
     JOB,
     SUCCESS,
     Counts,
-    finished_parts,
+    complete_parts,
     part_name,
-    read_record,
+    read_records,
     render_failures,
 )
 from embedd.bulk.compute import numpy_type
 from embedd.bulk.finished import encode_finished, finished_path
-from embedd.bulk.folder import Folder
+from embedd.bulk.folder import JobFolder
 from embedd.bulk.job import Job
 from embedd.bulk.parts import (
     ROWS_MEMBER,
@@ -32,23 +32,25 @@ from embedd.bulk.parts import (
     output_columns,
     write_part,
 )
+from embedd.bulk.remote import RemotePath, Target
 from embedd.bulk.sources import has_arrow
 from embedd.errors import ServiceError
 
 PIECE: Final = 1 << 20
 
 
-def count_parts(folder: Folder, numbers: Iterable[int]) -> Counts:
+def count_parts(folder: JobFolder, numbers: Iterable[int]) -> Counts:
     """Return what the parts of these numbers came to."""
     total = Counts()
-    for number in numbers:
-        record = read_record(folder, number)
+    for record in read_records(folder, numbers):
         if record is not None:
             total += record.counts
     return total
 
 
-def finish_job(folder: Folder, target: Path, job: Job, numbers: Sequence[int]) -> Counts | None:
+def finish_job(
+    folder: JobFolder, target: Target, job: Job, numbers: Sequence[int]
+) -> Counts | None:
     """Complete the output; return None if that is another shard's: it has parts left, or did it.
 
     Args:
@@ -58,14 +60,15 @@ def finish_job(folder: Folder, target: Path, job: Job, numbers: Sequence[int]) -
         if not is_there:
             return None
         if folder.read(JOB) is None:  # removed while this process made its lock file in it
-            folder.remove_folder("")
+            if job.options.output is not Output.FOLDER:  # which may have files of the user's
+                folder.remove_folder("")
             return None
-        if set(numbers) <= finished_parts(folder, job.options.output):
+        if set(numbers) <= complete_parts(folder, job):
             return _finish(folder, target, job, numbers)
     return None
 
 
-def _finish(folder: Folder, target: Path, job: Job, numbers: Sequence[int]) -> Counts:
+def _finish(folder: JobFolder, target: Target, job: Job, numbers: Sequence[int]) -> Counts:
     total = count_parts(folder, numbers)
     output = job.options.output
     errors = folder.path(ERRORS) if output is Output.FOLDER else errors_path(target)
@@ -87,42 +90,47 @@ def _finish(folder: Folder, target: Path, job: Job, numbers: Sequence[int]) -> C
     return total
 
 
-def errors_path(target: Path) -> Path:
+def errors_path(target: Target) -> Target:
     """Return where the failures of the output file *target* are."""
     return target.with_name(f"{target.name}.{ERRORS}")
 
 
-def ids_path(target: Path) -> Path:
+def ids_path(target: Target) -> Target:
     """Return where the ids of the rows of the ``npy`` file *target* are."""
     return target.with_suffix(".ids.parquet" if has_arrow() else ".ids.jsonl")
 
 
-def _write_errors(path: Path, folder: Folder, numbers: Iterable[int]) -> None:
+def _write_errors(path: Path, folder: JobFolder, numbers: Iterable[int]) -> None:
     with path.open("wb") as file:
-        for number in numbers:
-            record = read_record(folder, number)
+        for record in read_records(folder, numbers):
             file.writelines(render_failures(record.failures if record else ()))
 
 
-def _join(folder: Folder, target: Path, job: Job, numbers: Sequence[int], total: Counts) -> None:
+def _join(
+    folder: JobFolder, target: Target, job: Job, numbers: Sequence[int], total: Counts
+) -> None:
     output = job.options.output
-    parts = [folder.path(part_name(number, output)) for number in numbers]
-    if not parts:
-        parts = [_write_empty(folder, job)]
+    names = [part_name(number, output) for number in numbers] or [_write_empty(folder, job)]
     if output is Output.JSONL:
-        _replace(target, lambda path: _concatenate(path, parts))
+        _replace(target, lambda path: _concatenate(path, folder.fetch(names)))
     elif output is Output.NPY:
-        _replace(ids_path(target), lambda path: _join_rows(path, parts))
-        _replace(target, lambda path: _join_vectors(path, parts, job, total.vectors))
+        _replace(ids_path(target), lambda path: _join_rows(path, folder.fetch(names)))
+        _replace(
+            target,
+            lambda path: _join_vectors(path, folder.fetch(names), job, total.vectors),
+        )
     else:
         from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
 
         as_parquet = output is Output.PARQUET
-        _replace(target, lambda path: tables.join_parts(path, parts, as_parquet=as_parquet))
+        _replace(
+            target,
+            lambda path: tables.join_parts(path, folder.fetch(names), as_parquet=as_parquet),
+        )
 
 
-def _write_empty(folder: Folder, job: Job) -> Path:
-    """Write a part without rows, for the output of a job without any."""
+def _write_empty(folder: JobFolder, job: Job) -> str:
+    """Write a part without rows, for the output of a job without any; return its name."""
     wanted, output = job.options.wanted, job.options.output
     columns = output_columns(job.selection, chunked=wanted.chunk is not None)
     part = Part(
@@ -132,7 +140,7 @@ def _write_empty(folder: Folder, job: Job) -> Path:
         facts={},
     )
     folder.add("empty", lambda path: write_part(path, part, output))
-    return folder.path("empty")
+    return "empty"
 
 
 def _concatenate(path: Path, parts: Iterable[Path]) -> None:
@@ -176,8 +184,11 @@ def _open_rows(parts: Iterable[Path]) -> Iterator[bytes]:
             yield archive.read(ROWS_MEMBER)
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
+def _replace(path: Target, write: Callable[[Path], object]) -> None:
     """Let *write* fill a file beside *path*, and put it into its place once it is complete."""
+    if isinstance(path, RemotePath):
+        path.fill(write)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:

@@ -9,7 +9,9 @@ import msgspec
 
 from embedd.bulk.commit import Counts
 from embedd.bulk.job import Job, Model, Options, find_difference, find_new
-from embedd.bulk.sources import Format, make_sources, read_file_facts
+from embedd.bulk.remote import RemotePath, Target
+from embedd.bulk.sources import File, Format, make_sources, read_file_facts
+from embedd.bulk.stores import is_remote, without_query
 from embedd.errors import InvalidInputError
 
 ENDING: Final = ".job.json"
@@ -29,12 +31,12 @@ class Finished:
     digest: str
 
 
-def finished_path(target: Path) -> Path:
+def finished_path(target: Target) -> Target:
     """Return where the record of the output file *target* is."""
     return target.with_name(target.name + ENDING)
 
 
-def check_replaceable(target: Path) -> None:
+def check_replaceable(target: Target) -> None:
     """Check that a job may replace *target*: it is not there, or a job made it.
 
     Raises:
@@ -46,34 +48,44 @@ def check_replaceable(target: Path) -> None:
         )
 
 
-def check_apart(inputs: Sequence[str], target: Path, *, is_folder: bool) -> None:
+def check_apart(inputs: Sequence[str], target: Target, *, is_folder: bool) -> None:
     """Check that no input is the output, or in it if that *is_folder*.
 
     Raises:
         InvalidInputError: One is.
     """
-    place = target.resolve()
     for name in inputs:
-        one = Path(name).resolve()
-        if one == place or (is_folder and one.is_relative_to(place)):
+        if _is_same(name, target) or (is_folder and _is_in(name, target)):
             raise InvalidInputError(
                 f"{name} is an input, and would be thrown away with the output {target}: choose "
                 "another -o"
             )
 
 
-def encode_finished(target: Path, job: Job, total: Counts) -> bytes:
+def _is_same(name: str, target: Target) -> bool:
+    if isinstance(target, RemotePath) or is_remote(name):
+        return without_query(name) == str(target)
+    return Path(name).resolve() == target.resolve()
+
+
+def _is_in(name: str, target: Target) -> bool:
+    if isinstance(target, RemotePath) or is_remote(name):
+        return without_query(name).startswith(f"{target}/")
+    return Path(name).resolve().is_relative_to(target.resolve())
+
+
+def encode_finished(target: Target, job: Job, total: Counts) -> bytes:
     """Return the record of *target*, which is complete."""
-    facts = read_file_facts(str(target))
+    facts = _read_facts(target)
     finished = Finished(job=job, total=total, size=facts.size, digest=facts.digest)
     return msgspec.json.format(msgspec.json.encode(finished), indent=1)
 
 
-def read_finished(target: Path) -> Finished | None:
+def read_finished(target: Target) -> Finished | None:
     """Return the record of *target*; None if there is none, or *target* is not what it made."""
     try:
         data = finished_path(target).read_bytes()
-        facts = read_file_facts(str(target))
+        facts = _read_facts(target)
         finished = msgspec.json.decode(data, type=Finished)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
@@ -83,7 +95,7 @@ def read_finished(target: Path) -> Finished | None:
 
 def check_same(
     finished: Finished,
-    target: Path,
+    target: Target,
     options: Options,
     model: Model,
     paths: Sequence[tuple[str, Format]],
@@ -103,3 +115,16 @@ def check_same(
             f"{target} is of another job: {difference}. --restart computes it anew, another -o "
             "keeps it"
         )
+
+
+def _read_facts(target: Target) -> File:
+    """What identifies *target*.
+
+    Raises:
+        FileNotFoundError: It is missing.
+    """
+    if not isinstance(target, RemotePath):
+        return read_file_facts(str(target))
+    if not target.exists():
+        raise FileNotFoundError(str(target))
+    return read_file_facts(target.uri)

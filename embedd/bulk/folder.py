@@ -7,20 +7,100 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from embedd.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from embedd.bulk.remote import Target
 
 RECORDS: Final = "_embedd"  # what is known of the job and its parts
 
 
 class FolderLockedError(UnavailableError):
     """Another process works on the same shard of the same job."""
+
+
+class JobFolder(Protocol):
+    """Files of a job that appear whole, and a lock for each shard.
+
+    Attributes:
+        shard: Which part of the job this process does.
+        is_exclusive: Whether the lock keeps others away, and a file that has its name is whole.
+    """
+
+    shard: str
+    is_exclusive: bool
+
+    @property
+    def root(self) -> "Target":
+        """Where the files are."""
+        ...
+
+    def list(self, folder: str = "") -> set[str]:
+        """Return the names of the files in *folder*, without it."""
+        ...
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Return the names of the files in *folder* with their bytes."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a file, None if there is no such file."""
+        ...
+
+    def path(self, name: str) -> "Target":
+        """Return where a file lies."""
+        ...
+
+    def fetch(self, names: Iterable[str]) -> Iterator[Path]:
+        """Yield each of the files as one of this machine, which is there until the next."""
+        ...
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Write a file, in the place of one that may be there."""
+        ...
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless it is there; return whether it was written."""
+        ...
+
+    def add(self, name: str, write: Callable[[Path], object]) -> None:
+        """Let *write* fill a new file, and give it its name once it is complete."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Delete a file, which may be missing."""
+        ...
+
+    def remove_folder(self, name: str) -> None:
+        """Delete a folder with all that is in it, which may be missing."""
+        ...
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the lock of the shard until the end of the block.
+
+        Raises:
+            FolderLockedError: Another process has it; the message names it.
+        """
+        ...
+
+    def check_lock(self) -> None:
+        """Check that a lock that is held still is.
+
+        Raises:
+            FolderLockedError: Another process has taken it.
+        """
+        ...
+
+    def turn(self) -> AbstractContextManager[bool]:
+        """Wait until no other process completes the output; false if one has, and is done."""
+        ...
 
 
 class Folder:
@@ -33,39 +113,45 @@ class Folder:
         shard: Which part of the job this process does.
     """
 
+    is_exclusive = True
+
     def __init__(self, root: Path, shard: str = "1-of-1") -> None:
         self.root = root
         self.shard = shard
 
     def list(self, folder: str = "") -> set[str]:
-        """Return the names of the files in *folder*, without it."""
+        """See `JobFolder`."""
         try:
             with os.scandir(self.root / folder) as entries:
                 return {entry.name for entry in entries if entry.is_file()}
         except FileNotFoundError:
             return set()
 
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """See `JobFolder`."""
+        return {name: (self.root / folder / name).stat().st_size for name in self.list(folder)}
+
     def read(self, name: str) -> bytes | None:
-        """Return the content of a file, None if there is no such file."""
+        """See `JobFolder`."""
         try:
             return (self.root / name).read_bytes()
         except FileNotFoundError:
             return None
 
-    def open(self, name: str) -> BinaryIO:
-        """Open a file to be read."""
-        return (self.root / name).open("rb")
-
     def path(self, name: str) -> Path:
-        """Return where a file lies."""
+        """See `JobFolder`."""
         return self.root / name
 
+    def fetch(self, names: Iterable[str]) -> Iterator[Path]:
+        """See `JobFolder`."""
+        return (self.root / name for name in names)
+
     def replace(self, name: str, data: bytes) -> None:
-        """Write a file, in the place of one that may be there."""
+        """See `JobFolder`."""
         self.add(name, lambda path: path.write_bytes(data))
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file unless it is there; return whether it was written."""
+        """See `JobFolder`."""
         temporary = self._write(name, lambda path: path.write_bytes(data))
         try:
             os.link(temporary, self.root / name)
@@ -77,25 +163,21 @@ class Folder:
         return True
 
     def add(self, name: str, write: Callable[[Path], object]) -> None:
-        """Let *write* fill a new file, and give it its name once it is complete."""
+        """See `JobFolder`."""
         self._write(name, write).replace(self.root / name)
         _flush_folder((self.root / name).parent)
 
     def remove(self, name: str) -> None:
-        """Delete a file, which may be missing."""
+        """See `JobFolder`."""
         (self.root / name).unlink(missing_ok=True)
 
     def remove_folder(self, name: str) -> None:
-        """Delete a folder with all that is in it, which may be missing."""
+        """See `JobFolder`."""
         shutil.rmtree(self.root / name, ignore_errors=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the lock of the shard; the system releases it with the process, however that ends.
-
-        Raises:
-            FolderLockedError: Another process has it; the message names it.
-        """
+        """See `JobFolder`; the system releases it with the process, however that ends."""
         path = self.root / RECORDS / f"lock-{self.shard}"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+") as file:
@@ -112,9 +194,12 @@ class Folder:
             self._remove_temporary()
             yield
 
+    def check_lock(self) -> None:
+        """See `JobFolder`: nothing can take a lock of the kernel's away."""
+
     @contextmanager
     def turn(self) -> Iterator[bool]:
-        """Wait until no other process completes the output; false if one has, and is done."""
+        """See `JobFolder`."""
         try:
             file = (self.root / RECORDS / "lock-ending").open("a+")
         except FileNotFoundError:

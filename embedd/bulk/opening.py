@@ -1,11 +1,10 @@
 """A job is begun, or gone on with if it is the same."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from embedd.bulk.commit import ERRORS, JOB, SUCCESS, finished_parts, part_name
 from embedd.bulk.finished import check_replaceable, finished_path
-from embedd.bulk.folder import RECORDS, Folder
+from embedd.bulk.folder import RECORDS, Folder, JobFolder
 from embedd.bulk.job import (
     Job,
     Model,
@@ -17,21 +16,41 @@ from embedd.bulk.job import (
     plan,
 )
 from embedd.bulk.parts import Output
+from embedd.bulk.remote import RemotePath, Target
+from embedd.bulk.remote_folder import RemoteFolder
 from embedd.bulk.sources import Format, make_sources
 from embedd.bulk.units import Limits, Unit
 from embedd.errors import InvalidInputError
 
 
-def folder_of(target: Path, output: Output, shard: str) -> Folder:
-    """Return the folder in which the parts of the output *target* are made."""
-    if output is Output.FOLDER:
-        return Folder(target, shard)
-    return Folder(target.with_name(f"{target.name}.parts"), shard)
+def folder_of(
+    target: Target,
+    output: Output,
+    shard: str,
+    *,
+    notify: Callable[[str], object] = lambda _text: None,
+) -> JobFolder:
+    """Return the folder in which the parts of the output *target* are made.
+
+    Args:
+        notify: Called with a text when a lock has to be waited for.
+    """
+    root = target if output is Output.FOLDER else target.with_name(f"{target.name}.parts")
+    return open_folder(root, shard, notify=notify)
+
+
+def open_folder(
+    root: Target, shard: str, *, notify: Callable[[str], object] = lambda _text: None
+) -> JobFolder:
+    """Return the folder *root* of a job, see `folder_of`."""
+    if isinstance(root, RemotePath):
+        return RemoteFolder(root, shard, notify=notify)
+    return Folder(root, shard)
 
 
 def open_job(
-    folder: Folder,
-    target: Path,
+    folder: JobFolder,
+    target: Target,
     options: Options,
     model: Model,
     paths: Sequence[tuple[str, Format]],
@@ -71,7 +90,7 @@ def open_job(
     return job
 
 
-def begin_stream(folder: Folder, target: Path, job: Job) -> None:
+def begin_stream(folder: JobFolder, target: Target, job: Job) -> None:
     """Record a *job* whose rows come from a stream, which can be read once only.
 
     Raises:
@@ -85,7 +104,7 @@ def begin_stream(folder: Folder, target: Path, job: Job) -> None:
         )
 
 
-def clear(folder: Folder, target: Path, output: Output) -> None:
+def clear(folder: JobFolder, target: Target, output: Output) -> None:
     """Throw away what an earlier job made, and nothing else.
 
     Raises:
@@ -112,7 +131,7 @@ def choose_units(job: Job, done: set[int], shard: tuple[int, int] = (1, 1)) -> l
     return [unit for unit in job.units() if unit.part % of == index - 1 and unit.part not in done]
 
 
-def _check_free(folder: Folder, target: Path, output: Output) -> None:
+def _check_free(folder: JobFolder, target: Target, output: Output) -> None:
     if finished_parts(folder, output):
         raise InvalidInputError(
             f"{folder.root} has parts and no record of their job: choose another -o, or --restart"

@@ -16,6 +16,7 @@ from embedd.bulk.columns import CHUNK, INT, ROW, VECTOR, Column, Selection
 from embedd.bulk.compute import Numbers
 from embedd.bulk.reading import Rows, Values
 from embedd.bulk.sources import has_arrow
+from embedd.bulk.stores import SCHEMES, is_remote, without_query
 from embedd.bulk.unit import Embedded
 from embedd.errors import ExtraMissingError, InvalidInputError
 
@@ -71,9 +72,13 @@ def choose_output(name: str) -> Output:
     """
     if name == "-":
         return Output.STDOUT
-    if "://" in name:
+    if is_remote(name):
+        name = without_query(name)
+        if not has_arrow():
+            raise ExtraMissingError(f"the output {name}", "bulk")
+    elif "://" in name:
         raise InvalidInputError(
-            f"{name} is not a path: write to a folder here, or to one where the store is mounted"
+            f"{name} is not a path, nor a URI that begins with {', '.join(SCHEMES)}"
         )
     suffix = Path(name).suffix.lower().removeprefix(".")
     by_suffix = {Output.PARQUET, Output.NPY, Output.JSONL, Output.ARROW}

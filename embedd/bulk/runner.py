@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from embedd.bulk.commit import Counts, PartRecord, Sink
+from embedd.bulk.commit import Counts, PartRecord, Sink, identify
 from embedd.bulk.compute import Pool, numpy_type
 from embedd.bulk.job import Job
 from embedd.bulk.parts import is_typed, make_part, output_columns
@@ -166,6 +166,7 @@ async def run_unit(
         ),
         seconds=round(time.perf_counter() - start, 3),
         served_by=pool.served_by,
+        unit=identify(job, unit) if job.planned else "",
         failures=tuple(embedded.failures),
     )
     part = await asyncio.to_thread(

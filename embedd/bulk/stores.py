@@ -1,4 +1,4 @@
-"""Inputs in object stores and HDFS, through pyarrow's file systems; only they are imported here.
+"""Object stores and HDFS, through pyarrow's file systems: inputs are found and read.
 
 Keys and regions come from where each store's own tools read them, such as ``AWS_ACCESS_KEY_ID``.
 """
@@ -23,17 +23,19 @@ class Place:
 
     Args:
         system: pyarrow's.
-        before, after: What the URI has before and behind the path.
+        root: The start of *path* that *before* stands for.
+        before, after: What the URI has before and behind the rest.
     """
 
     system: Any
     path: str
+    root: str = ""
     before: str
     after: str
 
     def to_uri(self, path: str) -> str:
         """Return the URI of another *path* of the same file system."""
-        return f"{self.before}{path}{self.after}"
+        return f"{self.before}{path.removeprefix(self.root)}{self.after}"
 
 
 def is_remote(name: str) -> bool:
@@ -131,7 +133,8 @@ def open_place(uri: str) -> Place:
         InvalidInputError: It cannot be opened.
     """
     parts = urlsplit(uri)
-    if "@" in parts.netloc and parts.scheme in {"s3", "gs", "gcs"}:
+    user = parts.netloc.rpartition("@")[0]
+    if user and (parts.scheme in {"s3", "gs", "gcs"} or ":" in user):
         raise InvalidInputError(
             "a URI must not have keys, because the job's record has it: set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or what your store's tools read"
@@ -141,9 +144,11 @@ def open_place(uri: str) -> Place:
     if parts.scheme == "hdfs":
         before, path = f"hdfs://{parts.netloc}", "/" + rest.partition("/")[2]
         return Place(system=_open(f"{before}/{after}"), path=path, before=before, after=after)
-    bucket = rest.partition("/")[0]
-    before = f"{parts.scheme}://"
-    return Place(system=_open(f"{before}{bucket}{after}"), path=rest, before=before, after=after)
+    bucket, slash, key = rest.partition("/")
+    before = f"{parts.scheme}://{bucket}"
+    root = user or bucket  # abfs://container@account.dfs.core.windows.net
+    system = _open(f"{before}{after}")
+    return Place(system=system, path=root + slash + key, root=root, before=before, after=after)
 
 
 @cache
@@ -152,8 +157,8 @@ def _open(uri: str) -> Any:
     try:
         from pyarrow import fs  # noqa: PLC0415 - needs an extra
     except ImportError:
-        raise ExtraMissingError(f"the input {uri}", "bulk") from None
+        raise ExtraMissingError(without_query(uri), "bulk") from None
     try:
         return fs.FileSystem.from_uri(uri)[0]
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-        raise InvalidInputError(f"{uri} cannot be opened: {error}") from error
+        raise InvalidInputError(f"{without_query(uri)} cannot be opened: {error}") from error

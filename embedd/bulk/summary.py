@@ -1,12 +1,12 @@
 """What is said at the end of a job: totals, and how to read the output elsewhere."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from embedd.bulk.columns import ROW, VECTOR, Selection
 from embedd.bulk.commit import Counts
 from embedd.bulk.ending import errors_path, ids_path
 from embedd.bulk.parts import Output
+from embedd.bulk.remote import RemotePath, Target
 
 
 def describe_totals(total: Counts, *, seconds: float | None, size: int | None) -> str:
@@ -26,10 +26,12 @@ def describe_totals(total: Counts, *, seconds: float | None, size: int | None) -
 
 
 def describe_reading(
-    target: Path, output: Output, selection: Selection, *, width: int, dtype: str
+    target: Target, output: Output, selection: Selection, *, width: int, dtype: str
 ) -> list[str]:
     """Return lines of Python and SQL that read the output; each works as it is."""
     place = str(target)
+    if isinstance(target, RemotePath) and output in (Output.NPY, Output.ARROW):
+        return []  # their readers take files
     if output is Output.NPY:
         return [
             f"numpy:   import numpy as np; vectors = np.load({place!r}, mmap_mode='r')",
@@ -78,16 +80,22 @@ def _parquet(files: str, place: str, key: str, *, width: int, dtype: str) -> lis
     ]
 
 
-def describe_errors(target: Path, output: Output) -> Path:
+def describe_errors(target: Target, output: Output) -> Target:
     """Return where the rows without a vector are listed."""
     return target / "errors.jsonl" if output is Output.FOLDER else errors_path(target)
 
 
-def measure_output(target: Path, names: Sequence[Path] = ()) -> int:
+def measure_output(target: Target, names: Sequence[Target] = ()) -> int:
     """Return the bytes of the output *target*, a file or the parts of a folder."""
+    if isinstance(target, RemotePath):
+        parts = target.list()
+        if parts:
+            return sum(size for name, size in parts.items() if name.startswith("part-"))
+        return sum(one.size() or 0 for one in (target, *names) if isinstance(one, RemotePath))
     if target.is_dir():
         return sum(one.stat().st_size for one in target.glob("part-*"))
-    return sum(one.stat().st_size for one in (target, *names) if one.exists())
+    files = (one for one in (target, *names) if not isinstance(one, RemotePath))
+    return sum(one.stat().st_size for one in files if one.exists())
 
 
 def _quote(name: str) -> str:

@@ -156,7 +156,7 @@ def write_ids(file: IO[bytes], part: Part) -> None:
     pq.write_table(pa.table(_to_arrays(part)), file, compression="zstd")
 
 
-def join_parts(path: Path, parts: Sequence[Path], *, as_parquet: bool) -> None:
+def join_parts(path: Path, parts: Iterable[Path], *, as_parquet: bool) -> None:
     """Write one table with the rows of *parts*, some rows in memory at a time."""
     with contextlib.ExitStack() as stack:
         writer = None

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import embedd
-from embedd.bulk.folder import Folder
+from embedd.bulk.folder import JobFolder
+from embedd.bulk.remote import Target
 from embedd.bulk.stores import is_remote
+from embedd.errors import EmbeddError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,14 +19,14 @@ class Probe:
     """A file that every node must see, and one input of each folder.
 
     Args:
-        root: The folder of the job, the same path on all nodes.
+        root: The folder of the job, the same path or URI on all nodes.
         name: The file, in *root*.
         content: What it has.
         inputs: Paths, with their bytes.
         version: embedd's, of the command.
     """
 
-    root: Path
+    root: Target
     name: str
     content: str
     inputs: tuple[tuple[str, int], ...]
@@ -32,7 +34,7 @@ class Probe:
 
 
 @contextmanager
-def open_probe(folder: Folder, inputs: Iterable[str]) -> Iterator[Probe]:
+def open_probe(folder: JobFolder, inputs: Iterable[str]) -> Iterator[Probe]:
     """Write the file that nodes look for; it is removed at the end of the block."""
     content = secrets.token_hex(16)
     # Where this process is killed, the next one that locks the shard removes it.
@@ -56,9 +58,11 @@ def find_fault(probe: Probe) -> str:
     if embedd.__version__ != probe.version:
         return f"has embedd {embedd.__version__}, and the command {probe.version}: install the same"
     try:
-        content = (probe.root / probe.name).read_text()
+        content = (probe.root / probe.name).read_bytes().decode()
     except OSError:
         content = ""
+    except EmbeddError as error:  # of a store
+        return str(error)
     if content != probe.content:
         return (
             f"does not see the files that this machine writes to {probe.root}: the output must be "
@@ -77,8 +81,10 @@ def find_fault(probe: Probe) -> str:
 def _find_write_fault(probe: Probe) -> str:
     own = probe.root / f"{probe.name}-{secrets.token_hex(4)}"
     try:
-        own.write_text(probe.content)
+        own.write_bytes(probe.content.encode())
         own.unlink()
     except OSError as error:
         return f"cannot write to {probe.root}: {error.strerror}"
+    except EmbeddError as error:
+        return str(error)
     return ""

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from embedd.bulk.commit import JOB, Counts, FolderSink, PartRecord, read_backend
 from embedd.bulk.compute import Pool, Wanted
-from embedd.bulk.folder import Folder
+from embedd.bulk.folder import JobFolder
 from embedd.bulk.job import Job, Model, decode_job
+from embedd.bulk.opening import open_folder
 from embedd.bulk.parts import Output, Part, is_typed
 from embedd.bulk.progress import Progress
 from embedd.bulk.reading import Reader, Rows, open_reader
@@ -85,7 +86,7 @@ class UnitWorker:
         self._task = task
         self._host = socket.gethostname()
         self._stack = AsyncExitStack()
-        self._folder = Folder(task.probe.root, task.shard)
+        self._folder = open_folder(task.probe.root, task.shard)
         self._pool: Pool | None = None
         self._served_by = ""
         self._job: tuple[str, Job, list[Unit]] | None = None
@@ -183,7 +184,7 @@ class FencedSink:
     job in the folder, to which its parts do not belong.
     """
 
-    def __init__(self, sink: FolderSink, folder: Folder, fingerprint: str) -> None:
+    def __init__(self, sink: FolderSink, folder: JobFolder, fingerprint: str) -> None:
         self._sink = sink
         self._folder = folder
         self._fingerprint = fingerprint
@@ -199,7 +200,7 @@ def fingerprint_of(record: bytes) -> str:
     return hashlib.sha256(record).hexdigest()
 
 
-def read_fenced(folder: Folder, fingerprint: str) -> bytes:
+def read_fenced(folder: JobFolder, fingerprint: str) -> bytes:
     """Return the record of the job of *folder*.
 
     Raises:

@@ -9,11 +9,11 @@ import click
 
 from embedd.bulk.commit import JOB, Counts, finished_parts
 from embedd.bulk.finished import check_apart
-from embedd.bulk.folder import Folder
+from embedd.bulk.folder import JobFolder
 from embedd.bulk.opening import folder_of
 from embedd.bulk.parts import Output
 from embedd.bulk.sources import STDIN, Format, find_paths
-from embedd.cli.bulk.running import Request, Run, Work, complete
+from embedd.cli.bulk.running import Request, Run, Work, complete, hold_lock, say
 from embedd.errors import ExtraMissingError, InvalidInputError, ServiceError, UnavailableError
 from embedd.ray.dispatch import Dispatcher
 from embedd.ray.probe import open_probe
@@ -57,8 +57,22 @@ async def run_on_cluster(request: Request, cluster: "Cluster", threads: int | No
     inputs = [path for path, _ in await asyncio.to_thread(find_paths, request.inputs, form)]
     check_apart(inputs, request.target, is_folder=request.options.output is Output.FOLDER)
     index, of = request.shard
-    folder = folder_of(request.target.absolute(), request.options.output, f"{index}-of-{of}")
-    with folder.lock(), open_probe(folder, inputs) as probe:
+    target, output = request.target.absolute(), request.options.output
+    folder = folder_of(target, output, f"{index}-of-{of}", notify=say)
+    async with hold_lock(folder):
+        return await _run_locked(request, cluster, folder, inputs, nodes=nodes, cores=cores)
+
+
+async def _run_locked(
+    request: Request,
+    cluster: "Cluster",
+    folder: JobFolder,
+    inputs: Sequence[str],
+    *,
+    nodes: Sequence["Node"],
+    cores: int,
+) -> int:
+    with open_probe(folder, inputs) as probe:
         faults = await cluster.find_faults(probe, nodes)
         if faults:
             raise UnavailableError("\n".join(faults))
@@ -81,7 +95,7 @@ async def run_on_cluster(request: Request, cluster: "Cluster", threads: int | No
             dispatcher.close()
 
 
-async def _run(request: Request, dispatcher: Dispatcher, folder: Folder, place: str) -> int:
+async def _run(request: Request, dispatcher: Dispatcher, folder: JobFolder, place: str) -> int:
     notice = asyncio.get_running_loop().call_later(NOTICE_SECONDS, _say_it_waits)
     try:
         model, served_by = await dispatcher.open()
@@ -107,7 +121,7 @@ def _choose_cores(nodes: Sequence["Node"]) -> int:
     return min(node.cores for node in nodes)
 
 
-def _make_run(work: Work, dispatcher: Dispatcher, folder: Folder) -> Run:
+def _make_run(work: Work, dispatcher: Dispatcher, folder: JobFolder) -> Run:
     """Return what does *work* on the workers of *dispatcher*."""
     fingerprint = fingerprint_of(folder.read(JOB) or b"")
     sizes = {unit.part: unit.range.size for unit in work.units or ()}
@@ -130,7 +144,7 @@ def _make_run(work: Work, dispatcher: Dispatcher, folder: Folder) -> Run:
 
 
 async def wait_for_parts(
-    folder: Folder,
+    folder: JobFolder,
     output: Output,
     parts: Collection[int],
     *,

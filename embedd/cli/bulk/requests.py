@@ -26,6 +26,7 @@ from embedd.bulk.requests import (
     render_answer,
 )
 from embedd.bulk.sources import read_file_facts
+from embedd.bulk.stores import is_remote
 from embedd.bulk.units import Range
 from embedd.cli.bulk.display import open_display
 from embedd.cli.bulk.running import CONTINUE, INTERRUPTED, WITH_ERRORS, listen_to_interrupts
@@ -151,6 +152,11 @@ def _find_places(job: RequestsJob) -> tuple[Path, Path]:
     """Return the files of input and output; raise `InvalidInputError` if they cannot be used."""
     if len(job.inputs) != 1 or job.out == STREAM or job.inputs[0] == STREAM:
         raise InvalidInputError("requests are read from one file, and answered in one file")
+    for name in (job.inputs[0], job.out):
+        if is_remote(name):
+            raise InvalidInputError(
+                f"requests are read and answered on this machine, and {name} is of a store: copy it"
+            )
     source, target = Path(job.inputs[0]), Path(job.out)
     check_apart([str(source)], target, is_folder=False)
     return source, target

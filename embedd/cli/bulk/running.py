@@ -3,10 +3,9 @@
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, TypeAlias
 
 import click
@@ -17,18 +16,19 @@ from embedd.bulk.commit import (
     FolderSink,
     Sink,
     StreamSink,
-    finished_parts,
+    complete_parts,
     read_backend,
 )
 from embedd.bulk.compute import Pool
 from embedd.bulk.ending import count_parts, finish_job, ids_path
 from embedd.bulk.estimate import Estimate, estimate
 from embedd.bulk.finished import Finished, check_apart, check_same, read_finished
-from embedd.bulk.folder import Folder
+from embedd.bulk.folder import JobFolder
 from embedd.bulk.job import Job, Model, Options, choose_selection, fit_limits, plan
 from embedd.bulk.opening import begin_stream, choose_units, clear, folder_of, open_job
 from embedd.bulk.parts import Output, is_typed
 from embedd.bulk.progress import Progress
+from embedd.bulk.remote import Target, make_target
 from embedd.bulk.runner import ErrorBudget, UnitsWithRows, read_units, run_units
 from embedd.bulk.sources import STDIN, Format, find_paths, make_sources
 from embedd.bulk.stdin import StreamUnits
@@ -80,9 +80,9 @@ class Request:
     dry_run: bool
 
     @property
-    def target(self) -> Path:
+    def target(self) -> Target:
         """The output as a path."""
-        return Path(self.out)
+        return make_target(self.out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +126,8 @@ async def run(request: Request, settings: Settings) -> int:
                 return 0
             return await _do(request, work, _make_run(work, pool, stream))
         index, of = request.shard
-        folder = folder_of(request.target, output, f"{index}-of-{of}")
-        with folder.lock():
+        folder = folder_of(request.target, output, f"{index}-of-{of}", notify=say)
+        async with hold_lock(folder):
 
             def make_run(work: Work) -> Run:
                 backend = read_backend(folder) or computers.served_by
@@ -137,12 +137,35 @@ async def run(request: Request, settings: Settings) -> int:
             return await complete(request, computers.model, folder, make_run)
 
 
+@asynccontextmanager
+async def hold_lock(folder: JobFolder) -> AsyncIterator[None]:
+    """Hold the lock of *folder*, which may have to be waited for, until the end of the block."""
+    lock = folder.lock()
+    taking = asyncio.ensure_future(asyncio.to_thread(lock.__enter__))
+    try:
+        await asyncio.shield(taking)
+    except asyncio.CancelledError:
+        await asyncio.wait([taking])
+        if taking.exception() is None:
+            await asyncio.to_thread(lock.__exit__, None, None, None)
+        raise
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(lock.__exit__, None, None, None)
+
+
+def say(text: str) -> None:
+    """Print *text* on stderr."""
+    click.echo(text, err=True)
+
+
 async def complete(
-    request: Request, model: Model, folder: Folder, make_run: Callable[[Work], Run]
+    request: Request, model: Model, folder: JobFolder, make_run: Callable[[Work], Run]
 ) -> int:
     """Do what is left of the job of *folder*, which is locked; return the exit status."""
     if request.restart:
-        clear(folder, request.target, request.options.output)
+        await asyncio.to_thread(clear, folder, request.target, request.options.output)
     finished = await asyncio.to_thread(_find_finished, request, model, folder)
     if finished is not None:
         return _report(request, finished.job, finished.total, seconds=None)
@@ -169,7 +192,7 @@ def _check(request: Request) -> None:
         raise InvalidInputError("stdin is read once: --shard and --dry-run need files")
 
 
-def _find_finished(request: Request, model: Model, folder: Folder) -> Finished | None:
+def _find_finished(request: Request, model: Model, folder: JobFolder) -> Finished | None:
     """The record of the output if this command has made it before, as a whole.
 
     Raises:
@@ -193,7 +216,7 @@ def _format_of(request: Request) -> Format | None:
     return None if request.form is None else Format(request.form)
 
 
-def _open_work(request: Request, model: Model, folder: Folder | None) -> Work:
+def _open_work(request: Request, model: Model, folder: JobFolder | None) -> Work:
     """Plan the job, or find what is left of it; *folder* is None where the output is a stream."""
     options = request.options
     form = _format_of(request)
@@ -215,7 +238,7 @@ def _open_work(request: Request, model: Model, folder: Folder | None) -> Work:
         job, done = plan(options, model, make_sources(paths), Limits()), set[int]()
     else:
         job = open_job(folder, request.target, options, model, paths)
-        done = finished_parts(folder, options.output)
+        done = complete_parts(folder, job)
     units = choose_units(job, done, request.shard)
     before = Counts() if folder is None else count_parts(folder, done)
     return Work(
@@ -273,7 +296,7 @@ async def _do(request: Request, work: Work, run_work: Run) -> int:
     return 0
 
 
-async def _finish(request: Request, work: Work, folder: Folder) -> int:
+async def _finish(request: Request, work: Work, folder: JobFolder) -> int:
     """Complete the output, say what it came to, and return the exit status."""
     job = work.job
     units = range(work.progress.parts) if work.units is None else [u.part for u in job.units()]

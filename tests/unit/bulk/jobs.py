@@ -10,13 +10,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from embedd.bulk.commit import Counts, FolderSink, finished_parts
+from embedd.bulk.commit import Counts, FolderSink, complete_parts
 from embedd.bulk.compute import Compute, Pool, Wanted
 from embedd.bulk.ending import finish_job
 from embedd.bulk.job import Model, Options
 from embedd.bulk.opening import choose_units, folder_of, open_job
 from embedd.bulk.parts import choose_output
 from embedd.bulk.progress import Progress
+from embedd.bulk.remote import RemotePath, Target
 from embedd.bulk.runner import ErrorBudget, read_units, run_units
 from embedd.bulk.sources import Format, find_paths
 from embedd.bulk.units import Limits
@@ -72,7 +73,7 @@ class FakeCompute:
 
 def run_job(
     inputs: Sequence[Path | str],
-    target: Path,
+    target: Target,
     compute: Compute | None = None,
     *,
     limits: Limits | None = None,
@@ -87,7 +88,7 @@ def run_job(
     """Do a job as the command does; return what its output came to, None if parts are missing."""
 
     async def run() -> Counts | None:
-        output = choose_output(str(target))
+        output = choose_output(target.uri if isinstance(target, RemotePath) else str(target))
         folder = folder_of(target, output, f"{shard[0]}-of-{shard[1]}")
         with folder.lock():
             job = open_job(
@@ -98,7 +99,7 @@ def run_job(
                 find_paths([str(one) for one in inputs], form),
                 limits=limits,
             )
-            units = choose_units(job, finished_parts(folder, output), shard)
+            units = choose_units(job, complete_parts(folder, job), shard)
             event = asyncio.Event()
             stop(event)
             await run_units(

@@ -159,7 +159,7 @@ def test_a_job_from_stdin_cannot_be_continued(
         (["-", "-o", "x.jsonl", "--format", "txt", "--dry-run"], "read once"),
         (["-", "-o", "x.jsonl", "--format", "md"], "cannot be read from stdin"),
         (["a.txt", "-o", "-", "--shard", "1/2"], "stdout is not shared"),
-        (["a.txt", "-o", "s3://bucket/out"], "s3://bucket/out is not a path"),
+        (["a.txt", "-o", "ftp://host/out"], "ftp://host/out is not a path"),
         (["ftp://host/a.txt", "-o", "x.jsonl"], "ftp://host/a.txt is not a path"),
         (["a.txt", "-o", "x.csv"], "no output can be a .csv"),
         (["nowhere.txt", "-o", "x.jsonl"], "nowhere.txt is not a file"),

@@ -59,11 +59,11 @@ def test_an_input_of_another_size_is_another_file(tmp_path: Path, inputs: list[s
 def test_a_folder_that_cannot_be_written_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path, text: str) -> int:
-        raise OSError(30, os.strerror(30), str(path), text)
+    def refuse(path: Path, data: bytes) -> int:
+        raise OSError(30, os.strerror(30), str(path), data)
 
     with open_probe(Folder(tmp_path / "out"), []) as probe:
-        monkeypatch.setattr(Path, "write_text", refuse)
+        monkeypatch.setattr(Path, "write_bytes", refuse)
         assert find_fault(probe) == f"cannot write to {probe.root}: Read-only file system"
 
 
