@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple, Self
 from urllib.parse import quote
 
+from embedd.choices import EngineChoice, Precision, TokenIdChoice, TokenizerChoice
 from embedd.durations import parse_keep_alive
 from embedd.errors import ConfigError, RequestError
 from embedd.logs import LogFormat
 from embedd.machine import read_limits
-from embedd.types import EngineChoice, Precision, TokenIdChoice, TokenizerChoice
 
 MIB = 1 << 20
 DEFAULT_PORT = 11434

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar
 import msgspec
 from msgspec import UNSET
 
+from embedd.choices import EngineChoice, Precision, TokenizerChoice
 from embedd.engine.image_spec import ImageModel
 from embedd.engine.spec import ModelSpec
 from embedd.errors import (
@@ -36,7 +37,7 @@ from embedd.stored_images import (
     parts_of_layers,
     read_image_files,
 )
-from embedd.types import EngineChoice, Pooling, Precision, TokenizerChoice
+from embedd.types import Pooling
 
 _log = logging.getLogger(__name__)
 

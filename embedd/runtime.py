@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 from embedd.cache import VectorCache
 from embedd.catalog.catalog import Catalog, read_catalog
 from embedd.catalog.suggestions import Suggestions
+from embedd.choices import EngineChoice
 from embedd.config import (
     Settings,
     image_worker_environment,
@@ -53,7 +54,6 @@ from embedd.state import StateFolder
 from embedd.store.blobs import Report
 from embedd.store.store import Store
 from embedd.tokenizers.environment import library_environment
-from embedd.types import EngineChoice
 
 if TYPE_CHECKING:
     from embedd.store.hub import Hub

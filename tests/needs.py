@@ -5,11 +5,11 @@ import os
 import pytest
 
 from embedd.bulk.sources import has_arrow
+from embedd.choices import Precision
 from embedd.engine.backends import choose_openvino
 from embedd.engine.installation import has_diffusion, has_openvino
 from embedd.errors import ModelLoadError
 from embedd.machine import read_cpu_features
-from embedd.types import Precision
 
 # `EMBEDD_PRECISION=f32 python -m pytest` runs all tests with servers that never compute in bf16.
 INHERITED = {name: os.environ[name] for name in ["EMBEDD_PRECISION"] if name in os.environ}

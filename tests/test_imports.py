@@ -9,7 +9,8 @@ import pytest
 
 from tests.needs import require_openvino
 
-START = "embedd.cli, embedd.cli.serve, embedd.server.serve"
+FIRST = "embedd.cli, embedd.cli.serve"  # before the first worker starts
+START = f"{FIRST}, embedd.server.serve"
 SERVER = f"{START}, embedd.server.wiring"
 WORKER = "embedd.engine.worker.__main__"
 LLAMA = f"{WORKER}, embedd.engine.llama.engine"
@@ -40,7 +41,13 @@ def test_the_server_imports_no_engine_converter_or_client_of_the_hub() -> None:
     assert find_imported(SERVER, names | {"aiohttp"}) == ["aiohttp"]
 
 
-def test_the_first_worker_starts_before_the_server_imports_what_speaks_http() -> None:
+def test_the_first_worker_starts_before_the_server_imports_more_than_its_settings() -> None:
+    later = ["asyncio", "importlib.metadata", "msgspec", "numpy", "prometheus_client", "tempfile"]
+    assert find_imported(FIRST, later) == []
+    assert find_imported(SERVER, later) == later
+
+
+def test_models_load_before_the_server_imports_what_speaks_http() -> None:
     assert find_imported(START, ["aiohttp", "embedd.runtime"]) == []
     assert find_imported(SERVER, ["aiohttp", "embedd.runtime"]) == ["aiohttp", "embedd.runtime"]
 

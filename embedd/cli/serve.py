@@ -10,6 +10,7 @@ import click
 
 from embedd.cli.arguments import duration
 from embedd.config import SETTINGS, parse_host, read_service_manager, read_settings
+from embedd.first_worker import FirstWorker
 from embedd.logs import set_up_logs
 
 log = logging.getLogger(__name__)
@@ -74,8 +75,6 @@ def serve(
     **overrides: Any,
 ) -> None:
     """Run the server."""
-    from embedd.server.serve import run
-
     warnings: list[str] = []
     settings = read_settings(warn=warnings.append)
     # Warnings are lines of the log, in its format: programs read all that a server prints.
@@ -90,9 +89,15 @@ def serve(
     if tls_cert is not None and address.socket is not None:
         raise click.UsageError("--tls-cert cannot be used with a Unix socket")
     given = {name: value for name, value in overrides.items() if value is not None}
+    settings = replace(settings, host=address, **given)
+    # A process of its own, which gets ready while this one imports all that a server needs.
+    first = FirstWorker.start(settings) if preload else None
+    from embedd.server.serve import run
+
     run(
-        replace(settings, host=address, **given),
+        settings,
         preload,
         (tls_cert, tls_key) if tls_cert else None,
         read_service_manager(),
+        first,
     )

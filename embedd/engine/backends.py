@@ -3,8 +3,8 @@
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from embedd.choices import Precision
 from embedd.errors import ModelLoadError
-from embedd.types import Precision
 
 OPENVINO = "openvino"
 NO_BF16 = (

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -64,6 +63,8 @@ def read_library_instructions(environment: Mapping[str, str]) -> frozenset[str]:
 
 def describe_build() -> str:
     """Return the versions of the installed engines and the processor: speed depends on them."""
+    from importlib.metadata import version  # noqa: PLC0415 - imports much, and servers start
+
     libraries = find_llama_libraries().glob("libllama*")
     sizes = sorted(f"{file.name}:{file.stat().st_size}" for file in libraries)
     openvino = version("openvino") if has_openvino() else "none"

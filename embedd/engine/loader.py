@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from embedd.cache import VectorCache
+from embedd.choices import EngineChoice, Precision, TokenizerChoice
 from embedd.engine.backends import LLAMA_BACKENDS, LLAMA_GPU, OPENVINO, Backend, choose_openvino
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.ipc.messages import Load
@@ -32,7 +33,7 @@ from embedd.engine.vocabularies import Vocabularies
 from embedd.errors import InsufficientMemoryError, ModelLoadError
 from embedd.gguf.header import read_header_file
 from embedd.metrics import Metrics
-from embedd.types import EngineChoice, Pooling, Precision, TokenizerChoice
+from embedd.types import Pooling
 
 log = logging.getLogger(__name__)
 

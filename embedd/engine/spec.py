@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedd.choices import EngineChoice, Precision, TokenizerChoice
 from embedd.tokenizers.truncation import PairTemplate, SpecialTokens
-from embedd.types import EngineChoice, Labels, Pooling, Precision, TokenizerChoice
+from embedd.types import Labels, Pooling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from embedd.choices import TokenizerChoice
 from embedd.engine.backends import Backend
 from embedd.engine.host.errors import WorkerDiedError
 from embedd.engine.host.process import WorkerProcess
@@ -21,7 +22,6 @@ from embedd.engine.tokenizer_place import (
 )
 from embedd.engine.tuning.store import TuningStore
 from embedd.errors import ModelLoadError, WorkerUnavailableError
-from embedd.types import TokenizerChoice
 
 log = logging.getLogger(__name__)
 

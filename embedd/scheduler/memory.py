@@ -2,10 +2,10 @@
 
 import psutil
 
+from embedd.choices import EngineChoice, Precision
 from embedd.engine.image_spec import SMALL_PIXELS, ImageSpec
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tokenizer_place import LLAMA_TOKENIZER, TokenizerPlace, TokenizerVerdict
-from embedd.types import EngineChoice, Precision
 
 INTERPRETER = 41 << 20  # resident bytes of a worker without a model, numpy included
 COMPUTE = 32 << 20  # buffers of one encoder graph with flash attention at some hundred tokens

@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,6 +55,7 @@ def run(
     preload: Sequence[str] = (),
     tls: tuple[Path, Path | None] | None = None,
     manager: ServiceManager = ServiceManager(),  # noqa: B008 - it cannot change
+    first: FirstWorker | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM.
 
@@ -62,6 +64,7 @@ def run(
         tls: Files of the certificate and its key; None is plain HTTP.
         manager: What to tell the service manager, and the sockets that it opened; they are
             used instead of the address in *settings*.
+        first: A worker that was started before, for the first load.
 
     Raises:
         ConfigError: The address cannot be bound (the error names the program that uses it),
@@ -72,7 +75,7 @@ def run(
         warn_if_readable(tls[1] or tls[0], "key of TLS")
     gc.disable()  # until all modules are imported: they stay
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(settings, preload, Certificate(*tls) if tls else None, manager))
+        runner.run(serve(settings, preload, Certificate(*tls) if tls else None, manager, first))
 
 
 async def serve(
@@ -80,6 +83,7 @@ async def serve(
     preload: Sequence[str] = (),
     tls: Certificate | None = None,
     manager: ServiceManager = ServiceManager(),  # noqa: B008 - it cannot change
+    first: FirstWorker | None = None,
 ) -> None:
     """Serve as `run` does, in the running event loop."""
     stop = _stop_on_signals(settings.shutdown_grace)
@@ -90,7 +94,8 @@ async def serve(
     own_socket = None if socks else settings.host.socket
     socks = socks or bind(settings.host, socket_mode=settings.socket_mode)
     readiness = Readiness(preload)
-    first = await FirstWorker.start(settings) if preload else FirstWorker()
+    first = first or FirstWorker()
+    await first.adopt()
     from embedd.runtime import open_runtime  # noqa: PLC0415 - while the first worker starts
 
     async with remove_at_the_end(own_socket), open_runtime(settings, first) as runtime:
@@ -98,7 +103,7 @@ async def serve(
         loading = asyncio.create_task(_preload(runtime, preload, readiness, first))
         try:
             # In a thread: models load while this process imports what speaks HTTP.
-            await asyncio.to_thread(import_module, "embedd.server.wiring")
+            await asyncio.to_thread(_import_wiring)
             from embedd.server.wiring import choose_keys, open_site  # noqa: PLC0415 - imported now
 
             gc.freeze()
@@ -133,6 +138,20 @@ def _log_start(settings: Settings, address: Address, keys: "Keys") -> None:
     if settings.ui and address.socket is None:
         page = f"{address.to_client().url}{settings.base_path}/ui"
         log.info("open the page in a browser", extra={"page": page})
+
+
+def _import_wiring() -> None:
+    """Import what speaks HTTP.
+
+    aiohttp makes contexts of TLS for a client. The server has none, and reading the certificates
+    of all authorities would take a twentieth of its start: that context gets none of them.
+    """
+    original = ssl.create_default_context
+    setattr(ssl, original.__name__, lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    try:
+        import_module("embedd.server.wiring")
+    finally:
+        setattr(ssl, original.__name__, original)
 
 
 def _collect_less() -> None:

@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
+from embedd.choices import TokenIdChoice
 from embedd.engine.fake import WIDTH
 from embedd.server.dialects.base import Policy
-from embedd.types import TokenIdChoice
 from tests.server.serving import OpenServer, Reply, Served
 from tests.unit.stored import store_model
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embedd.choices import TokenIdChoice
 from embedd.names import parse_model_name as parse
 from embedd.server.dialects.base import Policy
 from embedd.server.http import json_out
-from embedd.types import TokenIdChoice, Vectors
+from embedd.types import Vectors
 from tests.server.serving import OpenServer, Served
 from tests.unit.stored import store_model
 

@@ -10,8 +10,8 @@ import ollama
 import pytest
 import pytest_asyncio
 
+from embedd.choices import Precision
 from embedd.config import Settings, read_settings
-from embedd.types import Precision
 from tests.needs import INHERITED, require_bf16
 from tests.system.serving import Array, Server, open_server, until, workers
 from tests.tolerances import BF16, F32

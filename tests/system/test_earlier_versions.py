@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from embedd.choices import EngineChoice
 from embedd.cli.tune import calibrate_model
 from embedd.config import Settings
 from embedd.engine.settings import Tuning
 from embedd.engine.tuning.calibrate import Calibration
 from embedd.runtime import find_spec, open_tuning
-from embedd.types import EngineChoice
 from tests.conftest import MakeSettings
 from tests.system.serving import open_server
 from tests.tiny_models import write_tiny_bert

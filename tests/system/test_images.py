@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from embedd.cache import VectorCache
+from embedd.choices import EngineChoice
 from embedd.config import Settings, image_worker_environment
 from embedd.engine.image_loader import ImageLoader
 from embedd.engine.image_spec import ImageModel
@@ -28,7 +29,7 @@ from embedd.painter.painter import Painter
 from embedd.runtime import make_loader
 from embedd.scheduler.memory import estimate_bytes, estimate_image_bytes
 from embedd.scheduler.scheduler import Scheduler
-from embedd.types import EngineChoice, Pooling
+from embedd.types import Pooling
 from tests.conftest import MakeSettings
 from tests.needs import require_diffusion
 from tests.tiny_images import write_tiny_klein, write_tiny_klein_parts

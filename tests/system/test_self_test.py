@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from embedd.choices import EngineChoice
 from embedd.config import Settings
 from embedd.runtime import open_library
-from embedd.types import EngineChoice
 from tests.conftest import MakeSettings
 from tests.system.serving import Array, Server, open_server
 from tests.tiny_models import write_tiny_bert

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from embedd.choices import EngineChoice
 from embedd.cli.tune import calibrate_model
 from embedd.config import Settings
 from embedd.engine.installation import has_openvino
 from embedd.runtime import open_library
-from embedd.types import EngineChoice
 from tests.conftest import MakeSettings
 from tests.system.serving import Server, open_server
 from tests.tiny_models import write_tiny_bert

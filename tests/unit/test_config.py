@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedd.choices import EngineChoice, Precision, TokenIdChoice, TokenizerChoice
 from embedd.config import (
     SETTINGS,
     Address,
@@ -23,7 +24,6 @@ from embedd.config import (
 from embedd.errors import ConfigError
 from embedd.logs import LogFormat
 from embedd.machine import read_limits
-from embedd.types import EngineChoice, Precision, TokenIdChoice, TokenizerChoice
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of memory
 HOSTS = {

@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedd import modelfile, options
+from embedd.choices import EngineChoice, Precision, TokenizerChoice
 from embedd.errors import InvalidInputError
 from embedd.modelfile import Modelfile, decode_modelfile, format_modelfile, parse_modelfile
-from embedd.types import EngineChoice, Pooling, Precision, TokenizerChoice
+from embedd.types import Pooling
 
 BAD_COMMAND = (
     'command must be one of "from", "license", "template", "system", "adapter", "draft", '

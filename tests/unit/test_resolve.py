@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from embedd import resolve
+from embedd.choices import EngineChoice, Precision, TokenizerChoice
 from embedd.errors import (
     InvalidInputError,
     InvalidModelNameError,
@@ -32,7 +33,7 @@ from embedd.resolve import (
 )
 from embedd.store.blobs import hash_file
 from embedd.store.store import Store
-from embedd.types import EngineChoice, Pooling, Precision, TokenizerChoice
+from embedd.types import Pooling
 from tests.families import FAMILIES
 from tests.families.hybrid import OUT
 from tests.image_files import klein_in_one_file, write_gguf, write_klein

@@ -4,21 +4,26 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
+import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Self
 
+from embedd.engine.host.adopted import AdoptedProcess
 from embedd.engine.host.errors import WorkerDiedError, to_start_error
 from embedd.engine.host.exit_status import count_oom_kills, describe_exit
+from embedd.engine.host.spawned import make_command
 
 KEPT_STDERR = 8192  # bytes: a failed assertion is at the end
 GRACE = 2.0  # seconds between the end of the socket and SIGKILL
 
 
 class Child:
-    """A process that runs a module of embedd in an interpreter of its own. Made by `start`."""
+    """A process that runs a module of embedd in an interpreter of its own.
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    Made by `start` or `adopt`.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process | AdoptedProcess) -> None:
         self._process = process
         self._oom_kills = count_oom_kills()
         self._stderr = b""
@@ -30,19 +35,13 @@ class Child:
     ) -> Self:
         """Start ``python -m module <descriptors>``, a new interpreter that has these files open.
 
-        It is never a fork: threads and locks do not survive one.
-
         Raises:
             ModelLoadError: The program does not exist.
             WorkerUnavailableError: The system has no process or descriptor left.
         """
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # the user's folder must not provide modules
-                "-m",
-                module,
-                *map(str, descriptors),
+                *make_command(module, [*map(str, descriptors)]),
                 pass_fds=descriptors,
                 env=environment,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -52,6 +51,11 @@ class Child:
         except OSError as error:
             raise to_start_error(error) from error
         return cls(process)
+
+    @classmethod
+    async def adopt(cls, process: subprocess.Popen[bytes]) -> Self:
+        """Take over a process that was started before there was an event loop."""
+        return cls(await AdoptedProcess.adopt(process))
 
     @property
     def pid(self) -> int:

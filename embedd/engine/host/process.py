@@ -8,7 +8,9 @@ from typing import ClassVar, Self, TypeVar
 import msgspec
 import numpy as np
 
+from embedd.engine.host.child import Child
 from embedd.engine.host.errors import StuckError, WorkerDiedError, to_start_error
+from embedd.engine.host.spawned import SpawnedWorker
 from embedd.engine.host.watchdog import Watchdog
 from embedd.engine.host.worker import Worker
 from embedd.engine.ipc import messages
@@ -24,7 +26,7 @@ _Answer = TypeVar("_Answer", messages.Tokens, messages.Texts)
 
 
 class WorkerProcess(Worker[messages.FromWorker]):
-    """A worker process that computes vectors. Made by `start`.
+    """A worker process that computes vectors. Made by `start` or `adopt`.
 
     Attributes:
         info: Facts of the model; set by `load`.
@@ -65,9 +67,13 @@ class WorkerProcess(Worker[messages.FromWorker]):
             raise to_start_error(error) from error
         return worker
 
-    def expect(self, engine: str) -> None:
-        """Let the process import *engine* until `load` is called, if it has time."""
-        self._frames.write(messages.Expect(engine))
+    @classmethod
+    async def adopt(cls, spawned: SpawnedWorker) -> Self:
+        """Take over a process that was started before there was an event loop."""
+        worker = cls(spawned.board)
+        await worker.connect(spawned.sock)
+        worker.watch(await Child.adopt(spawned.process))
+        return worker
 
     async def load(
         self,

@@ -4,7 +4,6 @@ import mmap
 import os
 import struct
 import sys
-import tempfile
 from enum import IntEnum
 from typing import BinaryIO, Self, cast
 
@@ -20,6 +19,8 @@ def open_memory() -> BinaryIO:
     """
     if sys.platform == "linux":
         return os.fdopen(os.memfd_create("embedd-board"), "w+b")
+    import tempfile  # noqa: PLC0415 - imports much, and no worker on Linux needs it
+
     return cast("BinaryIO", tempfile.TemporaryFile())  # the caller closes it
 
 

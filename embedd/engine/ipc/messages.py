@@ -13,14 +13,8 @@ from embedd.engine.tokenizer_place import LLAMA_TOKENIZER, TokenizerPlace, Token
 from embedd.types import Pooling
 
 
-class Expect(msgspec.Struct, tag="expect", frozen=True):
-    """Import this engine: the `Load` that follows will most likely ask for it."""
-
-    engine: str
-
-
 class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
-    """Load a model; the first message to every worker but for `Expect`. The answer is `Ready`.
+    """Load a model; the first message to every worker. The answer is `Ready`.
 
     Args:
         id: Of the call; set by `WorkerProcess.load`.
@@ -183,7 +177,7 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
 
 
 ToWorker: TypeAlias = (
-    Expect | Load | Cores | Tokenize | Locate | Abandon | Detokenize | Encode | Abort | Ping
+    Load | Cores | Tokenize | Locate | Abandon | Detokenize | Encode | Abort | Ping
 )
 FromWorker: TypeAlias = Progress | Ready | Tokens | Texts | Computed | Pong | Failed
 

@@ -12,7 +12,7 @@ from embedd.engine.llama.context import (
     FLASH_ATTENTION_ON,
     Context,
 )
-from embedd.engine.llama.library import find_gpu, take_gpu_bytes
+from embedd.engine.llama.library import find_gpu, open_library, take_gpu_bytes
 from embedd.engine.llama.model import LlamaModel, Report
 from embedd.engine.llama.tokenizer import LlamaTokenizer
 from embedd.engine.protocol import Stop
@@ -62,6 +62,15 @@ class LlamaEngine:
         self._context = self._open_context(
             info.pooling, max(info.max_batch_tokens, min(info.limit, PERMANENT_TOKENS))
         )
+
+    @classmethod
+    def prepare(cls) -> None:
+        """Open the library that the load of any model needs.
+
+        Raises:
+            EngineError: It cannot be used on this machine.
+        """
+        open_library()
 
     @classmethod
     def load(

@@ -8,17 +8,19 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from embedd.choices import Precision
 from embedd.engine.backends import Backend
+from embedd.engine.llama.library import open_library
 from embedd.engine.llama.model import LlamaModel
 from embedd.engine.llama.tokenizer import LlamaTokenizer
 from embedd.engine.openvino.families import build_graph
-from embedd.engine.openvino.library import compile_graph
+from embedd.engine.openvino.library import compile_graph, open_core
 from embedd.engine.openvino.tensors import Gguf
 from embedd.engine.padding import group_alike, round_length
 from embedd.engine.protocol import Stop, StoppedError
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.errors import EngineError, ModelLoadError
-from embedd.types import Pooling, Precision, TokenIds, Vectors
+from embedd.types import Pooling, TokenIds, Vectors
 
 # Padded tokens of a batch before anything was measured: speed is flat from 512 to 2048.
 START_BATCH_TOKENS = 1024
@@ -95,6 +97,16 @@ class OpenVinoEngine:
         self._threads = threads
         self._is_replica = is_replica
         self._requests: dict[int, Any] = {}
+
+    @classmethod
+    def prepare(cls) -> None:
+        """Open the libraries that the load of any model needs.
+
+        Raises:
+            EmbeddError: They cannot be used on this machine.
+        """
+        open_core()
+        open_library()
 
     @classmethod
     def load(

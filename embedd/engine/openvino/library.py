@@ -13,10 +13,10 @@ for _name in ("openvino.tools", "openvino_telemetry"):
 import openvino as ov
 from openvino import opset13 as ops
 
+from embedd.choices import Precision
 from embedd.engine.backends import NO_BF16
 from embedd.engine.protocol import UnsuitableError
 from embedd.errors import ModelLoadError
-from embedd.types import Precision
 
 __all__ = ["compile_graph", "make_model", "open_core", "ops"]
 

@@ -6,13 +6,13 @@ from typing import TypeVar
 
 import msgspec
 
+from embedd.choices import EngineChoice, Precision
 from embedd.engine.backends import choose_precision
 from embedd.engine.settings import ONE_REPLICA
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tokenizer_place import LLAMA_TOKENIZER, TokenizerVerdict
 from embedd.engine.tuning.calibrate import Calibration, Verdict
 from embedd.state import StateFolder
-from embedd.types import EngineChoice, Precision
 
 _Kept = TypeVar("_Kept", Calibration, Verdict, TokenizerVerdict)
 

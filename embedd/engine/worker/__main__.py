@@ -1,7 +1,8 @@
 """The process that owns a loaded model: ``python -m embedd.engine.worker <socket> <board>``.
 
 The first argument is the file descriptor of a socket, over which it exchanges the frames of
-`framing` with the server; the second is that of its `Board`. One thread reads, one tokenizes,
+`framing` with the server; the second is that of its `Board`. A third one names the engine that the
+first message will most likely ask for: it is prepared until then. One thread reads, one tokenizes,
 the others load and encode. The process ends when the socket does. Whatever a model does to
 this process, all that the server sees is the end of the socket.
 """
@@ -9,7 +10,9 @@ this process, all that the server sees is the end of the socket.
 import os
 import socket
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
+from threading import Thread
 
 from embedd.engine.child_process import prepare_process
 from embedd.engine.ipc import messages
@@ -21,9 +24,9 @@ from embedd.engine.worker.crosscheck import check_agreement
 from embedd.engine.worker.dispatch import Pending
 from embedd.engine.worker.load import (
     describe_tokenizer,
-    import_engine,
     open_engine,
     open_tokenizer,
+    prepare_engine,
     to_failure,
 )
 from embedd.engine.worker.own_tokenizer import build_candidate, choose_tokenizer
@@ -34,11 +37,18 @@ from embedd.errors import EmbeddError
 
 
 class Worker:
-    """Receives messages and passes them to the threads that answer: one model, its replicas."""
+    """Receives messages and passes them to the threads that answer: one model, its replicas.
 
-    def __init__(self, connection: Connection[messages.ToWorker], board: Board) -> None:
+    Args:
+        preparing: Threads that have to end before a load begins.
+    """
+
+    def __init__(
+        self, connection: Connection[messages.ToWorker], board: Board, preparing: Iterable[Thread]
+    ) -> None:
         self._connection = connection
         self._board = board
+        self._preparing = preparing
         self._pending: Pending
         self._tokenizer_calls = TokenizerCalls(connection, board)
 
@@ -47,11 +57,8 @@ class Worker:
         while (received := self._connection.receive()) is not None:
             message, array = received
             match message:
-                case messages.Expect():
-                    start_thread(import_engine, message.engine)
                 case messages.Load():
-                    load = self._load_vocabulary if message.vocabulary_only else self._load
-                    start_thread(load, message)
+                    start_thread(self._begin_load, message)
                 case messages.Cores():
                     self._pending.set_cores(message.count)
                 case messages.Tokenize() | messages.Locate() | messages.Detokenize():
@@ -64,6 +71,14 @@ class Worker:
                     self._pending.abort(message.id, stuck=message.stuck)
                 case messages.Ping():
                     self._connection.send((messages.Pong(), None))
+
+    def _begin_load(self, load: messages.Load) -> None:
+        for thread in self._preparing:
+            thread.join()
+        if load.vocabulary_only:
+            self._load_vocabulary(load)
+        else:
+            self._load(load)
 
     def _load(self, load: messages.Load) -> None:
         try:
@@ -128,9 +143,10 @@ def main() -> None:
     """Entry point of the process."""
     prepare_process()
     with exit_on_error():
-        sock, board = map(int, sys.argv[1:])
+        sock, board = map(int, sys.argv[1:3])
+        preparing = [start_thread(prepare_engine, engine) for engine in sys.argv[3:]]
         connection = Connection(socket.socket(fileno=sock), messages.parse_to_worker)
-        Worker(connection, Board(board)).run()
+        Worker(connection, Board(board), preparing).run()
     # No interpreter shutdown: llama.cpp's callbacks and threads do not survive one.
     os._exit(0)
 

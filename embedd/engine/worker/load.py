@@ -1,5 +1,6 @@
 """Opens the engine, or the tokenizer alone, that a `Load` asks for."""
 
+import contextlib
 import importlib
 import os
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from embedd.engine.ipc.messages import Failed, Fault, Load
 from embedd.engine.protocol import Engine, Tokenizer, UnsuitableError
 from embedd.engine.spec import ModelInfo, ModelSpec
 from embedd.engine.tokenizer_place import TokenizerVerdict
-from embedd.errors import InsufficientMemoryError, ModelLoadError
+from embedd.errors import EmbeddError, InsufficientMemoryError, ModelLoadError
 from embedd.types import Pooling
 
 ENGINES = {
@@ -53,9 +54,10 @@ def describe_tokenizer(tokenizer: Tokenizer, verdict: TokenizerVerdict) -> Model
     )
 
 
-def import_engine(name: str) -> None:
-    """Import the engine *name*, for which a `Load` then does not have to wait."""
-    _find_class(ENGINES[name])
+def prepare_engine(name: str) -> None:
+    """Import the engine *name* and open its libraries: a `Load` then does not wait for them."""
+    with contextlib.suppress(EmbeddError):  # the load fails too, and says why
+        _find_class(ENGINES[name]).prepare()
 
 
 def open_engine(load: Load, report: Callable[[float], None]) -> Engine:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 
 
-def start_thread(target: Callable[..., None], *args: object, stack: int = 0) -> None:
+def start_thread(target: Callable[..., None], *args: object, stack: int = 0) -> threading.Thread:
     """Run *target* in a thread with *stack* bytes of stack; 0 is the default size."""
 
     def run() -> None:
@@ -16,8 +16,10 @@ def start_thread(target: Callable[..., None], *args: object, stack: int = 0) -> 
             target(*args)
 
     threading.stack_size(stack)
-    threading.Thread(target=run, daemon=True).start()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
     threading.stack_size(0)
+    return thread
 
 
 @contextlib.contextmanager

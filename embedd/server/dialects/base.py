@@ -8,12 +8,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from aiohttp import web
 
+from embedd.choices import TokenIdChoice
 from embedd.embedder.embedder import Embedder
 from embedd.errors import EmbeddError
 from embedd.library import Library
 from embedd.painter.painter import Painter
 from embedd.server.http.bodies import BodyLimits
-from embedd.types import Result, TokenIdChoice
+from embedd.types import Result
 
 EMBEDDER = web.AppKey("embedder", Embedder)
 PAINTER = web.AppKey("painter", Painter)

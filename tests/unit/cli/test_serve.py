@@ -11,6 +11,7 @@ import pytest
 
 from embedd.config import SETTINGS, Settings
 from embedd.errors import ConfigError
+from embedd.first_worker import FirstWorker
 from tests.unit.cli.conftest import Run
 
 Tls = tuple[Path, Path | None] | None
@@ -21,11 +22,14 @@ Calls = list[tuple[Settings, Sequence[str], Tls]]
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls: Calls = []
 
-    def run(settings: Settings, preload: Sequence[str], tls: Tls, _: object) -> None:
+    def run(settings: Settings, preload: Sequence[str], tls: Tls, _: object, first: object) -> None:
+        assert first == (settings if preload else None)
         if settings.host.port == 1:
             raise ConfigError("port 1 is taken by Ollama")
         calls.append((settings, preload, tls))
 
+    # A worker is started for what is loaded, with the settings of the server.
+    monkeypatch.setattr(FirstWorker, "start", lambda settings: settings)
     monkeypatch.setitem(sys.modules, "embedd.server.serve", SimpleNamespace(run=run))
     return calls
 

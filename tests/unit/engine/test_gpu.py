@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from embedd.cache import VectorCache
+from embedd.choices import EngineChoice
 from embedd.engine.backends import LLAMA_BACKENDS, LLAMA_GPU, Backend
 from embedd.engine.host.errors import SelfTestError
 from embedd.engine.installation import has_gpu_build
@@ -22,7 +23,7 @@ from embedd.engine.tuning.store import SingleUse
 from embedd.engine.worker import load as opening
 from embedd.errors import EngineError, ModelLoadError
 from embedd.metrics import Metrics
-from embedd.types import EngineChoice, Pooling
+from embedd.types import Pooling
 from tests.contract.conftest import make_spec
 from tests.tiny_models import write_tiny_bert
 from tests.unit.engine.fake_worker import SPEC, FakeWorkers

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from embedd.cache import VectorCache
+from embedd.choices import EngineChoice, Precision
 from embedd.config import worker_environment
 from embedd.engine.host.process import WorkerProcess
 from embedd.engine.loader import Loader
@@ -15,7 +16,7 @@ from embedd.engine.tuning.calibrate import Calibration, Verdict
 from embedd.engine.tuning.store import SingleUse
 from embedd.errors import InsufficientMemoryError, ModelLoadError
 from embedd.metrics import Metrics
-from embedd.types import EngineChoice, Pooling, Precision
+from embedd.types import Pooling
 from tests.contract.conftest import make_spec
 from tests.tiny_models import TINY_VOCABULARY, write_tiny_bert
 from tests.unit.engine.fake_worker import SPEC

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from embedd.cache import VectorCache
+from embedd.choices import EngineChoice, Precision, TokenizerChoice
 from embedd.engine.backends import LLAMA_BACKENDS
 from embedd.engine.host.errors import WorkerDiedError
 from embedd.engine.host.process import WorkerProcess
@@ -24,7 +25,6 @@ from embedd.metrics import DeathReason, Metrics
 from embedd.state import StateFolder
 from embedd.tokenizers.failures import TokenizerError
 from embedd.tokenizers.model_tokenizer import ModelTokenizer, load_tokenizer
-from embedd.types import EngineChoice, Precision, TokenizerChoice
 from tests.fakes import settle
 from tests.tiny_models import write_tiny_bert
 from tests.unit.engine.fake_worker import SPEC, FakeWorkers

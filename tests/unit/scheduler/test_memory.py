@@ -6,9 +6,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from embedd.choices import EngineChoice, Precision
 from embedd.engine.tokenizer_place import TokenizerPlace, TokenizerVerdict
 from embedd.scheduler.memory import estimate_bytes, measure_bytes
-from embedd.types import EngineChoice, Precision
 from tests.unit.scheduler.clients import make_spec
 
 SIZES = st.integers(0, 1 << 34)

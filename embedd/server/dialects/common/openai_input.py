@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from embedd.choices import TokenIdChoice
 from embedd.errors import (
     EmptyInputError,
     InvalidInputError,
@@ -17,7 +18,7 @@ from embedd.ollama_api import ChunkField
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common.error_text import FOREIGN_IDS, NO_IDS
 from embedd.server.http.large_json import Numbers
-from embedd.types import ClientIds, TokenIdChoice
+from embedd.types import ClientIds
 
 FIELD: Final = "input"
 LARGEST: Final = 2**63 - 1

@@ -5,11 +5,12 @@ from itertools import groupby
 
 import numpy as np
 
+from embedd.choices import TokenIdChoice
 from embedd.errors import EmptyInputError, InvalidInputError, InvalidTokenIdError
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common.error_text import NO_IDS
 from embedd.server.dialects.common.openai_input import check_count, to_ids
-from embedd.types import ClientIds, Input, TokenIdChoice
+from embedd.types import ClientIds, Input
 
 FIELD = "content"
 

@@ -18,7 +18,7 @@ MEASURE = """
     import numpy as np
     from embedd.engine.openvino import blocks
     from embedd.engine.openvino.library import compile_graph, make_model, open_core, ops
-    from embedd.types import Precision
+    from embedd.choices import Precision
 
     def private():
         status = Path("/proc/self/status").read_text()

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from embedd.choices import Precision
 from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_BF16, OPENVINO_F32, Backend
 from embedd.engine.ipc.messages import Load
 from embedd.engine.llama.engine import LlamaEngine
@@ -24,7 +25,7 @@ from embedd.engine.worker.crosscheck import check_agreement, choose_tolerance
 from embedd.errors import EngineError, ModelLoadError
 from embedd.resolve import Resolver
 from embedd.store.store import Store
-from embedd.types import Pooling, Precision, TokenIds, Vectors
+from embedd.types import Pooling, TokenIds, Vectors
 from tests import tolerances
 from tests.contract.conftest import make_spec
 from tests.needs import require_bf16, require_openvino

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from embedd.choices import EngineChoice, Precision
 from embedd.engine.backends import LLAMA_BACKENDS, Backend
 from embedd.engine.serving.cores import CoreBudget
 from embedd.engine.settings import Tuning
@@ -16,7 +17,6 @@ from embedd.engine.tuning.calibrate import Calibration
 from embedd.engine.tuning.store import TuningStore
 from embedd.errors import EngineError
 from embedd.state import StateFolder
-from embedd.types import EngineChoice, Precision
 from tests.unit.engine.fake_worker import SPEC
 
 FOUND = Tuning(replicas=2, batch_tokens=128, measured=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from embedd.choices import EngineChoice, Precision
 from embedd.engine.settings import Tuning
 from embedd.engine.spec import ModelSpec
 from embedd.engine.tokenizer_place import LLAMA_TOKENIZER, TokenizerPlace, TokenizerVerdict
@@ -13,7 +14,7 @@ from embedd.engine.tuning import store as store_module
 from embedd.engine.tuning.calibrate import Calibration, Trial, Verdict
 from embedd.engine.tuning.store import SingleUse, TuningStore
 from embedd.state import StateFolder
-from embedd.types import EngineChoice, Pooling, Precision
+from embedd.types import Pooling
 from tests.unit.engine.fake_worker import SPEC
 
 TRIAL = Trial(backend="llama", replicas=2, batch_tokens=128, tokens_per_second=1234.5)

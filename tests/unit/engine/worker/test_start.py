@@ -9,6 +9,7 @@ import pytest
 
 from embedd.config import worker_environment
 from embedd.engine.host.process import WorkerProcess
+from embedd.engine.host.spawned import spawn_worker
 
 HEAVY = ["aiohttp", "asyncio", "llama_cpp", "openvino", "prometheus_client", "psutil"]
 
@@ -26,9 +27,9 @@ def has_mapped(pid: int, library: str) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 async def test_a_worker_imports_the_engine_that_it_is_to_expect_before_any_load() -> None:
-    worker = await WorkerProcess.start(worker_environment())
+    spawned = spawn_worker("embedd.engine.worker", "llama", worker_environment())
+    worker = await WorkerProcess.adopt(spawned)
     try:
-        worker.expect("llama")
         async with asyncio.timeout(60):
             while not has_mapped(worker.pid, "libllama"):
                 await asyncio.sleep(0.01)
