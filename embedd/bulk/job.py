@@ -16,7 +16,7 @@ from embedd.bulk.units import Limits, Range, Unit
 from embedd.errors import InvalidInputError
 
 VERSION: Final = 1
-VECTOR_BYTES: Final = 32 << 20  # of a unit; two units are most of what a job keeps in memory
+VECTOR_BYTES: Final = 24 << 20  # of a unit; two units are most of what a job keeps in memory
 TOKEN_BYTES: Final = 3  # of text for each token, at least about
 LARGE: Final = 1 << 30  # bytes of inputs from which on columns are carried along only if named
 
@@ -133,6 +133,18 @@ def plan(
             options, sources, selection, fit_limits(limits, options.wanted, model), rows=0
         ),
     )
+
+
+def check_columns(options: Options, sources: Sequence[Source]) -> None:
+    """Check, without reading their rows, that *sources* have the columns that are wanted.
+
+    Raises:
+        InvalidInputError: One has not.
+    """
+    size = sum(one.size for one in sources)
+    selection = choose_selection(options, find_columns(sources[0]), size=size)
+    for source in sources:
+        _check_columns(source, selection)
 
 
 def extend(job: Job, sources: Sequence[Source], limits: Limits) -> Job:

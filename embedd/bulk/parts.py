@@ -160,7 +160,10 @@ def _write_npz(path: Path, part: Part) -> None:
     """Write vectors and rows into one file, so that its name says that both are complete."""
     with zipfile.ZipFile(path, "w") as archive:
         with archive.open(VECTORS_MEMBER, "w", force_zip64=True) as member:
-            np.lib.format.write_array(member, np.ascontiguousarray(part.vectors))
+            vectors = np.ascontiguousarray(part.vectors)
+            header = np.lib.format.header_data_from_array_1_0(vectors)
+            np.lib.format.write_array_header_1_0(member, header)
+            member.write(vectors.reshape(-1).view(np.uint8).data)  # without a copy
         with archive.open(ROWS_MEMBER, "w", force_zip64=True) as member:
             _write_rows(member, part)
 

@@ -30,6 +30,9 @@ Array: TypeAlias = Any
 
 GROUP_ROWS: Final = 10_000  # of a row group
 BATCH_ROWS: Final = 5_000
+# Of vectors: what writes some of them takes as much again.
+GROUP_BYTES: Final = 16 << 20
+BATCH_BYTES: Final = 8 << 20
 _TYPES: Final = {
     BOOL: pa.bool_(),
     INT: pa.int64(),
@@ -143,12 +146,13 @@ def write_part(path: Path, part: Part, *, as_parquet: bool) -> None:
         {f"embedd.{k}": v for k, v in part.facts.items()}
     )
     if as_parquet:
+        rows = _fit_rows(table.schema, GROUP_ROWS, GROUP_BYTES)
         with _open_parquet_writer(path, table.schema) as writer:
-            writer.write_table(table, row_group_size=GROUP_ROWS)
+            writer.write_table(table, row_group_size=rows)
     else:
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table, max_chunksize=GROUP_ROWS)
-    pa.default_memory_pool().release_unused()  # it keeps as much as the largest part took
+    _release()
 
 
 def write_ids(file: IO[bytes], part: Part) -> None:
@@ -168,8 +172,10 @@ def join_parts(path: Path, parts: Iterable[Path], *, as_parquet: bool) -> None:
                         if as_parquet
                         else pa.ipc.new_file(str(path), table.schema)
                     )
-                for batch in table.read(None):
+                rows = _fit_rows(table.schema, BATCH_ROWS, BATCH_BYTES)
+                for batch in table.read(None, rows):
                     writer.write_batch(batch)
+            _release()
 
 
 def join_ids(path: Path, parts: Iterable[bytes]) -> None:
@@ -183,6 +189,19 @@ def join_ids(path: Path, parts: Iterable[bytes]) -> None:
                     pq.ParquetWriter(path, table.schema, compression="zstd")
                 )
             writer.write_table(table)
+            _release()
+
+
+def _fit_rows(schema: Any, most: int, most_bytes: int) -> int:
+    """Return how many rows, of *most*, have vectors of *most_bytes* together."""
+    vector = schema.field(VECTOR).type
+    size: int = vector.list_size * vector.value_type.bit_width // 8
+    return max(1, min(most, most_bytes // size))
+
+
+def _release() -> None:
+    """Give memory back that Arrow keeps, which is as much as the largest part took."""
+    pa.default_memory_pool().release_unused()
 
 
 def to_list_array(vectors: Numbers, is_null: npt.NDArray[np.bool_] | None = None) -> Array:
@@ -276,9 +295,9 @@ class _Parquet:
                     total += column.total_uncompressed_size
         return total
 
-    def read(self, names: Sequence[str] | None) -> Iterator[Table]:
-        """Yield batches of these columns."""
-        batches: Iterator[Table] = self._file.iter_batches(BATCH_ROWS, columns=names)
+    def read(self, names: Sequence[str] | None, rows: int = BATCH_ROWS) -> Iterator[Table]:
+        """Yield batches of these columns, of at most so many *rows*."""
+        batches: Iterator[Table] = self._file.iter_batches(rows, columns=names)
         return batches
 
 
@@ -295,8 +314,8 @@ class _Ipc:
         """Bytes of these columns."""
         return sum(batch.column(name).nbytes for batch in self._batches() for name in names)
 
-    def read(self, names: Sequence[str] | None) -> Iterator[Table]:
-        """Yield batches of these columns."""
+    def read(self, names: Sequence[str] | None, _rows: int = BATCH_ROWS) -> Iterator[Table]:
+        """Yield batches of these columns, as they lie in the file."""
         for batch in self._batches():
             yield batch if names is None else batch.select(names)
 

@@ -1,6 +1,7 @@
 """The vectors of the rows of a unit: equal texts once, texts of like length together."""
 
 import asyncio
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -85,7 +86,7 @@ async def embed_rows(rows: Rows, pool: Pool, report: Report, *, empty: Numbers) 
     own = [numbers.setdefault(text, len(numbers)) for text in rows.texts]
     counts = np.bincount(own, minlength=len(numbers)) if own else np.zeros(0, np.intp)
     # One array for all answers: two units of it are most of what a job keeps in memory.
-    work = _Work(texts=list(numbers), matrix=np.empty((len(numbers), empty.shape[1]), empty.dtype))
+    work = _Work(texts=list(numbers), matrix=_allocate(len(numbers), empty))
     whole = sum(map(len, work.texts)) + len(work.texts)
 
     def done(indices: Sequence[int], computed: Arrays | None) -> None:
@@ -103,6 +104,18 @@ async def embed_rows(rows: Rows, pool: Pool, report: Report, *, empty: Numbers) 
         for indices in _group(work.texts, pool):
             group.create_task(_embed_group(work, indices, pool, done))
     return await asyncio.to_thread(_assemble, rows, own, work, empty)
+
+
+def _allocate(count: int, empty: Numbers) -> Numbers:
+    """Return an array of *count* vectors like *empty*, whose memory goes back once it is freed.
+
+    malloc keeps blocks of this size, in pieces that the next array does not fit.
+    """
+    size = count * empty.shape[1] * empty.itemsize
+    if not size:
+        return empty
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, empty.dtype).reshape(count, empty.shape[1])
 
 
 def _group(texts: Sequence[str], pool: Pool) -> Iterator[list[int]]:

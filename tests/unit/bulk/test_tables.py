@@ -17,7 +17,9 @@ require_arrow()
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embedd.bulk import tables
 from embedd.bulk.compute import Wanted
+from embedd.bulk.parts import Part
 from embedd.bulk.units import Limits
 from embedd.errors import InvalidInputError
 from tests.unit.bulk.jobs import SERVED_BY, FakeCompute, read_lines, run_job, vector_of, write_lines
@@ -128,6 +130,17 @@ def test_row_groups_have_ten_thousand_rows(tmp_path: Path) -> None:
         10_000,
         2_000,
     ]
+
+
+def test_row_groups_of_long_vectors_have_fewer_rows(tmp_path: Path) -> None:
+    part = Part(columns=[], values={}, vectors=np.zeros((3000, 4096), np.float32), facts={})
+    tables.write_part(tmp_path / "a.parquet", part, as_parquet=True)
+    tables.join_parts(tmp_path / "b.parquet", [tmp_path / "a.parquet"], as_parquet=True)
+    for name, most in {"a.parquet": 16 << 20, "b.parquet": 8 << 20}.items():
+        metadata = pq.ParquetFile(tmp_path / name).metadata
+        rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        assert sum(rows) == 3000
+        assert max(rows) * 4096 * 4 == most
 
 
 @pytest.mark.parametrize(
