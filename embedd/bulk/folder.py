@@ -8,9 +8,9 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 import msgspec
 
@@ -179,20 +179,40 @@ class Folder:
     def lock(self) -> Iterator[None]:
         """See `JobFolder`; the system releases it with the process, however that ends."""
         path = self.root / RECORDS / f"lock-{self.shard}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                owner = file.read().strip() or "another process"
-                raise FolderLockedError(f"{self.root} is in use by {owner}") from error
+        made = [folder for folder in path.parents if not folder.exists()]
+        is_new = not path.exists()
+        with self._open_lock(path) as file:
             file.truncate(0)
             holder = {"host": socket.gethostname(), "pid": os.getpid(), "time": int(time.time())}
             file.write(msgspec.json.encode(holder).decode())
             file.flush()
             self._remove_temporary()
-            yield
+            try:
+                yield
+            except BaseException:
+                if is_new:
+                    path.unlink(missing_ok=True)
+                with suppress(OSError):  # one that has a job, or another shard's lock, stays
+                    for folder in made:
+                        folder.rmdir()
+                raise
+
+    def _open_lock(self, path: Path) -> TextIO:
+        """Return the file of the lock, locked, which is the one that others find at *path*."""
+        while True:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                with file:
+                    file.seek(0)
+                    owner = file.read().strip() or "another process"
+                raise FolderLockedError(f"{self.root} is in use by {owner}") from error
+            with suppress(FileNotFoundError):
+                if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                    return file
+            file.close()  # its owner has deleted it meanwhile
 
     def check_lock(self) -> None:
         """See `JobFolder`: nothing can take a lock of the kernel's away."""

@@ -57,6 +57,16 @@ class Progress:
         self.rows = self.tokens = self.cut = self.failed = self.parts = 0
         self.size = 0.0
         self.waits = 0
+        self._has_ended = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all parts are finished; false while it is not known how many there are."""
+        return self._has_ended or self.parts == self._all_parts
+
+    def end(self) -> None:
+        """Note that the last part is finished."""
+        self._has_ended = True
 
     def add(self, rows: int, tokens: int, cut: int, failed: int, size: float) -> None:
         """Count what was done; *size* is bytes of text."""

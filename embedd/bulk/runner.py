@@ -51,8 +51,8 @@ class ErrorBudget:
         self.count += failed
         if self.most is not None and self.count > self.most:
             raise ErrorBudgetError(
-                f"{self.count} rows failed, {self.most} may (--errors, --max-errors); one is: "
-                f"{example}"
+                f"rows that failed: {self.count}, allowed: {self.most} (--errors, --max-errors); "
+                f"one is: {example}"
             )
 
 
@@ -88,6 +88,7 @@ async def run_units(
     """
     room = asyncio.Semaphore(UNITS_IN_WORK * pool.size)
     total = Counts()
+    is_read = False
 
     async def finish(unit: Unit, rows: Rows, start: float) -> None:
         nonlocal total
@@ -111,8 +112,11 @@ async def run_units(
             while not stop.is_set():
                 await room.acquire()
                 start = time.perf_counter()
-                read = None if stop.is_set() else await _read_next(work)
+                if stop.is_set():
+                    break
+                read = await _read_next(work)
                 if read is None:
+                    is_read = True
                     break
                 unit, rows = read
                 group.create_task(finish(unit, rows, start))
@@ -120,6 +124,8 @@ async def run_units(
         raise choose_error(errors) from errors
     finally:
         work.close()
+    if is_read:
+        progress.end()
     return total
 
 

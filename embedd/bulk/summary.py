@@ -1,28 +1,11 @@
-"""What is said at the end of a job: totals, and how to read the output elsewhere."""
+"""What is said of an output: how it is read elsewhere, its size, where its errors are."""
 
 from collections.abc import Sequence
 
 from embedd.bulk.columns import ROW, VECTOR, Selection
-from embedd.bulk.commit import Counts
 from embedd.bulk.ending import errors_path, ids_path
 from embedd.bulk.parts import Output
 from embedd.bulk.remote import RemotePath, Target
-
-
-def describe_totals(total: Counts, *, seconds: float | None, size: int | None) -> str:
-    """Return the totals of an output in a line.
-
-    Args:
-        seconds: That it took; None if it was complete before.
-        size: Its bytes; None if it is a stream.
-    """
-    vectors = "" if total.vectors == total.rows else f", {total.vectors:,} vectors"
-    return (
-        f"{total.rows:,} rows{vectors}, {total.tokens:,} tokens, {total.cut:,} texts cut, "
-        f"{total.errors:,} errors, "
-        + ("nothing left to do" if seconds is None else f"{seconds:.1f} s")
-        + ("" if size is None else f", {size / 1e6:.1f} MB")
-    )
 
 
 def describe_reading(

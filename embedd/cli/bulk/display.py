@@ -1,4 +1,4 @@
-"""The progress of a bulk job on stderr: a bar, lines of JSON, or lines of text."""
+"""A bulk job in words: its progress on stderr (a bar, JSON or text), totals, estimates."""
 
 import sys
 import threading
@@ -9,7 +9,10 @@ from typing import Final
 import click
 import msgspec
 
+from embedd.bulk.commit import Counts
+from embedd.bulk.estimate import Estimate
 from embedd.bulk.progress import Progress, Snapshot
+from embedd.cli.tables import format_size
 
 JSON_SECONDS: Final = 10.0
 TEXT_SECONDS: Final = 30.0
@@ -49,9 +52,50 @@ def describe(one: Snapshot) -> str:
     left = "" if one.eta_seconds is None else f", {format_seconds(one.eta_seconds)} left"
     waits = f", {one.waits} waits for a server" if one.waits else ""
     return (
-        f"{one.rows:,}{of} rows, {one.tokens_per_second:,.0f} tokens/s{left}, {one.cut:,} cut, "
-        f"{one.failed:,} failed{waits}"
+        f"{one.rows:,}{of} {_noun(one.of or one.rows, 'row')}, {one.tokens_per_second:,.0f} "
+        f"tokens/s{left}, {one.cut:,} cut, {one.failed:,} failed{waits}"
     )
+
+
+def describe_totals(total: Counts, *, seconds: float | None, size: int | None) -> str:
+    """Return the totals of an output in a line.
+
+    Args:
+        seconds: That it took; None if it was complete before.
+        size: Its bytes; None if it is a stream.
+    """
+    words = [
+        count(total.rows, "row"),
+        *([] if total.vectors == total.rows else [count(total.vectors, "vector")]),
+        count(total.tokens, "token"),
+        f"{count(total.cut, 'text')} cut",
+        count(total.errors, "error"),
+        *([] if seconds is None else [f"{seconds:.1f} s"]),
+        *([] if size is None else [format_size(size)]),
+    ]
+    return ("nothing left to do: " if seconds is None else "") + ", ".join(words)
+
+
+def describe_estimate(one: Estimate) -> str:
+    """Return what a job will come to in a line."""
+    total = Counts(
+        rows=one.rows - one.errors,
+        vectors=one.vectors,
+        errors=one.errors,
+        tokens=one.tokens,
+        cut=one.cut,
+    )
+    said = describe_totals(total, seconds=one.seconds, size=one.bytes)
+    return f"{said} (estimated from {count(one.sampled, 'row')})"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 row``, ``2,000 rows``."""
+    return f"{number:,} {_noun(number, noun)}"
+
+
+def _noun(number: int, noun: str) -> str:
+    return noun if number == 1 else f"{noun}s"
 
 
 def format_seconds(seconds: float) -> str:

@@ -136,7 +136,7 @@ def _make_run(work: Work, dispatcher: Dispatcher, folder: JobFolder) -> Run:
 
     async def run(stop: asyncio.Event) -> Counts:
         await dispatcher.run(list(sizes), fingerprint, report, stop)
-        if not stop.is_set():
+        if work.progress.is_complete:
             await wait_for_parts(folder, work.job.options.output, sizes)
         return Counts()
 

@@ -12,6 +12,7 @@ import click
 
 from embedd.bulk.commit import (
     JOB,
+    SUCCESS,
     Counts,
     FolderSink,
     Sink,
@@ -21,10 +22,10 @@ from embedd.bulk.commit import (
 )
 from embedd.bulk.compute import Pool
 from embedd.bulk.ending import count_parts, finish_job, ids_path
-from embedd.bulk.estimate import Estimate, estimate
+from embedd.bulk.estimate import estimate
 from embedd.bulk.finished import Finished, check_apart, check_same, read_finished
 from embedd.bulk.folder import JobFolder
-from embedd.bulk.job import Job, Model, Options, choose_selection, fit_limits, plan
+from embedd.bulk.job import Job, Model, Options, check_columns, choose_selection, fit_limits, plan
 from embedd.bulk.opening import begin_stream, choose_units, clear, folder_of, open_job
 from embedd.bulk.parts import Output, is_typed
 from embedd.bulk.progress import Progress
@@ -35,11 +36,10 @@ from embedd.bulk.stdin import StreamUnits
 from embedd.bulk.summary import (
     describe_errors,
     describe_reading,
-    describe_totals,
     measure_output,
 )
 from embedd.bulk.units import Limits, Unit
-from embedd.cli.bulk.display import open_display
+from embedd.cli.bulk.display import describe_estimate, describe_totals, open_display
 from embedd.cli.bulk.servers import choose_addresses
 from embedd.cli.connection import connect
 from embedd.computers import open_computers
@@ -122,7 +122,7 @@ async def run(request: Request, settings: Settings) -> int:
             work = await asyncio.to_thread(_open_work, request, computers.model, None)
             stream = StreamSink(sys.stdout.buffer, sys.stderr.buffer)
             if request.dry_run:
-                _show_estimate(await estimate(work.job, work.units or (), pool))
+                click.echo(describe_estimate(await estimate(work.job, work.units or (), pool)))
                 return 0
             return await _do(request, work, _make_run(work, pool, stream))
         index, of = request.shard
@@ -151,8 +151,10 @@ async def hold_lock(folder: JobFolder) -> AsyncIterator[None]:
         raise
     try:
         yield
-    finally:
-        await asyncio.to_thread(lock.__exit__, None, None, None)
+    except BaseException as error:
+        await asyncio.to_thread(lock.__exit__, type(error), error, error.__traceback__)
+        raise
+    await asyncio.to_thread(lock.__exit__, None, None, None)
 
 
 def say(text: str) -> None:
@@ -164,12 +166,14 @@ async def complete(
     request: Request, model: Model, folder: JobFolder, make_run: Callable[[Work], Run]
 ) -> int:
     """Do what is left of the job of *folder*, which is locked; return the exit status."""
-    if request.restart:
-        await asyncio.to_thread(clear, folder, request.target, request.options.output)
     finished = await asyncio.to_thread(_find_finished, request, model, folder)
     if finished is not None:
         return _report(request, finished.job, finished.total, seconds=None)
     work = await asyncio.to_thread(_open_work, request, model, folder)
+    if work.units is not None and not work.units and folder.read(SUCCESS) is not None:
+        numbers = [unit.part for unit in work.job.units()]
+        total = await asyncio.to_thread(count_parts, folder, numbers)
+        return _report(request, work.job, total, seconds=None)
     status = await _do(request, work, make_run(work))
     return status or await _finish(request, work, folder)
 
@@ -199,7 +203,7 @@ def _find_finished(request: Request, model: Model, folder: JobFolder) -> Finishe
         InvalidInputError: It was made by another command.
     """
     is_file = request.options.output is not Output.FOLDER
-    if not is_file or STDIN in request.inputs or folder.read(JOB) is not None:
+    if request.restart or not is_file or STDIN in request.inputs or folder.read(JOB) is not None:
         return None
     target = request.target
     if request.options.output is Output.NPY and not ids_path(target).exists():
@@ -225,6 +229,8 @@ def _open_work(request: Request, model: Model, folder: JobFolder | None) -> Work
         selection = choose_selection(options, stream.find_columns(), size=0)
         job = Job(options=options, model=model, selection=selection, planned=())
         if folder is not None:
+            if request.restart:
+                clear(folder, request.target, options.output)
             begin_stream(folder, request.target, job)
         return Work(
             job=job,
@@ -237,6 +243,9 @@ def _open_work(request: Request, model: Model, folder: JobFolder | None) -> Work
     if folder is None:
         job, done = plan(options, model, make_sources(paths), Limits()), set[int]()
     else:
+        if request.restart:
+            check_columns(options, make_sources(paths))
+            clear(folder, request.target, options.output)
         job = open_job(folder, request.target, options, model, paths)
         done = complete_parts(folder, job)
     units = choose_units(job, done, request.shard)
@@ -275,6 +284,7 @@ def _make_run(work: Work, pool: Pool, sink: Sink) -> Run:
 
 async def _do(request: Request, work: Work, run_work: Run) -> int:
     """Run the units that are left, and show how far they are; return the exit status so far."""
+    done: Counts | None = None
     with listen_to_interrupts() as stop, open_display(request.progress, work.progress):
         try:
             done = await run_work(stop)
@@ -285,7 +295,7 @@ async def _do(request: Request, work: Work, run_work: Run) -> int:
         except asyncio.CancelledError:
             if not stop.is_set():
                 raise
-    if stop.is_set():
+    if done is None or not work.progress.is_complete:
         again = CONTINUE if work.units is not None else "stdin cannot be continued: --restart"
         click.echo(f"interrupted: {again}", err=True)
         return INTERRUPTED
@@ -318,7 +328,7 @@ def _report(request: Request, job: Job, total: Counts, *, seconds: float | None)
     more = [ids_path(target)] if output is Output.NPY else []
     size = measure_output(target, more)
     click.echo(describe_totals(total, seconds=seconds, size=size), err=True)
-    if request.progress != "none":
+    if seconds is not None and request.progress != "none":
         for line in describe_reading(
             target, output, job.selection, width=job.model.width, dtype=options.wanted.dtype
         ):
@@ -341,7 +351,9 @@ def listen_to_interrupts() -> Iterator[asyncio.Event]:
                 task.cancel()
             return
         stop.set()
-        click.echo("finishing the parts in work; press Ctrl-C again to stop now", err=True)
+        # Not `click.echo`, which does not know of the bar below which this would stand.
+        sys.stderr.write("finishing the parts in work; press Ctrl-C again to stop now\n")
+        sys.stderr.flush()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupt)
@@ -350,12 +362,3 @@ def listen_to_interrupts() -> Iterator[asyncio.Event]:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-
-
-def _show_estimate(one: Estimate) -> None:
-    vectors = "" if one.vectors == one.rows - one.errors else f"{one.vectors:,} vectors, "
-    click.echo(
-        f"{one.rows:,} rows, {vectors}{one.tokens:,} tokens, {one.cut:,} texts cut, "
-        f"{one.errors:,} errors, {one.bytes / 1e6:.1f} MB, {one.seconds:.0f} s "
-        f"(from a sample of {one.sampled:,} rows)"
-    )

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from embedd.bulk.columns import Piece, Selection
-from embedd.bulk.commit import Counts
 from embedd.bulk.parts import choose_output
 from embedd.bulk.sources import has_arrow
-from embedd.bulk.summary import describe_reading, describe_totals, measure_output
+from embedd.bulk.summary import describe_reading, measure_output
 from tests.unit.bulk.jobs import WIDTH, run_job, write_lines
 
 SELECTION = Selection(text=(Piece(literal="", column="text"),), id="key")
@@ -53,11 +52,3 @@ def choose_folder() -> Any:
     from embedd.bulk.parts import Output
 
     return Output.FOLDER
-
-
-def test_totals_name_vectors_where_rows_have_several() -> None:
-    total = Counts(rows=10, vectors=30, errors=1, tokens=2000, cut=2)
-    assert describe_totals(total, seconds=1.25, size=2_500_000) == (
-        "10 rows, 30 vectors, 2,000 tokens, 2 texts cut, 1 errors, 1.2 s, 2.5 MB"
-    )
-    assert describe_totals(Counts(), seconds=0, size=None).endswith("0 errors, 0.0 s")

@@ -90,7 +90,7 @@ def test_rows_that_fail_can_stop_the_job(
         "bulk", "all-minilm", str(texts), "-o", str(texts.with_name("o.jsonl")), *options
     )
     assert result.status == 1
-    assert "1 rows failed, 0 may" in result.err
+    assert "rows that failed: 1, allowed: 0 (--errors" in result.err
     assert running.CONTINUE in result.err
 
 
@@ -243,8 +243,8 @@ def test_a_dry_run_writes_nothing_and_says_what_would_come(
     result = embedd("bulk", "all-minilm", str(source), "-o", str(out), "--dry-run")
     assert result.status == 0, result.err
     assert "901 rows" in result.out
-    assert "1 texts cut" in result.out
-    assert "from a sample of 101 rows" in result.out
+    assert "1 text cut" in result.out
+    assert "(estimated from 101 rows)" in result.out
     assert list(tmp_path.iterdir()) == [source]
 
 
@@ -322,6 +322,37 @@ def test_an_interrupt_ends_the_job_and_the_same_command_goes_on(
     del server
 
 
+@pytest.mark.parametrize("from_stdin", [False, True])
+@pytest.mark.parametrize("name", ["o.jsonl", "-"])
+def test_an_interrupt_with_nothing_left_lets_the_job_end_as_it_would(
+    embedd: Run,
+    server: FakeServer,
+    texts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    name: str,
+    from_stdin: bool,
+) -> None:
+    answer, seen = FakeServer._arrays, []
+
+    def interrupt(self: FakeServer, body: dict[str, Any]) -> web.Response:
+        seen.append(body["input"])
+        if len(seen) == 2:  # the first is the probe
+            os.kill(os.getpid(), signal.SIGINT)
+        return answer(self, body)
+
+    monkeypatch.setattr(FakeServer, "_arrays", interrupt)
+    out = name if name == "-" else str(texts.with_name(name))
+    source = ["-", "--format", "txt"] if from_stdin else [str(texts)]
+    result = embedd("bulk", "all-minilm", *source, "-o", out, stdin=texts.read_bytes())
+    assert result.status == 0, result.err
+    assert "finishing the parts in work" in result.err
+    assert "interrupted" not in result.err
+    data = result.out.encode() if name == "-" else Path(out).read_bytes()
+    assert [row["text"] for row in rows_of(data)] == ["one", "two", "three"]
+    del server
+
+
 def test_a_job_in_use_is_refused(embedd: Run, server: FakeServer, texts: Path) -> None:
     del server
     from embedd.bulk.folder import Folder
@@ -396,9 +427,24 @@ def test_the_same_command_has_nothing_left_to_do(
     before = (out.read_bytes(), len(requests_of(server)))
     again = embedd(*arguments)
     assert again.status == 0
-    assert "3 rows, 11 tokens, 0 texts cut, 0 errors, nothing left to do" in again.err
+    said = again.err.splitlines()[1:]  # after what computes
+    assert len(said) == 1
+    assert said[0].startswith("nothing left to do: 3 rows, 11 tokens, 0 texts cut, 0 errors, ")
     assert (out.read_bytes(), len(requests_of(server)) - 1) == before  # one more probe
     assert not texts.with_name("o.jsonl.parts").exists()
+
+
+def test_a_folder_that_is_complete_has_nothing_left_to_do(
+    embedd: Run, server: FakeServer, texts: Path
+) -> None:
+    del server
+    pytest.importorskip("pyarrow")
+    arguments = ["bulk", "all-minilm", str(texts), "-o", str(texts.with_name("out"))]
+    assert "pd.read_parquet" in embedd(*arguments).err
+    again = embedd(*arguments)
+    assert again.status == 0
+    assert len(again.err.splitlines()) == 2
+    assert "nothing left to do: 3 rows" in again.err
 
 
 def test_rows_that_failed_make_the_status_3_again(

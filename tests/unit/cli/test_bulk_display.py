@@ -1,6 +1,9 @@
 """What is shown while a bulk job runs."""
 
+import asyncio
 import io
+import os
+import signal
 import sys
 import threading
 import time
@@ -10,8 +13,10 @@ from contextlib import contextmanager
 import msgspec
 import pytest
 
+from embedd.bulk.commit import Counts
 from embedd.bulk.progress import Progress
 from embedd.cli.bulk import display
+from embedd.cli.bulk.running import listen_to_interrupts
 from tests.unit.cli.conftest import Terminal
 
 
@@ -64,6 +69,39 @@ def test_a_line_has_rows_speed_time_left_cut_failed_and_waits() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (61, "1:01"), (3600, "1:00:00")])
 def test_seconds_are_shown_as_a_clock_shows_them(seconds: float, text: str) -> None:
     assert display.format_seconds(seconds) == text
+
+
+def test_totals_name_vectors_where_rows_have_several() -> None:
+    total = Counts(rows=10, vectors=30, errors=2, tokens=2000, cut=2)
+    assert display.describe_totals(total, seconds=1.25, size=2_500_000) == (
+        "10 rows, 30 vectors, 2,000 tokens, 2 texts cut, 2 errors, 1.2 s, 2.5 MB"
+    )
+    assert display.describe_totals(Counts(), seconds=0, size=None).endswith("0 errors, 0.0 s")
+
+
+def test_one_thing_is_in_the_singular_and_few_bytes_are_not_megabytes() -> None:
+    total = Counts(rows=1, vectors=1, errors=1, tokens=1, cut=1)
+    assert display.describe_totals(total, seconds=None, size=812) == (
+        "nothing left to do: 1 row, 1 token, 1 text cut, 1 error, 812 B"
+    )
+    progress = Progress(rows=1, size=5, parts=1, clock=Hand())
+    assert display.describe(progress.snapshot()).startswith("0 of 1 row, ")
+
+
+async def test_the_answer_to_an_interrupt_has_a_line_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = io.BytesIO()
+    err = Terminal(stream)
+    monkeypatch.setattr(sys, "stderr", err)
+    with listen_to_interrupts() as stop, display.open_display("auto", make_progress(Hand())):
+        os.kill(os.getpid(), signal.SIGINT)
+        async with asyncio.timeout(10):
+            await stop.wait()
+    err.flush()
+    before, _, after = stream.getvalue().partition(b"finishing the parts in work")
+    assert before.endswith(b"\r\x1b[2K")  # the bar was erased
+    assert after.startswith(b"; press Ctrl-C again to stop now\n")
 
 
 @pytest.mark.parametrize(
