@@ -32,7 +32,7 @@ def make_frame(
         EngineError: The frame would be longer than `MAX_FRAME`.
     """
     header = to_header(message)
-    payload = memoryview(b"") if array is None else np.ravel(array).data.cast("B")
+    payload = memoryview(b"") if array is None else array.ravel().data.cast("B")
     length = 4 + len(header) + payload.nbytes
     if length > MAX_FRAME:
         raise EngineError(f"a message to a worker has {length} bytes, the limit is {MAX_FRAME}")

@@ -231,12 +231,13 @@ class Batcher(Generic[Request]):
 
     def __init__(self) -> None:
         self._lanes: list[Lane[Request]] = [Lane() for _ in PATIENCE]
+        self._count = 0  # of the requests in all of them
 
     def __len__(self) -> int:
-        return sum([len(lane.requests) for lane in self._lanes])
+        return self._count
 
     def __bool__(self) -> bool:
-        return any(lane.requests for lane in self._lanes)
+        return self._count > 0
 
     def __iter__(self) -> Iterator[Request]:
         for lane in self._lanes:
@@ -260,14 +261,15 @@ class Batcher(Generic[Request]):
         """
         own = self._lanes[lane]
         turns = own.tokens + max_tokens  # in tokens; the last one is its own
-        patience = self._find_patience(lane)
         before = after = 0
         for at, one in enumerate(self._lanes):
             if one.tokens and at < lane:
                 before += one.tokens
             elif one.tokens and at > lane:
                 after += min(one.tokens, turns // self._find_patience(at))
-        return own.tokens + min(before, patience * turns) + after
+        if before:
+            before = min(before, self._find_patience(lane) * turns)
+        return own.tokens + before + after
 
     def add(self, request: Request, *, max_tokens: int) -> None:
         """Append *request* to the lane for its size; *max_tokens* are those of a batch."""
@@ -280,12 +282,14 @@ class Batcher(Generic[Request]):
         lane = self._lanes[request.lane]
         lane.requests[request] = None
         lane.tokens += request.waiting
+        self._count += 1
 
     def remove(self, request: Request) -> None:
         """Remove what still waits of *request*, if anything does."""
         lane = self._lanes[request.lane]
         if request in lane.requests:
             lane.remove(request)
+            self._count -= 1
 
     def take_batch(
         self,
@@ -315,11 +319,16 @@ class Batcher(Generic[Request]):
             for lane in self._lanes[1:]:
                 if lane is not chosen:
                     lane.fill(batch, is_late)
+        self._count = sum([len(lane.requests) for lane in self._lanes])
         return batch
 
     def _choose(self) -> Lane[Request]:
         """Return the lane whose turn it is, and count the turn."""
         waiting = [(at, lane) for at, lane in enumerate(self._lanes) if lane.requests]
+        if len(waiting) == 1:
+            [(_, chosen)] = waiting
+            chosen.passed = 0
+            return chosen
         due = (lane for at, lane in waiting if lane.passed >= self._find_patience(at))
         chosen = next(due, waiting[0][1])
         for _, lane in waiting:

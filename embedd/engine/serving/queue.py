@@ -216,8 +216,10 @@ class BatchQueue:
         lengths = list(map(len, sequences))
         is_bulk = schedule.priority is Priority.BULK
         now = self._clock()
-        self._refuse_waiting(lengths, is_bulk=is_bulk, deadline=schedule.deadline, now=now)
-        per_token = (pooling or self._info.pooling) is Pooling.NONE
+        info = self._info
+        most = info.max_batch_tokens
+        self._refuse_waiting(lengths, most, is_bulk=is_bulk, deadline=schedule.deadline, now=now)
+        per_token = (pooling or info.pooling) is Pooling.NONE
         job = Job(
             sequences=sequences,
             lengths=lengths,
@@ -228,15 +230,24 @@ class BatchQueue:
             admitted=now,
             deadline=schedule.deadline,
         )
-        self._batcher.add(job, max_tokens=self._info.max_batch_tokens)
+        self._batcher.add(job, max_tokens=most)
         self._pump_soon()
         return job
 
     def _refuse_waiting(
-        self, lengths: Sequence[int], *, is_bulk: bool, deadline: float | None, now: float
+        self,
+        lengths: Sequence[int],
+        most: int,
+        *,
+        is_bulk: bool,
+        deadline: float | None,
+        now: float,
     ) -> None:
-        """Refuse a request that would have to wait too long for those before it."""
-        most = self._info.max_batch_tokens
+        """Refuse a request that would have to wait too long for those before it.
+
+        Args:
+            most: Tokens of a batch.
+        """
         lane = choose_lane(
             tokens=sum(lengths), sequences=len(lengths), is_bulk=is_bulk, max_tokens=most
         )
@@ -282,10 +293,11 @@ class BatchQueue:
     def _pump(self) -> None:
         self._pumping = False
         while self._batcher and self._has_room():
+            info = self._info
             batch = self._batcher.take_batch(
-                max_tokens=self._info.max_batch_tokens,
-                max_sequences=self._info.max_sequences,
-                padded=self._info.padded,
+                max_tokens=info.max_batch_tokens,
+                max_sequences=info.max_sequences,
+                padded=info.padded,
                 is_late=self._is_late,
             )
             self._fail_late(batch.late)
@@ -309,12 +321,13 @@ class BatchQueue:
         Small batches do not each take a place: the worker computes together what fits. Urgent
         batches do not wait for places that bulk batches take.
         """
-        places = IN_FLIGHT_PER_REPLICA * self._info.replicas
-        if self._batcher.is_urgent:
-            places += min(self._bulk_batches, self._info.replicas)
+        info = self._info
+        places = IN_FLIGHT_PER_REPLICA * info.replicas
+        if self._bulk_batches and self._batcher.is_urgent:
+            places += min(self._bulk_batches, info.replicas)
         return (
             len(self._batches) < places
-            or self._tokens + self._batcher.tokens <= places * self._info.max_batch_tokens
+            or self._tokens + self._batcher.tokens <= places * info.max_batch_tokens
         )
 
     def _pump_soon(self) -> None:
