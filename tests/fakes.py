@@ -61,6 +61,10 @@ class Clock:
         self.call_later(seconds, woken.set)
         await woken.wait()
 
+    def count_timers(self) -> int:
+        """Return how many timers were started and have not ended."""
+        return len(self._timers)
+
     def advance_to_next(self) -> None:
         """Move on to the next timer and fire it."""
         self.advance(min(when for when, *_ in self._timers) - self.now)

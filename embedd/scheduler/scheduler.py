@@ -225,7 +225,7 @@ class Scheduler:
             self._retire(resident, Unload.BROKEN)
         if resident is None or resident.leaving is not None:
             return await self._wait(self._want(spec, keep_alive))
-        resident.expiry.stop()
+        resident.expiry.hold()
         resident.users += 1
         if keep_alive is not None:
             resident.expiry.keep_alive = keep_alive

@@ -343,7 +343,7 @@ async def _add_common_headers(request: web.Request, response: web.StreamResponse
     headers = response.headers
     headers["Server"] = SERVER_NAME
     headers[REQUEST_ID] = request_id(request)
-    if CORS in request:
+    if "Origin" in request.headers and CORS in request:
         varies = [headers.get("Vary"), request[CORS].get("Vary")]
         headers.update(request[CORS])
         if all(varies):

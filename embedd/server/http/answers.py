@@ -7,7 +7,34 @@ from aiohttp import web
 
 from embedd.server.http.in_flight import BytesInFlight
 
-_CLAIMED: Final = web.RequestKey("claimed", int)
+
+class Claim:
+    """The bytes that a request holds until it is answered.
+
+    Args:
+        in_flight: Counts them.
+        address: Of its client.
+    """
+
+    __slots__ = ("address", "held", "in_flight")
+
+    def __init__(self, in_flight: BytesInFlight, address: str) -> None:
+        self.in_flight = in_flight
+        self.address = address
+        self.held = 0
+
+    def raise_to(self, size: int) -> None:
+        """Hold *size* bytes, if it is more than before.
+
+        Raises:
+            OverloadedError: Too many bytes are in flight.
+        """
+        if size > self.held:
+            more, self.held = size - self.held, size
+            self.in_flight.add(self.address, more, size)
+
+
+_CLAIM: Final = web.RequestKey("claim", Claim)
 
 
 class AnswersInFlight:
@@ -23,21 +50,19 @@ class AnswersInFlight:
     def __init__(self, limit: int) -> None:
         self._in_flight = BytesInFlight(limit, what="answers", setting="EMBEDD_MAX_ANSWER")
 
-    def claim(self, request: web.Request, size: int) -> None:
-        """Count *size* bytes as in flight until *request* is answered, and no longer fewer.
-
-        Raises:
-            OverloadedError: Too many bytes are in flight.
-        """
-        held = request.get(_CLAIMED, 0)
-        if size > held:
-            request[_CLAIMED] = size
-            self._in_flight.add(request.remote or "", size - held, size)
+    def open_claim(self, request: web.Request) -> Claim:
+        """Return the claim of *request*, which counts until `release`."""
+        claim = request.get(_CLAIM)
+        if claim is None:
+            claim = request[_CLAIM] = Claim(self._in_flight, request.remote or "")
+        return claim
 
     def release(self, request: web.Request) -> None:
         """Count what *request* claimed no longer: it is answered, or its client has left."""
-        if held := request.get(_CLAIMED, 0):
-            self._in_flight.remove(request.remote or "", held)
+        claim = request.get(_CLAIM)
+        if claim is not None and claim.held:
+            self._in_flight.remove(claim.address, claim.held)
+            claim.held = 0
 
 
 ANSWERS: Final = web.AppKey("answers", AnswersInFlight)
@@ -50,8 +75,8 @@ def claim_for(request: web.Request, body: int) -> Callable[[int], None]:
         body: Bytes of its body, whose inputs are held as long, and are claimed at once.
 
     Raises:
-        OverloadedError: As `AnswersInFlight.claim`.
+        OverloadedError: As `Claim.raise_to`.
     """
-    answers = request.app[ANSWERS]
-    answers.claim(request, body)
-    return lambda size: answers.claim(request, body + size)
+    claim = request.app[ANSWERS].open_claim(request)
+    claim.raise_to(body)
+    return lambda size: claim.raise_to(body + size)
