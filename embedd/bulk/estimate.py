@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from embedd.bulk.columns import INT, ROW, Column
-from embedd.bulk.compute import Pool, numpy_type
+from embedd.bulk.compute import TOKENS_PER_CHARACTER, Numbers, Pool, numpy_type
 from embedd.bulk.job import Job
 from embedd.bulk.parts import (
     Output,
@@ -20,7 +20,6 @@ from embedd.bulk.parts import (
     is_typed,
     make_part,
     output_columns,
-    take_values,
     write_part,
 )
 from embedd.bulk.reading import Rows, open_reader
@@ -31,7 +30,7 @@ from embedd.bulk.units import Unit
 SAMPLED_UNITS: Final = 8
 SAMPLED_ROWS: Final = 4_000
 WARM_UP_ROWS: Final = 500  # that are embedded before the time counts
-MOST_REPEATS: Final = 20
+ORDERED_ROWS: Final = 2_000  # of a unit, for what is compressed of its vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +62,10 @@ class _Sample:
         failures: Rows that cannot be read.
         distinct: Texts that are computed, of which equal ones are computed once.
         characters: Of those.
+        order: The first rows of the unit, each by the number of its text; those of the sample
+            are the first numbers.
+        columns: Bytes of all columns but the vectors, of the whole unit.
+        vectors: Of which `columns` was measured.
     """
 
     unit: Unit
@@ -71,16 +74,14 @@ class _Sample:
     failures: int
     distinct: int
     characters: int
+    order: Sequence[int]
+    columns: int = 0
+    vectors: int = 0
 
     @property
     def of_texts(self) -> float:
         """How many rows of the unit each of the sample stands for."""
         return self.texts / max(1, len(self.rows.texts))
-
-    @property
-    def repeats(self) -> int:
-        """How often the unit has each of its texts, which it is then compressed with."""
-        return min(MOST_REPEATS, round(self.texts / max(1, self.distinct))) or 1
 
     @property
     def of_distinct(self) -> float:
@@ -177,9 +178,12 @@ def _read_samples(job: Job, units: Sequence[Unit]) -> list[_Sample]:
     for unit in chosen:
         reader = open_reader(job.planned[unit.source].source, job.selection, typed=typed)
         try:
-            samples.append(_thin(unit, reader.read(unit), SAMPLED_ROWS // len(chosen)))
+            rows = reader.read(unit)
         finally:
             reader.close()
+        columns, vectors = _measure_columns(job, rows)
+        sample = _thin(unit, rows, SAMPLED_ROWS // len(chosen))
+        samples.append(replace(sample, columns=columns, vectors=vectors))
     return samples
 
 
@@ -195,6 +199,7 @@ def _thin(unit: Unit, rows: Rows, most: int) -> _Sample:
         chosen = random.Random(0)  # noqa: S311 - a sample, not a secret
         kept = sorted(chosen.sample(kept, round(share * len(kept))))
         failures = failures[: most - len(kept)]
+    numbers = {rows.texts[row]: number for number, row in enumerate(kept)}
     return _Sample(
         unit=unit,
         rows=Rows(
@@ -202,14 +207,14 @@ def _thin(unit: Unit, rows: Rows, most: int) -> _Sample:
             numbers=[rows.numbers[row] for row in kept],
             lines=[rows.lines[row] for row in kept] if rows.lines else None,
             texts=[rows.texts[row] for row in kept],
-            kept={name: take_values(values, kept) for name, values in rows.kept.items()},
-            id=rows.id,
+            kept={},
             failures=failures,
         ),
         texts=len(rows.texts),
         failures=len(rows.failures),
         distinct=len(first),
         characters=sum(map(len, first)),
+        order=[numbers.setdefault(text, len(numbers)) for text in rows.texts[:ORDERED_ROWS]],
     )
 
 
@@ -229,42 +234,92 @@ class _Bytes:
 
 
 def _measure(job: Job, pairs: Sequence[tuple[_Sample, Embedded]], served_by: str) -> _Bytes:
-    """Write the parts of a sample, to see how large they are."""
-    columns = output_columns(job.selection, chunked=job.options.wanted.chunk is not None)
-    facts = describe(job, served_by)
+    """Write vectors of a sample, to see how large they are."""
     of_vectors = others = 0.0
-    count = file = 0
+    count = 0
+    for sample, embedded in pairs:
+        vectors = _lay_out(sample, embedded)
+        of_vectors += _measure_rows(job, _make_bare(vectors))
+        count += len(vectors)
+        others += sample.columns * sample.of_texts * len(embedded.vectors) / max(1, sample.vectors)
+    columns = output_columns(job.selection, chunked=job.options.wanted.chunk is not None)
+    empty = Part(
+        columns=columns,
+        values={column.name: [] for column in columns},
+        vectors=np.zeros((0, job.model.width), numpy_type(job.options.wanted.dtype)),
+        facts=describe(job, served_by),
+    )
+    return _Bytes(vector=of_vectors / max(1, count), others=others, file=_measure_file(job, empty))
+
+
+def _measure_columns(job: Job, rows: Rows) -> tuple[int, int]:
+    """Return the bytes of all columns but the vectors, and of how many vectors that is.
+
+    All rows are written: how often values repeat decides what a column takes.
+    """
+    wanted = job.options.wanted
+    counts = np.ones(len(rows.texts), np.intp)
+    if wanted.chunk is not None:
+        lengths = np.array([len(text) for text in rows.texts], np.float64)
+        step = max(1, wanted.chunk - wanted.overlap) / TOKENS_PER_CHARACTER
+        counts = np.maximum(1, np.ceil(lengths / step)).astype(np.intp)
+    places = [(number, 1000 * number, 1000 * number + 999) for of in counts for number in range(of)]
+    embedded = Embedded(
+        rows=np.repeat(np.arange(len(rows.texts)), counts),
+        vectors=np.zeros((int(counts.sum()), 1), numpy_type(wanted.dtype)),
+        places=None if wanted.chunk is None else places,
+        failures=(),
+        tokens=0,
+        cut=0,
+    )
+    columns = output_columns(job.selection, chunked=wanted.chunk is not None)
+    whole = make_part(rows, embedded, columns, {})
+    size = _measure_rows(job, whole) - _measure_rows(job, _make_bare(whole.vectors))
+    return max(0, size), len(whole.vectors)
+
+
+def _lay_out(sample: _Sample, embedded: Embedded) -> Numbers:
+    """Return vectors in the order in which the unit has its texts: equal ones are compressed.
+
+    Those of texts that are not in the sample have the numbers of others, in another order.
+    """
+    known = len(sample.rows.texts)
+    if not len(embedded.vectors) or sample.distinct == sample.texts:
+        return embedded.vectors
+    starts = np.searchsorted(embedded.rows, np.arange(known + 1))
+    chosen = np.random.default_rng(0)
+    of_text: dict[int, Numbers] = {}
+    for number in sample.order:
+        if number not in of_text:
+            like = number % known
+            vectors = embedded.vectors[starts[like] : starts[like + 1]]
+            of_text[number] = vectors if number < known else chosen.permuted(vectors, axis=1)
+    return np.concatenate([of_text[number] for number in sample.order])
+
+
+def _make_bare(vectors: Numbers) -> Part:
+    """Return a part with nothing but *vectors* and a column that takes no room."""
+    numbers = [0] * len(vectors)
+    return Part(
+        columns=[Column(name=ROW, type=INT)], values={ROW: numbers}, vectors=vectors, facts={}
+    )
+
+
+def _measure_rows(job: Job, part: Part) -> int:
+    """Return the bytes of *part* without those of a file without rows."""
+    values = {name: values[:0] for name, values in part.values.items()}
+    empty = replace(part, values=values, vectors=part.vectors[:0])
+    return _measure_file(job, part) - _measure_file(job, empty)
+
+
+def _measure_file(job: Job, part: Part) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "part"
+        write_part(path, part, job.options.output)
+        if job.options.output is Output.PARQUET:
+            from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
 
-        def measure(part: Part) -> int:
-            write_part(path, part, job.options.output)
-            return path.stat().st_size
-
-        for sample, embedded in pairs:
-            whole = _repeat(make_part(sample.rows, embedded, columns, facts), sample.repeats)
-            alone = _without_columns(whole)
-            bare = measure(alone) - measure(_without_rows(alone))
-            file = measure(_without_rows(whole))
-            of_vectors += bare
-            others += sample.of_texts / sample.repeats * max(0, measure(whole) - file - bare)
-            count += len(whole.vectors)
-    return _Bytes(vector=of_vectors / max(1, count), others=others, file=file)
-
-
-def _repeat(part: Part, times: int) -> Part:
-    rows = list(range(len(part.vectors))) * times
-    values = {name: take_values(values, rows) for name, values in part.values.items()}
-    if ROW in values:
-        values[ROW] = list(range(len(rows)))  # they are never equal
-    return replace(part, values=values, vectors=part.vectors[rows])
-
-
-def _without_columns(part: Part) -> Part:
-    numbers = [0] * len(part.vectors)
-    return replace(part, columns=[Column(name=ROW, type=INT)], values={ROW: numbers})
-
-
-def _without_rows(part: Part) -> Part:
-    values = {name: values[:0] for name, values in part.values.items()}
-    return replace(part, values=values, vectors=part.vectors[:0])
+            # A file that is joined from parts has smaller row groups.
+            tables.join_parts(joined := Path(folder) / "joined", [path], as_parquet=True)
+            path = joined
+        return path.stat().st_size

@@ -2,9 +2,11 @@
 
 import asyncio
 import random
+import string
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from embedd.bulk.compute import Pool, Wanted
@@ -16,7 +18,17 @@ from embedd.bulk.sources import find_paths, make_sources
 from embedd.bulk.summary import measure_output
 from embedd.bulk.units import Limits
 from embedd.errors import ServiceError
-from tests.unit.bulk.jobs import BAD, MODEL, FakeCompute, run_job
+from embedd.types import Arrays, ChunkPlace
+from tests.needs import require_arrow
+from tests.unit.bulk.jobs import (
+    BAD,
+    MODEL,
+    SERVED_BY,
+    FakeCompute,
+    run_job,
+    vector_of,
+    write_lines,
+)
 
 ROWS = 30_000
 
@@ -80,8 +92,16 @@ def write_growing(path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("write", [write_alike, write_equal, write_growing])
-@pytest.mark.parametrize("out", ["o.jsonl", "o.npy", "folder"])
+def write_often(path: Path) -> None:
+    """Each text is there three times, at places far from each other."""
+    chosen = random.Random(1)
+    numbers = [number for number in range(3000) for _ in range(3)]
+    chosen.shuffle(numbers)
+    path.write_text("".join(f"text {number} of many words\n" for number in numbers))
+
+
+@pytest.mark.parametrize("write", [write_alike, write_equal, write_growing, write_often])
+@pytest.mark.parametrize("out", ["o.jsonl", "o.npy", "folder", "o.parquet", "o.arrow"])
 async def test_tokens_and_bytes_are_within_15_percent_of_those_that_come(
     tmp_path: Path, out: str, write: Callable[[Path], None]
 ) -> None:
@@ -97,6 +117,54 @@ async def test_tokens_and_bytes_are_within_15_percent_of_those_that_come(
     assert found.rows == total.rows
     assert found.tokens == pytest.approx(total.tokens, rel=0.15)
     assert found.cut == pytest.approx(total.cut, rel=0.15, abs=1)
+    more = [ids_path(target)] if output is Output.NPY else []
+    assert found.bytes == pytest.approx(measure_output(target, more), rel=0.15)
+
+
+async def compute_chunks(texts: Sequence[str]) -> Arrays:
+    """A vector for every ten characters of a text."""
+    places = [
+        ChunkPlace(input=index, start=start, end=start + 10, tokens=3)
+        for index, text in enumerate(texts)
+        for start in range(0, len(text), 10)
+    ]
+    vectors = [vector_of(f"{texts[one.input]} {one.start}") for one in places]
+    return Arrays(
+        vectors=np.array(vectors, np.float32),
+        tokens=3 * len(places),
+        chunks=places,
+        served_by=SERVED_BY,
+    )
+
+
+@pytest.mark.parametrize("out", ["o.jsonl", "o.npy", "folder", "o.parquet", "o.arrow"])
+@pytest.mark.parametrize("chunk", [None, 5])
+async def test_bytes_of_a_column_that_repeats_are_those_of_the_whole_unit(
+    tmp_path: Path, out: str, chunk: int | None
+) -> None:
+    require_arrow()
+    chosen = random.Random(2)
+    titles = ["".join(chosen.choices(string.ascii_letters, k=2000)) for _ in range(20)]
+    rows = [{"text": f"text {n}", "title": titles[n % 20]} for n in range(20_000)]
+    source, target = write_lines(tmp_path / "a.jsonl", rows), tmp_path / out
+    output = choose_output(str(target))
+    wanted = Wanted(model="fake", chunk=chunk)
+    options = Options(wanted=wanted, output=output, text="text", keep="title")
+    compute = FakeCompute() if chunk is None else compute_chunks
+    job = plan(options, MODEL, make_sources(find_paths([str(source)])), Limits(rows=10_000))
+    found = await estimate(job, job.units(), Pool([compute]))
+    total = await asyncio.to_thread(
+        run_job,
+        [source],
+        target,
+        compute,
+        limits=Limits(rows=10_000),
+        wanted=wanted,
+        text="text",
+        keep="title",
+    )
+    assert total is not None
+    assert found.vectors == pytest.approx(total.vectors, rel=0.15)
     more = [ids_path(target)] if output is Output.NPY else []
     assert found.bytes == pytest.approx(measure_output(target, more), rel=0.15)
 
