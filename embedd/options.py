@@ -59,12 +59,14 @@ class Options:
     @property
     def affect_loading(self) -> bool:
         """Whether one of them changes how a model is loaded."""
+        if self is UNSET:  # most requests
+            return False
         loading = (self.num_gpu, self.main_gpu, self.num_thread, self.use_mmap)
         return any(one is not None for one in loading)
 
     def over(self, base: "Options") -> "Options":
         """Return these options, with those of *base* where these are not set."""
-        if self == UNSET:
+        if self is UNSET or self == UNSET:  # the first is quick
             return base
         merged = {
             field.name: getattr(base if getattr(self, field.name) is None else self, field.name)

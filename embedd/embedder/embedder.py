@@ -137,7 +137,8 @@ class Embedder:
         options = parse_options(request.options)
         warnings = inputs.check_dimensions(request, model) + inputs.check_prompt(request)
         prefix = inputs.choose_prefix(request.prompt, model)
-        await apart(request.inputs, inputs.check_ids, request.inputs, model.spec.vocabulary)
+        if not inputs.is_text_alone(request.inputs):  # as most are
+            await apart(request.inputs, inputs.check_ids, request.inputs, model.spec.vocabulary)
         # Before the model is loaded.
         self._check_answer(_count_inputs(request), model.spec.width, claim)
         limit = self.limit(model, options)

@@ -92,6 +92,11 @@ def check_dimensions(request: EmbedRequest, model: ResolvedModel) -> list[str]:
     return [f'dimensions={asked} is not a matryoshka size of "{request.model}"']
 
 
+def is_text_alone(inputs: Sequence[Input]) -> bool:
+    """Whether *inputs* are one text, which has no ids to check."""
+    return len(inputs) == 1 and isinstance(inputs[0], str)
+
+
 def check_ids(inputs: Sequence[Input], vocabulary: int) -> None:
     """Check that all token ids are in ``0 … vocabulary - 1``.
 

@@ -48,28 +48,38 @@ async def _refuse_image(spec: ImageSpec) -> ServedImageModel:
 
 
 class _Lease(AbstractAsyncContextManager[AnyModel]):
-    """A block in which a model is not unloaded: a class, because each request has one."""
+    """A block in which a model is not unloaded: a class, because each request has one.
 
-    __slots__ = ("_acquire", "_cancelled", "_release", "_resident")
+    Args:
+        take: Returns the model if it is ready, else a request that waits for it.
+        wait: Waits until such a request is granted.
+    """
+
+    __slots__ = ("_cancelled", "_release", "_resident", "_take", "_wait")
 
     def __init__(
         self,
-        acquire: Callable[[], Awaitable[Resident]],
+        take: Callable[[], Resident | Wanted],
+        wait: Callable[[Wanted], Awaitable[Resident]],
         release: Callable[[Resident], None],
         cancelled: Callable[[], None],
     ) -> None:
-        self._acquire = acquire
+        self._take = take
+        self._wait = wait
         self._release = release
         self._cancelled = cancelled
         self._resident: Resident
 
     async def __aenter__(self) -> AnyModel:
-        try:
-            self._resident = await self._acquire()
-        except asyncio.CancelledError:
-            self._cancelled()
-            raise
-        return self._resident.model
+        taken = self._take()
+        if isinstance(taken, Wanted):
+            try:
+                taken = await self._wait(taken)
+            except asyncio.CancelledError:
+                self._cancelled()
+                raise
+        self._resident = taken
+        return taken.model
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._release(self._resident)
@@ -146,8 +156,8 @@ class Scheduler:
             ShuttingDownError: `close` was called.
         """
         cancelled = functools.partial(self._count_cancelled, spec.name, deadline)
-        acquire = functools.partial(self._acquire, spec, keep_alive)
-        return _Lease(acquire, self._release, cancelled)
+        take = functools.partial(self._take, spec, keep_alive)
+        return _Lease(take, self._wait, self._release, cancelled)
 
     def _count_cancelled(self, model: str, deadline: float | None) -> None:
         metrics = self._metrics.of_model(model)
@@ -217,14 +227,15 @@ class Scheduler:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _acquire(self, spec: AnySpec, keep_alive: float | None) -> Resident:
+    def _take(self, spec: AnySpec, keep_alive: float | None) -> Resident | Wanted:
+        """Return the model with one more user, or a request for it that has one more waiter."""
         if self._closed:
             raise ShuttingDownError
         resident = self._residents.get(spec.key)
         if resident is not None and resident.model.unhealthy_reason is not None:
             self._retire(resident, Unload.BROKEN)
         if resident is None or resident.leaving is not None:
-            return await self._wait(self._want(spec, keep_alive))
+            return self._want(spec, keep_alive)
         resident.expiry.hold()
         resident.users += 1
         if keep_alive is not None:

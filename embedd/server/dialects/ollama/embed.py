@@ -100,8 +100,9 @@ def to_reply(wanted: EmbedRequest, result: EmbedResult, *, parsing: float) -> Pa
         parsing: Seconds from the request's arrival until it was parsed; ``load_duration``
             where the model was loaded already.
     """
-    reply = EmbedReply(model=wanted.model, embeddings=[])
-    if result.tokens:
+    if not result.tokens:
+        reply = EmbedReply(model=wanted.model, embeddings=[])
+    else:
         reply = EmbedReply(
             model=wanted.model,
             embeddings=[],
