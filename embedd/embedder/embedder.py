@@ -137,8 +137,7 @@ class Embedder:
         options = parse_options(request.options)
         warnings = inputs.check_dimensions(request, model) + inputs.check_prompt(request)
         prefix = inputs.choose_prefix(request.prompt, model)
-        if not inputs.is_text_alone(request.inputs):  # as most are
-            await apart(request.inputs, inputs.check_ids, request.inputs, model.spec.vocabulary)
+        await _check_ids(request, model)
         # Before the model is loaded.
         self._check_answer(_count_inputs(request), model.spec.width, claim)
         limit = self.limit(model, options)
@@ -434,6 +433,11 @@ class Embedder:
         else:
             async with self._open_vocabulary(spec) as vocabulary:
                 yield vocabulary
+
+
+async def _check_ids(request: EmbedRequest, model: ResolvedModel) -> None:
+    if not inputs.is_text_alone(request.inputs):  # as most are
+        await apart(request.inputs, inputs.check_ids, request.inputs, model.spec.vocabulary)
 
 
 async def _fit(
