@@ -93,7 +93,7 @@ async def test_files_are_open_and_data_asks_for_the_key(open_server: OpenServer)
     served: Served = await open_server(keys=Keys(listed=["k"]))
     for path in ("/ui/", "/ui/app.js"):
         assert (await served.send("GET", path)).status == 200
-    for path in ("/ui/live", "/ui/catalogue"):
+    for path in ("/ui/live", "/ui/catalogue", "/ui/access"):
         assert (await served.send("GET", path)).status == 401
     headers = {"Authorization": "Bearer k"}
     assert (await served.send("GET", "/ui/catalogue", headers=headers)).status == 200
@@ -144,3 +144,22 @@ async def test_browsers_find_an_icon_without_a_key(open_server: OpenServer) -> N
     reply = await served.send("GET", "/favicon.ico")
     assert (reply.status, reply.body[:5]) == (200, b"<svg ")
     assert reply.headers["Content-Type"].startswith("image/svg+xml")
+
+
+@pytest.mark.parametrize(
+    ("keys", "key", "manage"),
+    [
+        (Keys(), "", True),
+        (Keys(listed=["use"]), "use", True),
+        (Keys(listed=["use"], admin=["boss"]), "use", False),
+        (Keys(admin=["boss"]), "", False),
+        (Keys(admin=["boss"]), "boss", True),
+    ],
+)
+async def test_the_page_is_said_what_its_key_allows(
+    keys: Keys, key: str, *, manage: bool, open_server: OpenServer
+) -> None:
+    served: Served = await open_server(keys=keys)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    reply = await served.send("GET", "/ui/access", headers=headers)
+    assert (reply.status, reply.json) == (200, {"manage": manage})

@@ -73,6 +73,50 @@ def test_shorter_and_smaller_vectors_show_what_they_cost(
     assert abs(float(shown[1]) - worst) < 2e-3
 
 
+def test_what_was_computed_is_still_there_after_another_part(
+    server: Server, open_page: OpenPage
+) -> None:
+    page = open_page(server.url + "/ui")
+    compute(page)
+    before = cells(page)
+    go(page, "Live")
+    go(page, "Try")
+    assert cells(page) == before
+    expect(page.get_by_label("Model")).to_have_value("all-minilm:latest")
+
+
+def test_a_model_in_memory_is_the_first_choice_and_others_are_said_to_load(
+    start: Callable[..., Server], open_page: OpenPage
+) -> None:
+    server = start()
+    page = open_page(server.url + "/ui#try")
+    page.get_by_label("Model").select_option("short:latest")
+    page.route("**/api/embed", lambda route: None)  # it is answered by nothing
+    page.get_by_role("button", name="Compute").click()
+    expect(page.get_by_role("button", name="Loading the model …")).to_be_visible()
+    body = {"model": "short", "input": "x"}
+    assert page.request.post(server.url + "/api/embed", data=body).ok
+    later = open_page(server.url + "/ui#try")
+    expect(later.get_by_label("Model")).to_have_value("short:latest")
+
+
+def test_numbers_on_the_map_do_not_cover_each_other(server: Server, open_page: OpenPage) -> None:
+    page = open_page(server.url + "/ui#try")
+    go(page, "Try")
+    near = [f"The cat sleeps on the sofa{'.' * dots}" for dots in range(4)]
+    page.get_by_label(re.compile("Texts")).fill("\n".join([*near, "Interest rates rose."]))
+    compute(page)
+    boxes = [one.bounding_box() for one in page.locator(".map text").all()]
+    assert len(boxes) == 5
+    for i, a in enumerate(boxes):
+        for b in boxes[:i]:
+            assert a
+            assert b
+            # The box of a line of text is higher than its digits.
+            apart = abs(a["x"] - b["x"]) >= 0.8 * a["width"]
+            assert apart or abs(a["y"] - b["y"]) >= 0.5 * a["height"], (a, b)
+
+
 def test_tokens_show_what_is_cut(server: Server, open_page: OpenPage) -> None:
     page = open_page(server.url + "/ui#try")
     go(page, "Try")
@@ -205,16 +249,27 @@ def test_data_asks_for_the_key_and_the_page_keeps_it_for_the_tab(
     assert page.evaluate("Object.keys(localStorage).length") == 0
 
 
-def test_managing_asks_for_the_admin_key(start: Callable[..., Server], open_page: OpenPage) -> None:
+def test_managing_is_offered_to_keys_that_may(
+    start: Callable[..., Server], open_page: OpenPage
+) -> None:
     server = start(EMBEDD_API_KEY="use", EMBEDD_ADMIN_KEY="manage")
     page = open_page(server.url + "/ui", expect="40")
-    page.get_by_label(re.compile("asks for a key")).fill("use")
+    key = page.get_by_label(re.compile("asks for a key"))
+    key.fill("use")
     page.get_by_role("button", name="Use this key").click()
-    page.get_by_role("button", name="Delete short:latest").click()
-    expect(page.get_by_role("button", name="Keep it")).to_be_focused()
-    page.get_by_role("button", name="Delete it").click()
-    expect(page.get_by_label(re.compile("asks for a key"))).to_be_visible()
-    expect(page.get_by_text("admin key").first).to_be_visible()
+    expect(page.get_by_role("button", name="Load short:latest")).to_be_visible()
+    for name in ("Delete short:latest", "Pull"):
+        expect(page.get_by_role("button", name=name)).to_have_count(0)
+    page.get_by_role("button", name="Use an admin key").click()
+    page.get_by_role("button", name="Go on without it").click()
+    expect(key).to_have_count(0)
+    page.get_by_role("button", name="Use an admin key").click()
+    key.fill("manage")
+    page.get_by_role("button", name="Use this key").click()
+    expect(page.get_by_role("button", name="Delete short:latest")).to_be_visible()
+    expect(page.locator("form").get_by_role("button", name="Pull")).to_be_visible()
+    expect(key).to_have_count(0)
+    compute(page)  # the other key still serves
 
 
 def test_everything_is_reached_by_keyboard(server: Server, open_page: OpenPage) -> None:

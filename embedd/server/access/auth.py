@@ -187,6 +187,11 @@ def check_key(keys: Keys, access: Access, request: web.Request) -> None:
             raise keys.explain_refusal(access, credentials)
 
 
+def may_manage(request: web.Request) -> bool:
+    """Whether the key of *request*, or the lack of one, lets it manage models."""
+    return request.app[KEYS].admit(Access.MANAGE, _credentials(request))
+
+
 def find_owner(request: web.Request) -> str:
     """Who sends *request*, for what belongs to the holder of a key: see `Keys.owner`."""
     return request.app[KEYS].owner(_credentials(request))

@@ -337,6 +337,7 @@ OPERATING: Final = {
     ("GET", "/ui/{file}"): Entry(
         summary="Get a file of the page", parameters={"file": "index.html"}
     ),
+    ("GET", "/ui/access"): Entry(summary="Tell whether the key of the request may manage models"),
     ("GET", "/ui/live"): Entry(
         summary="Follow the live figures: a stream of events, which does not end"
     ),

@@ -12,6 +12,7 @@ from aiohttp import web
 from embedd.catalog.catalog import AnyRecipe
 from embedd.catalog.recipe import Recipe
 from embedd.errors import UnknownRouteError
+from embedd.server.access.auth import may_manage
 from embedd.server.dialects.base import ENDLESS, HTML, LIBRARY, Dialect, Route
 from embedd.server.dialects.openai.errors import STATUSES, to_error
 from embedd.server.http.json_out import dump, json_response
@@ -52,6 +53,12 @@ class CatalogueModel(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
 
 
+class KeyAccess(msgspec.Struct, frozen=True, kw_only=True):
+    """What a key allows besides using models: `manage` is to pull, create, copy and delete them."""
+
+    manage: bool
+
+
 async def page(request: web.Request) -> web.StreamResponse:
     """``GET /ui``. Its addresses are relative: without the slash they would lead elsewhere."""
     if not request.path.endswith("/"):
@@ -84,6 +91,11 @@ def _describe(recipe: AnyRecipe) -> CatalogueModel:
         tags=list(recipe.tags),
         kind="text" if isinstance(recipe, Recipe) else "image",
     )
+
+
+async def access(request: web.Request) -> web.StreamResponse:
+    """``GET /ui/access``: what the key of this request allows."""
+    return json_response(KeyAccess(manage=may_manage(request)))
 
 
 async def live(request: web.Request) -> web.StreamResponse:
@@ -121,6 +133,7 @@ DIALECT = Dialect(
         Route(method="GET", path="/ui", endpoint=page, reply=str, media=HTML),
         Route(method="GET", path="/ui/{file}", endpoint=asset, reply=str, media=HTML),
         Route(method="GET", path="/ui/live", endpoint=live, reply=str, media=EVENTS),
+        Route(method="GET", path="/ui/access", endpoint=access, reply=KeyAccess),
         Route(method="GET", path="/ui/catalogue", endpoint=catalogue, reply=list[CatalogueModel]),
     ),
     to_error=to_error,

@@ -8,6 +8,10 @@ export const address = (path = "") => new URL(path, BASE).href.replace(/\/$/, ""
 export const readKey = () => sessionStorage.getItem(STORED_KEY) ?? "";
 export const storeKey = (key) => sessionStorage.setItem(STORED_KEY, key);
 
+const STORED_ADMIN_KEY = "embedd-admin-key";
+const readAdminKey = () => sessionStorage.getItem(STORED_ADMIN_KEY) ?? "";
+export const storeAdminKey = (key) => sessionStorage.setItem(STORED_ADMIN_KEY, key);
+
 /** An answer that is an error; `status` is 0 where no server answered. */
 export class ApiError extends Error {
   constructor(message, status) {
@@ -16,7 +20,7 @@ export class ApiError extends Error {
   }
 }
 
-let askForKey = null; // called with the reason when a key is missing or does not suffice
+let askForKey = null; // called with the reason and the status when a key is missing or does not suffice
 
 export const onMissingKey = (callback) => {
   askForKey = callback;
@@ -26,6 +30,7 @@ async function send(path, { method = "POST", body, signal } = {}) {
   const headers = {};
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (readKey()) headers.Authorization = `Bearer ${readKey()}`;
+  if (readAdminKey()) headers["X-Api-Key"] = readAdminKey(); // the server looks at both
   let answer;
   try {
     answer = await fetch(new URL(path, BASE), {
@@ -40,7 +45,7 @@ async function send(path, { method = "POST", body, signal } = {}) {
   }
   if (answer.ok) return answer;
   const message = await readError(answer);
-  if (answer.status === 401 || answer.status === 403) askForKey?.(message);
+  if (answer.status === 401 || answer.status === 403) askForKey?.(message, answer.status);
   throw new ApiError(message, answer.status);
 }
 

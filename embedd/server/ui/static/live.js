@@ -57,20 +57,24 @@ function between(samples, i) {
     tokens: seconds > 0 ? grown("tokens") / seconds : 0,
     median: quantile(0.5, queue),
     slow: quantile(0.95, queue),
+    least: Math.min(...Object.keys(queue).filter((bound) => bound !== "+Inf").map(Number)),
     fill: batches && after.batch_limit ? Math.min(1, grown("batched_tokens") / batches / after.batch_limit) : null,
     hits: looked ? grown("cache_hits") / looked : null,
   };
 }
 
 const percent = (share) => (share == null ? "–" : `${Math.round(100 * share)} %`);
+// In the lowest bucket of the histogram, times are not distinguished.
+const atLeast = (value, least) => (value != null && value < least ? `< ${whole(1000 * least)} ms` : seconds(value));
 const seconds = (value) => milliseconds(value == null ? null : 1000 * value);
 
 function Figures({ samples, now }) {
   const last = between(samples, samples.length - 1);
+  const [median, slow] = [last.median, last.slow].map((value) => atLeast(value, last.least));
   const memory = Object.values(now.memory).reduce((sum, one) => sum + one, 0);
   const figures = [
     ["Tokens a second", whole(last.tokens)],
-    ["Time in the queue", `${seconds(last.median)}`, `95 %: ${seconds(last.slow)}`],
+    ["Time in the queue", median, median === slow ? "" : `95 %: ${slow}`],
     ["In flight", whole(now.in_flight), `${whole(now.waiting_requests)} wait`],
     ["Batch fill", percent(last.fill)],
     ["Cache hits", percent(last.hits), bytes(now.cache_bytes)],
@@ -80,6 +84,11 @@ function Figures({ samples, now }) {
     ([name, value, more]) => html`<div key=${name}><dt>${name}</dt><dd>${value}${more && html`<span class="detail"> ${more}</span>`}</dd></div>`,
   )}</dl>`;
 }
+
+/** A line for each model, on top of those before it: models of the same size would have one line. */
+const stack = (names, samples) =>
+  names.map((name, i) => [name, samples.map(({ memory }) =>
+    memory[name] == null ? null : names.slice(0, i + 1).reduce((sum, one) => sum + (memory[one] ?? 0), 0))]);
 
 function Charts({ samples }) {
   const times = samples.map((one) => one.time);
@@ -93,8 +102,8 @@ function Charts({ samples }) {
       ["in flight", samples.map((one) => one.in_flight)], ["waiting", samples.map((one) => one.waiting_requests)]]} />
     <${Chart} title="Batch fill" times=${times} lines=${[["share of the largest batch", of("fill")]]} format=${percent} />
     <${Chart} title="Cache hits" times=${times} lines=${[["share of look-ups", of("hits")]]} format=${percent} />
-    <${Chart} title="Memory set aside for models" times=${times} format=${bytes}
-      lines=${names.map((name) => [name, samples.map((one) => one.memory[name] ?? null)])} />
+    <${Chart} title=${names.length > 1 ? "Memory set aside, one model on top of the other" : "Memory set aside for models"}
+      times=${times} format=${bytes} lines=${stack(names, samples)} />
   </div>`;
 }
 

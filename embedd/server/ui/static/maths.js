@@ -67,6 +67,37 @@ function findAxis(gram, others) {
   return axis.map((a) => a * sign * Math.sqrt(value));
 }
 
+const [LABEL_WIDTH, LABEL_HEIGHT, POINT] = [5, 8, 3.5]; // of a digit, a label, and from a point's middle
+const AROUND = [0, 4, 2, 6, 1, 7, 3, 5].map((eighth) => (eighth * Math.PI) / 4);
+
+const overlap = (a, b) =>
+  Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
+
+const around = ([x, y], width, height) => [x - width / 2, y - height / 2, x + width / 2, y + height / 2];
+
+/** The middle of the number beside each point, where it covers points and other numbers least. */
+export function placeLabels(points) {
+  const taken = points.map((point) => around(point, 2 * POINT, 2 * POINT));
+  return points.map(([x, y], i) => {
+    const width = LABEL_WIDTH * String(i + 1).length + 1;
+    let best = null;
+    for (const distance of [1, 1.8, 2.6]) {
+      for (const angle of AROUND) {
+        const middle = [
+          x + Math.cos(angle) * distance * (POINT + width / 2),
+          y + Math.sin(angle) * distance * (POINT + LABEL_HEIGHT / 2),
+        ];
+        const box = around(middle, width, LABEL_HEIGHT);
+        const cost = taken.reduce((sum, other) => sum + overlap(box, other), 0);
+        if (!best || cost < best.cost) best = { middle, box, cost };
+      }
+      if (best.cost === 0) break;
+    }
+    taken.push(best.box);
+    return best.middle;
+  });
+}
+
 /** Bound below which the share `q` of observations lies, of a histogram's cumulative counts.
  * Linear inside a bucket, as Prometheus computes it; null without observations. */
 export function quantile(q, counts) {

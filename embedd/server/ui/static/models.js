@@ -4,13 +4,16 @@ import { get, lines, post, remove } from "./api.js";
 import { Message, Progress, ahead, bytes, plural, useAction } from "./parts.js";
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 
-export function Models({ store, refresh }) {
+export function Models({ store, refresh, askForKey }) {
   return html`
     <section aria-labelledby="store-title">
       <h2 id="store-title">Models</h2>
       ${store.models.length ? html`<${Store} ...${{ store, refresh }} />` : store.known && html`<${Empty} />`}
     </section>
-    <${Pull} store=${store} refresh=${refresh} />
+    ${store.manages ? html`<${Pull} store=${store} refresh=${refresh} />` : html`<section class="row">
+      <p class="grow">Pulling and deleting models needs an admin key.</p>
+      <button type="button" class="quiet" onClick=${() => askForKey({ text: "an admin key pulls and deletes models", admin: true })}>
+        Use an admin key</button></section>`}
   `;
 }
 
@@ -26,11 +29,11 @@ const Store = ({ store, refresh }) => html`<div class="scroll models" tabindex="
     </tr></thead>
     <tbody>${store.models.map(
       (model) => html`<${Row} key=${model.name} model=${model}
-        running=${store.running.find((one) => one.name === model.name)} refresh=${refresh} />`,
+        running=${store.running.find((one) => one.name === model.name)} manages=${store.manages} refresh=${refresh} />`,
     )}</tbody>
   </table></div>`;
 
-function Row({ model, running, refresh }) {
+function Row({ model, running, manages, refresh }) {
   const dialog = useRef(null);
   const load = useAction(async (keepAlive) => {
     await post("api/generate", keepAlive === undefined
@@ -61,8 +64,8 @@ function Row({ model, running, refresh }) {
               aria-label=${`Unload ${model.name}`}>Unload</button>`
           : html`<button type="button" disabled=${load.busy} onClick=${() => load.start()}
               aria-label=${`Load ${model.name}`}>${load.busy ? "Loading …" : "Load"}</button>`}
-        <button type="button" class="quiet danger" disabled=${deletion.busy}
-          onClick=${() => dialog.current.showModal()} aria-label=${`Delete ${model.name}`}>Delete</button>
+        ${manages && html`<button type="button" class="quiet danger" disabled=${deletion.busy}
+          onClick=${() => dialog.current.showModal()} aria-label=${`Delete ${model.name}`}>Delete</button>`}
         <dialog ref=${dialog} aria-label=${`Delete ${model.name}`}>
           <p>Delete <strong>${model.name}</strong> (${bytes(model.size)}) from the store?</p>
           <div class="actions">

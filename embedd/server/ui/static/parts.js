@@ -58,6 +58,25 @@ export function Copy({ text, label = "Copy" }) {
   </button>`;
 }
 
+const kept = new Map();
+
+/** As `useState`, for what a part of the page still has when it is shown again. */
+export function useKept(name, initial) {
+  const [value, show] = useState(() => (kept.has(name) ? kept.get(name) : initial));
+  const set = (next) => {
+    kept.set(name, next);
+    show(next);
+  };
+  return [value, set];
+}
+
+/** What a button says while `model` works: it is loaded first, if it is not in memory. */
+export const working = (model, loaded, text) => (loaded.includes(model) ? text : "Loading the model …");
+
+/** The model to work with: the chosen one, else one that is in memory. */
+export const chooseModel = (models, chosen, loaded) =>
+  models.includes(chosen) ? chosen : (models.find((name) => loaded.includes(name)) ?? models[0] ?? "");
+
 /** Calls `run` and keeps whether it runs, and its error. */
 export function useAction(run) {
   const [state, setState] = useState({ busy: false, error: null });

@@ -2,7 +2,7 @@
 
 import { post } from "./api.js";
 import { cosine } from "./maths.js";
-import { Message, ModelChoice, Progress, plural, useAction } from "./parts.js";
+import { Message, ModelChoice, Progress, chooseModel, plural, useAction, useKept, working } from "./parts.js";
 import { html, useRef, useState } from "./vendor/preact.js";
 
 const MAX_LINES = 2000;
@@ -23,20 +23,21 @@ function readLines(content) {
   return texts.filter(Boolean);
 }
 
-export function Search({ models, rerankers }) {
-  const [content, setContent] = useState("");
-  const [question, setQuestion] = useState("");
-  const [model, setModel] = useState(models[0] ?? "");
-  const [reranker, setReranker] = useState("");
+export function Search({ models, rerankers, loaded, refresh }) {
+  const [content, setContent] = useKept("search.content", "");
+  const [question, setQuestion] = useKept("search.question", "");
+  const [model, setModel] = useKept("search.model", "");
+  const [reranker, setReranker] = useKept("search.reranker", "");
   const [done, setDone] = useState(null);
-  const [found, setFound] = useState(null);
+  const [found, setFound] = useKept("search.found", null);
   const index = useRef({ key: null, texts: [], vectors: [] });
-  const chosen = models.includes(model) ? model : (models[0] ?? "");
+  const chosen = chooseModel(models, model, loaded);
   const all = readLines(content);
   const texts = all.slice(0, MAX_LINES);
 
   const search = useAction(async () => {
     const key = `${chosen}\n${texts.join("\n")}`;
+    setModel(chosen);
     if (index.current.key !== key) {
       const vectors = [];
       for (let start = 0; start < texts.length; start += BATCH) {
@@ -55,6 +56,7 @@ export function Search({ models, rerankers }) {
       .slice(0, SHOWN);
     setFound({ ranked, reranked: null });
     if (reranker) setFound({ ranked, reranked: await rerank(reranker, question, ranked) });
+    await refresh();
   });
   const drop = async (event) => {
     event.preventDefault();
@@ -78,7 +80,7 @@ export function Search({ models, rerankers }) {
           <${ModelChoice} models=${models} value=${chosen} onChange=${setModel} />
           <${ModelChoice} models=${rerankers} value=${reranker} onChange=${setReranker} label="Reranker"
             none=${rerankers.length ? "none" : "none in the store"} />
-          <button type="submit" disabled=${search.busy || !texts.length || !question.trim()}>${search.busy ? "Searching …" : "Search"}</button>
+          <button type="submit" disabled=${search.busy || !texts.length || !question.trim()}>${search.busy ? working(chosen, loaded, "Searching …") : "Search"}</button>
         </div>
       </form>
       ${done && html`<${Progress} label="computing the vectors of the texts" ...${done} />`}

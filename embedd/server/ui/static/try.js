@@ -1,8 +1,8 @@
 // Texts and their vectors: cosines, a map, tokens, what shorter or smaller numbers cost.
 
 import { address, measure, post, readKey } from "./api.js";
-import { cosines, project, quantize, shorten } from "./maths.js";
-import { Copy, Message, ModelChoice, milliseconds, plural, useAction } from "./parts.js";
+import { cosines, placeLabels, project, quantize, shorten } from "./maths.js";
+import { Copy, Message, ModelChoice, chooseModel, milliseconds, plural, useAction, useKept, working } from "./parts.js";
 import { html, useMemo, useState } from "./vendor/preact.js";
 
 const EXAMPLE = [
@@ -21,22 +21,24 @@ const DTYPES = [
   ["binary", 1 / 8],
 ];
 
-export function Try({ models }) {
-  const [text, setText] = useState(EXAMPLE);
-  const [model, setModel] = useState(models[0] ?? "");
-  const [type, setType] = useState("");
-  const [result, setResult] = useState(null);
-  const chosen = models.includes(model) ? model : (models[0] ?? "");
+export function Try({ models, loaded, refresh }) {
+  const [text, setText] = useKept("try.text", EXAMPLE);
+  const [model, setModel] = useKept("try.model", "");
+  const [type, setType] = useKept("try.type", "");
+  const [result, setResult] = useKept("try.result", null);
+  const chosen = chooseModel(models, model, loaded);
   const texts = text.split("\n").filter((line) => line.trim()).slice(0, MAX_TEXTS);
 
   const embed = useAction(async () => {
     const body = { model: chosen, input: texts, ...(type && { input_type: type }) };
+    setModel(chosen);
     const [reply, tokens, about] = await Promise.all([
       measure("api/embed", body),
       post("tokenize", { model: chosen, inputs: texts }).catch(() => null),
       post("api/show", { model: chosen }).catch(() => null),
     ]);
     setResult({ ...reply, body, texts, tokens, prefix: findPrefix(about, type) });
+    await refresh();
   });
   if (!models.length) return html`<section><h2>Try</h2><p>Pull a model that makes vectors first: see <a href="#models">Models</a>.</p></section>`;
   return html`<section aria-labelledby="try-title">
@@ -54,7 +56,7 @@ export function Try({ models }) {
             <select value=${type} onChange=${(event) => setType(event.target.value)}>
               <option value="">none</option><option value="query">query</option><option value="document">document</option>
             </select></label>
-          <button type="submit" disabled=${embed.busy || !texts.length}>${embed.busy ? "Computing …" : "Compute"}</button>
+          <button type="submit" disabled=${embed.busy || !texts.length}>${embed.busy ? working(chosen, loaded, "Computing …") : "Compute"}</button>
         </div>
       </form>
       <${Message} error=${embed.error} />
@@ -128,16 +130,15 @@ const Matrix = ({ texts, matrix }) => html`<div class="scroll" tabindex="0" role
 function Map2d({ texts, vectors }) {
   const places = useMemo(() => project(vectors), [vectors]);
   const most = Math.max(...places.flat().map(Math.abs)) || 1;
+  const points = places.map(([x, y]) => [(x / most) * 100, (-y / most) * 55]);
+  const labels = placeLabels(points);
   return html`<svg class="map" viewBox="-120 -70 240 140" role="img"
     aria-label=${`Map of the texts on their two principal axes: ${texts.map(
       (text, i) => `${shortName(text)} at ${places[i].map((one) => (one / most).toFixed(2)).join(", ")}`,
     ).join("; ")}`}>
     <line x1="-115" x2="115" y1="0" y2="0" class="axis" /><line y1="-65" y2="65" x1="0" x2="0" class="axis" />
-    ${places.map(([x, y], i) => {
-      const [left, top] = [(x / most) * 100, (-y / most) * 55];
-      return html`<g key=${i}><title>${texts[i]}</title><circle cx=${left} cy=${top} r="3.5" />
-        <text x=${left > 0 ? left - 5 : left + 5} y=${top + 2.5} text-anchor=${left > 0 ? "end" : "start"}>${i + 1}</text></g>`;
-    })}
+    ${points.map(([x, y], i) => html`<g key=${i}><title>${texts[i]}</title><circle cx=${x} cy=${y} r="3" />
+      <text x=${labels[i][0]} y=${labels[i][1] + 2.8} text-anchor="middle">${i + 1}</text></g>`)}
   </svg>`;
 }
 
