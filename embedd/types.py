@@ -190,6 +190,7 @@ class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         top_n: How many of them to return; None returns all.
+        max_tokens: Limit of the query with a document, if lower than the model's own.
         max_tokens_per_doc: Limit of every document, its further tokens are cut off.
         raw_scores: Return the model's logits instead of scores between 0 and 1.
         store: As in `EmbedRequest`.
@@ -200,6 +201,7 @@ class RerankRequest(msgspec.Struct, frozen=True, kw_only=True):
     documents: Sequence[str]
     top_n: int | None = None
     truncate: Truncate = Truncate.END
+    max_tokens: int | None = None
     max_tokens_per_doc: int | None = None
     raw_scores: bool = False
     store: bool = True

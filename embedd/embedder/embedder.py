@@ -202,6 +202,7 @@ class Embedder:
         model = await self._find(request.model)
         if not model.is_reranker:
             raise NotARerankerError
+        limit = self.limit(model)
 
         async def tokenize(loaded: ServedModel) -> inputs.Fitted:
             if loaded.info.pair_template is None:
@@ -211,7 +212,7 @@ class Embedder:
                 request.query,
                 request.documents,
                 template=loaded.info.pair_template,
-                limit=self.limit(model),
+                limit=min(limit, request.max_tokens or limit),
                 max_tokens_per_doc=request.max_tokens_per_doc,
                 truncate=request.truncate,
             )

@@ -175,6 +175,37 @@ async def test_documents_that_were_cut_are_listed(served: Served) -> None:
     assert "X-Embedd-Truncated" not in whole.headers
 
 
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+async def test_vllms_limit_of_tokens_is_that_of_a_query_with_its_document(
+    path: str, served: Served
+) -> None:
+    body = {"model": "ranker", "query": "a", "documents": [LONG]}
+    counts = {}
+    for number in (12, -1, 1000, None):
+        reply = await served.post(path, {**body, "truncate_prompt_tokens": number})
+        assert reply.status == 200
+        counts[number] = reply.json["meta"]["tokens"]["input_tokens"]
+    assert counts.pop(12) == 12
+    assert set(counts.values()) == {64}  # as many as the model takes
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"truncate_prompt_tokens": 0}, "must be at least 1, or -1"),
+        ({"truncate_prompt_tokens": 9, "truncate": False}, "conflict"),
+    ],
+)
+async def test_a_limit_of_tokens_that_makes_no_sense_is_refused(
+    path: str, fields: dict[str, object], text: str, served: Served
+) -> None:
+    body = {"model": "ranker", "query": "a", "documents": ["b"], **fields}
+    reply = await served.post(path, body)
+    assert reply.status == 400
+    assert text in reply.json["message"]
+
+
 async def test_a_reranker_that_does_not_load_in_time_is_named(served: Served) -> None:
     served.loads.error = LoadTimeoutError("no progress")
     body = {"model": "ranker", "query": "a", "documents": DOCUMENTS}

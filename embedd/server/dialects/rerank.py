@@ -11,7 +11,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from embedd.errors import EmptyInputError, InvalidInputError
 from embedd.server.dialects.base import Dialect, Failure, Policy, Route
-from embedd.server.dialects.common.fields import parse_truncate, require_model
+from embedd.server.dialects.common.fields import parse_max_tokens, parse_truncate, require_model
 from embedd.server.dialects.common.openai_input import check_count
 from embedd.server.dialects.common.vector_json import shortest
 from embedd.server.dialects.endpoints import computed_headers, rerank_body
@@ -38,6 +38,7 @@ class RerankBody(Struct):
     truncate: bool | str | None = None
     truncation: bool | None = None
     max_tokens_per_doc: int | None = None
+    truncate_prompt_tokens: int | None = None  # vLLM: of the query and a document together
     rank_fields: list[str] | None = None
     raw_scores: bool | None = None
 
@@ -83,12 +84,14 @@ def to_request(body: RerankBody, policy: Policy) -> RerankRequest:
         raise EmptyInputError(NO_DOCUMENTS, field="documents")
     check_count(body.documents, policy.max_inputs, "documents")
     texts = [_to_text(one, body.rank_fields) for one in body.documents]
+    truncate = parse_truncate(truncate=body.truncate, truncation=body.truncation)
     return RerankRequest(
         model=body.model or "",
         query=body.query,
         documents=texts,
         top_n=_choose_top_n(body.top_n, body.top_k),
-        truncate=parse_truncate(truncate=body.truncate, truncation=body.truncation),
+        truncate=truncate,
+        max_tokens=parse_max_tokens(body.truncate_prompt_tokens, truncate),
         max_tokens_per_doc=_check_cap(body.max_tokens_per_doc),
         raw_scores=bool(body.raw_scores),
     )

@@ -12,6 +12,7 @@ PARTS: Final = {**CUTS, "middle": Truncate.MIDDLE}
 ENCODINGS: Final = {"float": Encoding.LIST, "base64": Encoding.BASE64}
 DTYPES: Final = {dtype.value: dtype for dtype in DType}
 BASE64: Final = "base64"
+AS_MANY_AS_FIT: Final = -1
 
 
 def choose_word(field: str, value: str, words: Iterable[str]) -> str:
@@ -68,6 +69,26 @@ def parse_truncate(
     if cut is not None and (cut is Truncate.ERROR) is not (chosen is Truncate.ERROR):
         raise InvalidInputError("truncate and truncation conflict", field="truncate")
     return chosen
+
+
+def parse_max_tokens(number: int | None, truncate: Truncate) -> int | None:
+    """Return vLLM's ``truncate_prompt_tokens``, most tokens of a sequence; None is the model's.
+
+    Raises:
+        InvalidInputError: It is not a length, or nothing may be cut.
+    """
+    if number is None:
+        return None
+    field = "truncate_prompt_tokens"
+    if number != AS_MANY_AS_FIT and number < 1:
+        raise InvalidInputError(
+            f"{field} must be at least 1, or {AS_MANY_AS_FIT} for as many as the model takes, "
+            f"got {number}",
+            field=field,
+        )
+    if truncate is Truncate.ERROR:
+        raise InvalidInputError(f"truncate and {field} conflict", field=field)
+    return None if number == AS_MANY_AS_FIT else number
 
 
 def parse_dimensions(dimensions: int | None, output_dimension: int | None = None) -> int | None:

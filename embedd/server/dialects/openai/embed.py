@@ -2,13 +2,12 @@
 
 import uuid
 from collections.abc import Callable
-from typing import Final
 
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
-from embedd.errors import InvalidInputError, UnsupportedValueError
+from embedd.errors import UnsupportedValueError
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.common import openai_input
 from embedd.server.dialects.common.chunk import chunk_rows, parse_chunk
@@ -16,6 +15,7 @@ from embedd.server.dialects.common.fields import (
     PARTS,
     parse_dimensions,
     parse_formats,
+    parse_max_tokens,
     parse_optional_keep_alive,
     parse_truncate,
     require_model,
@@ -24,9 +24,7 @@ from embedd.server.dialects.common.prompts import parse_prompt
 from embedd.server.dialects.common.vector_json import Items, insert_rows, items
 from embedd.server.dialects.endpoints import computed_headers, embed_body
 from embedd.server.http.json_out import Parts, parts_response
-from embedd.types import ChunkPlace, DimensionCheck, EmbedRequest, EmbedResult, Normalize, Truncate
-
-AS_MANY_AS_FIT: Final = -1
+from embedd.types import ChunkPlace, DimensionCheck, EmbedRequest, EmbedResult, Normalize
 
 
 class EmbedBody(openai_input.EmbedBody):
@@ -93,7 +91,7 @@ def to_request(body: EmbedBody, policy: Policy, *, from_openai: bool = True) -> 
         model=model,
         inputs=openai_input.parse_inputs(body.input, policy, from_openai=from_openai),
         truncate=truncate,
-        max_tokens=_parse_max_tokens(body.truncate_prompt_tokens, truncate),
+        max_tokens=parse_max_tokens(body.truncate_prompt_tokens, truncate),
         chunk=parse_chunk(body.chunk, max_chunks=policy.max_inputs),
         dimensions=parse_dimensions(body.dimensions, body.output_dimension),
         dimension_check=DimensionCheck.STRICT,
@@ -107,21 +105,6 @@ def to_request(body: EmbedBody, policy: Policy, *, from_openai: bool = True) -> 
         keep_alive=parse_optional_keep_alive(body.keep_alive),
         options=body.options or {},
     )
-
-
-def _parse_max_tokens(number: int | None, truncate: Truncate) -> int | None:
-    if number is None:
-        return None
-    field = "truncate_prompt_tokens"
-    if number != AS_MANY_AS_FIT and number < 1:
-        raise InvalidInputError(
-            f"{field} must be at least 1, or {AS_MANY_AS_FIT} for as many as the model takes, "
-            f"got {number}",
-            field=field,
-        )
-    if truncate is Truncate.ERROR:
-        raise InvalidInputError(f"truncate and {field} conflict", field=field)
-    return None if number == AS_MANY_AS_FIT else number
 
 
 def to_reply(wanted: EmbedRequest, result: EmbedResult, *, id_: str) -> Parts:
