@@ -32,6 +32,7 @@ def describe_reading(
             f"polars:  import polars as pl; df = pl.read_ipc({place!r})",
             f"pandas:  import pandas as pd; df = pd.read_feather({place!r})",
         ]
+    # What reads a folder as a whole must skip `errors.jsonl`.
     files = f"{place.rstrip('/')}/*.parquet" if output is Output.FOLDER else place
     return _parquet(files, place, selection.id or ROW, width=width, dtype=dtype)
 
@@ -40,7 +41,10 @@ def _parquet(files: str, place: str, key: str, *, width: int, dtype: str) -> lis
     lines = [
         f"DuckDB:  FROM {files!r}",
         f"polars:  import polars as pl; df = pl.read_parquet({files!r})",
-        f"pandas:  import pandas as pd; df = pd.read_parquet({place!r})",
+        (
+            "pandas:  import pyarrow.dataset as ds; df = "
+            f"ds.dataset({place!r}, exclude_invalid_files=True).to_table().to_pandas()"
+        ),
         (
             "numpy:   import numpy as np, pyarrow.dataset as ds; vectors = np.stack("
             f"ds.dataset({place!r}, exclude_invalid_files=True).to_table(columns=[{VECTOR!r}])"

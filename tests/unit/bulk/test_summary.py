@@ -18,7 +18,8 @@ NAMES = ["o.jsonl", "o.npy", *(["out", "o.parquet", "o.arrow"] if has_arrow() el
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_output_can_be_read_as_the_summary_says(tmp_path: Path, name: str) -> None:
-    source = write_lines(tmp_path / "a.jsonl", [{"key": n, "text": f"t{n}"} for n in range(7)])
+    rows = [{"key": n, "text": f"t{n}"} for n in range(7)]
+    source = write_lines(tmp_path / "a.jsonl", [*rows, {"key": 7, "text": None}])
     target = tmp_path / name
     run_job([source], target, id="key")
     lines = describe_reading(
@@ -27,12 +28,12 @@ def test_each_output_can_be_read_as_the_summary_says(tmp_path: Path, name: str) 
     read = 0
     for line in lines:
         tool, _, code = line.partition(":")
-        module = {"numpy": "numpy", "pyarrow": "pyarrow"}.get(tool)
+        module = {one: one for one in ("numpy", "pyarrow", "pandas")}.get(tool)
         if module is None or not find_spec(module):
             continue
         names: dict[str, Any] = {}
         exec(code.strip(), names)  # noqa: S102 - the line is what is tested
-        found = names["vectors"] if "vectors" in names else names["table"]
+        [found] = [names[one] for one in ("vectors", "table", "df") if one in names]
         assert len(found) == 7
         read += 1
     assert read or name == "o.jsonl"
