@@ -296,7 +296,7 @@ def test_a_lock_that_does_not_change_is_taken_over(store: LoopbackStore) -> None
     holder = b'{"host":"far","pid":7,"time":1,"id":"x"}'
     store.objects["out/_embedd/lock-1-of-1"] = holder
     waits: list[str] = []
-    folder = RemoteFolder(target_of(store), notify=waits.append)
+    folder = RemoteFolder(target_of(store), notify=waits.append, sleep=lambda _: None)
     with folder.lock():
         assert store.objects["out/_embedd/lock-1-of-1"] != holder
     assert len(waits) == 1

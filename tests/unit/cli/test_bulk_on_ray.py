@@ -48,13 +48,11 @@ def do(server: FakeServer, texts: Path, cluster: LocalCluster) -> Do:
     """Runs the command on *cluster* and returns its exit status."""
 
     def run(out: str = "o.jsonl", *, threads: int | None = None, **changes: object) -> int:
-        target = texts.with_name(out)
+        target = out if "://" in out else str(texts.with_name(out))
         values: dict[str, object] = {
             "inputs": [str(texts)],
-            "out": str(target),
-            "options": Options(
-                wanted=Wanted(model="all-minilm"), output=choose_output(str(target))
-            ),
+            "out": target,
+            "options": Options(wanted=Wanted(model="all-minilm"), output=choose_output(target)),
             "form": None,
             "shard": (1, 1),
             "restart": False,
