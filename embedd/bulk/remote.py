@@ -18,11 +18,12 @@ from embedd.errors import InvalidInputError, UnavailableError
 
 # Seconds between attempts; pyarrow's own for S3 come first, and take some 6 s each time.
 DELAYS: Final = (1.0, 2.0, 4.0, 8.0, 16.0)
+# What no later attempt changes; names of files are in these messages too.
 _REFUSED: Final = re.compile(
-    r"ACCESS_DENIED|PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ACCESS_KEY|SIGNATURE|TOKEN|"
-    r"NO_SUCH_BUCKET|CREDENTIALS|HTTP status 40[0134]|\b403\b|Authori[sz]ation|Authentication|"
-    r"ContainerNotFound|bucket does not exist",
-    re.IGNORECASE,
+    r"AWS Error (ACCESS_DENIED|NO_SUCH_BUCKET|\w*(ACCESS_KEY|SIGNATURE|TOKEN|CLIENT|EXPIRED)\w*) "
+    r"|HTTP status 40[0134]"
+    r"|Status\((PERMISSION_DENIED|UNAUTHENTICATED|NOT_FOUND|INVALID_ARGUMENT)"
+    r"|Azure Error: \[(Auth|InvalidAuth|ContainerNotFound|AccountIsDisabled)"
 )
 T = TypeVar("T")
 

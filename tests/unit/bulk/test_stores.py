@@ -113,6 +113,16 @@ def test_a_store_is_opened_without_the_path() -> None:
     assert opened == ["s3://b?region=eu", "hdfs://node:8020/"]
 
 
+def test_a_container_of_azure_may_name_its_account() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stores, "_open", lambda _uri: None)
+        place = stores.open_place("abfs://box@account.dfs.core.windows.net/a/b.txt?x=1")
+    assert place.path == "box/a/b.txt"
+    assert place.to_uri("box/c") == "abfs://box@account.dfs.core.windows.net/c?x=1"
+    with pytest.raises(InvalidInputError, match="must not have keys"):
+        stores.open_place("abfs://box:key@account.dfs.core.windows.net/a.txt")
+
+
 def test_options_that_a_store_has_not_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="cannot be opened"):
         find("s3://bucket/a.txt?no_such_option=1")

@@ -14,6 +14,7 @@ import pytest
 
 from embedd.bulk.remote import RemotePath
 from embedd.bulk.remote_folder import RemoteFolder
+from embedd.cli.tables import format_size
 from embedd.ray.probe import find_fault, open_probe
 from tests.loopback_store import Fault, LoopbackStore
 from tests.unit.bulk.remote_jobs import store
@@ -52,11 +53,11 @@ def test_a_folder_and_a_file_of_a_store_are_outputs(
     assert "out/_SUCCESS" in store.objects
     assert "FROM 's3://bucket/out/*.parquet'" in first.err
     size = len(store.objects["out/part-000000.parquet"])
-    assert f"{size / 1e6:.1f} MB" in first.err
-    for seconds in ("s, ", "nothing left to do, "):
+    assert f", {format_size(size)}" in first.err
+    for words in ("20 rows, ", "nothing left to do: 20 rows, "):
         result = embedd("bulk", "all-minilm", str(source), "-o", store.uri("o.jsonl"))
         assert result.status == 0, result.err
-        assert seconds in result.err
+        assert words in result.err
     assert len(store.objects["o.jsonl"].splitlines()) == 20
     other = embedd("bulk", "all-minilm", str(source), "-o", store.uri("o.jsonl"), "--limit", "3")
     assert other.status == 1
@@ -116,7 +117,7 @@ def test_the_nodes_of_a_cluster_write_to_a_store(
     store.objects["out/.tmp-1-of-1-probe-old"] = b"of a command that was killed"
     assert do(store.uri("out/")) == 0
     assert cluster.tasks
-    assert all(pickle.loads(pickle.dumps(task)) == task for task in cluster.tasks)  # noqa: S301
+    assert all(pickle.loads(pickle.dumps(task)) == task for task in cluster.tasks)  # noqa: S301 - our own
     assert texts_in(store) == texts.read_text().splitlines()
     assert "out/_SUCCESS" in store.objects
     assert not [name for name in store.names() if "probe" in name]
