@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
@@ -150,10 +150,7 @@ class Shelf:
         Raises:
             UnknownRouteError: There is none.
         """
-        found = self.files.get(id_)
-        if found is None or found.owner != owner:
-            raise UnknownRouteError(f"no such file: {id_[:80]!r}")
-        return found
+        return _find_own(self.files, id_, owner, "file")
 
     def find_batch(self, id_: str, owner: str) -> Batch:
         """Return a batch of *owner*.
@@ -161,10 +158,7 @@ class Shelf:
         Raises:
             UnknownRouteError: There is none.
         """
-        found = self.batches.get(id_)
-        if found is None or found.owner != owner:
-            raise UnknownRouteError(f"no such batch: {id_[:80]!r}")
-        return found
+        return _find_own(self.batches, id_, owner, "batch")
 
     def begin_upload(self, owner: str) -> Upload:
         """Return a file to write.
@@ -317,6 +311,18 @@ def _name_the_disk() -> Iterator[None]:
     except OSError as error:
         log.error("a file cannot be stored", extra={"reason": str(error)})  # noqa: TRY400 - the message is complete
         raise UnavailableError(f"the file cannot be stored: {error.strerror}") from error
+
+
+def _find_own(kept: Mapping[str, R], id_: str, owner: str, kind: str) -> R:
+    """Return what has this id; what belongs to another is not there either.
+
+    Raises:
+        UnknownRouteError: There is none.
+    """
+    found = kept.get(id_)
+    if found is None or found.owner != owner:
+        raise UnknownRouteError(f"no such {kind}: {id_[:80]!r}")
+    return found
 
 
 def results_of(batch: Batch) -> list[tuple[str, int]]:
