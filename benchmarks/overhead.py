@@ -128,6 +128,7 @@ async def _open_servers(
     stack: AsyncExitStack, options: argparse.Namespace, gguf: Path, cores: int, state: Path
 ) -> list[Server]:
     embedd = await stack.enter_async_context(open_embedd(gguf, cores, options.engine, state=state))
+    await embedd.embed(["ready?"])  # loads the model, which takes longer than a warm-up
     servers = [
         Server(name=embedd.name, url=embedd.url, path="/api/embed", pid=embedd.pid, metrics=True)
     ]

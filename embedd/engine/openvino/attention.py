@@ -18,6 +18,7 @@ def attention(
     *,
     mask: Node,
     rotary: Rotary | None = None,
+    kept: Node | None = None,
 ) -> Node:
     """Apply multi-head self-attention and the output projection of *block*.
 
@@ -25,12 +26,15 @@ def attention(
         mask: Added to the scores before the softmax; with one row, or with those of all heads that
             share a head of keys.
         rotary: Applied to queries and keys.
+        kept: The tokens that attend, as in `GraphInputs`; the rows of *mask* are theirs.
     """
     queries, keys, values = _project(x, gguf, block, config)
     queries, keys = (
         apply_rotary(_transpose(part), rotary, config)
         for part in _norm_heads(queries, keys, gguf, block, config)
     )
+    if kept is not None:
+        queries = op.gather(queries, kept, blocks.scalar(2), batch_dims=1)
     if config.groups > 1:
         # The queries of a group follow one another as rows: keys need no copy for each of them.
         queries = _reshape(queries, 0, config.key_heads, -1, config.head_width)

@@ -5,7 +5,7 @@ computed too, but no token attends to it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -29,12 +29,15 @@ class GraphInputs:
         lengths: Tokens of each sequence.
         positions: 0 … tokens - 1.
         is_token: (sequences, tokens), false after a sequence's end.
+        kept: Positions (sequences, kept) of the tokens that the last layer has to compute, in a
+            graph whose vectors are those of one token; None is all.
     """
 
     ids: Node
     lengths: Node
     positions: Node
     is_token: Node
+    kept: Node | None = None
 
 
 def make_inputs() -> GraphInputs:
@@ -45,6 +48,18 @@ def make_inputs() -> GraphInputs:
     positions = op.range(scalar(0), tokens, scalar(1), "i32")
     is_token = op.less(op.unsqueeze(positions, ints(0)), op.unsqueeze(lengths, ints(1)))
     return GraphInputs(ids=ids, lengths=lengths, positions=positions, is_token=is_token)
+
+
+def keep_tokens(inputs: GraphInputs, name: str) -> GraphInputs:
+    """Add an input *name*: the tokens to keep."""
+    kept = op.parameter([-1, -1], np.int32)
+    kept.set_friendly_name(name)
+    return replace(inputs, kept=kept)
+
+
+def take(x: Node, kept: Node | None) -> Node:
+    """Return the hidden states (sequences, kept, width) of these tokens, of all for None."""
+    return x if kept is None else op.gather(x, kept, scalar(1), batch_dims=1)
 
 
 def scalar(value: int) -> Node:

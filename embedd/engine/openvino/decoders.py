@@ -25,12 +25,15 @@ LAYERS_OF_27B: Final = 62  # this size alone scales its scores by another width
 def build_qwen(gguf: Gguf, inputs: GraphInputs, config: GraphConfig) -> Node:
     """Build Qwen2, Qwen3 or EuroBERT: norms before attention and before the gated network."""
     rotary = read_rotary(gguf, inputs, config)
-    mask = _whole_mask(inputs, config)
+    mask, kept = _whole_mask(inputs, config), None
     x = blocks.embed_tokens(gguf, inputs, config)
     for layer in range(config.layers):
+        if layer == config.layers - 1 and inputs.kept is not None:
+            mask, kept = _whole_mask(inputs, config, inputs.kept), inputs.kept
         block = f"blk.{layer}"
         y = blocks.norm(x, gguf, f"{block}.attn_norm", config)
-        x = op.add(x, attention(y, gguf, block, config, mask=mask, rotary=rotary))
+        y = attention(y, gguf, block, config, mask=mask, rotary=rotary, kept=kept)
+        x = op.add(blocks.take(x, kept), y)
         y = blocks.norm(x, gguf, f"{block}.ffn_norm", config)
         x = op.add(x, blocks.gated(y, gguf, block, config, op.swish))
     return blocks.norm(x, gguf, "output_norm", config)
@@ -61,10 +64,11 @@ def build_gemma(gguf: Gguf, inputs: GraphInputs, config: GraphConfig) -> Node:
     return blocks.norm(x, gguf, "output_norm", config)
 
 
-def _whole_mask(inputs: GraphInputs, config: GraphConfig) -> Node:
+def _whole_mask(inputs: GraphInputs, config: GraphConfig, kept: Node | None = None) -> Node:
     if not config.causal:
         return masks.padding_mask(inputs)
-    return masks.repeat_rows(masks.causal_mask(inputs), config)
+    mask = masks.causal_mask(inputs)
+    return masks.repeat_rows(mask if kept is None else masks.take_rows(mask, kept), config)
 
 
 def _window_mask(inputs: GraphInputs, config: GraphConfig, window: int) -> Node:

@@ -25,7 +25,9 @@ def build_bert(gguf: Gguf, inputs: GraphInputs, config: GraphConfig) -> Node:
     x = op.add(blocks.embed_tokens(gguf, inputs, config), rows)
 
     feed_forward = _gelu_network(gguf, config)
-    return _post_norm_layers(x, gguf, config, feed_forward, mask=masks.padding_mask(inputs))
+    return _post_norm_layers(
+        x, gguf, config, feed_forward, mask=masks.padding_mask(inputs), kept=inputs.kept
+    )
 
 
 def build_nomic_bert(gguf: Gguf, inputs: GraphInputs, config: GraphConfig) -> Node:
@@ -107,12 +109,19 @@ def _post_norm_layers(
     *,
     mask: Node,
     rotary: Rotary | None = None,
+    kept: Node | None = None,
 ) -> Node:
-    """Apply all layers, with a norm after attention and one after *feed_forward*."""
+    """Apply all layers, with a norm after attention and one after *feed_forward*.
+
+    Args:
+        kept: The tokens that the last layer has to compute; the mask has one row for all.
+    """
     x = blocks.norm(x, gguf, "token_embd_norm", config)
     for layer in range(config.layers):
         block = f"blk.{layer}"
-        attended = attention(x, gguf, block, config, mask=mask, rotary=rotary)
+        only = kept if layer == config.layers - 1 else None
+        attended = attention(x, gguf, block, config, mask=mask, rotary=rotary, kept=only)
+        x = blocks.take(x, only)
         y = blocks.norm(op.add(attended, x), gguf, f"{block}.attn_output_norm", config)
         if f"{block}.attn_norm_2.weight" in gguf:
             y = blocks.norm(op.add(y, x), gguf, f"{block}.attn_norm_2", config)

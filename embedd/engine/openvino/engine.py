@@ -13,7 +13,8 @@ from embedd.engine.backends import Backend
 from embedd.engine.llama.library import open_library
 from embedd.engine.llama.model import LlamaModel
 from embedd.engine.llama.tokenizer import LlamaTokenizer
-from embedd.engine.openvino.families import build_graph
+from embedd.engine.openvino import families
+from embedd.engine.openvino.families import build_graph, find_kept
 from embedd.engine.openvino.library import compile_graph, open_core
 from embedd.engine.openvino.tensors import Gguf
 from embedd.engine.padding import group_alike, round_length
@@ -38,10 +39,14 @@ class Compilations:
 
     Args:
         streams: Threads of one computation → computations that run side by side with so many.
+
+    Attributes:
+        kept: Name of the graph's third input, see `build_graph`; None if it has none.
     """
 
     def __init__(self, graph: Any, streams: Mapping[int, int], precision: Precision) -> None:
         self._graph: Any = graph
+        self.kept: str | None = find_kept(graph)
         self._streams = streams
         self._precision = precision
         self._compiled: dict[int, Any] = {}
@@ -237,8 +242,9 @@ class OpenVinoEngine:
         ids = np.zeros((len(rows), longest), np.int32)
         ids[is_token] = np.concatenate([sequences[row] for row in rows])
         request = self.find_request()
+        kept = self._choose_kept(of_rows, longest, own=pooling is self.info.pooling)
         try:
-            outputs = request.infer([ids, of_rows], share_inputs=True, share_outputs=True)
+            outputs = request.infer([ids, of_rows, *kept], share_inputs=True, share_outputs=True)
         except RuntimeError as error:
             if OUT_OF_MEMORY.search(str(error)):
                 # Ends the worker: what failed to get memory computes nonsense afterwards.
@@ -247,6 +253,24 @@ class OpenVinoEngine:
         if pooling is self.info.pooling:
             return np.array(outputs[POOLED], np.float32)
         return pool(outputs[TOKENS], is_token, pooling)
+
+    def _choose_kept(
+        self, lengths: npt.NDArray[np.int32], longest: int, *, own: bool
+    ) -> list[npt.NDArray[np.int32]]:
+        """Return the third input of a graph that has one: one token of each sequence, or all.
+
+        Args:
+            own: Whether the vectors are pooled as the model itself does.
+        """
+        match self._compilations.kept:
+            case None:
+                return []
+            case _ if not own:
+                return [np.tile(np.arange(longest, dtype=np.int32), (len(lengths), 1))]
+            case families.FIRST:
+                return [np.zeros((len(lengths), 1), np.int32)]
+            case _:
+                return [lengths[:, np.newaxis] - np.int32(1)]
 
     def _check(self, sequences: Sequence[TokenIds], pooling: Pooling | None) -> None:
         if not 0 < len(sequences) <= MAX_SEQUENCES:

@@ -45,14 +45,25 @@ def add_heads(
 def _pool(
     hidden: Node, gguf: Gguf, inputs: GraphInputs, config: GraphConfig, *, pooling: Pooling
 ) -> Node:
-    own = _read_head_pooling(gguf, config)
-    match own if pooling is Pooling.RANK else pooling:
+    if inputs.kept is not None:
+        return blocks.pool_first(hidden)  # the one token that is kept
+    match choose_pooling(gguf, config, pooling):
         case Pooling.MEAN:
             return blocks.pool_mean(hidden, inputs)
         case Pooling.LAST:
             return blocks.pool_last(hidden, inputs)
         case _:
             return blocks.pool_first(hidden)
+
+
+def choose_pooling(gguf: Gguf, config: GraphConfig, pooling: Pooling) -> Pooling:
+    """Return how tokens are pooled, also before the head of a cross-encoder.
+
+    Raises:
+        UnsuitableError: The head pools in a way that this engine does not support.
+    """
+    own = _read_head_pooling(gguf, config)
+    return own if pooling is Pooling.RANK else pooling
 
 
 def _read_head_pooling(gguf: Gguf, config: GraphConfig) -> Pooling:

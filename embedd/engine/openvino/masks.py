@@ -51,6 +51,12 @@ def causal_mask(inputs: GraphInputs, window: int | None = None) -> Node:
     return op.unsqueeze(_hide(hidden), blocks.ints(0, 1))
 
 
+def take_rows(mask: Node, kept: Node) -> Node:
+    """Return the rows of these tokens of a causal mask: (sequences, 1, kept, tokens)."""
+    rows = op.gather(op.squeeze(mask, blocks.ints(0, 1)), kept, blocks.scalar(0))
+    return op.unsqueeze(rows, blocks.ints(1))
+
+
 def repeat_rows(mask: Node, config: GraphConfig) -> Node:
     """Repeat a mask's rows for each head of queries that shares a head of keys."""
     return mask if config.groups == 1 else op.tile(mask, blocks.ints(1, 1, config.groups, 1))

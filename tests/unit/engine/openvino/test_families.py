@@ -8,6 +8,7 @@ import pytest
 
 from embedd.engine.backends import LLAMA_BACKENDS, OPENVINO_F32
 from embedd.engine.llama.engine import LlamaEngine
+from embedd.engine.padding import round_length
 from embedd.engine.protocol import UnsuitableError
 from embedd.engine.spec import ModelSpec
 from embedd.errors import ModelLoadError
@@ -19,7 +20,7 @@ from tests.tiny_families import CONTEXT, FAMILIES, LAYERS, WIDTH, write_tiny_fam
 from tests.tiny_models import TINY_VOCABULARY, find_parts
 
 require_openvino()
-from embedd.engine.openvino.engine import OpenVinoEngine
+from embedd.engine.openvino.engine import TOKENS, OpenVinoEngine
 
 # llama.cpp looks its GELU up in a table of 16 bits and has such keys and values too.
 TOLERANCE = {"f32": 1e-6, "f16": 5e-6, "q8_0": 3e-3}
@@ -83,6 +84,21 @@ def test_every_pooling_agrees_whether_or_not_it_is_the_models_own(
     for pooling in (None, *POOLINGS, Pooling.NONE):
         there = np.concatenate([theirs.encode([ids], pooling) for ids in sequences])
         assert distances(ours.encode(sequences, pooling), there).max() <= TOLERANCE["f32"], pooling
+
+
+@pytest.mark.parametrize(
+    ("own", "computed"),
+    [(Pooling.CLS, 1), (Pooling.LAST, 1), (Pooling.MEAN, round_length(9))],
+)
+def test_the_last_layer_computes_only_the_tokens_that_a_vector_is_made_of(
+    own: Pooling, computed: int, tmp_path: Path
+) -> None:
+    ours, _ = load_both(write_tiny_family(tmp_path / "tiny.gguf"), own)
+    counts = []
+    for pooling in (None, Pooling.NONE):
+        ours.encode(make_sequences([9]), pooling)
+        counts.append(ours.find_request().get_output_tensor(TOKENS).shape[1])
+    assert counts == [computed, round_length(9)]
 
 
 def test_scores_agree(tmp_path: Path) -> None:
