@@ -18,6 +18,7 @@ from embedd.bulk.compute import MixedBackendsError, Wanted
 from embedd.bulk.ending import finish_job
 from embedd.bulk.folder import Folder
 from embedd.bulk.job import Model, decode_job, fit_limits
+from embedd.bulk.parts import choose_output
 from embedd.bulk.runner import ErrorBudget, ErrorBudgetError
 from embedd.bulk.units import Limits
 from embedd.errors import ExtraMissingError, InvalidInputError
@@ -154,6 +155,8 @@ def test_a_table_needs_the_optional_library(
         run_job([source], tmp_path / "o.jsonl")
     with pytest.raises(ExtraMissingError, match="the output"):
         run_job([source], tmp_path / "out")
+    with pytest.raises(ExtraMissingError, match=r"s3://bucket/o\.jsonl"):
+        choose_output("s3://bucket/o.jsonl?scheme=http")
 
 
 def test_rows_that_cannot_be_read_or_embedded_are_listed_and_the_others_computed(

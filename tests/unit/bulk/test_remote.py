@@ -499,3 +499,21 @@ def test_what_a_store_refuses_is_not_tried_again(
     with pytest.raises(error):
         RemotePath("s3://bucket/a").exists()
     assert Refusing.asked == (1 if error is InvalidInputError else 3)
+
+
+def test_a_bucket_that_is_missing_is_named_where_something_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Empty:
+        def open_output_stream(self, path: str) -> object:
+            raise FileNotFoundError(2, os.strerror(2), path)
+
+    monkeypatch.setattr("embedd.bulk.stores._open", lambda _uri: Empty())
+    with pytest.raises(InvalidInputError, match=r"gs://bucket/a cannot be written.*bucket exists"):
+        RemotePath("gs://bucket/a").write_bytes(b"a")
+
+
+def test_an_output_that_another_shard_has_completed_is_left_alone(store: LoopbackStore) -> None:
+    with folder_at(store).turn() as is_there:
+        assert not is_there
+    assert not store.objects
