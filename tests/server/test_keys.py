@@ -18,8 +18,8 @@ from tests.server.serving import OpenServer, Served
 USER, BOSS = f"{MARK}user", f"{MARK}boss"
 KEYS = Keys(listed=[USER], admin=[BOSS])
 MISSING = (
-    "missing API key: send the header `Authorization: Bearer KEY` (or X-Api-Key, or Api-Key); "
-    "the server's operator sets it (EMBEDD_API_KEY)"
+    "invalid API key (none was sent): send the header `Authorization: Bearer KEY` "
+    "(or X-Api-Key, or Api-Key); the server's operator sets it (EMBEDD_API_KEY)"
 )
 OPENAI = {
     "error": {
@@ -59,9 +59,9 @@ async def test_a_route_that_requires_a_key_refuses_requests_without_one(
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/api/embed", {"error": MISSING}),
-        ("/api/embeddings", {"error": MISSING}),
-        ("/api/pull", {"error": MISSING.replace("API_KEY", "ADMIN_KEY")}),
+        ("/api/embed", {"error": f"unauthorized: {MISSING}"}),
+        ("/api/embeddings", {"error": f"unauthorized: {MISSING}"}),
+        ("/api/pull", {"error": f"unauthorized: {MISSING.replace('API_KEY', 'ADMIN_KEY')}"}),
         ("/v1/embeddings", OPENAI),
         ("/api/v3/inference/embeddings", OPENAI),
         ("/v2/embed", {"id": "mine", "message": MISSING}),
@@ -79,7 +79,8 @@ async def test_a_missing_key_is_answered_in_the_shape_of_the_paths_dialect(
 async def test_a_wrong_key_is_distinguished_from_a_missing_one(protected: Served) -> None:
     for headers in ({"Authorization": "Bearer no"}, {"X-Api-Key": "no"}, {"api-key": "no"}):
         reply = await protected.send("POST", "/api/embed", headers=headers)
-        assert (reply.status, reply.json["error"]) == (401, MISSING.replace("missing", "invalid"))
+        wrong = f"unauthorized: {MISSING.replace(' (none was sent)', '')}"
+        assert (reply.status, reply.json["error"]) == (401, wrong)
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_a_dry_run_says_what_then_comes(bulk: Bulk, capfd: pytest.CaptureFixture
     assert bulk("--local", "--dry-run")[0] == 0
     out = capfd.readouterr().out
     assert "6 rows" in out
-    assert "1 texts cut" in out
+    assert "1 text cut" in out
     tokens = int(out.split(" tokens")[0].rpartition(", ")[2].replace(",", ""))
     bulk("--local")
     assert f"{tokens} tokens" in capfd.readouterr().err.replace(",", "")

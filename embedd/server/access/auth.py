@@ -144,9 +144,9 @@ class Keys:
         setting = (
             "EMBEDD_ADMIN_KEY" if access is Access.MANAGE and self._admin else "EMBEDD_API_KEY"
         )
-        what = "invalid API key" if any(_sent_keys(headers)) else "missing API key"
+        none = "" if any(_sent_keys(headers)) else " (none was sent)"
         return UnauthorizedError(
-            f"{what}: {HOW_TO_SEND}; the server's operator sets it ({setting})"
+            f"invalid API key{none}: {HOW_TO_SEND}; the server's operator sets it ({setting})"
         )
 
     def describe(self) -> str:

@@ -114,18 +114,18 @@ def test_compare_names_the_option_where_the_other_server_needs_a_key(
     embedd: Run, server: FakeServer, tmp_path: Path
 ) -> None:
     def refuse() -> web.Response:
-        return web.json_response({"error": "missing API key: send a header"}, status=401)
+        return web.json_response({"error": "invalid API key: send a header"}, status=401)
 
     with in_background(FakeServer()) as other:
         other.refusals["/api/embed"] = refuse()
         outcome = embedd("compare", other.url, "all-minilm")
         assert outcome.err == (
-            f"Error: {other.url}: missing API key: give one of its keys with --other-key-file\n"
+            f"Error: {other.url}: invalid API key: give one of its keys with --other-key-file\n"
         )
         del other.refusals["/api/embed"]
         server.refusals["/api/embed"] = refuse()
         outcome = embedd("compare", other.url, "all-minilm")
-        assert "Error: missing API key: set EMBEDD_API_KEY" in outcome.err
+        assert "Error: invalid API key: set EMBEDD_API_KEY" in outcome.err
     (tmp_path / "empty").touch()
     outcome = embedd("compare", "x", "y", "--other-key-file", str(tmp_path / "empty"))
     assert (outcome.status, "has no key" in outcome.err) == (2, True)

@@ -408,6 +408,7 @@ def test_an_input_is_never_in_the_folder_of_the_output(
     embedd: Run, server: FakeServer, tmp_path: Path
 ) -> None:
     del server
+    pytest.importorskip("pyarrow")
     source = tmp_path / "rows" / "part-000000.jsonl"
     source.parent.mkdir()
     source.write_text('{"text":"x"}\n')

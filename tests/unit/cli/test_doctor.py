@@ -207,5 +207,7 @@ def test_what_does_not_tell_its_models_is_no_warning(embedd: Run, server: FakeSe
     server.is_embedd = False
     assert store_line(embedd).startswith("ok ")
     server.is_embedd = True
-    server.refusals["/api/tags"] = web.json_response({"error": "missing API key"}, status=401)
+    server.refusals["/api/tags"] = web.json_response(
+        {"error": "invalid API key (none was sent)"}, status=401
+    )
     assert store_line(embedd).startswith("ok ")

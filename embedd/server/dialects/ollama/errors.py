@@ -43,6 +43,8 @@ def _phrase(error: errors.EmbeddError) -> str:
             return "the input length exceeds the context length"
         case errors.InvalidModelNameError() if not str(error).startswith("use either "):
             return "invalid model name"
+        case errors.UnauthorizedError():
+            return f"unauthorized: {error}"
         case errors.OverloadedError():
             return "server busy, please try again.  maximum pending requests exceeded"
         case _:
