@@ -1,8 +1,7 @@
 """The benchmark of overhead: what it reads, and what it says of it."""
 
-import os
+import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import pytest
@@ -49,13 +48,30 @@ def test_the_script_sends_json_to_the_path_with_its_own_seed() -> None:
     assert "%%" not in script
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_time_of_a_process_grows_as_it_computes() -> None:
-    before = read_usage(os.getpid())
+COMPUTES = """
+import sys, time
+for line in sys.stdin:
     began = time.thread_time()
     while time.thread_time() < began + 0.02:
         pass
-    used = read_usage(os.getpid()) - before
+    print("done", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_time_of_a_process_grows_as_it_computes() -> None:
+    program = [sys.executable, "-c", COMPUTES]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        usages = []
+        for _ in range(2):
+            child.stdin.write(b"\n")
+            child.stdin.flush()
+            assert child.stdout.readline() == b"done\n"
+            usages.append(read_usage(child.pid))
+        child.stdin.close()
+    used = usages[1] - usages[0]
     assert used.seconds > 0.01
     assert used.wakes >= 0
 
