@@ -107,8 +107,10 @@ OTHERS = {
     "/openapi.json",
     "/docs",
     "/docs/{file}",
+    "/favicon.ico",
     "/metrics",
     "/ui",
+    "/ui/access",
     "/ui/live",  # a stream of what is in memory
     "/ui/{file}",
 }

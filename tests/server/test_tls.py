@@ -158,6 +158,7 @@ async def test_sighup_reads_certificate_and_keys_again(tmp_path: Path) -> None:
         keys.write_text("new,newer")
         process.send_signal(signal.SIGHUP)
         assert process.stdout is not None
+        assert b"page=" in await process.stdout.readline()
         lines = [await process.stdout.readline() for _ in range(2)]
         assert b"API keys read again" in lines[0]
         assert b"keys=2" in lines[0]
