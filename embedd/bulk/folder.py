@@ -51,7 +51,7 @@ class JobFolder(Protocol):
         ...
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a file, None if there is no such file."""
+        """Return the content of a file, None if it does not exist."""
         ...
 
     def path(self, name: str) -> "Target":

@@ -125,7 +125,7 @@ class Lease:
                 raise FolderLockedError(f"{self._subject} is in use by {now}")
 
     def _keep(self) -> None:
-        """Write it anew, until it is no longer needed, or another process's."""
+        """Write it again and again until the end, or until another process has it."""
         once = replace(self._path, patient=False)
         while not self._ended.wait(BEAT):
             with suppress(EmbeddError):  # what is wrong is said where something is written

@@ -70,7 +70,7 @@ class RemotePath:
         return self.size() is not None
 
     def size(self) -> int | None:
-        """Return the bytes of the file, None if there is no such file."""
+        """Return the bytes of the file, None if it does not exist."""
         place = self._open()
         [info] = self._ask("read", lambda: place.system.get_file_info([place.path]))
         return int(info.size) if info.is_file else None
@@ -88,7 +88,7 @@ class RemotePath:
         """Return the content of the file.
 
         Raises:
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: It does not exist.
         """
         place = self._open()
 
