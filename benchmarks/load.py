@@ -86,7 +86,18 @@ async def run_wrk(
     script = folder / "texts.lua"
     script.write_text(make_script(path, seed))
     process = await asyncio.create_subprocess_exec(
-        *["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "-s", str(script), url],
+        # A request may be slow without being lost: wrk's own limit is 2 s.
+        *[
+            "wrk",
+            "-t1",
+            f"-c{clients}",
+            f"-d{seconds}s",
+            "--timeout",
+            "30s",
+            "-s",
+            str(script),
+            url,
+        ],
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await process.communicate()

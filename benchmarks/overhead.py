@@ -277,9 +277,11 @@ def main() -> None:
     if not is_installed():
         parser.error("wrk is not installed: apt install wrk")
     report = asyncio.run(run(options))
-    command = "python -m benchmarks.overhead " + " ".join(sys.argv[1:])
+    binary = str(options.llama_server)
+    words = [Path(word).name if word == binary else word for word in sys.argv[1:]]
+    command = " ".join(["python -m benchmarks.overhead", *words])
     backend = list_backends(options.engine)[0].name
-    head = f"{describe_machine(read_settings().threads)}, {backend}. Made by `{command.strip()}`."
+    head = f"{describe_machine(read_settings().threads)}, {backend}. Made by `{command}`."
     text = f"{head}\n\n{report}\n"
     print(text)
     if options.save:
