@@ -32,7 +32,8 @@ function App() {
   }, []);
   useEffect(() => {
     // How programs send it comes after the colon. A 403 asks for an admin key beside the one that serves.
-    onMissingKey((message, status) => setMissingKey({ text: message.split(":")[0], admin: status === 403 }));
+    onMissingKey((message, status) =>
+      setMissingKey({ text: message.replace("unauthorized: ", "").split(":")[0], admin: status === 403 }));
     get("api/version").then((reply) => setStore((known) => ({ ...known, version: reply.embedd ?? reply.version })), () => {});
     refresh();
     const timer = setInterval(() => document.hidden || refresh(), REFRESH);
