@@ -161,6 +161,9 @@ async def test_a_second_answer_is_ignored(peer: Peer) -> None:
 
 async def test_a_process_that_goes_on_without_its_socket_is_killed(peer: Peer) -> None:
     task, _ = await peer.paint([])
+    async with asyncio.timeout(60):
+        while not peer.worker._child._stderr.endswith(b"failed\n"):
+            await asyncio.sleep(0.01)
     peer.sock.shutdown(socket.SHUT_RDWR)
     with pytest.raises(WorkerDiedError) as caught:
         await task
