@@ -304,7 +304,7 @@ class Client:
         headers = {"X-Embedd-Priority": "bulk", "Cache-Control": "no-store"}
         headers["Content-Type"] = "application/json"
         async with self._exchange("POST", path, body, headers) as response:
-            if response.status in {429, 503}:
+            if response.status in {401, 403, 429, 503} or not _is_ours(response):
                 await _check(response, "")
             request_id = response.headers.get("X-Request-Id", "")
             return response.status, request_id, await response.read()
@@ -545,29 +545,30 @@ async def _check(response: aiohttp.ClientResponse, model: str) -> None:
     """Raise the error that the server answered, if any; *model* is the one in the request."""
     if response.status < 400:
         return
-    is_ours = response.content_type == "application/json"
-    body = await response.read()
-    if is_ours:
-        reply = _decode_error(body)
-    else:
-        reply = api.ErrorReply(error=_describe_status(response, body))
+    is_ours, body = _is_ours(response), await response.read()
+    reply = _decode_error(body) if is_ours else _describe_status(response, body)
     if response.status == 404 and is_ours:
         raise _not_found(model, reply.error)
     if response.status in {429, 503}:
         raise OverloadedError(reply.error, retry_after=_retry_after(response))
-    default = RequestError if response.status < 500 else ServiceError
-    kind = _ERRORS.get(response.status, default)
+    if response.status in {502, 504} and not is_ours:  # of a proxy
+        raise UnavailableError(reply.error)
+    kind = _ERRORS.get(response.status, RequestError if response.status < 500 else ServiceError)
     raise kind(reply.error, index=reply.index, tokens=reply.tokens, limit=reply.limit)
 
 
-def _describe_status(response: aiohttp.ClientResponse, body: bytes) -> str:
+def _is_ours(response: aiohttp.ClientResponse) -> bool:
+    return response.content_type == "application/json"
+
+
+def _describe_status(response: aiohttp.ClientResponse, body: bytes) -> api.ErrorReply:
     """An error that is not embedd's: its line of plain text, or its status; never a page."""
     text = body[: 4 * _LONGEST_TEXT].decode(errors="replace").strip()
     is_line = response.content_type == "text/plain" and text.isprintable()
     if is_line and 0 < len(text) <= _LONGEST_TEXT:
-        return text
-    origin = response.url.origin()
-    return f"{origin} answered {response.status} {response.reason}: is it an embedd server?"
+        return api.ErrorReply(error=text)
+    what = f"{response.url.origin()} answered {response.status} {response.reason}"
+    return api.ErrorReply(error=f"{what}: is it an embedd server?")
 
 
 def _decode_error(body: bytes) -> api.ErrorReply:
@@ -589,7 +590,7 @@ def _not_found(model: str, text: str) -> ModelNotFoundError:
 
 def _retry_after(response: aiohttp.ClientResponse) -> int:
     text = response.headers.get("Retry-After", "")
-    return int(text) if text.isdecimal() else 1
+    return max(1, int(text)) if text.isdecimal() else 1
 
 
 def _decode(data: bytes, kind: type[T]) -> T:

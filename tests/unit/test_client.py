@@ -234,7 +234,20 @@ async def test_the_facts_of_an_error_arrive(client: Client, server: FakeServer) 
     assert (caught.value.index, caught.value.tokens, caught.value.limit) == (0, 8, 3)
 
 
-@pytest.mark.parametrize(("header", "seconds"), [("7", 7), ("soon", 1)])
+async def test_a_proxy_whose_server_is_away_is_no_failure_of_the_server(
+    client: Client, server: FakeServer
+) -> None:
+    page = web.Response(status=502, text="<html>", content_type="text/html")
+    server.refusals["/v1/embeddings"] = page
+    for ask in (
+        client.embed_arrays("all-minilm", ["a"]),
+        client.post_as_it_is("/v1/embeddings", b"{}"),
+    ):
+        with pytest.raises(UnavailableError, match="502 Bad Gateway"):
+            await ask
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("7", 7), ("soon", 1), ("0", 1)])
 async def test_a_full_server_says_when_to_come_back(
     client: Client, server: FakeServer, header: str, seconds: int
 ) -> None:

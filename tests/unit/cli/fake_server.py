@@ -85,8 +85,8 @@ class FakeServer:
         self.keys[request.path] = request.headers.get("Authorization", "")
         self.asked.append((request.method, request.path, body))
         refusal = self.refusals.get(request.path)
-        if refusal is not None:
-            return refusal
+        if refusal is not None:  # each is sent once, and several may be under way
+            return web.Response(status=refusal.status, body=refusal.body, headers=refusal.headers)
         fixed = {
             "/api/version": {"version": "0.33.0", "embedd": self.version}
             if self.is_embedd

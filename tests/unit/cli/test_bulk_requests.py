@@ -195,6 +195,19 @@ def test_an_answer_that_is_not_json_ends_the_command(
     assert not source.with_name("out.jsonl").exists()
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_the_server_refuses_is_no_answer(
+    embedd: Run, server: FakeServer, source: Path, status: int
+) -> None:
+    server.refusals[URL] = web.json_response({"error": {"message": "wrong key"}}, status=status)
+    result = run(embedd, source)
+    assert result.status == 1
+    assert "wrong key" in result.err
+    assert not source.with_name("out.jsonl").exists()
+    server.refusals.clear()
+    assert run(embedd, source).status == 0
+
+
 async def test_a_busy_server_is_asked_again_later(server: FakeServer) -> None:
     server.refusals[URL] = web.json_response({"error": "busy"}, status=429)
     async with Client(server.url) as client:
