@@ -167,6 +167,8 @@ def _parse_template(text: str, columns: Mapping[str, Column]) -> tuple[Piece, ..
         raise InvalidInputError(f"the template {text!r} is not valid: {error}") from error
     if any(spec or conversion for _, _, spec, conversion in parsed):
         raise InvalidInputError(f"the template {text!r} may have names of columns in braces only")
+    if not any(name for _, name, _, _ in parsed):
+        raise InvalidInputError(f"the template {text!r} names no column: write it as {{column}}")
     return tuple(Piece(literal=literal, column=name) for literal, name, _, _ in parsed)
 
 

@@ -108,7 +108,7 @@ class FolderSink:
     def _commit(self, unit: Unit, part: Part, record: PartRecord) -> None:
         if not self._folder.is_exclusive:
             self._check_job(record)
-        if not self._mixed:
+        if record.served_by and not self._mixed:  # nothing computes a part without vectors
             self._check_backend(record.served_by)
 
         def fill(path: Path) -> None:

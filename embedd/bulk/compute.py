@@ -33,7 +33,7 @@ REQUEST_TOKENS: Final = 20_000
 REQUEST_TEXTS: Final = 2_000  # below the default of EMBEDD_MAX_INPUTS
 MAX_CHUNKS: Final = 100_000
 TOKENS_PER_CHARACTER: Final = 0.25  # of English; measured from the first answer on
-PATIENCE: Final = 120.0  # seconds that servers may be away
+PATIENCE: Final = 120.0  # seconds that servers may be away, from the first request that is lost
 BUSY_PATIENCE: Final = 1800.0  # seconds that they may be busy with others
 FIRST_DELAY, LAST_DELAY = 0.5, 10.0
 DTYPES: Final = {
@@ -150,7 +150,8 @@ class Pool:
         self._mixed = mixed
         self._sleep = sleep
         self._clock = clock
-        self._answered = clock()
+        self._away_since: float | None = None
+        self._busy_since: float | None = None
         self._free: asyncio.Queue[Compute] = asyncio.Queue()
         self._delays = dict.fromkeys(computes, FIRST_DELAY)
         self._rate = TOKENS_PER_CHARACTER
@@ -186,8 +187,15 @@ class Pool:
 
     def _choose_delay(self, compute: Compute, error: UnavailableError) -> float:
         """Return how long to wait for a server after *error*; raise it after too long a time."""
-        busy = isinstance(error, OverloadedError)
-        if self._clock() - self._answered > (BUSY_PATIENCE if busy else PATIENCE):
+        now = self._clock()
+        if isinstance(error, OverloadedError):
+            self._away_since = None  # it answers
+            self._busy_since = now if self._busy_since is None else self._busy_since
+            since, patience = self._busy_since, BUSY_PATIENCE
+        else:
+            self._away_since = now if self._away_since is None else self._away_since
+            since, patience = self._away_since, PATIENCE
+        if now - since > patience:
             raise error
         self.waits += 1
         if isinstance(error, OverloadedError):
@@ -210,7 +218,7 @@ class Pool:
         task.add_done_callback(self._parked.discard)
 
     def _note(self, compute: Compute, texts: Sequence[str], computed: Arrays) -> None:
-        self._answered = self._clock()
+        self._away_since = self._busy_since = None
         self._delays[compute] = FIRST_DELAY
         self._rate = (computed.tokens + 1) / (sum(map(len, texts)) + 1 / TOKENS_PER_CHARACTER)
         self.check_backend(computed.served_by)

@@ -23,8 +23,8 @@ from embedd.bulk.parts import (
     write_part,
 )
 from embedd.bulk.reading import Rows, open_reader
-from embedd.bulk.runner import choose_error, describe
-from embedd.bulk.unit import Embedded, embed_rows
+from embedd.bulk.runner import describe
+from embedd.bulk.unit import Embedded, choose_error, embed_rows
 from embedd.bulk.units import Unit
 
 SAMPLED_UNITS: Final = 8

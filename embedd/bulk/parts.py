@@ -186,7 +186,9 @@ def _write_rows(member: IO[bytes], part: Part) -> None:
 def take_values(values: Values, rows: Sequence[int]) -> Values:
     """Return the values of *rows*."""
     if hasattr(values, "take"):  # an array of Arrow
-        taken: Values = values.take(rows)
+        from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
+
+        taken: Values = tables.take(values, rows)
         return taken
     return [values[row] for row in rows]
 

@@ -12,7 +12,7 @@ from embedd.bulk.records import Failure, Fault, Record
 from embedd.bulk.sources import LINE_FORMATS, Format, Source, has_arrow
 from embedd.bulk.streams import Cursor, open_stream
 from embedd.bulk.units import MOST_BYTES, Limits, Range, Unit
-from embedd.errors import ExtraMissingError
+from embedd.errors import ExtraMissingError, InvalidInputError
 
 SAMPLE_ROWS: Final = 1000  # of JSON lines, of which the columns are known
 SAMPLE_BYTES: Final = 8 << 20
@@ -136,6 +136,8 @@ class LineReader:
             records: Iterable[Record] = [Record(row=0, line=unit.range.line, values=fault)]
         else:
             data = self._cursor.read(unit.range.start, size)
+            if len(data) < size:
+                raise InvalidInputError(f"{self._source.path} ends early: it has changed")
             records = takewhile(
                 lambda one: one.row < unit.range.rows, self._parse(data, unit.range.line)
             )

@@ -16,9 +16,9 @@ from embedd.bulk.job import Job
 from embedd.bulk.parts import is_typed, make_part, output_columns
 from embedd.bulk.progress import Progress
 from embedd.bulk.reading import Rows, open_reader
-from embedd.bulk.unit import embed_rows
+from embedd.bulk.unit import choose_error, embed_rows
 from embedd.bulk.units import Unit
-from embedd.errors import EmbeddError, ServiceError
+from embedd.errors import ServiceError
 
 # Units with their rows, each read when its turn comes.
 UnitsWithRows: TypeAlias = Generator[tuple[Unit, Rows], None, None]
@@ -197,16 +197,3 @@ def describe(job: Job, served_by: str) -> Mapping[str, str]:
     if wanted.chunk is not None:
         facts["chunk"] = f"{wanted.chunk} tokens, overlap {wanted.overlap}"
     return facts
-
-
-def choose_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first error of a group, one that is not embedd's own if there is one."""
-    found: list[BaseException] = []
-    waiting: list[BaseException] = [errors]
-    while waiting:
-        error = waiting.pop(0)
-        if isinstance(error, BaseExceptionGroup):
-            waiting += error.exceptions
-        else:
-            found.append(error)
-    return next((one for one in found if not isinstance(one, EmbeddError)), found[0])

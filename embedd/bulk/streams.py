@@ -3,10 +3,17 @@
 import gzip
 import io
 import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from embedd.bulk.stores import is_remote, open_remote, without_query
+from embedd.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -27,7 +34,12 @@ def split_compression(name: str) -> tuple[str, str]:
 
 def open_stream(path: str) -> BinaryIO:
     """Return the bytes of the file *path*, decompressed as its ending says."""
-    return decompress(open_file(path), split_compression(path)[1])
+    raw, ending = open_file(path), split_compression(path)[1]
+    if ending == ".gz":
+        return _decompress(gzip.GzipFile(fileobj=raw), raw, path)
+    if ending == ".zst":
+        return _decompress(zstd.ZstdFile(raw), raw, path)
+    return raw
 
 
 def open_file(path: str) -> BinaryIO:
@@ -35,24 +47,42 @@ def open_file(path: str) -> BinaryIO:
     return open_remote(path) if is_remote(path) else Path(path).open("rb")
 
 
-def decompress(raw: BinaryIO, ending: str) -> BinaryIO:
-    """Return the content of *raw*, which closes with it."""
-    if ending == ".gz":
-        return cast("BinaryIO", _Closing(gzip.GzipFile(fileobj=raw), raw))
-    if ending == ".zst":
-        return cast("BinaryIO", _Closing(zstd.ZstdFile(raw), raw))
-    return raw
+def _decompress(stream: io.BufferedIOBase, below: BinaryIO, path: str) -> BinaryIO:
+    return cast("BinaryIO", io.BufferedReader(_Content(stream, below, path), 1 << 20))
 
 
-class _Closing(io.BufferedReader):
-    """A buffered decompressor that also closes the file below it."""
+class _Content(io.RawIOBase):
+    """The content of the compressed file *below*, which closes with it; errors name its path."""
 
-    def __init__(self, stream: io.BufferedIOBase, below: BinaryIO) -> None:
-        super().__init__(cast("io.RawIOBase", stream), 1 << 20)
+    def __init__(self, stream: io.BufferedIOBase, below: BinaryIO, path: str) -> None:
+        self._stream = stream
         self._below = below
+        self._path = path
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        with self._naming():
+            return self._stream.readinto(buffer)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with self._naming():
+            return self._stream.seek(offset, whence)
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError) as error:
+            raise InvalidInputError(f"{self._path} is damaged: {error}") from error
 
     def close(self) -> None:
         super().close()
+        self._stream.close()
         self._below.close()
 
 

@@ -49,6 +49,11 @@ def find_columns(source: Source) -> list[Column]:
         InvalidInputError: It cannot be read.
     """
     with _open(source) as table:
+        names: list[str] = table.schema.names
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise InvalidInputError(
+                f"{source.path} has two columns {twice!r}: give each a name of its own"
+            )
         return [_describe(field) for field in table.schema]
 
 
@@ -101,7 +106,7 @@ class TableReader:
         """Return the next *count* rows, as batches."""
         taken: list[Table] = []
         while count > 0:
-            batch = self._rest if self._rest is not None else next(self._batches or iter(()), None)
+            batch = self._rest if self._rest is not None else self._read_batch()
             if batch is None:
                 raise InvalidInputError(f"{self._source.path} ends early: it has changed")
             taken.append(batch.slice(0, count))
@@ -109,6 +114,13 @@ class TableReader:
             count -= taken[-1].num_rows
             self._position += taken[-1].num_rows
         return taken
+
+    def _read_batch(self) -> Table:
+        """Return the next rows of the file, None at its end."""
+        try:
+            return next(self._batches or iter(()), None)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InvalidInputError(f"{self._source.path} is damaged: {error}") from error
 
     def _collect(self, unit: Unit, table: Table) -> Rows:
         columns = {name: _to_values(table[name]) for name in self._selection.text_columns}
@@ -127,7 +139,7 @@ class TableReader:
                 texts.append(text)
                 good.append(row)
         if failures:
-            kept = {name: values.take(good) for name, values in kept.items()}
+            kept = {name: take(values, good) for name, values in kept.items()}
         return Rows(
             file=file,
             numbers=[unit.first_row + row for row in good],
@@ -150,9 +162,19 @@ def write_part(path: Path, part: Part, *, as_parquet: bool) -> None:
         with _open_parquet_writer(path, table.schema) as writer:
             writer.write_table(table, row_group_size=rows)
     else:
+        table = _decode(table)
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table, max_chunksize=GROUP_ROWS)
     _release()
+
+
+def _decode(table: Table) -> Table:
+    """Return *table* without dictionaries: parts have their own, and an Arrow file only one."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            values = table.column(index).cast(field.type.value_type)
+            table = table.set_column(index, field.name, values)
+    return table
 
 
 def write_ids(file: IO[bytes], part: Part) -> None:
@@ -238,7 +260,7 @@ def _to_array(values: Any, column: Column) -> Array:
     if isinstance(values, pa.Array | pa.ChunkedArray):
         try:
             array = values if values.type == target else values.cast(target)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise InvalidInputError(
                 f"inputs have column {column.name!r} in several types: {error}"
             ) from error
@@ -263,6 +285,11 @@ def _describe(field: Any) -> Column:
             return Column(name=field.name, type=kind)
     schema = pa.schema([pa.field("", field.type)]).serialize().to_pybytes()
     return Column(name=field.name, type=ARROW + base64.b64encode(schema).decode())
+
+
+def take(values: Array, rows: Sequence[int]) -> Array:
+    """Return the *rows* of an array, which may be none: Arrow gives an empty list no type."""
+    return values.take(pa.array(rows, pa.int64()))
 
 
 def _to_values(column: Array) -> list[Any]:

@@ -100,10 +100,26 @@ async def embed_rows(rows: Rows, pool: Pool, report: Report, *, empty: Numbers) 
             report(of_all, computed.tokens, computed.cut, 0, share)
 
     report(len(rows.failures), 0, 0, len(rows.failures), 0.0 if own else 1.0)
-    async with asyncio.TaskGroup() as group:
-        for indices in _group(work.texts, pool):
-            group.create_task(_embed_group(work, indices, pool, done))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for indices in _group(work.texts, pool):
+                group.create_task(_embed_group(work, indices, pool, done))
+    except BaseExceptionGroup as errors:
+        raise choose_error(errors) from errors
     return await asyncio.to_thread(_assemble, rows, own, work, empty)
+
+
+def choose_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of a group, one that is not embedd's own if there is one."""
+    found: list[BaseException] = []
+    waiting: list[BaseException] = [errors]
+    while waiting:
+        error = waiting.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            waiting += error.exceptions
+        else:
+            found.append(error)
+    return next((one for one in found if not isinstance(one, EmbeddError)), found[0])
 
 
 def _allocate(count: int, empty: Numbers) -> Numbers:

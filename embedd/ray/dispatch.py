@@ -8,7 +8,8 @@ from typing import Final
 
 from embedd.bulk.compute import MixedBackendsError
 from embedd.bulk.job import Model
-from embedd.bulk.runner import UNITS_IN_WORK, choose_error
+from embedd.bulk.runner import UNITS_IN_WORK
+from embedd.bulk.unit import choose_error
 from embedd.errors import ServiceError
 from embedd.ray.protocol import LostWorkerError, Worker
 from embedd.ray.worker import Opened, Outcome

@@ -32,6 +32,12 @@ def test_a_template_joins_columns_and_reads_escapes() -> None:
     assert isinstance(selection.make_text({"a": True}), Fault)
 
 
+@pytest.mark.parametrize("text", ["{{a}}", "a}} {{b"])
+def test_a_template_without_a_column_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInputError, match="names no column"):
+        chosen(columns("a", "b"), text=text)
+
+
 def test_a_column_may_have_braces_in_its_name() -> None:
     assert chosen(columns("{a}"), text="{a}").text_columns == ["{a}"]
 

@@ -57,6 +57,21 @@ async def test_a_server_that_is_away_is_asked_at_growing_distances_and_not_for_e
     assert 120 < timer.now < 140
 
 
+async def test_a_pause_of_the_job_is_not_the_servers() -> None:
+    timer = Timer()
+    pool = make_pool(timer, fail_with(UnavailableError("lost"), OverloadedError("busy")))
+    timer.now = 5000.0  # its rows come from a stream that had none
+    assert (await pool.compute(["a"])).vectors.shape == (1, 4)
+    assert pool.waits == 2
+
+
+async def test_a_server_that_was_busy_for_long_may_be_away_for_as_long_as_another() -> None:
+    timer = Timer()
+    busy = [OverloadedError("busy", retry_after=10)] * 30
+    pool = make_pool(timer, fail_with(*busy, UnavailableError("lost")))
+    assert (await pool.compute(["a"])).vectors.shape == (1, 4)
+
+
 async def test_another_server_takes_over_at_once() -> None:
     timer = Timer()
     lost, there = fail_with(*[UnavailableError("lost")] * 3), FakeCompute()

@@ -141,7 +141,7 @@ def test_a_field_that_is_not_utf8_is_a_fault_that_names_its_column() -> None:
 
 
 def test_a_table_needs_a_header() -> None:
-    with pytest.raises(InvalidInputError, match="no header"):
+    with pytest.raises(InvalidInputError, match="no header: the file is empty"):
         read_header(io.BytesIO(b""), ",")
 
 

@@ -22,7 +22,15 @@ from embedd.bulk.compute import Wanted
 from embedd.bulk.parts import Part
 from embedd.bulk.units import Limits
 from embedd.errors import InvalidInputError
-from tests.unit.bulk.jobs import SERVED_BY, FakeCompute, read_lines, run_job, vector_of, write_lines
+from tests.unit.bulk.jobs import (
+    BAD,
+    SERVED_BY,
+    FakeCompute,
+    read_lines,
+    run_job,
+    vector_of,
+    write_lines,
+)
 
 TEXTS = ["plain", 'a "quoted", text', "two\nlines", "", "Übergröße 日本語 🙂", "x " * 2000]
 ROWS = [{"key": f"k{n // 2}", "text": text, "n": n} for n, text in enumerate(TEXTS)]
@@ -190,6 +198,33 @@ def test_types_of_a_table_are_kept(tmp_path: Path) -> None:
     assert (total.rows, total.errors) == (2, 1)
 
 
+@pytest.mark.parametrize("texts", [[None, None], [BAD, f"{BAD} again"]])
+@pytest.mark.parametrize("out", OUTPUTS)
+def test_a_unit_in_which_every_row_fails_has_no_rows(
+    tmp_path: Path, out: str, texts: list[str | None]
+) -> None:
+    table = pa.table({"text": pa.array([*texts, "good"], pa.string()), "n": [1, 2, 3]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    total = run_job([tmp_path / "a.parquet"], tmp_path / out, limits=Limits(rows=2))
+    assert total is not None
+    assert (total.rows, total.errors) == (1, 2)
+    assert [row["n"] for row in read_output(tmp_path / out)] == [3]
+
+
+@pytest.mark.parametrize("out", OUTPUTS)
+def test_columns_with_dictionaries_are_joined(tmp_path: Path, out: str) -> None:
+    names = ["a.arrow", "b.arrow"]
+    for name, colours in zip(names, (["red", "blue"], ["green", "red"]), strict=True):
+        table = pa.table(
+            {"text": [f"{name} 0", f"{name} 1"], "colour": pa.array(colours).dictionary_encode()}
+        )
+        with pa.ipc.new_file(str(tmp_path / name), table.schema) as writer:
+            writer.write_table(table)
+    run_job([tmp_path / name for name in names], tmp_path / out)
+    colours = [row["colour"] for row in read_output(tmp_path / out)]
+    assert colours == ["red", "blue", "green", "red"]
+
+
 def test_a_value_that_does_not_fit_its_column_is_an_error_of_its_row(tmp_path: Path) -> None:
     rows: list[object] = [{"text": "a", "year": 1999} for _ in range(1000)]
     source = write_lines(tmp_path / "a.jsonl", [*rows, {"text": "b", "year": "unknown"}])
@@ -211,6 +246,29 @@ def test_columns_of_different_types_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["b"], "key": ["one"]}), tmp_path / "b.parquet")
     with pytest.raises(InvalidInputError, match="'key'"):
         run_job([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "out", id="key")
+
+
+def test_a_structure_in_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "key": [1]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"text": ["b"], "key": [{"x": 1}]}), tmp_path / "b.parquet")
+    with pytest.raises(InvalidInputError, match="'key' in several types"):
+        run_job([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "out")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InvalidInputError, match=r"a\.parquet has two columns 'text'"):
+        run_job([tmp_path / "a.parquet"], tmp_path / "out")
+
+
+def test_a_table_with_damaged_rows_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a", "b"]}), path)
+    data = path.read_bytes()
+    path.write_bytes(data[:40] + b"\xff" * 8 + data[48:])
+    with pytest.raises(InvalidInputError, match=r"a\.parquet is damaged"):
+        run_job([path], tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])

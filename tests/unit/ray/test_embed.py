@@ -102,6 +102,13 @@ def test_a_text_without_a_vector_is_an_error_that_names_its_row(
         embed(pa.table({"text": pa.array([None, None, "bad"])}))
 
 
+def test_a_server_that_fails_is_an_error_in_its_words(make: Make, server: FakeServer) -> None:
+    embed = make()
+    server.refusals["/v1/embeddings"] = web.json_response({"error": "out of order"}, status=500)
+    with pytest.raises(ServiceError, match="out of order"):
+        embed(pa.table({"text": ["a"]}))
+
+
 def test_several_servers_share_the_work(server: FakeServer) -> None:
     embed = Embed("all-minilm", url=[server.url, server.url])
     assert len(numbers(embed(pa.table({"text": ["a"]})))) == 1

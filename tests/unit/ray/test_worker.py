@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from embedd.bulk.commit import JOB, finished_parts
 from embedd.bulk.compute import Wanted
@@ -99,6 +100,17 @@ async def test_rows_that_fail_are_counted_with_an_example(make: Make, folder: Fo
     await worker.close()
     assert (outcome.counts.rows, outcome.counts.errors) == (1, 1)
     assert "UTF-8" in outcome.example
+
+
+async def test_a_server_that_fails_is_a_fault_in_its_words(
+    make: Make, folder: Folder, server: FakeServer
+) -> None:
+    worker = make()
+    fingerprint = begin(folder, await worker.open())
+    server.refusals["/v1/embeddings"] = web.json_response({"error": "out of order"}, status=500)
+    outcome = await worker.run(0, fingerprint)
+    await worker.close()
+    assert outcome.fault == "out of order"
 
 
 async def test_the_files_of_several_sources_are_read_one_after_the_other(
