@@ -118,6 +118,7 @@ wheel: install $(DEPLOY)/installed ## Build wheels/: embedd, and llama.cpp for e
 	$(MAKE) portable-llama
 	PATH=$(abspath $(DEPLOY)/bin):$$PATH auditwheel repair --wheel-dir wheels wheels/linux/*.whl
 	rm -r wheels/linux
+	cp constraints.txt wheels
 
 portable-llama: # for `wheel` and the image: into wheels/linux
 	env -u SOURCE_DATE_EPOCH CMAKE_ARGS='$(PORTABLE_FLAGS)' SKBUILD_WHEEL_EXCLUDE='$(PORTABLE_EXCLUDE)' \
@@ -160,7 +161,7 @@ $(BUILT): | $(VENV)/bin/python
 	@rm -rf $(WHEELS)
 	@if test -n '$(LINKS)' && $(PIP) download --quiet --no-deps --only-binary :all: --no-index \
 		--find-links '$(LINKS)' --dest $(WHEELS) llama-cpp-python==$(LLAMA_CPP); then exit; fi; \
-	command -v $(CXX) >/dev/null || { echo 'embedd needs a C++17 compiler: install g++ or clang'; exit 1; }; \
+	command -v $(CXX) >/dev/null || { echo 'embedd needs a C++17 compiler: install g++ or clang, or copy wheels/ here from a machine that has run `make wheel`'; exit 1; }; \
 	echo 'Building llama.cpp for the CPU of this machine: some 5 minutes on two cores, once; it prints nothing meanwhile.'; \
 	echo '  $(CMAKE_ARGS)'; \
 	env -u SOURCE_DATE_EPOCH CMAKE_ARGS='$(CMAKE_ARGS)' $(PIP) wheel --quiet --no-cache-dir --no-deps \

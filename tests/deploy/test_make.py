@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs" / "deploy.md"
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 # Stands for the interpreter of .venv: notes what it is asked, and finds a wheel if there is one.
 PYTHON = """#!/bin/sh
@@ -70,6 +71,28 @@ def test_the_next_command_keeps_a_wheel_that_was_named(tree: Path) -> None:
     (tree / "wheels" / "fits.whl").touch()
     make(tree, "install", "FIND_LINKS=wheels")
     assert "wheel" not in make(tree, "install")
+
+
+def test_without_a_compiler_the_ways_out_are_said(tree: Path) -> None:
+    words = ("make", "install", f"CACHE={tree / 'cache'}", f"CXX={tree / 'absent'}")
+    done = subprocess.run(words, cwd=tree, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    for way in ("g++", "clang", "wheels/", "make wheel"):
+        assert way in done.stdout
+
+
+def test_pip_needs_nothing_but_the_folder_of_wheels(tree: Path) -> None:
+    """As docs/deploy.md has it, for machines to which only that folder is copied."""
+    [command] = re.findall(r"^pip install --find-links .*", GUIDE.read_text(), re.MULTILINE)
+    [constraints] = re.findall(r"-c (\S+)", command)
+    assert constraints == "wheels/constraints.txt"
+    requirements = tree / "tests" / "deploy" / "requirements.txt"
+    requirements.parent.mkdir(parents=True)
+    requirements.touch()
+    made = subprocess.run(
+        ["make", "--dry-run", "wheel"], cwd=tree, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert made.index("cp constraints.txt wheels") > made.index("rm -rf wheels build")
 
 
 def read_flags(tree: Path) -> dict[str, str]:
