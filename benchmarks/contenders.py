@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,13 +108,20 @@ async def open_llama_server(binary: Path, gguf: Path, cores: int) -> AsyncIterat
 
 
 @asynccontextmanager
-async def open_in_process(name: str, job: Job) -> AsyncIterator[Contender]:
-    """Run a library in a process of its own: one request after the other, over a pipe."""
+async def open_in_process(
+    name: str, job: Job, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Contender]:
+    """Run a library in a process of its own: one request after the other, over a pipe.
+
+    Args:
+        environment: Of the process; None is that of this one.
+    """
     arguments = [job.model, job.gguf, str(job.cores), str(job.folder), job.checkpoint]
     process = await asyncio.create_subprocess_exec(
         *[sys.executable, "-m", "benchmarks.libraries", name, *arguments],
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        env=environment,
     )
     requests, answers = process.stdin, process.stdout
     if requests is None or answers is None:

@@ -19,6 +19,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from embedd.engine.backends import LLAMA_BACKENDS
+
 Matrix = npt.NDArray[np.float32]
 Embed = Callable[[list[str]], Matrix]
 HEADER: Final = struct.Struct("<II")
@@ -56,6 +58,21 @@ def open_engine_alone(engine: str) -> Callable[[Job], Embed]:
         from benchmarks.alone import EngineAlone, calibrate
 
         alone = EngineAlone(job.model, engine, calibrate(job.model, engine), job.cores)
+        return lambda texts: alone.encode(alone.engines[0].tokenizer.tokenize(texts))
+
+    return open_
+
+
+def open_llama_backend(backend: str) -> Callable[[Job], Embed]:
+    """Open embedd's engine on a *backend* of llama.cpp, as it is before any calibration."""
+
+    def open_(job: Job) -> Embed:
+        from benchmarks.alone import EngineAlone, find_spec
+        from embedd.engine.settings import Tuning, choose_start
+
+        replicas = choose_start(find_spec(job.model), job.cores).replicas
+        tuning = Tuning(replicas=replicas, backend=backend)
+        alone = EngineAlone(job.model, "llama", tuning, job.cores)
         return lambda texts: alone.encode(alone.engines[0].tokenizer.tokenize(texts))
 
     return open_
@@ -147,6 +164,11 @@ ENGINES: Final = {
     "engine alone, llama": Library((), open_engine_alone("llama")),
 }
 
+# Two builds of llama.cpp are compared with these: a calibration may choose differently for each.
+OF_BACKENDS: Final = {
+    backend.name: Library((), open_llama_backend(backend.name)) for backend in LLAMA_BACKENDS
+}
+
 # For a run on a GPU, and to try one where there is none.
 ON_DEVICES: Final = {
     f"torch f{bits}, {device}": Library(TORCH, open_sentence_transformers(f"float{bits}", device))
@@ -203,7 +225,7 @@ def main() -> None:
     with os.fdopen(os.dup(1), "wb") as answers:
         os.dup2(2, 1)
         job = Job(model, gguf, int(cores), Path(folder), checkpoint)
-        embed = {**LIBRARIES, **ENGINES, **ON_DEVICES}[name].open(job)
+        embed = {**LIBRARIES, **ENGINES, **OF_BACKENDS, **ON_DEVICES}[name].open(job)
         for line in sys.stdin.buffer:
             vectors = np.ascontiguousarray(embed(json.loads(line)), np.float32)
             answers.write(HEADER.pack(*vectors.shape) + vectors.tobytes())
