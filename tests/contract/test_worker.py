@@ -139,7 +139,7 @@ class Fake(Kind):
 
 
 async def wait_until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not holds():
             await asyncio.sleep(0.01)
 
@@ -334,6 +334,7 @@ async def test_a_batch_that_takes_too_long_is_stopped(
     with pytest.raises(StuckError, match="took too long"):
         await encode(worker, kind.stuck)
     assert worker.death is None
+    monkeypatch.undo()  # on a busy machine others take a tenth of a second too
     assert len(await encode(worker, to_ids(5))) == 1
 
 

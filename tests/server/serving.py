@@ -82,7 +82,7 @@ class Loads:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the sockets work until *condition* holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.001)
 
@@ -188,7 +188,7 @@ class RawClient:
 
     async def rest(self) -> bytes:
         """Return what comes until the server closes the connection."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self.reader.read()
 
     async def close(self) -> None:

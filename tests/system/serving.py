@@ -130,8 +130,8 @@ async def open_fake_server(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait until *condition* holds, looking again every 20 ms; fail after 20 s."""
-    async with asyncio.timeout(20):
+    """Wait until *condition* holds, looking again every 20 ms; fail after 60 s."""
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.02)
 

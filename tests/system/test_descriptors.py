@@ -40,7 +40,7 @@ def leave(count: int) -> Iterator[None]:
 
 async def unload(server: Server) -> None:
     await server.send("/api/generate", {"model": "tiny", "keep_alive": 0})
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await server.running():
             await asyncio.sleep(0.02)
 

@@ -152,7 +152,7 @@ async def test_a_client_that_leaves_at_the_third_step_ends_the_worker(server: Se
         workers = list(set(psutil.Process().children()) - before)
         assert workers
         response.close()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in workers):
             await asyncio.sleep(0.05)
     await paint(server, PATH)
@@ -205,7 +205,7 @@ async def test_ctrl_c_of_the_command_ends_the_picture_on_the_server(server: Serv
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(2)
     assert await process.wait() == 130
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while painter.statuses():
             await asyncio.sleep(0.05)
 

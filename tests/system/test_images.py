@@ -148,7 +148,7 @@ async def begin(studio: Studio, step: int, **fields: Any) -> asyncio.Task[PaintR
 
 
 async def wait_until_gone(pid: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while psutil.pid_exists(pid):
             await asyncio.sleep(0.01)
 
@@ -227,7 +227,7 @@ async def test_two_at_once_queue_and_one_beyond_the_limit_is_refused(
     studio = Studio(settings, models, max_waiting=1)
     first = await begin(studio, 0, steps=150)
     second = asyncio.create_task(studio.paint())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not any(one.waiting_requests for one in studio.scheduler.statuses()):
             await asyncio.sleep(0.01)
     with pytest.raises(OverloadedError, match="1 pictures already wait"):

@@ -89,7 +89,7 @@ async def test_models_come_and_go_for_reasons(
         assert of_tiny("model_bytes") not in samples
         await server.embed("b", model="other", keep_alive=0)
         await server.embed("b", model="tiny", keep_alive="50ms")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not (after := await server.samples())[of_tiny("unloads_total", reason="expired")]:
                 await asyncio.sleep(0.01)
         assert of_tiny("model_bytes") not in after

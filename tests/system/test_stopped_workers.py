@@ -19,7 +19,7 @@ async def ask_health(server: Server) -> tuple[int, Any]:
 
 
 async def until_health(server: Server, status: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (await ask_health(server))[0] != status:
             await asyncio.sleep(0.02)
 

@@ -267,7 +267,7 @@ def test_progress_can_be_lines_of_json(embedd: Run, server: FakeServer, texts: P
     del server
     out = str(texts.with_name("o.jsonl"))
     result = embedd("bulk", "all-minilm", str(texts), "-o", out, "--progress", "json")
-    [line] = [line for line in result.err.splitlines() if line.startswith("{")]
+    *_, line = [line for line in result.err.splitlines() if line.startswith("{")]
     shown = json.loads(line)
     assert (shown["rows"], shown["of"], shown["tokens"], shown["failed"]) == (3, 3, 11, 0)
     assert (shown["parts"], shown["of_parts"]) == (1, 1)

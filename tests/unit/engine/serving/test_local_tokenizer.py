@@ -43,7 +43,7 @@ def spec_of(path: Path, number: int = 0) -> ModelSpec:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.001)
 

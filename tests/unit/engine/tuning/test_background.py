@@ -73,7 +73,7 @@ class Bench:
         return Calibration(trials=[], best=FOUND)
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not condition():
                 await asyncio.sleep(0)
 

@@ -127,7 +127,7 @@ class Place:
 
     async def finish(self, shelf: Shelf, runner: Runner, batch: Batch) -> Batch:
         runner.wake()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while shelf.batches[batch.id].status not in FINAL:
                 await asyncio.sleep(0.001)
         return shelf.batches[batch.id]
@@ -204,7 +204,7 @@ async def test_results_that_are_missing_fail_the_batch(place: Place) -> None:
     async with place.serve(FakeAnswer(stop=stop)) as (shelf, runner):
         batch = await place.add(shelf)
         runner.wake()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not shelf.batches[batch.id].done.position:
                 await asyncio.sleep(0.001)
     output = shelf.batches[batch.id].output

@@ -57,7 +57,7 @@ async def test_a_page_that_does_not_read_has_one_sample_waiting(live: Live) -> N
 
 
 async def test_there_is_a_limit_of_pages_and_one_that_leaves_makes_room(live: Live) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         pages = [live.follow() for _ in range(MAX_STREAMS)]
         for page in pages:
             await page.__aenter__()
