@@ -143,6 +143,43 @@ def test_the_request_can_be_copied_with_the_address_of_this_server(
     assert "How do I reset my password?" in copied
 
 
+def test_an_example_says_that_its_library_has_no_input_type(
+    server: Server, open_page: OpenPage
+) -> None:
+    page = open_page(server.url + "/ui#try")
+    page.get_by_label("Input type").select_option("query")
+    compute(page)
+    for language, says in {"curl": False, "Python": True, "LangChain": True}.items():
+        page.get_by_role("button", name=language).click()
+        code = page.get_by_label(f"Request in {language}").inner_text()
+        assert ('Without the input type "query"' in code) is says
+        assert ('"input_type": "query"' in code) is not says
+
+
+def test_a_page_without_a_clipboard_copies_too(server: Server, open_page: OpenPage) -> None:
+    """As one that came without TLS from another machine."""
+    page, other = open_page(server.url + "/ui#try"), open_page(server.url + "/ui")
+    compute(page)
+    other.evaluate("navigator.clipboard.writeText('something else')")
+    page.bring_to_front()
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    other.bring_to_front()
+    assert "curl" in other.evaluate("navigator.clipboard.readText()")
+
+
+def test_a_search_that_fails_leaves_no_bar(server: Server, open_page: OpenPage) -> None:
+    page = open_page(server.url + "/ui#search", expect="500")
+    page.route("**/api/embed", lambda route: route.fulfill(status=500, json={"error": "broken"}))
+    go(page, "Search")
+    page.get_by_label(re.compile("Texts")).fill("one\none\ntwo")
+    page.get_by_label("Question").fill("which?")
+    page.get_by_role("button", name="Search").click()
+    expect(page.get_by_role("alert")).to_contain_text("broken")
+    expect(page.get_by_role("progressbar")).to_have_count(0)
+
+
 def test_search_ranks_lines_and_a_reranker_ranks_them_again(
     server: Server, open_page: OpenPage
 ) -> None:

@@ -31,7 +31,7 @@ export const Message = ({ error, children }) =>
       </p>`
     : null;
 
-/** A choice of models; `kind` selects those that can do it. */
+/** A choice of `models`, and of none of them where `none` says what that is. */
 export function ModelChoice({ models, value, onChange, label = "Model", none }) {
   return html`<label class="field">
     <span>${label}</span>
@@ -42,6 +42,16 @@ export function ModelChoice({ models, value, onChange, label = "Model", none }) 
   </label>`;
 }
 
+/** For pages of a server without TLS on another machine: browsers give those no clipboard. */
+function copyFromField(text) {
+  const field = document.createElement("textarea");
+  field.value = text;
+  document.body.append(field);
+  field.select();
+  document.execCommand("copy");
+  field.remove();
+}
+
 export function Copy({ text, label = "Copy" }) {
   const [done, setDone] = useState(false);
   useEffect(() => {
@@ -50,7 +60,8 @@ export function Copy({ text, label = "Copy" }) {
     return () => clearTimeout(timer);
   }, [done]);
   const copy = async () => {
-    await navigator.clipboard.writeText(text);
+    if (navigator.clipboard) await navigator.clipboard.writeText(text);
+    else copyFromField(text);
     setDone(true);
   };
   return html`<button type="button" class="quiet" onClick=${copy}>

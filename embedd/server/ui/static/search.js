@@ -40,14 +40,17 @@ export function Search({ models, rerankers, loaded, refresh }) {
     setModel(chosen);
     if (index.current.key !== key) {
       const vectors = [];
-      for (let start = 0; start < texts.length; start += BATCH) {
-        setDone({ done: start, total: texts.length });
-        const input = texts.slice(start, start + BATCH);
-        const reply = await post("api/embed", { model: chosen, input, input_type: "document" });
-        vectors.push(...reply.embeddings);
+      try {
+        for (let start = 0; start < texts.length; start += BATCH) {
+          setDone({ done: start, total: texts.length });
+          const input = texts.slice(start, start + BATCH);
+          const reply = await post("api/embed", { model: chosen, input, input_type: "document" });
+          vectors.push(...reply.embeddings);
+        }
+      } finally {
+        setDone(null);
       }
       index.current = { key, texts, vectors };
-      setDone(null);
     }
     const reply = await post("api/embed", { model: chosen, input: question, input_type: "query" });
     const ranked = index.current.vectors
@@ -101,7 +104,7 @@ async function rerank(model, query, ranked) {
 
 const Ranking = ({ title, rows }) => html`<div>
   <h3>${title}</h3>
-  <ol class="ranking">${rows.map((row) => html`<li key=${row.text}>
+  <ol class="ranking">${rows.map((row, i) => html`<li key=${i}>
     <div class="row"><meter min="0" max="1" value=${Math.max(0, row.score)} aria-label="score"></meter>
       <span class="number">${row.score.toFixed(3)}</span>
       ${row.before && html`<span class="detail">was ${row.before}</span>`}</div>

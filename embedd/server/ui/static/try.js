@@ -49,7 +49,7 @@ export function Try({ models, loaded, refresh }) {
       }}>
         <label class="field"><span>Texts, one per line (${plural(texts.length, "text")}, at most ${MAX_TEXTS})</span>
           <textarea rows="6" value=${text} onInput=${(event) => setText(event.target.value)}
-            onKeyDown=${(event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && embed.start()}></textarea></label>
+            onKeyDown=${(event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && texts.length && !embed.busy && embed.start()}></textarea></label>
         <div class="row">
           <${ModelChoice} models=${models} value=${chosen} onChange=${setModel} />
           <label class="field"><span>Input type</span>
@@ -189,10 +189,14 @@ function Timings({ result }) {
   </section>`;
 }
 
+/** The first line of an example whose library cannot ask for the input type. */
+const lacksType = (body) =>
+  body.input_type ? `# Without the input type "${body.input_type}", for which this library has no field.\n` : "";
+
 const LANGUAGES = {
   curl: (body, key) => `curl ${address("api/embed")}${key ? ` -H "Authorization: Bearer $EMBEDD_API_KEY"` : ""} -d '${JSON.stringify(
     body, null, 2).replaceAll("'", "'\\''")}'`,
-  Python: (body, key) => `import os, ollama  # pip install ollama
+  Python: (body, key) => `${lacksType(body)}import os, ollama  # pip install ollama
 
 client = ollama.Client(${JSON.stringify(address())}${key ? ', headers={"Authorization": "Bearer " + os.environ["EMBEDD_API_KEY"]}' : ""})
 texts = ${JSON.stringify(body.input, null, 4)}
@@ -202,7 +206,7 @@ vectors = client.embed(${JSON.stringify(body.model)}, texts).embeddings`,
   body: JSON.stringify(${JSON.stringify(body, null, 2).replaceAll("\n", "\n  ")}),
 });
 const { embeddings } = await answer.json();`,
-  LangChain: (body, key) => `from langchain_ollama import OllamaEmbeddings  # pip install langchain-ollama
+  LangChain: (body, key) => `${lacksType(body)}from langchain_ollama import OllamaEmbeddings  # pip install langchain-ollama
 
 embeddings = OllamaEmbeddings(
     model=${JSON.stringify(body.model)}, base_url=${JSON.stringify(address())},${
