@@ -4,19 +4,23 @@ Lengths are rounded up, so that few shapes occur: an engine compiles code for ea
 """
 
 from collections.abc import Sequence
+from typing import Final
 
-FINE, COARSE = 8, 32  # tokens: lengths are rounded up to a multiple of these
-LONG = 128  # tokens: longer sequences are rounded to a multiple of COARSE
+# Up to so many tokens → of what a length is rounded up to a multiple.
+STEPS: Final = ((64, 4), (128, 8), (512, 16))
+LAST_STEP: Final = 32
 # Sequences are computed together if the shorter gets at most so many tokens of padding, or at
 # most one in so many of the longer one's tokens.
-SPARED = 16
-SHARE = 4
+SPARED: Final = 12
+SHARE: Final = 8
 
 
 def round_length(length: int) -> int:
     """Tokens that the rows of a batch are padded to if the longest has *length* tokens."""
-    step = FINE if length <= LONG else COARSE
-    return -(-length // step) * step
+    for most, step in STEPS:
+        if length <= most:
+            return -(-length // step) * step
+    return -(-length // LAST_STEP) * LAST_STEP
 
 
 def is_alike(length: int, longest: int) -> bool:

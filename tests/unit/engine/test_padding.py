@@ -11,7 +11,12 @@ LENGTHS = st.lists(st.integers(1, 2000), min_size=1, max_size=60)
 @given(length=st.integers(1, 8192))
 def test_few_shapes_hold_all_lengths(length: int) -> None:
     assert length <= round_length(length) < length + 32
-    assert len({round_length(one) for one in range(1, 513)}) == 28
+    assert len({round_length(one) for one in range(1, 513)}) == 48
+
+
+@given(length=st.integers(1, 8192))
+def test_a_sequence_alone_gets_little_padding(length: int) -> None:
+    assert round_length(length) - length <= max(3, length / 8)
 
 
 @given(lengths=LENGTHS)

@@ -186,7 +186,7 @@ def test_everything_is_taken_once_and_within_bounds(batches: list[Batch], replic
 
 
 def test_batches_of_unlike_length_are_not_padded_together() -> None:
-    long, short, alike = make_batch(300), make_batch(20), make_batch(260, 250)
+    long, short, alike = make_batch(300), make_batch(20), make_batch(280, 270)
     waiting = [long, short, alike]
     assert choose_mergeable(waiting, max_tokens=1000, max_sequences=8) == waiting
     taken = choose_mergeable(waiting, max_tokens=1000, max_sequences=8, padded=True)
@@ -194,7 +194,7 @@ def test_batches_of_unlike_length_are_not_padded_together() -> None:
 
 
 def test_padding_counts_when_batches_are_put_together() -> None:
-    waiting = [make_batch(97), make_batch(80), make_batch(80)]
+    waiting = [make_batch(97), make_batch(93), make_batch(93)]
     taken = choose_mergeable(waiting, max_tokens=300, max_sequences=8, padded=True)
     assert taken == waiting[:2]  # three rows would be 312 tokens
 
