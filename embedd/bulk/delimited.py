@@ -48,7 +48,7 @@ def read_header(stream: BinaryIO, delimiter: str) -> tuple[list[str], int, int]:
         fields = next(reader)
     except (StopIteration, csv.Error) as error:
         why = str(error) or "the file is empty"
-        raise InvalidInputError(f"there is no header: {why}") from error
+        raise InvalidInputError(f"the table has no header: {why}") from error
     if fields:
         fields[0] = fields[0].removeprefix(BOM.decode(BYTES)).strip('"')
     names = [_to_text(field) for field in fields]

@@ -55,7 +55,7 @@ async def create(
 async def wait_for(
     served: Served, batch: str, states: Sequence[str] = ENDED, *, key: str | None = None
 ) -> Any:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(110):
         while True:
             path = f"/v1/batches/{batch}"
             shown = (await served.send("GET", path, headers=bearer(key))).json
@@ -171,7 +171,7 @@ async def test_a_batch_goes_on_after_a_restart(open_server: OpenServer) -> None:
     lines = [embed_line(str(i), f"text {i}") for i in range(1200)]
     file = (await upload(first, to_lines(lines))).json["id"]
     id_ = (await create(first, file)).json["id"]
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(110):
         while True:
             shown = (await first.send("GET", f"/v1/batches/{id_}")).json
             if shown["request_counts"]["completed"] > 500:

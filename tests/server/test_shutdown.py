@@ -1,6 +1,7 @@
 """The end of a server: who is still answered, who is not waited for."""
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -85,6 +86,16 @@ async def hold_back(served: Served) -> FakeModel:
     return model
 
 
+async def until_begun(served: Served, count: int) -> None:
+    """Wait until *count* requests are being answered: the server has read their heads."""
+    async with asyncio.timeout(60):
+        while True:
+            metrics = (await served.send("GET", "/metrics")).body.decode()
+            [begun] = re.findall(r"^embedd_requests_in_flight (\S+)$", metrics, re.MULTILINE)
+            if float(begun) == count + 1:  # the one that reads them
+                return
+
+
 async def test_an_accepted_request_is_answered_and_its_connection_closed(
     listening: Listening,
 ) -> None:
@@ -103,7 +114,7 @@ async def test_an_accepted_request_is_answered_and_its_connection_closed(
 async def test_a_body_that_goes_on_after_the_signal_is_a_request(listening: Listening) -> None:
     client = listening.client()
     await client.post(BODY[:9], len(BODY))
-    await asyncio.sleep(0.05)
+    await until_begun(listening.served, 1)
     stopping = await listening.begin_to_stop()
     await client.send(BODY[9:])
     assert await client.status() == 200
@@ -121,6 +132,7 @@ async def test_idle_clients_half_heads_half_bodies_and_slow_readers_are_not_wait
     await half_head.open()
     await half_head.send(b"GET / HTTP/1.1\r\nHo")
     await half_body.post(BODY, len(BODY) + 1)
+    await until_begun(listening.served, 2)
     stopping = await listening.begin_to_stop()
     async with asyncio.timeout(60):
         await stopping
