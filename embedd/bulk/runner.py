@@ -16,6 +16,7 @@ from embedd.bulk.job import Job
 from embedd.bulk.parts import is_typed, make_part, output_columns
 from embedd.bulk.progress import Progress
 from embedd.bulk.reading import Rows, open_reader
+from embedd.bulk.stdin import ReadingStoppedError
 from embedd.bulk.unit import choose_error, embed_rows
 from embedd.bulk.units import Unit
 from embedd.errors import ServiceError
@@ -114,7 +115,10 @@ async def run_units(
                 start = time.perf_counter()
                 if stop.is_set():
                     break
-                read = await _read_next(work)
+                try:
+                    read = await _read_next(work)
+                except ReadingStoppedError:
+                    break
                 if read is None:
                     is_read = True
                     break

@@ -1,8 +1,11 @@
 """Rows from a stream, which is read once: units are cut while it is read."""
 
+import io
+import os
+import select
 from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from embedd.bulk.columns import STRING, TEXT, Column, Selection, infer_columns
 from embedd.bulk.delimited import DELIMITERS, read_delimited, read_header, split_records
@@ -13,7 +16,54 @@ from embedd.bulk.sources import LINE_FORMATS, Format
 from embedd.bulk.units import Limits, Range, Unit
 from embedd.errors import InvalidInputError
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 NAME: Final = "stdin"
+
+
+class ReadingStoppedError(Exception):
+    """`Interruptible.interrupt` was called while a read waited for data."""
+
+
+class Interruptible(io.RawIOBase):
+    """The bytes of a pipe or a terminal; a read that waits for them can be ended.
+
+    A thread that waits in the system's own read cannot, and the process waits for that thread.
+
+    Args:
+        descriptor: What is read; it stays open.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._ended, self._end = os.pipe()
+
+    def readable(self) -> bool:
+        """See `io.IOBase`."""
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        """Read what is there, or what comes first.
+
+        Raises:
+            ReadingStoppedError: Nothing is there, and `interrupt` was called.
+        """
+        ready, _, _ = select.select([self._descriptor, self._ended], [], [])
+        if self._descriptor not in ready:
+            raise ReadingStoppedError
+        return os.readv(self._descriptor, [buffer])
+
+    def interrupt(self) -> None:
+        """Let the read that waits, and each that would, raise `ReadingStoppedError`."""
+        os.write(self._end, b".")
+
+    def close(self) -> None:
+        """See `io.IOBase`."""
+        if not self.closed:
+            os.close(self._ended)
+            os.close(self._end)
+        super().close()
 
 
 class StreamUnits:

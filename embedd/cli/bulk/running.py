@@ -1,12 +1,13 @@
 """A bulk job from its options to its exit status."""
 
 import asyncio
+import io
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import BinaryIO, Final, TypeAlias
 
 import click
 
@@ -32,7 +33,7 @@ from embedd.bulk.progress import Progress
 from embedd.bulk.remote import Target, make_target
 from embedd.bulk.runner import ErrorBudget, UnitsWithRows, read_units, run_units
 from embedd.bulk.sources import STDIN, Format, find_paths, make_sources
-from embedd.bulk.stdin import StreamUnits
+from embedd.bulk.stdin import Interruptible, StreamUnits
 from embedd.bulk.summary import (
     describe_errors,
     describe_reading,
@@ -117,24 +118,52 @@ async def run(request: Request, settings: Settings) -> int:
         mixed=request.mixed,
     ) as computers:
         click.echo(f"{computers.served_by} ({', '.join(computers.places)})", err=True)
-        if output is Output.STDOUT or request.dry_run:
-            pool = Pool(computers.computes, served_by=computers.served_by, mixed=request.mixed)
-            work = await asyncio.to_thread(_open_work, request, computers.model, None)
-            stream = StreamSink(sys.stdout.buffer, sys.stderr.buffer)
-            if request.dry_run:
-                click.echo(describe_estimate(await estimate(work.job, work.units or (), pool)))
-                return 0
-            return await _do(request, work, _make_run(work, pool, stream))
-        index, of = request.shard
-        folder = folder_of(request.target, output, f"{index}-of-{of}", notify=say)
-        async with hold_lock(folder):
+        with _open_stdin() as stdin:
+            if output is Output.STDOUT or request.dry_run:
+                pool = Pool(computers.computes, served_by=computers.served_by, mixed=request.mixed)
+                work = await asyncio.to_thread(_open_work, request, computers.model, None, stdin)
+                stream = StreamSink(sys.stdout.buffer, sys.stderr.buffer)
+                if request.dry_run:
+                    click.echo(describe_estimate(await estimate(work.job, work.units or (), pool)))
+                    return 0
+                return await _do(request, work, _make_run(work, pool, stream, stdin))
+            index, of = request.shard
+            folder = folder_of(request.target, output, f"{index}-of-{of}", notify=say)
+            async with hold_lock(folder):
 
-            def make_run(work: Work) -> Run:
-                backend = read_backend(folder) or computers.served_by
-                pool = Pool(computers.computes, served_by=backend, mixed=request.mixed)
-                return _make_run(work, pool, FolderSink(folder, output, mixed=request.mixed))
+                def make_run(work: Work) -> Run:
+                    backend = read_backend(folder) or computers.served_by
+                    pool = Pool(computers.computes, served_by=backend, mixed=request.mixed)
+                    sink = FolderSink(folder, output, mixed=request.mixed)
+                    return _make_run(work, pool, sink, stdin)
 
-            return await complete(request, computers.model, folder, make_run)
+                return await complete(request, computers.model, folder, make_run, stdin)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stdin:
+    """What is piped into the command.
+
+    Args:
+        interrupt: Ends a read that waits for data.
+    """
+
+    stream: BinaryIO
+    interrupt: Callable[[], object]
+
+
+@contextmanager
+def _open_stdin() -> Iterator[Stdin]:
+    """Yield stdin; what still waits for data at the end of the block is interrupted."""
+    try:
+        raw = Interruptible(sys.stdin.fileno())
+    except (OSError, ValueError, AttributeError):  # it has no descriptor, or is closed
+        yield Stdin(stream=getattr(sys.stdin, "buffer", io.BytesIO()), interrupt=lambda: None)
+        return
+    try:
+        yield Stdin(stream=io.BufferedReader(raw, 1 << 20), interrupt=raw.interrupt)
+    finally:
+        raw.interrupt()
 
 
 @asynccontextmanager
@@ -163,13 +192,21 @@ def say(text: str) -> None:
 
 
 async def complete(
-    request: Request, model: Model, folder: JobFolder, make_run: Callable[[Work], Run]
+    request: Request,
+    model: Model,
+    folder: JobFolder,
+    make_run: Callable[[Work], Run],
+    stdin: Stdin | None = None,
 ) -> int:
-    """Do what is left of the job of *folder*, which is locked; return the exit status."""
+    """Do what is left of the job of *folder*, which is locked; return the exit status.
+
+    Args:
+        stdin: None if it is not among the inputs.
+    """
     finished = await asyncio.to_thread(_find_finished, request, model, folder)
     if finished is not None:
         return _report(request, finished.job, finished.total, seconds=None)
-    work = await asyncio.to_thread(_open_work, request, model, folder)
+    work = await asyncio.to_thread(_open_work, request, model, folder, stdin)
     if work.units is not None and not work.units and folder.read(SUCCESS) is not None:
         numbers = [unit.part for unit in work.job.units()]
         total = await asyncio.to_thread(count_parts, folder, numbers)
@@ -220,12 +257,14 @@ def _format_of(request: Request) -> Format | None:
     return None if request.form is None else Format(request.form)
 
 
-def _open_work(request: Request, model: Model, folder: JobFolder | None) -> Work:
+def _open_work(
+    request: Request, model: Model, folder: JobFolder | None, stdin: Stdin | None
+) -> Work:
     """Plan the job, or find what is left of it; *folder* is None where the output is a stream."""
     options = request.options
     form = _format_of(request)
-    if form is not None and STDIN in request.inputs:
-        stream = StreamUnits(sys.stdin.buffer, form, fit_limits(Limits(), options.wanted, model))
+    if form is not None and stdin is not None and STDIN in request.inputs:
+        stream = StreamUnits(stdin.stream, form, fit_limits(Limits(), options.wanted, model))
         selection = choose_selection(options, stream.find_columns(), size=0)
         job = Job(options=options, model=model, selection=selection, planned=())
         if folder is not None:
@@ -265,19 +304,24 @@ def _open_work(request: Request, model: Model, folder: JobFolder | None) -> Work
     )
 
 
-def _make_run(work: Work, pool: Pool, sink: Sink) -> Run:
-    """Return what does *work* in this process."""
+def _make_run(work: Work, pool: Pool, sink: Sink, stdin: Stdin) -> Run:
+    """Return what does *work* in this process; rows that have not come yet are not waited for."""
 
     async def run_here(stop: asyncio.Event) -> Counts:
-        return await run_units(
-            work.job,
-            work.read,
-            pool=pool,
-            sink=sink,
-            progress=work.progress,
-            budget=work.budget,
-            stop=stop,
-        )
+        stopping = asyncio.ensure_future(stop.wait())
+        stopping.add_done_callback(lambda _: stdin.interrupt())
+        try:
+            return await run_units(
+                work.job,
+                work.read,
+                pool=pool,
+                sink=sink,
+                progress=work.progress,
+                budget=work.budget,
+                stop=stop,
+            )
+        finally:
+            stopping.cancel()
 
     return run_here
 

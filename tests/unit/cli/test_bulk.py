@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from embedd import cli
 from embedd.bulk.units import Limits
 from embedd.cli.bulk import running
 from tests.unit.cli.conftest import Run
@@ -319,6 +320,40 @@ def test_an_interrupt_ends_the_job_and_the_same_command_goes_on(
     assert second.status == 0, second.err
     rows = rows_of((tmp_path / "o.jsonl").read_bytes())
     assert [(row["row"], row["text"]) for row in rows] == [(n, str(n)) for n in range(60)]
+    del server
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_an_interrupt_does_not_wait_for_rows_that_have_not_come(
+    server: FakeServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    presses: int,
+) -> None:
+    """Stdin stays open, and nothing more is written to it."""
+    monkeypatch.setattr(running, "Limits", lambda: SMALL)
+    reader, writer = os.pipe()
+    answer, seen = FakeServer._arrays, []
+
+    def interrupt(self: FakeServer, body: dict[str, Any]) -> web.Response:
+        seen.append(body["input"])
+        if len(seen) == 2:  # the first is the probe
+            for _ in range(presses):
+                os.kill(os.getpid(), signal.SIGINT)
+        return answer(self, body)
+
+    monkeypatch.setattr(FakeServer, "_arrays", interrupt)
+    with os.fdopen(reader) as stdin, os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr("sys.stdin", stdin)
+        pipe.write("".join(f"{number}\n" for number in range(SMALL.rows + 1)))
+        pipe.flush()
+        out = tmp_path / "o.jsonl"
+        status = cli.run(["bulk", "all-minilm", "-", "--format", "txt", "-o", str(out)])
+    assert status == 130
+    assert "interrupted: stdin cannot be continued" in capfd.readouterr().err
+    if presses == 1:  # what is in work is finished
+        assert len(list((tmp_path / "o.jsonl.parts").glob("part-*"))) == 1
     del server
 
 
