@@ -10,7 +10,6 @@ import asyncio
 import os
 import random
 import re
-import statistics
 import sys
 import tempfile
 import time
@@ -22,18 +21,19 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from benchmarks.__main__ import RESULTS, prepare
+from benchmarks.__main__ import prepare
 from benchmarks.contenders import Contender, open_in_process
 from benchmarks.libraries import OF_BACKENDS, Job, Matrix
 from benchmarks.report import describe_machine
 from benchmarks.texts import WORDS, Workload
 from embedd.config import read_settings
 
-MODELS: Final = ("all-minilm:f32", "all-minilm:f16", "all-minilm:q8_0")
+MODELS: Final = ("all-minilm:f32", "all-minilm", "all-minilm:q8_0")
 VARIANT: Final = re.compile(r"libggml-cpu-(\w+)\.so$")
 LOADED: Final = re.compile(r"libggml-cpu[-\w]*\.so\S*")
-TEXTS: Final = 256  # whose vectors are compared
+TEXTS: Final = 208  # whose vectors are compared
 STRANGE: Final = ("a", "Größe, naïve, 東京 \U0001f600", "1234567890 " * 40, "?!" * 150, "\n\t x")
 
 
@@ -54,21 +54,24 @@ class Build:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """Seconds of a workload by build, one number for each round."""
+    """Seconds of a workload by build, (rounds, requests)."""
 
     workload: str
-    seconds: Mapping[str, Sequence[float]]
+    seconds: Mapping[str, npt.NDArray[np.float64]]
 
     def to_row(self, model: str, first: str, other: str) -> str:
-        """Return a row of the table: medians, and the ratio within the same round."""
-        ratios = sorted(
-            theirs / ours
-            for ours, theirs in zip(self.seconds[first], self.seconds[other], strict=True)
-        )
-        ours, theirs = (1000 * statistics.median(self.seconds[name]) for name in (first, other))
+        """Return a row of the table.
+
+        Ratios are within the same round; the last one is of every request's fastest time, which
+        other programs on the machine disturb least.
+        """
+        ours, theirs = (self.seconds[name].sum(axis=1) for name in (first, other))
+        fastest, theirs_fastest = (self.seconds[name].min(axis=0).sum() for name in (first, other))
+        ratios = theirs / ours
         return (
-            f"| {model} | {self.workload} | {other} | {ours:.1f} | {theirs:.1f} "
-            f"| {statistics.median(ratios):.3f} | {ratios[0]:.2f}–{ratios[-1]:.2f} |"
+            f"| {model} | {self.workload} | {other} | {1000 * np.median(ours):.1f} "
+            f"| {1000 * np.median(theirs):.1f} | {np.median(ratios):.3f} "
+            f"| {ratios.min():.2f}–{ratios.max():.2f} | {theirs_fastest / fastest:.3f} |"
         )
 
 
@@ -103,9 +106,9 @@ def read_loaded(maps: str) -> str:
 
 
 def make_texts(seed: int = 5) -> list[str]:
-    """Return texts of all lengths up to what the default model reads."""
+    """Return texts of one word to 160, and strange ones."""
     pick = random.Random(seed)
-    words = [" ".join(pick.choices(WORDS, k=pick.randint(1, 200))) for _ in range(TEXTS)]
+    words = [" ".join(pick.choices(WORDS, k=pick.randint(1, 160))) for _ in range(TEXTS)]
     return [*STRANGE, *words[len(STRANGE) :]]
 
 
@@ -150,12 +153,10 @@ async def open_builds(
         yield opened
 
 
-async def compare_vectors(builds: Sequence[Build], models: Sequence[str]) -> list[str]:
-    """Return a table of the least cosines to the first build."""
-    lines = [
-        "| model | backend | build | library | alone: least cosine | equal | batches | equal |",
-        "|---|---|---|---|--:|--:|--:|--:|",
-    ]
+async def compare_vectors(builds: Sequence[Build], models: Sequence[str]) -> AsyncIterator[str]:
+    """Yield a table of the least cosines to the first build."""
+    yield "| model | backend | build | library | alone: least cosine | equal | batches | equal |"
+    yield "|---|---|---|---|--:|--:|--:|--:|"
     texts = make_texts()
     for model in models:
         for backend in OF_BACKENDS:
@@ -166,12 +167,11 @@ async def compare_vectors(builds: Sequence[Build], models: Sequence[str]) -> lis
             for name, (of_alone, of_batched) in zip(list(vectors)[1:], others, strict=True):
                 one_by_one = find_least_cosine(alone, of_alone)
                 together = find_least_cosine(batched, of_batched)
-                lines.append(
+                yield (
                     f"| {model} | {backend} | {name} | {loaded[name]} "
                     f"| {one_by_one[0]:.9f} | {one_by_one[1]} of {len(texts)} "
                     f"| {together[0]:.9f} | {together[1]} of {len(texts)} |"
                 )
-    return lines
 
 
 def read_maps(pid: int) -> str:
@@ -185,42 +185,48 @@ async def embed_both(contender: Contender, texts: Sequence[str]) -> tuple[Matrix
     return np.concatenate(alone), contender.parse(await contender.embed(texts))
 
 
-async def compare_speed(builds: Sequence[Build], models: Sequence[str], rounds: int) -> list[str]:
-    """Return a table of times; builds take turns, and each round begins with another one."""
-    lines = [
-        f"| model | workload | build | ms, {builds[0].name} | ms | × | least and most |",
-        "|---|---|---|--:|--:|--:|--:|",
-    ]
+async def compare_speed(
+    builds: Sequence[Build], models: Sequence[str], rounds: int
+) -> AsyncIterator[str]:
+    """Yield a table of times; builds take turns, and each round begins with another one."""
+    first = builds[0].name
+    yield f"| model | workload | build | ms, {first} | ms | × | least and most | × fastest |"
+    yield "|---|---|---|--:|--:|--:|--:|--:|"
     for model in models:
         async with open_builds(builds, model, next(iter(OF_BACKENDS))) as contenders:
             for workload in make_workloads():
                 speed = await time_builds(contenders, workload, rounds)
                 for other in list(contenders)[1:]:
-                    lines.append(speed.to_row(model, builds[0].name, other))
-                    print(lines[-1], flush=True)
-    return lines
+                    yield speed.to_row(model, first, other)
 
 
 async def time_builds(
     contenders: Mapping[str, Contender], workload: Workload, rounds: int
 ) -> Speed:
     """Measure *workload* on each contender, *rounds* times after a first one for warmth."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[str, list[list[float]]] = {name: [] for name in contenders}
     names = list(contenders)
     for number in range(1 + rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            start = time.perf_counter()
-            for texts in workload.requests:
-                await contenders[name].embed(texts)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(
+                [await time_one(contenders[name], one) for one in workload.requests]
+            )
     return Speed(
-        workload=workload.name, seconds={name: taken[1:] for name, taken in seconds.items()}
+        workload=workload.name,
+        seconds={name: np.array(taken[1:]) for name, taken in seconds.items()},
     )
 
 
-async def run(options: argparse.Namespace) -> list[str]:
-    """Unpack the wheel, once for each variant, and compare."""
+async def time_one(contender: Contender, texts: Sequence[str]) -> float:
+    """Return the seconds of one request."""
+    start = time.perf_counter()
+    await contender.embed(texts)
+    return time.perf_counter() - start
+
+
+async def run(options: argparse.Namespace) -> None:
+    """Unpack the wheel, once for each variant, compare, and print as it goes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         builds = [
@@ -232,29 +238,26 @@ async def run(options: argparse.Namespace) -> list[str]:
         ]
         models = options.model or MODELS
         if options.what == "vectors":
-            return await compare_vectors(builds, models)
-        return await compare_speed(builds, models, options.rounds)
+            lines = compare_vectors(builds, models)
+        else:
+            lines = compare_speed(builds, models, options.rounds)
+        async for line in lines:
+            print(line, flush=True)
 
 
 def main() -> None:
-    """Measure, print, and save if asked."""
+    """Parse the arguments, and say what is measured where."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.portable", description=__doc__)
     parser.add_argument("what", choices=["vectors", "speed"])
     parser.add_argument("wheel", type=Path, help="of llama-cpp-python, in wheels/")
     parser.add_argument("--variant", action="append", default=[], help="as well: haswell for AVX2")
     parser.add_argument("--model", action="append", help="of the catalogue; default: three")
     parser.add_argument("--rounds", type=int, default=9, help="of speed")
-    parser.add_argument("--save", metavar="NAME", help="write benchmarks/results/NAME.md")
     options = parser.parse_args()
-    lines = asyncio.run(run(options))
     words = [Path(word).name if word == str(options.wheel) else word for word in sys.argv[1:]]
     machine = describe_machine(read_settings().threads)
-    head = f"{machine}. Made by `python -m benchmarks.portable {' '.join(words)}`."
-    text = "\n".join([head, "", *lines]) + "\n"
-    print(text)
-    if options.save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{options.save}.md").write_text(text)
+    print(f"{machine}. Made by `python -m benchmarks.portable {' '.join(words)}`.\n", flush=True)
+    asyncio.run(run(options))
 
 
 if __name__ == "__main__":
