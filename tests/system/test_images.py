@@ -250,7 +250,8 @@ async def test_many_pictures_take_no_more_memory_than_a_few(studio: Studio) -> N
 async def test_the_worker_gives_way_to_others(studio: Studio) -> None:
     await studio.painter.load("klein")
     worker = psutil.Process(studio.pids()["klein"])
-    assert worker.nice() == NICENESS
+    own = psutil.Process().nice()  # which a run of the tests may have been given
+    assert worker.nice() == min(19, own + NICENESS)
     assert worker.environ()["OMP_WAIT_POLICY"] == "passive"
 
 

@@ -43,10 +43,11 @@ async def client(server: FakeServer) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-def nowhere() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{listener.getsockname()[1]}"
+def nowhere() -> Iterator[str]:
+    """An address on which nothing listens, and nothing will until the end of the test."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
 
 
 async def test_a_server_that_answers_is_up(client: Client, server: FakeServer) -> None:

@@ -78,11 +78,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
 
 
 @pytest.fixture
-def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """EMBEDD_HOST names a port on loopback without a server."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        monkeypatch.setenv("EMBEDD_HOST", f"127.0.0.1:{listener.getsockname()[1]}")
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """EMBEDD_HOST names a port on loopback that no server has, nor gets meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("EMBEDD_HOST", f"127.0.0.1:{bound.getsockname()[1]}")
+        yield
 
 
 @pytest.fixture
