@@ -5,7 +5,7 @@ The values of labels are bounded: routes are those that exist, reasons are enums
 those that were loaded, of which removed ones are forgotten before there are too many.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 from prometheus_client import (
@@ -19,7 +19,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
 from embedd.metrics.families import Counter, Family, Histogram, make_counters, make_histograms
-from embedd.metrics.gauges import StateCollector
+from embedd.metrics.gauges import StateCollector, make_gauge
 from embedd.metrics.labels import DeathReason, LoadFailure, Overload, Unload
 from embedd.types import VectorSource
 
@@ -118,7 +118,9 @@ class Metrics:
         PlatformCollector(registry=self._registry)
         self._models: dict[str, ModelMetrics] = {}
         self._image_models: dict[str, ImageMetrics] = {}
+        self._families: list[Family[Counter] | Family[Histogram]] = []
         self._of_models: list[Family[Counter] | Family[Histogram]] = []
+        self._looks: list[Callable[[], Iterable[Metric]]] = []
         self._many = MANY_MODELS
         self._is_known: Callable[[str], bool] = lambda _name: True
         self.requests = self._counter("requests", "Requests answered.", "route", "status")
@@ -244,11 +246,20 @@ class Metrics:
                 there are many: series of models that are in neither are removed.
         """
         self._registry.register(StateCollector(look))
+        self._looks.append(look)
         self._is_known = is_known
 
-    def collect(self) -> Iterable[Metric]:
-        """Return all metrics as they are now."""
-        return self._registry.collect()
+    def collect(self, names: Collection[str]) -> Iterator[Metric]:
+        """Yield the counters and histograms called *names* as they are now, and the gauges.
+
+        Unlike `expose` it makes nothing of the others, of which those by route are the most.
+        """
+        for family in self._families:
+            if family.name in names:
+                yield from family.collect()
+        yield make_gauge("requests_in_flight", "", (), {(): self.in_flight})
+        for look in self._looks:
+            yield from look()
 
     def expose(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics in the format that *accept* asks for, and its content type."""
@@ -276,6 +287,7 @@ class Metrics:
         return self._keep(made, labels)
 
     def _keep(self, family: _Family, labels: Sequence[str]) -> _Family:
+        self._families.append(family)
         if "model" in labels:
             self._of_models.append(family)
         return family

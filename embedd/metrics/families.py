@@ -46,15 +46,17 @@ _Series = TypeVar("_Series", Counter, Histogram)
 
 
 class Family(Collector, Generic[_Series]):
-    """The series of one name, one for each combination of the values of its labels."""
+    """The series called *name*, one for each combination of the values of its labels *names*."""
 
     def __init__(
         self,
+        name: str,
         names: Sequence[str],
         make: Callable[[], _Series],
         describe: Callable[[Mapping[tuple[str, ...], _Series]], Metric],
         registry: CollectorRegistry,
     ) -> None:
+        self.name = name
         self._names = names
         self._make: Callable[[], _Series] = make
         self._describe: Callable[[Mapping[tuple[str, ...], _Series]], Metric] = describe
@@ -91,7 +93,7 @@ def make_counters(
             family.add_metric(values, counter.value)
         return family
 
-    return Family(labels, Counter, describe, registry)
+    return Family(name, labels, Counter, describe, registry)
 
 
 def make_histograms(
@@ -111,4 +113,4 @@ def make_histograms(
             family.add_metric(values, buckets, one.sum)
         return family
 
-    return Family(labels, lambda: Histogram(bounds), describe, registry)
+    return Family(name, labels, lambda: Histogram(bounds), describe, registry)

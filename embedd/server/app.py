@@ -130,7 +130,7 @@ def make_app(
     app[health.READINESS] = readiness or Readiness()
     app[BASE_PATH] = base_path
     if app[POLICY].ui:
-        app[ui.LIVE] = ui.Live(metrics.collect)
+        app[ui.LIVE] = ui.Live(functools.partial(metrics.collect, ui.FAMILIES))
         app.cleanup_ctx.append(ui.watch_live)
     if shelf is not None:
         batches.add_batches(app, shelf)

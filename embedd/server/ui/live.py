@@ -1,6 +1,7 @@
 """What the page shows as it changes: one sample a second of the server's metrics."""
 
 import asyncio
+import re
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -33,6 +34,10 @@ _SUMS: Final = {
     "truncated": "embedd_truncated_inputs_total",
 }
 _QUEUE: Final = "embedd_queue_seconds_bucket"
+# The counters and histograms that a sample is made of, by the names that they have in code.
+FAMILIES: Final = frozenset(
+    re.sub(r"_(total|count|sum|bucket)$", "", series) for series in (*_SUMS.values(), _QUEUE)
+)
 _MEMORY: Final = "embedd_model_bytes"
 
 
@@ -85,7 +90,7 @@ class Live:
     """The last samples, and those who follow them.
 
     Args:
-        collect: Returns all metrics of now.
+        collect: Returns the metrics of now, `FAMILIES` and the gauges at least.
     """
 
     def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:

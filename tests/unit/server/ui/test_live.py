@@ -1,13 +1,14 @@
 """Samples are the sums of the metrics; a page that is slow or one too many stalls no other."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
 from embedd.errors import OverloadedError
 from embedd.metrics import Metrics
 from embedd.metrics.gauges import make_gauge
-from embedd.server.ui.live import KEPT, MAX_STREAMS, Live, take_sample
+from embedd.server.ui.live import FAMILIES, KEPT, MAX_STREAMS, Live, take_sample
 
 
 def test_a_sample_sums_over_the_models() -> None:
@@ -17,7 +18,7 @@ def test_a_sample_sums_over_the_models() -> None:
         metrics.of_model(model).answered(inputs=2, tokens=9, truncated=1, reused={}, queue=0.004)
     metrics.requests.labels("/api/embed", 200).inc(3)
     metrics.watch(lambda: [make_gauge("model_bytes", "", ("model",), {("a",): 5, ("b",): 6})])
-    sample = take_sample(metrics.collect(), 7.0)
+    sample = take_sample(metrics.collect(FAMILIES), 7.0)
     assert sample.time == 7.0
     assert (sample.requests, sample.inputs, sample.tokens, sample.truncated) == (3, 4, 40, 2)
     assert (sample.batches, sample.batched_tokens) == (2, 40)
@@ -26,11 +27,23 @@ def test_a_sample_sums_over_the_models() -> None:
     assert sample.memory == {"a": 5, "b": 6}
 
 
+def test_a_sample_takes_no_counters_that_it_does_not_need() -> None:
+    metrics = Metrics()
+    metrics.in_flight = 3
+    metrics.requests.labels("/api/embed", 200).inc(2)
+    metrics.request_seconds.labels("/api/embed").observe(0.1)
+    metrics.of_model("a").computed(tokens=10, sequences=2, seconds=0.1)
+    found = list(metrics.collect(FAMILIES))
+    assert {metric.name for metric in found} <= {*FAMILIES, "embedd_requests_in_flight"}
+    sample = take_sample(found, 0.0)
+    assert (sample.in_flight, sample.requests, sample.tokens) == (3, 2, 10)
+
+
 @pytest.fixture
 def live(monkeypatch: pytest.MonkeyPatch) -> Live:
     """One whose seconds are short."""
     monkeypatch.setattr("embedd.server.ui.live.INTERVAL", 0)
-    return Live(Metrics().collect)
+    return Live(partial(Metrics().collect, FAMILIES))
 
 
 async def watch(live: Live, samples: int) -> None:
