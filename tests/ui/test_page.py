@@ -10,9 +10,13 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from embedd.server.ui.live import Sample
 from tests.ui.conftest import Server, read_metric
 
 PARTS = ("Models", "Try", "Search", "Live", "Images")
+EVENTS = "text/event-stream"
+# The counts of a sample, see `embedd.server.ui.live`.
+SAMPLE = [field for field, kind in Sample.__annotations__.items() if kind is float]
 OpenPage = Callable[..., Page]
 # Where screenshots are wanted, to be looked at.
 SHOTS = os.environ.get("UI_SCREENSHOTS")
@@ -263,6 +267,43 @@ def test_live_has_the_figures_of_the_metrics_at_once(server: Server, open_page: 
     # A page that comes later sees what was before it.
     later = open_page(server.url + "/ui#live")
     expect(later.locator('[data-figure="tokens"]')).to_be_visible()
+
+
+def test_labels_of_an_axis_are_not_cut(server: Server, open_page: OpenPage) -> None:
+    page = open_page(server.url + "/ui")
+    sample: dict[str, object] = dict.fromkeys(SAMPLE, 0)
+    samples = [
+        {**sample, "time": 1e9 + second, "tokens": 3e8 * second, "queue": {}, "memory": {}}
+        for second in range(60)
+    ]
+    body = f"data: {json.dumps(samples)}\n\n"
+    page.route("**/ui/live", lambda route: route.fulfill(body=body, content_type=EVENTS))
+    go(page, "Live")
+    chart = page.locator(".chart").first
+    expect(chart.locator("canvas")).to_be_visible()
+    # As uPlot writes it: ticks of 10 pixels and a gap of 5 beside the label.
+    needed = page.evaluate(
+        """() => {
+          const context = document.createElement("canvas").getContext("2d");
+          context.font = "12px system-ui";
+          return context.measureText("300,000,000").width + 15;
+        }"""
+    )
+    place = chart.locator(".u-over").evaluate("(element) => parseFloat(element.style.left)")
+    assert place >= needed
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_on_a_phone_the_parts_are_one_line_and_figures_two_in_a_row(
+    server: Server, open_page: OpenPage, width: int
+) -> None:
+    page = open_page(server.url + "/ui", width=width)
+    go(page, "Live")
+    tops = "(elements) => elements.map((one) => Math.round(one.getBoundingClientRect().top))"
+    links = page.locator("nav a").evaluate_all(tops)
+    assert len(set(links)) == 1
+    figures = page.locator(".figures").first.locator("div").evaluate_all(tops)
+    assert len(set(figures)) == len(figures) / 2 == 3
 
 
 def test_data_asks_for_the_key_and_the_page_keeps_it_for_the_tab(

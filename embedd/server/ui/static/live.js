@@ -121,6 +121,9 @@ function readColour(name) {
   return color;
 }
 
+/** Pixels of an axis that has room for its longest label. */
+const widthOf = (labels) => Math.max(64, 20 + 8 * Math.max(...(labels ?? [""]).map((label) => label.length)));
+
 const clock = (time) => new Date(1000 * time).toTimeString().slice(0, 8);
 
 function Chart({ title, times, lines, format, steps }) {
@@ -142,7 +145,7 @@ function Chart({ title, times, lines, format, steps }) {
       legend: { show: lines.length > 1, live: false },
       cursor: { points: { show: false } },
       scales: { y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
-      axes: [{ ...axis, space: 70, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 64, incrs: steps, values: (_, values) => values.map(format) }],
+      axes: [{ ...axis, space: 70, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: (_, labels) => widthOf(labels), incrs: steps, values: (_, values) => values.map(format) }],
       series: [{ label: "time", value: (_, time) => (time == null ? "–" : clock(time)) }, ...lines.map(([label], i) => ({ label, stroke: readColour(COLOURS[i % COLOURS.length]), width: 1.5, points: { show: false }, value: (_, value) => (value == null ? "–" : format(value)) }))],
     };
     chart.current = new uPlot(options, [times, ...lines.map(([, values]) => values)], place.current);
