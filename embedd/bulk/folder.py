@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 RECORDS: Final = "_embedd"  # what is known of the job and its parts
 
 
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that has a lock, as the file of the lock names it."""
+
+    host: str
+    pid: int
+    time: int  # seconds since 1970
+
+
 class FolderLockedError(UnavailableError):
     """Another process works on the same shard of the same job."""
 
@@ -183,7 +191,7 @@ class Folder:
         is_new = not path.exists()
         with self._open_lock(path) as file:
             file.truncate(0)
-            holder = {"host": socket.gethostname(), "pid": os.getpid(), "time": int(time.time())}
+            holder = Holder(host=socket.gethostname(), pid=os.getpid(), time=int(time.time()))
             file.write(msgspec.json.encode(holder).decode())
             file.flush()
             self._remove_temporary()
@@ -207,7 +215,7 @@ class Folder:
             except OSError as error:
                 with file:
                     file.seek(0)
-                    owner = file.read().strip() or "another process"
+                    owner = _describe_holder(file.read())
                 raise FolderLockedError(f"{self.root} is in use by {owner}") from error
             with suppress(FileNotFoundError):
                 if os.path.samestat(path.stat(), os.fstat(file.fileno())):
@@ -262,3 +270,12 @@ def _flush_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _describe_holder(lock: str) -> str:
+    """Return the words for the process that the content of a *lock* names."""
+    try:
+        holder = msgspec.json.decode(lock, type=Holder)
+    except msgspec.MsgspecError:  # it has just taken the lock, or is an older embedd
+        return "another process"
+    return f"process {holder.pid} on {holder.host}"

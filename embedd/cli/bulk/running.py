@@ -372,7 +372,7 @@ def _report(request: Request, job: Job, total: Counts, *, seconds: float | None)
     more = [ids_path(target)] if output is Output.NPY else []
     size = measure_output(target, more)
     click.echo(describe_totals(total, seconds=seconds, size=size), err=True)
-    if seconds is not None and request.progress != "none":
+    if total.rows and seconds is not None and request.progress != "none":
         for line in describe_reading(
             target, output, job.selection, width=job.model.width, dtype=options.wanted.dtype
         ):

@@ -1,6 +1,7 @@
 """Whole jobs without the optional library: every row once, in order, whatever interrupts them."""
 
 import asyncio
+import os
 import random
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from embedd.bulk.commit import JOB
 from embedd.bulk.compute import MixedBackendsError, Wanted
 from embedd.bulk.ending import finish_job
-from embedd.bulk.folder import Folder
+from embedd.bulk.folder import Folder, FolderLockedError
 from embedd.bulk.job import Model, decode_job, fit_limits
 from embedd.bulk.parts import choose_output
 from embedd.bulk.runner import ErrorBudget, ErrorBudgetError
@@ -310,6 +311,16 @@ def test_the_first_part_decides_the_backend_for_all_shards(tmp_path: Path) -> No
         run_job([source], tmp_path / "o.jsonl", other, limits=SMALL, shard=(2, 2))
     parts = {one.name for one in (tmp_path / "o.jsonl.parts").glob("part-*")}
     assert parts == {f"part-{number:06d}.jsonl" for number in range(0, 7, 2)}
+
+
+def test_a_locked_folder_names_the_process_that_has_it(tmp_path: Path) -> None:
+    folder, lock = Folder(tmp_path), tmp_path / "_embedd" / "lock-1-of-1"
+    with folder.lock():
+        with pytest.raises(FolderLockedError, match=rf"in use by process {os.getpid()} on "):
+            folder.lock().__enter__()
+        lock.write_text("")
+        with pytest.raises(FolderLockedError, match="in use by another process"):
+            folder.lock().__enter__()
 
 
 def test_a_limit_ends_the_job_after_so_many_rows(tmp_path: Path) -> None:

@@ -60,6 +60,16 @@ def test_a_file_becomes_a_file(embedd: Run, server: FakeServer, texts: Path) -> 
     assert body["truncate"] is True
 
 
+def test_an_output_without_rows_is_not_shown_how_to_be_read(
+    embedd: Run, server: FakeServer, texts: Path
+) -> None:
+    texts.write_text("")
+    result = embedd("bulk", "all-minilm", str(texts), "-o", str(texts.with_name("o.jsonl")))
+    assert result.status == 0, result.err
+    assert "0 rows, 0 tokens" in result.err
+    assert "read_ndjson" not in result.err
+
+
 def test_rows_that_fail_make_the_status_3(embedd: Run, server: FakeServer, texts: Path) -> None:
     texts.write_text("one\nbad\nthree\n")
     out = texts.with_name("o.jsonl")
@@ -395,7 +405,7 @@ def test_a_job_in_use_is_refused(embedd: Run, server: FakeServer, texts: Path) -
     with Folder(texts.with_name("o.jsonl.parts")).lock():
         result = embedd("bulk", "all-minilm", str(texts), "-o", str(texts.with_name("o.jsonl")))
     assert result.status == 1
-    assert f'"pid":{os.getpid()}' in result.err
+    assert f"is in use by process {os.getpid()} on " in result.err
 
 
 def test_a_file_that_no_job_made_is_never_overwritten(
