@@ -52,6 +52,7 @@ from embedd.scheduler.memory import estimate_bytes
 from embedd.scheduler.scheduler import Scheduler
 from embedd.state import StateFolder
 from embedd.store.blobs import Report
+from embedd.store.disk import is_read_only
 from embedd.store.store import Store
 from embedd.tokenizers.environment import library_environment
 
@@ -242,7 +243,10 @@ def _prune(store: Store) -> None:
     try:
         removed = store.prune()
     except (StoreError, StoreLockedError, ExhaustedError) as error:
-        log.warning("store not pruned", extra={"cause": str(error)})
+        if is_read_only(error):
+            log.info("store is read-only", extra={"models": str(store.layout.root)})
+        else:
+            log.warning("store not pruned", extra={"cause": str(error)})
         return
     if removed:
         log.info("store pruned", extra={"files": len(removed)})

@@ -155,6 +155,12 @@ def translated(what: str, written: Path | None = None) -> Iterator[None]:
         raise (to_file_error(error, what) or StoreError(reason)) from error
 
 
+def is_read_only(error: BaseException) -> bool:
+    """Whether *error* says that this process may not write to the store."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
 @contextmanager
 def open_lock(path: Path) -> Iterator[None]:
     """Wait for the lock file at *path* and hold it: one thread of one process at a time.
