@@ -157,12 +157,13 @@ class Loader:
         metrics.load_seconds.observe(time.perf_counter() - start)
         info = model.info
         log.info(
-            "model loaded",
+            # A file without a digest is loaded once, and its tokenizer is not asked for.
+            "model loaded" if spec.digest else "model can be loaded",
             extra={
                 "model": spec.name,
                 "engine": info.engine,
                 "backend": info.backend,
-                "tokenizer": info.tokenizer,
+                **({"tokenizer": info.tokenizer} if spec.digest else {}),
                 "pid": model.pid,
                 "replicas": info.replicas,
                 "batch_tokens": info.max_batch_tokens,

@@ -1,6 +1,7 @@
 """Which engines may compute a model, by wish, by what is installed, by what was found."""
 
 import asyncio
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,3 +222,25 @@ async def test_a_loader_opens_vocabularies_in_processes_that_end(tmp_path: Path)
         async with loader.open_vocabulary(make_spec(broken, Pooling.MEAN)):
             pass
     await asyncio.wait_for(loader.close(), 5)
+
+
+async def test_a_file_that_is_only_tried_is_not_logged_as_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loader = Loader(
+        environment=worker_environment(),
+        cores=1,
+        cache=VectorCache(0),
+        calibrations=SingleUse(),
+        metrics=Metrics(),
+        engine=EngineChoice.LLAMA,
+    )
+    path = write_tiny_bert(tmp_path / "tiny.gguf")
+    with caplog.at_level(logging.INFO, "embedd.engine.loader"):
+        await loader.verify(path, "tried")
+        model = await loader.load(make_spec(path, Pooling.MEAN))
+    await model.close()
+    await loader.close()
+    tried, loaded = caplog.records
+    assert (tried.message, "tokenizer" in tried.__dict__) == ("model can be loaded", False)
+    assert (loaded.message, "tokenizer" in loaded.__dict__) == ("model loaded", True)
