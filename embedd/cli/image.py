@@ -18,7 +18,7 @@ from embedd.cli.arguments import model_argument
 from embedd.cli.connection import connect
 from embedd.cli.settings import load_settings
 from embedd.config import Address
-from embedd.errors import InvalidInputError
+from embedd.errors import InvalidInputError, RequestError
 
 FORMATS: Final = ("png", "jpeg", "webp")
 SUFFIXES: Final = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
@@ -26,6 +26,7 @@ MOST_PICTURES: Final = 100
 SEEDS: Final = 1 << 32
 RANDOM: Final = -1
 NANOSECONDS: Final = 1e9
+NO_PAINTER: Final = "does not support generate"  # the server about an embedding model
 
 # Called with the steps done and the steps in all.
 Report: TypeAlias = Callable[[int, int], None]
@@ -155,11 +156,19 @@ def paint_files(
 
 
 async def _paint(address: Address, body: api.GenerateBody, report: Report) -> api.GenerateReply:
-    async with connect(address) as client, aclosing(client.paint(body)) as lines:
-        async for line in lines:
-            if line.done:
-                return line
-            report(line.completed or 0, line.total or 0)
+    try:
+        async with connect(address) as client, aclosing(client.paint(body)) as lines:
+            async for line in lines:
+                if line.done:
+                    return line
+                report(line.completed or 0, line.total or 0)
+    except RequestError as error:
+        if str(error).endswith(NO_PAINTER):
+            raise InvalidInputError(
+                f'"{body.model}" is an embedding model and does not paint: '
+                "`embedd search images` lists image models"
+            ) from error
+        raise
     raise AssertionError("the last line is done, or an error")
 
 

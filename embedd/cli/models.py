@@ -1,6 +1,7 @@
 """``embedd list``, ``cp``, ``rm``, ``verify`` and ``search``: the models in the store."""
 
 import asyncio
+import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from embedd.cli.arguments import complete_model
 from embedd.cli.connection import reach, require_local
 from embedd.cli.progress import open_progress
 from embedd.cli.settings import load_settings
-from embedd.cli.tables import fit_table, format_moment, format_size, terminal_width
+from embedd.cli.tables import fit_table, format_moment, format_size, format_table, terminal_width
 from embedd.config import Settings
 from embedd.errors import StoreError
 
@@ -135,7 +136,8 @@ def _count(number: int, what: str) -> str:
 
 def format_verified(found: "Verified") -> str:
     """How many files were hashed, and how many of them no model uses."""
-    text = f"verified {found.blobs} files of {found.models} models, {format_size(found.size)}"
+    files, models = _count(found.blobs, "file"), _count(found.models, "model")
+    text = f"verified {files} of {models}, {format_size(found.size)}"
     if not found.unused:
         return text
     return (
@@ -158,13 +160,17 @@ def search(*, word: str) -> None:
             err=True,
         )
         return
-    columns = terminal_width()
-    # What is still too wide is cut, not wrapped: names come first.
-    for line in format_search(found, columns).splitlines():
-        click.echo(line[:columns].rstrip())
+    click.echo(format_search(found, terminal_width()))
 
 
 def format_search(recipes: "Iterable[AnyRecipe]", width: int | None = None) -> str:
-    """The table of ``embedd search``, in *width* columns."""
-    lines = ((recipe.name, recipe.description, ",".join(recipe.tags)) for recipe in recipes)
-    return fit_table(SEARCH_COLUMNS, lines, width, ("TAGS",))
+    """The table of ``embedd search``; where it is wider than *width*, a paragraph a model."""
+    rows = [(recipe.name, recipe.description, ",".join(recipe.tags)) for recipe in recipes]
+    table = format_table(SEARCH_COLUMNS, rows)
+    if width is None or all(len(line) <= width for line in table.splitlines()):
+        return table
+    return "\n".join(
+        textwrap.fill(text, width, initial_indent=indent, subsequent_indent="  ")
+        for name, description, tags in rows
+        for indent, text in (("", name), ("  ", description), ("  ", tags.replace(",", ", ")))
+    )

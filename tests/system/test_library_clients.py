@@ -229,6 +229,6 @@ def test_the_command_makes_copies_and_verifies_without_a_server(
     (tmp_path / "again").write_text(modelfile)
     run("create", "again", "-f", "again")
     run("rm", "small", "other", "tiny")
-    assert run("verify")[0].startswith("verified 4 files of 1 models")
+    assert run("verify")[0].startswith("verified 4 files of 1 model,")
     _, err = run("show", "tiny", status=1)
     assert err.startswith('Error: model "tiny" not found: ')

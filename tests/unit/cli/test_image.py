@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 import pytest
+from aiohttp import web
 
 from embedd.cli import image
 from embedd.errors import InvalidInputError
@@ -128,6 +129,20 @@ def test_the_servers_error_is_shown_and_nothing_is_written(embedd: Run, server: 
     text = "Error: the server ended the picture without a result\n"
     assert (outcome.status, outcome.err) == (1, text)
     assert list(Path.cwd().iterdir()) == []
+
+
+def test_an_embedding_model_is_named_as_one(embedd: Run, server: FakeServer) -> None:
+    server.refusals["/api/generate"] = web.json_response(
+        {"error": '"all-minilm" does not support generate'}, status=400
+    )
+    outcome = embedd("image", "all-minilm", "cat")
+    text = (
+        'Error: "all-minilm" is an embedding model and does not paint: '
+        "`embedd search images` lists image models\n"
+    )
+    assert (outcome.status, outcome.err) == (1, text)
+    server.refusals["/api/generate"] = web.json_response({"error": "no such size"}, status=400)
+    assert embedd("image", "sd", "cat").err == "Error: no such size\n"
 
 
 @pytest.mark.usefixtures("_no_server")

@@ -10,8 +10,10 @@ import pytest
 from aiohttp import web
 
 from embedd import cli
+from embedd.cli.models import format_verified
 from embedd.cli.ps import stop
 from embedd.cli.pull import pull
+from embedd.library import Verified
 from tests.unit.cli.conftest import FakeLibrary, Run
 from tests.unit.cli.fake_server import FakeServer
 
@@ -200,6 +202,11 @@ def test_verify_prints_what_was_hashed(embedd: Run, library: FakeLibrary) -> Non
     assert library.asked == [("verify", "all-minilm")]
 
 
+def test_one_file_of_one_model_is_not_several() -> None:
+    found = Verified(blobs=1, models=1, size=10, problems=(), unused=())
+    assert format_verified(found) == "verified 1 file of 1 model, 10 B"
+
+
 def test_verify_fails_when_something_is_wrong(embedd: Run, library: FakeLibrary) -> None:
     library.broken = ("bge-m3",)
     library.unused = ("sha256:0",)
@@ -288,12 +295,15 @@ def test_the_shell_completes_names_of_models(
 
 
 @pytest.mark.usefixtures("library")
-def test_search_shows_on_a_terminal_what_fits(embedd: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_cuts_nothing_on_a_narrow_terminal(
+    embedd: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "20")
     assert embedd("search", "mini").out.splitlines() == [
-        "NAME        DESCRIPT",
-        "all-minilm  small an",
+        "all-minilm",
+        "  small and quick",
+        "  latest",
     ]
 
 
