@@ -153,7 +153,7 @@ clean: ## Remove what was built here; models and wheels stay
 	rm -rf $(VENV) $(CLIENTS) $(PLAIN) $(DEPLOY) $(UI) $(RAY) $(DOCS) site build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
 
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedd needs Python 3.11 or newer")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedd needs Python 3.11 or newer")'
 	@echo 'Creating $(VENV).'
 	@$(PYTHON) -m venv $(VENV)
 
