@@ -174,7 +174,7 @@ async def test_an_answer_that_has_begun_is_cut_and_gets_no_second_head(
 
     def create(*_: object, report: ReportProgress, **__: object) -> None:
         report(ProgressLine(status="begun"))
-        go_on.wait(10)
+        go_on.wait(60)
 
     monkeypatch.setattr(Library, "create", create)
     client = impatient.client()
@@ -206,6 +206,6 @@ async def test_a_pull_stops_at_once_and_says_why(
     await client.post(b'{"model": "x", "stream": %b}' % stream, path="/api/pull")
     await until(lambda: any(one.name == "pulls and creates" for one in threading.enumerate()))
     await listening.stop.aclose()
-    assert await asyncio.to_thread(stopped.wait, 10)
+    assert await asyncio.to_thread(stopped.wait, 60)
     assert await client.status() == (200 if stream == b"true" else 503)
     assert b'{"error":"server is shutting down"}' in await client.rest()

@@ -39,11 +39,11 @@ async def test_in_thread_waits_for_its_function_when_cancelled() -> None:
 
     def work() -> None:
         begun.set()
-        go_on.wait(10)
+        go_on.wait(60)
         ended.set()
 
     task = asyncio.create_task(in_thread(Pools().uploads, work))
-    await asyncio.to_thread(begun.wait, 10)
+    await asyncio.to_thread(begun.wait, 60)
     task.cancel()
     await asyncio.sleep(0)
     assert not task.done()
@@ -68,7 +68,7 @@ async def test_a_client_that_leaves_during_a_silent_step_stops_the_job(
     with pytest.raises(ConnectionResetError):
         async for _ in follow(request, work):
             pass
-    assert await asyncio.to_thread(stopped.wait, 10)
+    assert await asyncio.to_thread(stopped.wait, 60)
 
 
 async def test_a_slow_client_misses_progress_within_steps_but_no_step() -> None:

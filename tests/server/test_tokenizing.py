@@ -54,7 +54,7 @@ class Watched(ModelTokenizer):
 
     def _wait(self, size: int) -> None:
         if size > 100:
-            self.turns.append(self.answered.wait(10))
+            self.turns.append(self.answered.wait(60))
 
     def tokenize(self, texts: Any, **arguments: Any) -> Any:
         self._wait(sum(map(len, texts)))

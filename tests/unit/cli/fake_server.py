@@ -225,7 +225,7 @@ def in_background(server: FakeServer) -> Iterator[FakeServer]:
     thread = Thread(target=lambda: asyncio.run(serve()))
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         yield server
     finally:
         done.set()

@@ -250,7 +250,7 @@ async def test_when_the_client_leaves_its_texts_are_not_cut_any_further(
         try:
             for number in range(9):
                 cut.append(number)
-                may_go_on.wait(10)
+                may_go_on.wait(60)
                 yield Chunk(start=0, end=len(text), first=0, last=1)
         finally:
             ended.set()

@@ -477,7 +477,7 @@ def test_a_pull_whose_clients_left_ends(place: Place) -> None:
 
 def test_two_pulls_of_one_model_share_its_bytes(place: Place) -> None:
     library = place.library()
-    together = threading.Barrier(2, timeout=10)
+    together = threading.Barrier(2, timeout=60)
     errors: list[EmbeddError] = []
 
     def pull() -> None:
@@ -491,7 +491,7 @@ def test_two_pulls_of_one_model_share_its_bytes(place: Place) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert errors == []
     assert place.source.streamed == ["tiny-Q8_0.gguf"]
 

@@ -64,7 +64,7 @@ class Waiter(threading.Thread):
         self.seen.set()
 
     def end(self) -> Blob | Exception | None:
-        self.join(10)
+        self.join(60)
         assert not self.is_alive()
         return self.result
 
@@ -86,10 +86,10 @@ def test_two_pulls_of_one_blob_share_its_transfer_and_its_progress(
     downloads, transfer = Downloads(), Gated()
     waiters = [Waiter(downloads, transfer), Waiter(downloads, transfer)]
     wait_for_waiters(downloads, 2)
-    assert transfer.started.wait(10)
+    assert transfer.started.wait(60)
     transfer.report(4, 10)
     for waiter in waiters:
-        assert waiter.seen.wait(10)
+        assert waiter.seen.wait(60)
     transfer.report(2, 10)  # a source that cannot resume: no pull reports less than before
     assert not transfer.stopped.wait(0.05)  # many looks of both
     transfer.report(10, 10)
@@ -115,11 +115,11 @@ def test_a_cancelled_pull_does_not_end_a_transfer_that_another_waits_for() -> No
 def test_when_the_last_one_leaves_the_transfer_stops_and_a_newcomer_starts_another() -> None:
     downloads, first, second = Downloads(), Gated(), Gated()
     waiter = Waiter(downloads, first)
-    assert first.started.wait(10)
+    assert first.started.wait(60)
     waiter.leave.set()
     assert isinstance(waiter.end(), PullError)
     newcomer = Waiter(downloads, second)
-    assert first.stopped.wait(10)
+    assert first.stopped.wait(60)
     second.go.set()
     assert newcomer.end() == BLOB
     assert second.calls == 1

@@ -182,19 +182,19 @@ def test_of_two_at_the_same_time_one_fetches_and_both_have_it(place: Place) -> N
 
     def slow(partial: Partial) -> None:
         started.set()
-        assert go.wait(10)
+        assert go.wait(60)
         place.stream(partial)
 
     first = threading.Thread(target=place.fetch, args=(slow,))
     first.start()
-    assert started.wait(10)
+    assert started.wait(60)
     with pytest.raises(PullError, match=STOPPED):  # it waits for the lock until it is stopped
         place.fetch(stop=lambda: True)
     second = threading.Thread(target=place.fetch)
     second.start()
     go.set()
-    first.join(10)
-    second.join(10)
+    first.join(60)
+    second.join(60)
     assert place.asked == [0]
     assert place.files == [place.target.name]
     assert place.reported[-1] == (len(DATA), len(DATA))

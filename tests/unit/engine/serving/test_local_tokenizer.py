@@ -62,7 +62,7 @@ class Builds:
     def __call__(self, path: Path) -> ModelTokenizer:
         self.paths.append(path)
         self.threads.add(threading.get_ident())
-        self.may_build.wait(20)
+        self.may_build.wait(60)
         if self.error is not None:
             raise self.error
         return self._own
@@ -124,7 +124,7 @@ async def test_a_short_text_does_not_wait_for_a_long_one(
     group = slices.group_slices
 
     def wait(*arguments: object, **options: object) -> object:
-        go_on.wait(20)
+        go_on.wait(60)
         return group(*arguments, **options)  # type: ignore[arg-type]  # as they were given
 
     monkeypatch.setattr("embedd.tokenizers.model_tokenizer.group_slices", wait)
@@ -152,7 +152,7 @@ async def test_long_texts_do_not_take_all_threads(
     def hold(texts: list[str], **_: object) -> list[object]:
         begun.append(len(texts[0]))
         if len(texts[0]) >= LONG:
-            go_on.wait(20)
+            go_on.wait(60)
         return []
 
     monkeypatch.setattr(own, "tokenize", hold)
@@ -179,7 +179,7 @@ async def test_long_work_ends_when_its_caller_leaves(
         def count() -> None:
             looked_at[0] += 1
             if looked_at[0] == 2:
-                go_on.wait(20)
+                go_on.wait(60)
             check()
 
         try:

@@ -90,7 +90,7 @@ def test_no_more_cores_are_used_than_there_are() -> None:
     thread.start()
     assert not taken.wait(0.1)
     pending.give_back(lone)
-    assert taken.wait(10)
+    assert taken.wait(60)
     thread.join()
 
 
@@ -109,7 +109,7 @@ def test_more_cores_let_a_waiting_replica_begin() -> None:
     thread.start()
     assert not taken.wait(0.1)
     pending.set_cores(2)
-    assert taken.wait(10)
+    assert taken.wait(60)
     thread.join()
 
 
@@ -134,7 +134,7 @@ def test_the_last_busy_replica_is_taken() -> None:
             pass
     for _ in range(3):
         pending.put(make_batch(10))
-        assert computed[2].acquire(timeout=10)
+        assert computed[2].acquire(timeout=60)
         while len(pending._idle) < 3 - (len(order) == 3):
             pass
     assert order == [2, 2, 2]

@@ -89,7 +89,7 @@ class Held(FakeTokenizer):
     ) -> list[TokenIds]:
         if len(texts[0]) > SHORT:
             self.begun.set()
-            self.go_on.wait(20)
+            self.go_on.wait(60)
         return super().tokenize(
             texts, add_special=add_special, parse_special=parse_special, check=check
         )
@@ -108,12 +108,12 @@ def test_the_board_has_the_calls_that_are_being_answered(shared: bool, board: Bo
     calls = TokenizerCalls(connection, board)
     calls.start(tokenizer, shared=shared)
     calls.put(Tokenize(1, ["x" * (SHORT + 1)]), b"")
-    assert tokenizer.begun.wait(20)
+    assert tokenizer.begun.wait(60)
     calls.put(Tokenize(2, ["x" * (SHORT + 1)]), b"")
     assert (board.has(1), board.has(2)) == (True, False)
     tokenizer.go_on.set()
     for _ in range(2):
-        connection.answers.get(timeout=20)
+        connection.answers.get(timeout=60)
     assert (board.has(1), board.has(2)) == (False, False)
 
 
@@ -125,10 +125,10 @@ def test_a_short_text_passes_a_long_one_if_threads_may_share_the_tokenizer(
     calls = TokenizerCalls(connection, board)
     calls.start(tokenizer, shared=shared)
     calls.put(Tokenize(1, ["x" * (SHORT + 1)]), b"")
-    assert tokenizer.begun.wait(20)
+    assert tokenizer.begun.wait(60)
     calls.put(Tokenize(2, ["x"]), b"")
     tokenizer.go_on.set()
-    assert [connection.answers.get(timeout=20).id for _ in order] == order
+    assert [connection.answers.get(timeout=60).id for _ in order] == order
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -138,16 +138,16 @@ def test_work_ends_when_nothing_waits_for_the_answer(shared: bool, board: Board)
     calls.start(tokenizer, shared=shared)
     long = "x" * (SHORT + 1)
     calls.put(Tokenize(1, [long]), b"")
-    assert tokenizer.begun.wait(20)
+    assert tokenizer.begun.wait(60)
     calls.put(Locate(2, [long]), b"")
     calls.put(Tokenize(3, [long]), b"")
     for id_ in (1, 2, 99):  # the last is not known
         calls.abandon(id_)
     tokenizer.go_on.set()
-    answers = [connection.answers.get(timeout=20) for _ in range(3)]
+    answers = [connection.answers.get(timeout=60) for _ in range(3)]
     assert [(one.id, type(one)) for one in answers] == [(1, Failed), (2, Failed), (3, Tokens)]
     calls.put(Tokenize(1, [long]), b"")  # nothing of the first is remembered
-    assert isinstance(connection.answers.get(timeout=20), Tokens)
+    assert isinstance(connection.answers.get(timeout=60), Tokens)
 
 
 def test_llama_cpps_tokenizer_looks_between_texts_whether_to_go_on(tmp_path: Path) -> None:

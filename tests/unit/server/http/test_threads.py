@@ -46,7 +46,7 @@ async def test_calls_over_the_size_wait_in_order_and_those_over_the_queue_are_re
 
     def work(number: int) -> None:
         begun.append(number)
-        gate.wait(10)
+        gate.wait(60)
 
     calls = [asyncio.create_task(threads.run(work, number)) for number in range(4)]
     await until_idle()
@@ -112,16 +112,16 @@ def test_a_thread_may_end_after_its_loop(gate: threading.Event) -> None:
 
     def work() -> None:
         begun.set()
-        gate.wait(10)
+        gate.wait(60)
 
     async def leave() -> None:
         await threads.start(work)
 
     asyncio.run(leave())
-    begun.wait(10)
+    begun.wait(60)
     thread = next(one for one in threading.enumerate() if one.name == "calls")
     gate.set()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 
