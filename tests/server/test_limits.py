@@ -167,11 +167,11 @@ async def test_a_body_that_makes_no_progress_is_a_timeout_and_frees_its_bytes(
 
 
 async def test_a_slow_body_that_makes_progress_is_read(open_server: OpenServer) -> None:
-    served: Served = await open_server(timeouts=Timeouts(body=0.5))
+    served: Served = await open_server(timeouts=Timeouts(body=1.0))
 
     async def slowly() -> AsyncIterator[bytes]:
-        for start in range(0, 900, 100):
-            yield padded(900)[start : start + 100]
+        for start in range(0, 12_000, 1000):
+            yield padded(12_000)[start : start + 1000]
             await asyncio.sleep(0.1)
 
     assert (await served.send("POST", "/api/embed", data=slowly())).status == 200

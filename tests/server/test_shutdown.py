@@ -162,7 +162,7 @@ async def test_a_request_that_waits_for_a_foreign_lock_is_answered_with_503(
     client = impatient.client()
     with open_lock(impatient.served.store.layout.lock):
         await client.post(b'{"source": "tiny", "destination": "x"}', path="/api/copy")
-        await asyncio.sleep(0.1)
+        await until_begun(impatient.served, 1)
         await impatient.stop.aclose()
         assert await client.status() == 503
 
