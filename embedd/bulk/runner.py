@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeAlias
@@ -139,7 +139,9 @@ async def _read_next(work: UnitsWithRows) -> tuple[Unit, Rows] | None:
     try:
         return await asyncio.shield(reading)
     except asyncio.CancelledError:
-        await asyncio.wait([reading])
+        while not reading.done():
+            with suppress(asyncio.CancelledError):  # nothing ends a thread
+                await asyncio.wait([reading])
         raise
 
 
