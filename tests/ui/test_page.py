@@ -184,6 +184,26 @@ def test_a_search_that_fails_leaves_no_bar(server: Server, open_page: OpenPage) 
     expect(page.get_by_role("progressbar")).to_have_count(0)
 
 
+def test_search_says_which_text_was_cut_and_folds_a_long_one(
+    server: Server, open_page: OpenPage
+) -> None:
+    page = open_page(server.url + "/ui#search")
+    go(page, "Search")
+    expect(page.get_by_label("Texts: paste lines")).to_be_visible()
+    page.get_by_label(re.compile("Texts")).fill("A cat sleeps.\n" + "cat " * 400 + "end")
+    page.get_by_label("Question").fill("cat")
+    page.get_by_label("Model").select_option("all-minilm:latest")
+    page.get_by_role("button", name="Search").click()
+    hits = page.locator(".ranking li")
+    expect(hits).to_have_count(2)
+    [short, long] = [hits.filter(has_text=text) for text in ("A cat sleeps.", "cut:")]
+    expect(short).not_to_contain_text("cut:")
+    expect(long).to_contain_text("cut: its first 256 of 403 tokens count")
+    expect(long.get_by_text("cat end")).to_be_hidden()
+    long.locator("summary").click()
+    expect(long.get_by_text("cat end")).to_be_visible()
+
+
 def test_search_ranks_lines_and_a_reranker_ranks_them_again(
     server: Server, open_page: OpenPage
 ) -> None:

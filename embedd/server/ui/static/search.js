@@ -2,12 +2,13 @@
 
 import { post } from "./api.js";
 import { cosine } from "./maths.js";
-import { Message, ModelChoice, Progress, chooseModel, plural, useAction, useKept, working } from "./parts.js";
+import { Message, ModelChoice, Progress, chooseModel, plural, useAction, useKept, whole, working } from "./parts.js";
 import { html, useRef, useState } from "./vendor/preact.js";
 
 const MAX_LINES = 2000;
 const BATCH = 128; // lines of a request: the bar moves, and the server serves others between
 const SHOWN = 20;
+const LONG = 400; // characters of a text above which the rest is folded
 
 /** The texts of a file: of each line of JSON its field `text`, else the line itself. */
 function readLines(content) {
@@ -30,7 +31,7 @@ export function Search({ models, rerankers, loaded, refresh }) {
   const [reranker, setReranker] = useKept("search.reranker", "");
   const [done, setDone] = useState(null);
   const [found, setFound] = useKept("search.found", null);
-  const index = useRef({ key: null, texts: [], vectors: [] });
+  const index = useRef({ key: null, texts: [], vectors: [], cuts: new Map() });
   const chosen = chooseModel(models, model, loaded);
   const all = readLines(content);
   const texts = all.slice(0, MAX_LINES);
@@ -39,22 +40,23 @@ export function Search({ models, rerankers, loaded, refresh }) {
     const key = `${chosen}\n${texts.join("\n")}`;
     setModel(chosen);
     if (index.current.key !== key) {
-      const vectors = [];
+      const [vectors, cuts] = [[], new Map()];
       try {
         for (let start = 0; start < texts.length; start += BATCH) {
           setDone({ done: start, total: texts.length });
           const input = texts.slice(start, start + BATCH);
           const reply = await post("api/embed", { model: chosen, input, input_type: "document" });
           vectors.push(...reply.embeddings);
+          for (const cut of reply.truncated ?? []) cuts.set(start + cut.index, cut);
         }
       } finally {
         setDone(null);
       }
-      index.current = { key, texts, vectors };
+      index.current = { key, texts, vectors, cuts };
     }
     const reply = await post("api/embed", { model: chosen, input: question, input_type: "query" });
     const ranked = index.current.vectors
-      .map((vector, i) => ({ text: texts[i], score: cosine(vector, reply.embeddings[0]) }))
+      .map((vector, i) => ({ text: texts[i], cut: index.current.cuts.get(i), score: cosine(vector, reply.embeddings[0]) }))
       .sort((a, b) => b.score - a.score)
       .slice(0, SHOWN);
     setFound({ ranked, reranked: null });
@@ -74,7 +76,7 @@ export function Search({ models, rerankers, loaded, refresh }) {
         search.start();
       }}>
         <label class="field"><span>Texts: paste lines, or drop a .txt or .jsonl file (${plural(texts.length, "line")}${
-          all.length > MAX_LINES ? ` of ${all.length}: the first ${MAX_LINES} are searched` : `, at most ${MAX_LINES}`})</span>
+          all.length > MAX_LINES ? ` of ${whole(all.length)}: the first ${whole(MAX_LINES)} are searched` : `, at most ${whole(MAX_LINES)}`})</span>
           <textarea rows="6" value=${content} onInput=${(event) => setContent(event.target.value)}
             onDragOver=${(event) => event.preventDefault()} onDrop=${drop}></textarea></label>
         <label class="field"><span>Question</span>
@@ -107,6 +109,13 @@ const Ranking = ({ title, rows }) => html`<div>
   <ol class="ranking">${rows.map((row, i) => html`<li key=${i}>
     <div class="row"><meter min="0" max="1" value=${Math.max(0, row.score)} aria-label="score"></meter>
       <span class="number">${row.score.toFixed(3)}</span>
-      ${row.before && html`<span class="detail">was ${row.before}</span>`}</div>
-    <p>${row.text}</p></li>`)}</ol>
+      ${row.before && html`<span class="detail">was ${row.before}</span>`}
+      ${row.cut && html`<span class="detail">cut: its first ${whole(row.cut.kept)} of ${plural(row.cut.tokens, "token")} count</span>`}</div>
+    <${Text} text=${row.text} /></li>`)}</ol>
 </div>`;
+
+/** A text that was found; the rest of a long one opens on demand. */
+const Text = ({ text }) =>
+  text.length <= LONG
+    ? html`<p>${text}</p>`
+    : html`<details><summary>${text.slice(0, LONG)} …</summary><p>${text.slice(LONG)}</p></details>`;
