@@ -484,12 +484,12 @@ class Client:
             headers["Authorization"] = f"Bearer {key}"
         headers.update(more_headers or {})
         try:
-            async with self._session.request(
-                method, base + path, data=data, headers=headers
-            ) as response:
+            ask = self._session.request(method, base + path, data=data, headers=headers)
+            async with ask as response:
                 yield response
         except aiohttp.ClientSSLError as error:
-            hint = "for a certificate of your own set SSL_CERT_FILE"
+            is_plain = "WRONG_VERSION_NUMBER" in str(error)  # OpenSSL's words for no TLS
+            hint = "try http://" if is_plain else "a certificate of your own: set SSL_CERT_FILE"
             text = f"no safe connection to {self._address.url}: {error} ({hint})"
             raise ServiceError(text) from error
         except (aiohttp.ClientConnectorError, TimeoutError) as error:

@@ -11,6 +11,7 @@ from embedd.cli.progress import Report, open_progress, report_all
 from embedd.cli.settings import load_settings
 from embedd.config import Settings
 from embedd.errors import PullError
+from embedd.names import parse_model_name
 
 
 @click.command
@@ -32,6 +33,7 @@ def pull_model(settings: Settings, name: str, *, insecure: bool = False) -> None
     """Pull *name* through the server that answers, else into this machine's store."""
     from embedd.runtime import open_library
 
+    parse_model_name(name)  # its error names it; Ollama's, which a server sends, does not
     with open_progress() as report:
         # Not within the event loop, so that Ctrl-C ends the pull at once.
         if not asyncio.run(_pull_through_server(settings, name, report, insecure=insecure)):

@@ -254,6 +254,12 @@ def test_search_lists_recipes(embedd: Run) -> None:
     assert outcome.err.startswith('no model matches "nope": `embedd search` lists all')
 
 
+def test_pull_names_what_is_not_a_name(embedd: Run, server: FakeServer) -> None:
+    outcome = embedd("pull", "http://x")
+    assert (outcome.status, outcome.err) == (1, "Error: 'http://x' is not a valid model name\n")
+    assert not [path for _, path, _ in server.asked if path == "/api/pull"]
+
+
 def test_pull_all_prints_the_result_of_each_model(embedd: Run, library: FakeLibrary) -> None:
     outcome = embedd("pull", "--all")
     assert outcome.status == 0
