@@ -119,7 +119,7 @@ class Batch(Generic[Request]):
         urgent: They are from the first lane.
 
     Attributes:
-        longest: Tokens of its longest sequence; if *padded*, the first one.
+        longest, shortest: Tokens of its longest and of its shortest sequence.
         late: Requests that were removed instead of computed.
     """
 
@@ -130,6 +130,7 @@ class Batch(Generic[Request]):
     items: list[tuple[Request, int]] = field(default_factory=list)
     tokens: int = 0
     longest: int = 0
+    shortest: int = 0
     late: list[Request] = field(default_factory=list)
 
     @property
@@ -143,9 +144,7 @@ class Batch(Generic[Request]):
             return None
         at: int | None = len(request.rows) - 1
         if self.padded:
-            # Any length up to the padded one costs the same.
-            padded = round_length(self.longest)
-            at = request.find_alike(padded) if self.items else request.find_longest()
+            at = self._find_alike(request) if self.items else request.find_longest()
         if at is None or not self._has_room(request.lengths[request.rows[at]]):
             return None
         return at
@@ -153,17 +152,31 @@ class Batch(Generic[Request]):
     def add(self, request: Request, row: int) -> None:
         """Add the sequence *row* of *request*."""
         length = request.lengths[row]
+        self.shortest = min(self.shortest, length) if self.items else length
         self.items.append((request, row))
         self.tokens += length
         self.longest = max(self.longest, length)
+
+    def _find_alike(self, request: Request) -> int | None:
+        """Return where in the request's rows a sequence is that may be padded with the others.
+
+        Any length up to the padded one costs the same. The only sequence of a request may be
+        longer: which of many single texts came first says nothing about their lengths.
+        """
+        at = request.find_alike(round_length(self.longest))
+        if at is None and len(request.rows) == 1:
+            length = request.lengths[request.rows[0]]
+            if length > self.longest and is_alike(self.shortest, length):
+                return 0
+        return at
 
     def _has_room(self, length: int) -> bool:
         """Return whether a sequence of *length* fits; the first one always does."""
         if not self.items:
             return True
         if self.padded:
-            padded = round_length(self.longest)
-            return length <= padded and padded * (len(self.items) + 1) <= self.max_tokens
+            padded = round_length(max(length, self.longest))
+            return padded * (len(self.items) + 1) <= self.max_tokens
         return self.tokens + length <= self.max_tokens
 
 

@@ -265,8 +265,8 @@ def test_sixty_four_passages_of_mixed_lengths_waste_little_on_padding() -> None:
     lengths = [pick.randint(8, 256) for _ in range(64)]
     batches = drain_padded(fill(make("passages", lengths)), 1024, 128)
     padded = sum(map(padded_cost, batches))
-    assert 1 - sum(lengths) / padded <= 0.12
-    assert len(batches) <= 16
+    assert 1 - sum(lengths) / padded <= 0.08
+    assert len(batches) <= 18
 
 
 def test_padded_requests_of_like_size_are_computed_first_come_first_served() -> None:
@@ -276,7 +276,7 @@ def test_padded_requests_of_like_size_are_computed_first_come_first_served() -> 
 
 
 def test_short_texts_share_a_padded_batch_whichever_comes_first() -> None:
-    """All of up to 16 tokens are padded to as many: those after a shorter one cost no more."""
+    """The batch of a short text grows with one that is a little longer."""
     requests = [make(str(length), [length]) for length in (12, 16, 9, 13, 15)]
     [batch] = drain_padded(fill(*requests), 80, 8)
     assert [request.name for request, _ in batch] == ["12", "16", "9", "13", "15"]
