@@ -37,7 +37,7 @@ class Contender:
     pid: int
     url: str = ""
 
-    def peak_bytes(self) -> int:
+    def resident_bytes(self) -> int:
         """Return the resident bytes now, children included."""
         process = psutil.Process(self.pid)
         family = [process, *process.children(recursive=True)]

@@ -90,7 +90,7 @@ async def _send(contender: Contender, workload: Workload, share: float = 1.0) ->
     return Sample(
         seconds=time.perf_counter() - start,
         latencies=latencies,
-        resident=contender.peak_bytes(),
+        resident=contender.resident_bytes(),
     )
 
 
