@@ -239,12 +239,15 @@ async def test_two_at_once_queue_and_one_beyond_the_limit_is_refused(
 
 async def test_many_pictures_take_no_more_memory_than_a_few(studio: Studio) -> None:
     """Forty: a context, a graph or a picture that stayed would add up."""
-    sizes = []
+    whole, own = [], []
     for number in range(40):
         await studio.paint(steps=1, seed=number)
-        sizes.append(psutil.Process(studio.pids()["klein"]).memory_info().rss)
-    assert max(sizes[8:]) - max(sizes[:8]) < 2 << 20, sizes
-    assert max(sizes) < estimate_image_bytes(studio.models["klein"].own_spec)
+        used = psutil.Process(studio.pids()["klein"]).memory_info()
+        whole.append(used.rss)
+        # Pages of files come and go as the machine has room for them.
+        own.append(used.rss - getattr(used, "shared", 0))
+    assert max(own[8:]) - max(own[:8]) < 2 << 20, own
+    assert max(whole) < estimate_image_bytes(studio.models["klein"].own_spec)
 
 
 async def test_the_worker_gives_way_to_others(studio: Studio) -> None:
