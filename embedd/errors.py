@@ -39,6 +39,7 @@ EmbeddError
     ├── ModelLoadError
     └── StoreError
         ├── PullError
+        │   └── NoSourceError
         └── CorruptBlobError
 
 An error has a message for people, and its facts as attributes. A dialect makes its own message
@@ -362,6 +363,10 @@ class StoreError(ServiceError):
 
 class PullError(StoreError):
     """A model cannot be fetched from its source."""
+
+
+class NoSourceError(PullError):
+    """What was asked for is not the name of a model that can be pulled."""
 
 
 class CorruptBlobError(StoreError):

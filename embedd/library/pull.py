@@ -8,7 +8,7 @@ from embedd.catalog.catalog import Catalog, Offer
 from embedd.catalog.recipe import HubSource, PackageSource
 from embedd.catalog.suggestions import Suggestions
 from embedd.convert import WeightType
-from embedd.errors import EmbeddError, PullError
+from embedd.errors import EmbeddError, NoSourceError, PullError
 from embedd.gguf.header import read_header_file
 from embedd.library.draft import draft_of_offer, read_config, read_manifest, store_draft
 from embedd.library.progress import Paced, ReportProgress, pulling, report_bytes
@@ -64,7 +64,7 @@ class Puller:
         except PullError as error:
             if str(error) != NOT_FOUND:
                 raise
-            raise PullError(f"{NOT_FOUND}: {self._suggestions.for_pull(text)}") from error
+            raise NoSourceError(f"{NOT_FOUND}: {self._suggestions.for_pull(text)}") from error
 
     def _pull(self, text: str, report: ReportProgress, *, stop: Stop, insecure: bool) -> bool:
         name = parse_model_name(text)
@@ -81,7 +81,7 @@ class Puller:
             return self._pull_package(name, offer, offer.source, paced)
         wanted = _find_on_hub(name, offer)
         if wanted is None:
-            raise PullError(NOT_FOUND)
+            raise NoSourceError(NOT_FOUND)
         return self._hub.pull(wanted, paced, stop)
 
     def refresh(self, report: ReportProgress, *, stop: Stop) -> list[Refreshed]:

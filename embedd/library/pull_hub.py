@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from embedd.catalog.catalog import ImageOffer, Offer
 from embedd.catalog.image_recipe import HubFile
 from embedd.catalog.recipe import HubSource
-from embedd.errors import ModelLoadError, PullError, UnsupportedError
+from embedd.errors import ModelLoadError, NoSourceError, PullError, UnsupportedError
 from embedd.gguf.header import GgufFacts, read_header_file
 from embedd.images import ImagePart
 from embedd.library.architectures import ARCHITECTURES
@@ -79,9 +79,9 @@ def no_hub() -> "Hub":
     """Refuse every pull: for a library without a hub.
 
     Raises:
-        PullError: Always.
+        NoSourceError: Always.
     """
-    raise PullError(NOT_FOUND)
+    raise NoSourceError(NOT_FOUND)
 
 
 class HubPuller:
@@ -280,7 +280,7 @@ def _locate(hub: "Hub", wanted: Wanted) -> tuple[Repository, list[RemoteBlob]]:
         path = file.path if file else ""
     paths = name_parts(path)
     if not all(map(repository.has, paths)):
-        raise PullError(f"{NOT_FOUND}: {_describe_missing(wanted, repository, paths)}")
+        raise NoSourceError(f"{NOT_FOUND}: {_describe_missing(wanted, repository, paths)}")
     blob, *parts = [hub.locate(repository, part) for part in paths]
     _check_digest(blob, recipe.sha256 if recipe else None)
     return repository, [blob, *parts]

@@ -101,7 +101,7 @@ def log_error(
     """
     # More memory is the operator's to give, even if another try may succeed.
     is_expected = isinstance(
-        error, errors.RequestError | errors.UnavailableError
+        error, errors.RequestError | errors.UnavailableError | errors.NoSourceError
     ) and not isinstance(error, errors.InsufficientMemoryError)
     # Errors quote names and durations as sent, which may be long.
     reason = str(error)[:MAX_REASON]

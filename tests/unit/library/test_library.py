@@ -23,6 +23,7 @@ from embedd.errors import (
     InvalidModelNameError,
     ModelLoadError,
     ModelNotFoundError,
+    NoSourceError,
     PullError,
     StoreError,
 )
@@ -260,8 +261,9 @@ def test_tags_of_one_recipe_share_what_is_equal(place: Place) -> None:
     ],
 )
 def test_what_has_no_source_cannot_be_pulled(place: Place, name: str, message: str) -> None:
-    with pytest.raises(PullError, match=message):
+    with pytest.raises(PullError, match=message) as caught:
         place.pull(name)
+    assert isinstance(caught.value, NoSourceError) is message.startswith(f"^{NOT_FOUND}")
     assert place.statuses == ["pulling manifest"]
     assert not place.models.exists()
 

@@ -66,6 +66,8 @@ def test_only_429_and_503_have_retry_after(status: int) -> None:
         (errors.UnsupportedError("x"), logging.INFO),
         (errors.OverloadedError("x"), logging.INFO),
         (errors.InsufficientMemoryError("x"), logging.ERROR),
+        (errors.NoSourceError("x"), logging.INFO),
+        (errors.PullError("x"), logging.ERROR),
         (errors.EngineError("x"), logging.ERROR),
         (errors.EmbeddError("x"), logging.ERROR),
     ],
