@@ -144,6 +144,8 @@ def _explain(error: Exception) -> str:
         case ModelNotFoundError(name=str(name)) if name:
             hint = error.hint or "`embedd list` shows the stored models, `embedd search` others"
             return f'model "{name}" not found: {hint}'
+        case OSError(filename=str(name), strerror=str(reason)):
+            return f"{name}: {reason}"
         case EmbeddError() | OSError():
             return str(error).removeprefix(NOT_PULLED)
         case UnicodeEncodeError():

@@ -162,7 +162,6 @@ def check_store(settings: Settings) -> Check:
     name = "store"
     remedy = "choose a folder that this user may write with EMBEDD_MODELS, or correct its owner"
     try:
-        _try_to_write(settings.models)
         store = open_store(settings)
         count = len(list(store.manifests.names()))
         own = "" if store.layout.is_own() or not count else ", not created by embedd: not pruned"
@@ -170,6 +169,14 @@ def check_store(settings: Settings) -> Check:
         found = f"{settings.models} cannot be used: {error}"
         return Check(name=name, state=State.FAIL, found=found, remedy=remedy)
     models = "1 model" if count == 1 else f"{count} models"
+    try:
+        _try_to_write(settings.models)
+    except OSError as error:
+        found = f"{settings.models} cannot be written: {error.strerror}"
+        if not count:
+            return Check(name=name, state=State.FAIL, found=found, remedy=remedy)
+        found += f"; {models} can be used, and no other can be pulled"
+        return Check(name=name, state=State.WARN, found=found, remedy=remedy)
     found = f"{settings.models} ({_why_there(settings)}), {models}{own}"
     others = _find_served_elsewhere(settings, {one.display for one in store.manifests.names()})
     if not others:

@@ -197,6 +197,22 @@ def test_the_store_is_named_with_the_reason_for_it(
     assert f"{tmp_path}/.embedd/models (in this user's HOME: EMBEDD_MODELS is not set)" in line
 
 
+def test_a_store_with_models_that_is_read_only_is_a_warning(
+    embedd: Run, monkeypatch: Patch, tmp_path: Path
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(30, "Read-only file system", "tmp7")
+
+    monkeypatch.setattr("embedd.cli.checks.tempfile.TemporaryFile", refuse)
+    unwritable = f"{tmp_path}/models cannot be written: Read-only file system"
+    assert store_line(embedd).startswith(f"fail {unwritable} choose a folder")
+    manifest = tmp_path / "models/manifests/registry.ollama.ai/library/a/latest"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}")
+    line = store_line(embedd)
+    assert line.startswith(f"warn {unwritable}; 1 model can be used, and no other can be pulled")
+
+
 def test_a_server_with_a_store_of_its_own_is_a_warning(embedd: Run, server: FakeServer) -> None:
     line = store_line(embedd)
     assert line.startswith("warn ")

@@ -83,8 +83,10 @@ def test_wrong_usage_exits_2(embedd: Run, args: list[str]) -> None:
     ("error", "status", "text"),
     [
         (InvalidInputError("the text"), 1, "Error: the text\n"),
-        (PermissionError(13, "Permission denied", "/x"), 1, "Permission denied: '/x'\n"),
+        (PermissionError(13, "Permission denied", "/x"), 1, "Error: /x: Permission denied\n"),
         ("\udcff".encode, 1, "Error: the text is not UTF-8\n"),
+        (OSError(30, "Read-only file system", "out"), 1, "Error: out: Read-only file system\n"),
+        (OSError("gone"), 1, "Error: gone\n"),
         (ZeroDivisionError("oh"), 1, "Error: internal error: ZeroDivisionError: oh\n"),
         (KeyboardInterrupt(), 130, "\n"),
     ],
