@@ -148,7 +148,7 @@ def _explain(error: Exception) -> str:
             return f"{name}: {reason}"
         case EmbeddError() | OSError():
             return str(error).removeprefix(NOT_PULLED)
-        case UnicodeEncodeError():
+        case UnicodeError():
             return "the text is not UTF-8"
         case _:
             return f"internal error: {type(error).__name__}: {error}"

@@ -87,6 +87,7 @@ def test_wrong_usage_exits_2(embedd: Run, args: list[str]) -> None:
         ("\udcff".encode, 1, "Error: the text is not UTF-8\n"),
         (OSError(30, "Read-only file system", "out"), 1, "Error: out: Read-only file system\n"),
         (OSError("gone"), 1, "Error: gone\n"),
+        (b"\xff".decode, 1, "Error: the text is not UTF-8\n"),
         (ZeroDivisionError("oh"), 1, "Error: internal error: ZeroDivisionError: oh\n"),
         (KeyboardInterrupt(), 130, "\n"),
     ],
