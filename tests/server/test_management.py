@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from embedd.errors import PullError, StoreError
+from embedd.errors import NoSourceError, PullError, StoreError
 from embedd.library import Library, ReportProgress
 from embedd.ollama_api import ProgressLine
 from embedd.server.dialects.base import LIBRARY
@@ -571,6 +572,8 @@ class FakeLibrary(Library):
     def pull(self, text: str, report: ReportProgress, *, stop: Any, insecure: bool) -> bool:  # type: ignore[override]  # a fake with the arguments that the route passes
         self.asked.append((text, insecure))
         report(ProgressLine(status="pulling manifest"))
+        if text == "mistyped":
+            raise NoSourceError("pull model manifest: file does not exist")
         if text == "nope":
             raise PullError("pull model manifest: file does not exist")
         if text == "bug":
@@ -611,6 +614,17 @@ async def test_a_pull_without_stream_is_one_answer(served: Served) -> None:
     reply = await served.post("/api/pull", {"model": "nope", "stream": False})
     assert reply.status == 500
     assert reply.json == {"error": "pull model manifest: file does not exist"}
+
+
+@pytest.mark.usefixtures("puller")
+@pytest.mark.parametrize(("name", "level"), [("mistyped", logging.INFO), ("nope", logging.WARNING)])
+async def test_a_mistyped_name_is_no_warning(
+    served: Served, name: str, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "embedd.server"):
+        await lines_of(served, "/api/pull", model=name)
+    [record] = [one for one in caplog.records if one.message == "request failed"]
+    assert record.levelno == level
 
 
 @pytest.mark.usefixtures("puller")

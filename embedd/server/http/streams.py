@@ -10,7 +10,13 @@ from typing import Final, TypeAlias, TypeVar
 
 from aiohttp import web
 
-from embedd.errors import EmbeddError, ServiceError, ShuttingDownError
+from embedd.errors import (
+    EmbeddError,
+    NoSourceError,
+    RequestError,
+    ServiceError,
+    ShuttingDownError,
+)
 from embedd.library import ReportProgress
 from embedd.logs import MAX_REASON
 from embedd.ollama_api import ProgressLine
@@ -91,7 +97,8 @@ async def answer_streamed(
                 await response.write(dump(line) + b"\n")
         except EmbeddError as error:
             facts = {"path": request.path, "reason": str(error)[:MAX_REASON]}
-            log.warning("request failed", extra=facts)
+            is_callers = isinstance(error, RequestError | NoSourceError)
+            log.log(logging.INFO if is_callers else logging.WARNING, "request failed", extra=facts)
             await response.write(to_error(error) + b"\n")
         await response.write_eof()
         return response
