@@ -322,6 +322,7 @@ def test_on_a_phone_the_parts_are_one_line_and_figures_two_in_a_row(
     tops = "(elements) => elements.map((one) => Math.round(one.getBoundingClientRect().top))"
     links = page.locator("nav a").evaluate_all(tops)
     assert len(set(links)) == 1
+    expect(page.locator(".figures").first).to_be_visible()  # with the first sample
     figures = page.locator(".figures").first.locator("div").evaluate_all(tops)
     assert len(set(figures)) == len(figures) / 2 == 3
 
