@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import random
 import re
 import shutil
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import psutil
 
 from benchmarks.texts import WORDS
 
+WORDS_OF_A_TEXT = (5, 9)  # least and most, and two numbers
 # Each body has another text, so that nothing can be answered from memory.
 SCRIPT = """
 local words = {%(words)s}
@@ -21,9 +23,10 @@ local count, seed = 0, %(seed)d
 math.randomseed(seed)
 request = function()
   local text = {}
-  for place = 1, 7 do text[place] = words[math.random(#words)] end
+  for place = 1, math.random(%(least)d, %(most)d) do text[place] = words[math.random(#words)] end
   count = count + 1
-  text[8], text[9] = seed, count
+  text[#text + 1] = seed
+  text[#text + 1] = count
   local body = '{"model":"bench","input":"' .. table.concat(text, " ") .. '"}'
   return wrk.format("POST", "%(path)s", {["Content-Type"] = "application/json"}, body)
 end
@@ -69,10 +72,20 @@ def is_installed() -> bool:
     return shutil.which("wrk") is not None
 
 
+def make_texts(seed: int, count: int) -> list[str]:
+    """Return *count* texts of the kind that `SCRIPT` sends: of as many words and numbers."""
+    pick = random.Random(seed)
+    return [
+        " ".join([*pick.choices(WORDS, k=pick.randint(*WORDS_OF_A_TEXT)), str(seed), str(number)])
+        for number in range(1, count + 1)
+    ]
+
+
 def make_script(path: str, seed: int) -> str:
     """Return the program of wrk, which sends unique short texts to *path*."""
     words = ",".join(f'"{word}"' for word in WORDS)
-    return SCRIPT % {"words": words, "seed": seed, "path": path}
+    least, most = WORDS_OF_A_TEXT
+    return SCRIPT % {"words": words, "seed": seed, "path": path, "least": least, "most": most}
 
 
 async def run_wrk(

@@ -28,9 +28,8 @@ from benchmarks.contenders import (
     open_llama_server,
     open_process,
 )
-from benchmarks.load import Load, Usage, is_installed, read_usages, run_wrk
+from benchmarks.load import Load, Usage, is_installed, make_texts, read_usages, run_wrk
 from benchmarks.report import describe_machine
-from benchmarks.texts import make_workloads
 from embedd.config import read_settings
 from embedd.types import TokenIds
 
@@ -180,9 +179,8 @@ async def _read_batches(server: Server) -> float:
 
 
 def measure_engine(alone: EngineAlone, seed: int) -> Engine:
-    """Compute unique short texts one by one, then in batches."""
-    texts = make_workloads(seed=seed, scale=ALONE / 1600)[1].requests
-    sequences = alone.engines[0].tokenizer.tokenize([text for [text] in texts])
+    """Compute texts of the kind that the clients send one by one, then in batches."""
+    sequences = alone.engines[0].tokenizer.tokenize(make_texts(1000 * seed + 1, ALONE))
     seconds = [_time(alone, [ids]) for ids in sequences]
     batches = [sequences[at : at + BATCH] for at in range(0, len(sequences) - BATCH + 1, BATCH)]
     rate = BATCH * len(batches) / sum(_time(alone, batch) for batch in batches)

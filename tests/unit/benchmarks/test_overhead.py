@@ -6,7 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.load import Load, Usage, make_script, parse_result, read_usage
+from benchmarks.load import (
+    WORDS_OF_A_TEXT,
+    Load,
+    Usage,
+    make_script,
+    make_texts,
+    parse_result,
+    read_usage,
+)
 from benchmarks.overhead import Engine, Row, Sample, summarise, to_report
 
 RESULT = 'RESULT {"requests":40,"seconds":2.000000,"p50":0.002,"p99":0.004,"errors":%d}\n'
@@ -46,6 +54,15 @@ def test_the_script_sends_json_to_the_path_with_its_own_seed() -> None:
     assert "seed = 0, 7" in script
     assert "%(" not in script
     assert "%%" not in script
+
+
+def test_the_engine_computes_texts_like_those_of_the_clients() -> None:
+    """Their lengths decide what is padding."""
+    least, most = WORDS_OF_A_TEXT
+    words = [text.split() for text in make_texts(3001, 200)]
+    assert {len(one) - 2 for one in words} == set(range(least, most + 1))
+    assert [one[-2:] for one in words] == [["3001", str(number)] for number in range(1, 201)]
+    assert f"place = 1, math.random({least}, {most}) do" in make_script("/api/embed", 3001)
 
 
 COMPUTES = """
