@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -196,8 +197,7 @@ def _thin(unit: Unit, rows: Rows, most: int) -> _Sample:
     failures = list(rows.failures)
     share = most / max(1, len(kept) + len(failures))
     if share < 1:
-        chosen = random.Random(0)  # noqa: S311 - a sample, not a secret
-        kept = sorted(chosen.sample(kept, round(share * len(kept))))
+        kept = _choose_rows(kept, rows.texts, max(1, round(share * len(kept))))
         failures = failures[: most - len(kept)]
     numbers = {rows.texts[row]: number for number, row in enumerate(kept)}
     return _Sample(
@@ -216,6 +216,19 @@ def _thin(unit: Unit, rows: Rows, most: int) -> _Sample:
         characters=sum(map(len, first)),
         order=[numbers.setdefault(text, len(numbers)) for text in rows.texts[:ORDERED_ROWS]],
     )
+
+
+def _choose_rows(rows: Sequence[int], texts: Sequence[str], count: int) -> list[int]:
+    """Return *count* of *rows*, in order: one of each group whose texts are about as long.
+
+    Lengths decide tokens, and which texts are cut: chosen from all rows alike, a sample of the
+    few that are cut would often have too many or too few.
+    """
+    chosen = random.Random(0)  # noqa: S311 - a sample, not a secret
+    by_length = sorted(rows, key=lambda row: len(texts[row]))
+    bounds = [number * len(rows) // count for number in range(count + 1)]
+    groups = (by_length[start:end] for start, end in pairwise(bounds))
+    return sorted(chosen.choice(group) for group in groups if group)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

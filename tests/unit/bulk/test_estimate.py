@@ -66,6 +66,39 @@ async def test_rows_tokens_cut_errors_and_bytes_are_near_to_what_then_comes(sour
     assert found.seconds > 0
 
 
+def write_uneven(path: Path, seed: int) -> None:
+    """Texts that get longer, of which one in a hundred is cut."""
+    chosen = random.Random(seed)
+    with path.open("w") as file:
+        for number in range(12_000):
+            length = 8 + number // 100 + chosen.expovariate(1 / 200)
+            file.write(f"{number:06}".ljust(int(length), "z") + "\n")
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_the_number_of_texts_that_are_cut_is_within_5_percent_where_few_are(
+    tmp_path: Path, seed: int
+) -> None:
+    source = tmp_path / "a.txt"
+    write_uneven(source, seed)
+    options = Options(wanted=Wanted(model="fake"), output=Output.JSONL)
+    job = plan(options, MODEL, make_sources(find_paths([str(source)])), Limits(rows=6_000))
+    found = await estimate(job, job.units(), Pool([FakeCompute()]))
+    lengths = read_lengths(source)
+    assert found.cut == pytest.approx(sum(one > 1000 for one in lengths), rel=0.05)
+    assert found.tokens == pytest.approx(sum(one // 4 + 1 for one in lengths), rel=0.005)
+
+
+async def test_the_one_text_among_many_bad_rows_is_in_the_sample(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"text": "a text"}\n' + "{bad\n" * 3 * SAMPLED_ROWS)
+    options = Options(wanted=Wanted(model="fake"), output=Output.JSONL)
+    job = plan(options, MODEL, make_sources(find_paths([str(source)])), Limits())
+    found = await estimate(job, job.units(), Pool([FakeCompute()]))
+    assert (found.vectors, found.errors, found.tokens) == (1, 3 * SAMPLED_ROWS, 2)
+    assert found.sampled == SAMPLED_ROWS
+
+
 async def test_a_job_that_is_done_has_nothing_left(source: Path) -> None:
     options = Options(wanted=Wanted(model="fake"), output=Output.JSONL)
     job = plan(options, MODEL, make_sources(find_paths([str(source)])), Limits())
