@@ -7,6 +7,7 @@ CLIENTS := .venv-clients
 DEPLOY := .venv-deploy
 UI := .venv-ui
 RAY := .venv-ray
+READERS := .venv-readers
 PLAIN := .venv-plain
 DOCS := .venv-docs
 BIN := $(VENV)/bin
@@ -67,7 +68,7 @@ export UNTESTABLE := from importlib.util import find_spec; \
 	print('--omit=' + ','.join(missing) if missing else '')
 
 .DEFAULT_GOAL := help
-.PHONY: help run install images test test-clients test-wheel test-plain test-deploy test-image test-ui test-ray docs faults check lint types arch fmt cover bench wheel portable-llama clean
+.PHONY: help run install images test test-clients test-wheel test-plain test-deploy test-image test-ui test-ray test-readers docs faults check lint types arch fmt cover bench wheel portable-llama clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -137,6 +138,9 @@ test-ui: install $(UI)/installed ## Test the page in a browser (Chromium of the 
 test-ray: install $(RAY)/installed ## Test bulk jobs on a Ray cluster of this machine, whose nodes are killed
 	PYTHONPATH=$(abspath $(RAY)) $(BIN)/python -m pytest -c tests/cluster/pytest.ini tests/cluster
 
+test-readers: install $(READERS)/installed ## Test that libraries and databases read what `embedd bulk` writes
+	$(READERS)/bin/python -m pytest -c tests/readers/pytest.ini tests/readers
+
 docs: $(DOCS)/installed ## Build the documentation to site/; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
 
@@ -150,7 +154,7 @@ bench: install ## Measure this machine
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove what was built here; models and wheels stay
-	rm -rf $(VENV) $(CLIENTS) $(PLAIN) $(DEPLOY) $(UI) $(RAY) $(DOCS) site build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
+	rm -rf $(VENV) $(CLIENTS) $(PLAIN) $(DEPLOY) $(UI) $(RAY) $(READERS) $(DOCS) site build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* htmlcov
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "embedd needs Python 3.11 or newer")'
@@ -227,6 +231,12 @@ $(DOCS)/installed: docs/requirements.txt
 $(RAY)/installed: tests/cluster/requirements.txt | $(VENV)/bin/python
 	rm -rf $(RAY)
 	$(PIP) install --quiet --no-compile --no-deps --target $(RAY) --requirement $<
+	touch $@
+
+$(READERS)/installed: tests/readers/requirements.txt
+	rm -rf $(READERS)
+	$(PYTHON) -m venv $(READERS)
+	$(READERS)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --no-deps --requirement $<
 	touch $@
 
 $(UI)/installed: tests/ui/requirements.txt | $(VENV)/bin/python

@@ -1,5 +1,6 @@
 """What is said of an output: how it is read elsewhere, its size, where its errors are."""
 
+import shlex
 from collections.abc import Sequence
 
 from embedd.bulk.columns import ROW, VECTOR, Selection
@@ -11,7 +12,7 @@ from embedd.bulk.remote import RemotePath, Target
 def describe_reading(
     target: Target, output: Output, selection: Selection, *, width: int, dtype: str
 ) -> list[str]:
-    """Return lines of Python and SQL that read the output; each works as it is."""
+    """Return lines of Python, SQL and shell that read the output; each works as it is."""
     place = str(target)
     if isinstance(target, RemotePath) and output in (Output.NPY, Output.ARROW):
         return []  # their readers take files
@@ -54,15 +55,32 @@ def _parquet(files: str, place: str, key: str, *, width: int, dtype: str) -> lis
     if dtype not in ("float32", "float16"):
         return lines
     number = f"FLOAT[{width}]"
+    column = _quote(key)
+    rows = f"FROM {_quote(files)} SELECT {column}, {VECTOR}"
     return [
         *lines,
         (
-            f"nearest: FROM {files!r} SELECT {_quote(key)} ORDER BY array_cosine_similarity("
+            f"nearest: FROM {files!r} SELECT {column} ORDER BY array_cosine_similarity("
             f"{VECTOR}::{number}, $query::{number}) DESC LIMIT 10  -- DuckDB"
         ),
         (
             "LanceDB: import lancedb, pyarrow.dataset as ds; lancedb.connect('lance').create_table("
             f"'vectors', ds.dataset({place!r}, exclude_invalid_files=True).to_table())"
+        ),
+        (
+            "Qdrant:  import numpy as np, pyarrow.dataset as ds; from qdrant_client import "
+            "QdrantClient, models; db = QdrantClient('localhost'); db.create_collection('vectors', "
+            f"models.VectorParams(size={width}, distance='Cosine')); "
+            f"t = ds.dataset({place!r}, exclude_invalid_files=True).to_table(); "
+            f"db.upload_collection('vectors', np.stack(t[{VECTOR!r}].to_numpy()), "
+            f"t.drop_columns({VECTOR!r}).to_pylist())"
+        ),
+        (
+            "pgvector: duckdb -csv -noheader -c "
+            f"{shlex.quote(rows)} | "
+            "psql -v ON_ERROR_STOP=1 -c 'CREATE EXTENSION IF NOT EXISTS vector' "
+            f"-c 'CREATE TABLE vectors (id text, embedding vector({width}))' "
+            "-c 'COPY vectors FROM STDIN (FORMAT csv)'"
         ),
     ]
 
