@@ -1,8 +1,10 @@
 """Tables as text: ``csv`` and ``tsv``, with a header, and quotes around what has line ends."""
 
 import csv
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, BinaryIO, Final
+from itertools import chain
+from typing import BinaryIO, Final
 
 import numpy as np
 
@@ -11,62 +13,41 @@ from embedd.bulk.records import Fault, Record
 from embedd.bulk.units import MOST_BYTES, Limits, Range
 from embedd.errors import InvalidInputError
 
-if TYPE_CHECKING:
-    from _csv import Reader as CsvReader
-
 DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
 STEP: Final = 1000  # records that are counted at a time
 # Each byte is a character: records are found before it is known whether they are UTF-8.
 BYTES: Final = "latin-1"
 
 
-class _Lines:
-    """The lines of a stream as texts; counts bytes."""
-
-    def __init__(self, lines: Iterable[bytes]) -> None:
-        self._lines = iter(lines)
-        self.position = 0
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        self.position += len(line)
-        return line.decode(BYTES)
-
-
 def read_header(stream: BinaryIO, delimiter: str) -> tuple[list[str], int, int]:
     """Return the names of the columns, and byte and number of the line after them.
 
     Raises:
-        InvalidInputError: The header is missing or is not UTF-8.
+        InvalidInputError: The header is missing, is not UTF-8, or has a name twice.
     """
-    lines = _Lines(_read_lines(stream))
-    reader = _open(lines, delimiter)
-    try:
-        fields = next(reader)
-    except (StopIteration, csv.Error) as error:
-        why = str(error) or "the file is empty"
-        raise InvalidInputError(f"the table has no header: {why}") from error
+    fields, lines = next(_parse(_read_lines(stream), delimiter), (Fault("the file is empty"), []))
+    if isinstance(fields, Fault):
+        raise InvalidInputError(f"the table has no header: {fields}")
     if fields:
         fields[0] = fields[0].removeprefix(BOM.decode(BYTES)).strip('"')
     names = [_to_text(field) for field in fields]
     if not names or any(isinstance(name, Fault) for name in names):
         raise InvalidInputError("the header has no names in UTF-8")
-    return [str(name) for name in names], lines.position, reader.line_num + 1
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InvalidInputError(f"two columns are {twice!r}: give each a name of its own")
+    return [str(name) for name in names], sum(map(len, lines)), 1 + len(lines)
 
 
 def scan_delimited(stream: BinaryIO, limits: Limits, delimiter: str) -> Iterator[Range]:
     """Cut the records of *stream* into ranges; a record may have several lines."""
     _, start, line = read_header(stream, delimiter)
     stream.seek(start)
-    lines = _Lines(_read_lines(stream))
-    reader = _open(lines, delimiter)
     cutter = Cutter(limits, start=start, line=line)
     ends: list[tuple[int, int]] = []
-    for _ in _parse(reader):
-        ends.append((start + lines.position, line + reader.line_num))
+    for _, lines in _parse(_read_lines(stream), delimiter):
+        start += sum(map(len, lines))
+        line += len(lines)
+        ends.append((start, line))
         if len(ends) == STEP:
             yield from cutter.add(*np.array(ends, np.int64).T)
             ends.clear()
@@ -79,13 +60,10 @@ def read_delimited(
     data: bytes, names: Sequence[str], delimiter: str, *, line: int
 ) -> Iterator[Record]:
     """The records in *data*, whose first line has the number *line*; empty ones are passed over."""
-    reader = _open(_Lines(_cut(data)), delimiter)
-    before = 0
-    for number, fields in enumerate(_parse(reader)):
-        first, before = line + before, reader.line_num
-        if fields == []:
-            continue
-        yield Record(row=number, line=first, values=_to_values(fields, names))
+    for number, (fields, lines) in enumerate(_parse(_cut(data), delimiter)):
+        if fields != []:
+            yield Record(row=number, line=line, values=_to_values(fields, names))
+        line += len(lines)
 
 
 def split_records(stream: BinaryIO, delimiter: str | None) -> Iterator[tuple[bytes, int]]:
@@ -97,16 +75,8 @@ def split_records(stream: BinaryIO, delimiter: str | None) -> Iterator[tuple[byt
     if delimiter is None:
         yield from ((line, 1) for line in _read_lines(stream))
         return
-    taken: list[bytes] = []
-
-    def remember() -> Iterator[bytes]:
-        for line in _read_lines(stream):
-            taken.append(line)
-            yield line
-
-    for _ in _parse(_open(_Lines(remember()), delimiter)):
-        yield b"".join(taken), len(taken)
-        taken.clear()
+    for _, lines in _parse(_read_lines(stream), delimiter):
+        yield b"".join(lines), len(lines)
 
 
 def _to_values(fields: list[str] | Fault, names: Sequence[str]) -> "dict[str, str] | Fault":
@@ -132,20 +102,63 @@ def _to_text(field: str) -> str | Fault:
         return Fault(f"not UTF-8: {error.reason} at byte {error.start}")
 
 
-def _open(lines: _Lines, delimiter: str) -> "CsvReader":
+def _parse(
+    lines: Iterable[bytes], delimiter: str
+) -> Iterator[tuple[list[str] | Fault, Sequence[bytes]]]:
+    """Yield each record with its lines.
+
+    One that is not valid, or whose last quote is not closed before the end, is a fault of its
+    first line, and the next begins on the line after that: a stray quote takes no other rows.
+    """
     csv.field_size_limit(MOST_BYTES)  # of the whole process; nothing else here reads CSV
-    return csv.reader(lines, delimiter=delimiter)
-
-
-def _parse(reader: "CsvReader") -> Iterator[list[str] | Fault]:
-    """The records; one that is not valid is a fault, and the next begins on the line after it."""
+    source = iter(lines)
+    again: deque[bytes] = deque()
     while True:
-        try:
-            yield next(reader)
-        except StopIteration:
+        records = _Records(chain(_drain(again), source), delimiter)
+        yield from records
+        if records.faulty is None:
             return
-        except csv.Error as error:
-            yield Fault(f"the record is not valid: {error}")
+        fault, taken = records.faulty
+        again.extendleft(reversed(taken[1:]))
+        yield fault, taken[:1]
+
+
+def _drain(lines: deque[bytes]) -> Iterator[bytes]:
+    while lines:
+        yield lines.popleft()
+
+
+class _Records:
+    """The records in *lines* up to the first that is not valid, which is `faulty` then."""
+
+    def __init__(self, lines: Iterable[bytes], delimiter: str) -> None:
+        self._lines = lines
+        self._delimiter = delimiter
+        self._taken: list[bytes] = []
+        self._is_end = False
+        self.faulty: tuple[Fault, list[bytes]] | None = None
+
+    def __iter__(self) -> Iterator[tuple[list[str], Sequence[bytes]]]:
+        reader = csv.reader(self._take(), delimiter=self._delimiter)
+        while True:
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                self.faulty = Fault(f"the record is not valid: {error}"), self._taken
+                return
+            if self._is_end:  # only within quotes a reader asks for more than a line
+                self.faulty = Fault("the record is not valid: a quote is not closed"), self._taken
+                return
+            yield fields, self._taken
+            self._taken = []
+
+    def _take(self) -> Iterator[str]:
+        for line in self._lines:
+            self._taken.append(line)
+            yield line.decode(BYTES)
+        self._is_end = True
 
 
 def _read_lines(stream: BinaryIO) -> Iterator[bytes]:

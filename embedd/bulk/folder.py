@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -19,6 +20,8 @@ from embedd.errors import UnavailableError
 if TYPE_CHECKING:
     from embedd.bulk.remote import Target
 
+# Names of what a job puts beside its records.
+OWN: Final = re.compile(r"(part-\d{6,}|results|empty|_SUCCESS|\.tmp-.*)(\.[a-z]+)?")
 RECORDS: Final = "_embedd"  # what is known of the job and its parts
 
 
@@ -87,7 +90,7 @@ class JobFolder(Protocol):
         ...
 
     def remove_folder(self, name: str) -> None:
-        """Delete a folder with all that is in it, which may be missing."""
+        """Delete a folder with all that a job makes, which may be missing; other files stay."""
         ...
 
     def lock(self) -> AbstractContextManager[None]:
@@ -181,7 +184,13 @@ class Folder:
 
     def remove_folder(self, name: str) -> None:
         """See `JobFolder`."""
-        shutil.rmtree(self.root / name, ignore_errors=True)
+        folder = self.root / name
+        shutil.rmtree(folder / RECORDS, ignore_errors=True)
+        for file in self.list(name):
+            if OWN.fullmatch(file):
+                (folder / file).unlink(missing_ok=True)
+        with suppress(OSError):  # it has files of the user's, or is missing
+            folder.rmdir()
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from embedd.bulk.commit import ERRORS, JOB, SUCCESS, finished_parts, part_name
+from embedd.bulk.ending import errors_path, ids_path
 from embedd.bulk.finished import check_replaceable, finished_path
 from embedd.bulk.folder import RECORDS, Folder, JobFolder
 from embedd.bulk.job import (
@@ -96,8 +97,10 @@ def begin_stream(folder: JobFolder, target: Target, job: Job) -> None:
     Raises:
         InvalidInputError: The folder has a job.
     """
-    _check_free(folder, target, job.options.output)
-    if not folder.create(JOB, job.encode()):
+    is_new = folder.read(JOB) is None
+    if is_new:
+        _check_free(folder, target, job.options.output)
+    if not is_new or not folder.create(JOB, job.encode()):
         raise InvalidInputError(
             f"{folder.root} has a job, and stdin cannot be continued: choose another -o, or "
             "begin anew with --restart"
@@ -112,6 +115,8 @@ def clear(folder: JobFolder, target: Target, output: Output) -> None:
     """
     if output is not Output.FOLDER:
         check_replaceable(target)
+    if not _is_of_job(folder, target, output):
+        return  # what is there is the user's
     folder.remove(JOB)  # first: workers of it that still run on a cluster commit nothing then
     for number in finished_parts(folder, output):
         folder.remove(part_name(number, output))
@@ -122,6 +127,8 @@ def clear(folder: JobFolder, target: Target, output: Output) -> None:
             folder.remove(f"{RECORDS}/{name}")
     if output is not Output.FOLDER:
         target.unlink(missing_ok=True)
+        for path in _companions(target, output):
+            path.unlink(missing_ok=True)
         finished_path(target).unlink(missing_ok=True)
 
 
@@ -131,10 +138,30 @@ def choose_units(job: Job, done: set[int], shard: tuple[int, int] = (1, 1)) -> l
     return [unit for unit in job.units() if unit.part % of == index - 1 and unit.part not in done]
 
 
+def _companions(target: Target, output: Output) -> list[Target]:
+    """Return the files that an output file may have beside it."""
+    return [errors_path(target), *([ids_path(target)] if output is Output.NPY else [])]
+
+
+def _is_of_job(folder: JobFolder, target: Target, output: Output) -> bool:
+    """Whether a job has made what is in the place of the output, as far as its records say."""
+    if any(not name.startswith("lock-") for name in folder.list(RECORDS)):
+        return True
+    return output is not Output.FOLDER and finished_path(target).exists()
+
+
 def _check_free(folder: JobFolder, target: Target, output: Output) -> None:
-    if finished_parts(folder, output):
+    """Check that no file is where the job would write.
+
+    Raises:
+        InvalidInputError: One is, and it stays.
+    """
+    parts = sorted(part_name(number, output) for number in finished_parts(folder, output))
+    own = {ERRORS, SUCCESS} & folder.list() if output is Output.FOLDER else set()
+    for name in (*parts, *sorted(own)):
         raise InvalidInputError(
-            f"{folder.root} has parts and no record of their job: choose another -o, or --restart"
+            f"{folder.root} has {name} and no record of its job: choose another -o, or delete it "
+            "first"
         )
     if output is Output.FOLDER:
         return
@@ -143,3 +170,8 @@ def _check_free(folder: JobFolder, target: Target, output: Output) -> None:
         raise InvalidInputError(
             f"{target} exists: choose another -o, or compute it anew with --restart"
         )
+    for path in _companions(target, output):
+        if path.exists() and not finished_path(target).exists():
+            raise InvalidInputError(
+                f"{path} was not made by embedd bulk: choose another -o, or delete it first"
+            )

@@ -93,8 +93,11 @@ def find_columns(source: Source) -> list[Column]:
         records = islice(read_json_lines(data, line=1), SAMPLE_ROWS)
         return infer_columns(one.values for one in records if not isinstance(one.values, Fault))
     if source.format in DELIMITERS:
-        with open_stream(source.path) as stream:
-            names, _, _ = read_header(stream, DELIMITERS[source.format])
+        try:
+            with open_stream(source.path) as stream:
+                names, _, _ = read_header(stream, DELIMITERS[source.format])
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{source.path}: {error}") from error
         return [Column(name=name, type=STRING) for name in names]
     if not has_arrow():
         raise ExtraMissingError(f"the input {source.path}", "bulk")

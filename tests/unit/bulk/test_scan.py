@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from embedd.bulk import lines
 from embedd.bulk.delimited import read_delimited, read_header, scan_delimited, split_records
 from embedd.bulk.lines import read_json_lines, read_text_lines, scan_lines
+from embedd.bulk.reading import find_columns
 from embedd.bulk.records import Fault
-from embedd.bulk.sources import Format, find_paths
+from embedd.bulk.sources import Format, find_paths, make_sources
 from embedd.bulk.units import Limits, Range
 from embedd.errors import InvalidInputError
 
@@ -110,6 +111,41 @@ def test_memory_does_not_grow_with_a_file_or_a_line() -> None:
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
     finally:
         tracemalloc.stop()
+
+
+@given(st.integers(0, 11), st.sampled_from(['"oops,x', 'x,"oops', '"oo""ps,x']), limits)
+def test_a_quote_that_is_not_closed_takes_no_other_rows(at: int, bad: str, most: Limits) -> None:
+    rows = [f"{number},text" for number in range(11)]
+    data = "".join(f"{row}\n" for row in ["n,text", *rows[:at], bad, *rows[at:]]).encode()
+    ranges = list(scan_delimited(io.BytesIO(data), most, ","))
+    check_ranges(ranges, len(data), most, start=len("n,text\n"))
+    read = [
+        record
+        for one in ranges
+        for record in read_delimited(data[one.start : one.end], ["n", "text"], ",", line=one.line)
+    ]
+    assert [record.line for record in read] == list(range(2, 14))
+    bad_ones = [record for record in read if isinstance(record.values, Fault)]
+    assert [record.line for record in bad_ones] == [at + 2]
+    assert "a quote is not closed" in str(bad_ones[0].values)
+    assert [one.values["n"] for one in read if not isinstance(one.values, Fault)] == [
+        str(number) for number in range(11)
+    ]
+    lengths = [len(line) for line in data.splitlines(keepends=True)]
+    split = list(split_records(io.BytesIO(data), ","))
+    assert [(len(record), count) for record, count in split] == [(one, 1) for one in lengths]
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="two columns are 'text'"):
+        read_header(io.BytesIO(b"text,n,text\na,1,b\n"), ",")
+
+
+def test_an_error_of_a_header_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").write_text("")
+    [source] = make_sources(find_paths([str(tmp_path / "empty.csv")]))
+    with pytest.raises(InvalidInputError, match=r"empty\.csv: the table has no header"):
+        find_columns(source)
 
 
 def test_json_lines_may_begin_with_a_byte_order_mark() -> None:

@@ -25,6 +25,24 @@ def parts_without_a_record(folder: Path) -> None:
     (folder / "out" / "part-000000.parquet").write_bytes(b"precious")
 
 
+def own_errors(folder: Path) -> None:
+    (folder / "o.jsonl.errors.jsonl").write_text("precious")
+
+
+def own_ids(folder: Path) -> None:
+    (folder / "o.ids.parquet").write_text("precious")
+
+
+def own_errors_in_a_folder(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "errors.jsonl").write_text("precious")
+
+
+def own_mark_in_a_folder(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "_SUCCESS").write_text("precious")
+
+
 def damaged_record(folder: Path) -> None:
     (folder / "o.jsonl.parts" / "_embedd").mkdir(parents=True)
     (folder / "o.jsonl.parts" / "_embedd" / "job.json").write_text("{")
@@ -65,7 +83,16 @@ REFUSALS: list[tuple[Callable[[Path], None], list[str], str]] = [
     (own_file, ["a.txt", "-o", "o.jsonl"], "was not made by embedd bulk"),
     (own_file, ["a.txt", "-o", "o.jsonl", "--restart"], "was not made by embedd bulk"),
     (own_file, ["-", "-o", "o.jsonl", "--format", "txt"], "was not made by embedd bulk"),
-    (parts_without_a_record, ["a.txt", "-o", "out"], "has parts and no record"),
+    (parts_without_a_record, ["a.txt", "-o", "out"], "and no record"),
+    (parts_without_a_record, ["a.txt", "-o", "out", "--restart"], "and no record"),
+    (own_errors, ["a.txt", "-o", "o.jsonl"], "o.jsonl.errors.jsonl was not made by embedd bulk"),
+    (own_errors, ["a.txt", "-o", "o.jsonl", "--restart"], "was not made by embedd bulk"),
+    (own_ids, ["a.txt", "-o", "o.npy"], "o.ids.parquet was not made by embedd bulk"),
+    (own_ids, ["a.txt", "-o", "o.npy", "--restart"], "was not made by embedd bulk"),
+    (own_errors_in_a_folder, ["a.txt", "-o", "out"], "out has errors.jsonl and no record"),
+    (own_errors_in_a_folder, ["a.txt", "-o", "out", "--restart"], "and no record"),
+    (own_mark_in_a_folder, ["a.txt", "-o", "out"], "out has _SUCCESS and no record"),
+    (own_mark_in_a_folder, ["a.txt", "-o", "out", "--restart"], "and no record"),
     (damaged_record, ["a.txt", "-o", "o.jsonl"], "not readable"),
 ]  # fmt: skip
 
@@ -82,7 +109,7 @@ def test_a_command_that_is_refused_leaves_the_disk_as_it_was(
     message: str,
 ) -> None:
     del server
-    if "out" in arguments:
+    if {"out", "o.npy"} & set(arguments):
         pytest.importorskip("pyarrow")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text(TEXTS)
@@ -121,3 +148,53 @@ def test_a_restart_that_is_refused_keeps_the_output(
     assert {name: after[name] for name in after.keys() - locks} == {
         name: before[name] for name in before.keys() - locks
     }
+
+
+@pytest.mark.parametrize("form", ["txt", "openai-batch"])
+def test_files_of_the_user_in_the_folder_of_the_parts_stay(
+    embedd: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    del server
+    monkeypatch.chdir(tmp_path)
+    body = '{"model":"all-minilm","input":"a"}'
+    line = f'{{"custom_id":"1","method":"POST","url":"/v1/embeddings","body":{body}}}\n'
+    (tmp_path / "a").write_text(TEXTS if form == "txt" else line)
+    (tmp_path / "o.jsonl.parts" / "deep").mkdir(parents=True)
+    for name in ("mine.txt", "deep/mine.txt"):
+        (tmp_path / "o.jsonl.parts" / name).write_text("precious")
+    result = embedd("bulk", "all-minilm", "a", "-o", "o.jsonl", "--format", form)
+    assert result.status == 0, result.err
+    assert read_tree(tmp_path / "o.jsonl.parts") == {
+        "mine.txt": b"precious",
+        "deep": None,
+        "deep/mine.txt": b"precious",
+    }
+
+
+@pytest.mark.parametrize("out", ["o.npy", "o.jsonl"])
+def test_a_restart_replaces_what_a_job_made_beside_its_output(
+    embedd: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    del server
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_text(ROWS + "{bad\n")
+    assert embedd("bulk", "all-minilm", "a.jsonl", "-o", out).status == 3
+    before = set(read_tree(tmp_path))
+    assert embedd("bulk", "all-minilm", "a.jsonl", "-o", out, "--restart").status == 3
+    assert set(read_tree(tmp_path)) == before
+    (tmp_path / "a.jsonl").write_text(ROWS)
+    assert embedd("bulk", "all-minilm", "a.jsonl", "-o", out, "--restart").status == 0
+    assert set(read_tree(tmp_path)) == before - {f"{out}.errors.jsonl"}
+
+
+def test_stdin_again_says_that_it_cannot_be_continued(
+    embedd: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del server
+    pytest.importorskip("pyarrow")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["bulk", "all-minilm", "-", "-o", "out", "--format", "txt"]
+    assert embedd(*arguments, stdin=TEXTS.encode()).status == 0
+    again = embedd(*arguments, stdin=TEXTS.encode())
+    assert again.status == 1
+    assert "stdin cannot be continued" in again.err
