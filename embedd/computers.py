@@ -100,7 +100,7 @@ def make_server_compute(client: "Client", wanted: Wanted) -> Compute:
         return await client.embed_arrays(
             wanted.model,
             texts,
-            truncate=wanted.cut,
+            truncate=wanted.truncate if wanted.cut else False,
             chunk=chunk,
             dimensions=wanted.dimensions,
             dtype=wanted.dtype,

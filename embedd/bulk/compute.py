@@ -51,6 +51,7 @@ class Wanted:
     Args:
         input_type: Name of the prompt that is put before it; None is none.
         cut: Whether a text that is too long is cut; else it fails.
+        truncate: Which part of it is removed then: ``start``, ``middle`` or ``end``.
         chunk: Most tokens of a chunk; None embeds texts as wholes.
         dtype: A key of `DTYPES`.
     """
@@ -62,6 +63,7 @@ class Wanted:
     overlap: int = 0
     dimensions: int | None = None
     dtype: str = "float32"
+    truncate: str = Truncate.END.value
 
 
 # Returns vectors of texts, or raises an `EmbeddError` for all of them; an error with an index
@@ -77,7 +79,7 @@ def make_local_compute(embedder: Embedder, wanted: Wanted) -> Compute:
         request = EmbedRequest(
             model=wanted.model,
             inputs=texts,
-            truncate=Truncate.END if wanted.cut else Truncate.ERROR,
+            truncate=Truncate(wanted.truncate) if wanted.cut else Truncate.ERROR,
             chunk=None
             if wanted.chunk is None
             else Chunking(tokens=wanted.chunk, overlap=wanted.overlap, max_chunks=MAX_CHUNKS),

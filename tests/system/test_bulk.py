@@ -18,7 +18,7 @@ from tests.needs import INHERITED
 from tests.system.serving import open_server
 from tests.tolerances import find_tolerance
 
-LONG = "The sky is blue. Roses are red, and violets are not. " * 60
+LONG = "The sky is blue. Roses are red, and violets are not. " * 40 + "Banks raise rates. " * 80
 TEXTS = ["the sky", "a short text", "", "the sky", LONG, "日本語のテキスト"]
 
 Bulk = Callable[..., tuple[int, list[dict[str, Any]]]]
@@ -137,6 +137,25 @@ def test_numbers_have_the_type_that_is_wanted(
         assert 0 <= vectors.min() <= vectors.max() <= 255
     if dtype != "float16":
         assert (vectors == np.rint(vectors)).all()
+
+
+@pytest.mark.parametrize("part", ["start", "middle"])
+def test_a_text_that_is_too_long_can_lose_another_part_than_its_end(
+    bulk: Bulk, url: str, part: str
+) -> None:
+    async def ask() -> list[list[float]]:
+        async with Client(url) as client:
+            reply = await client.embed("all-minilm", TEXTS, input_type="document", truncate=part)
+            return reply.embeddings
+
+    expected = np.array(asyncio.run(ask()))
+    _, usual = bulk("--server", url)
+    for options in (["--server", url], ["--local"]):
+        status, rows = bulk("--too-long", part, *options)
+        assert status == 0
+        cosines = (vectors_of(rows) * expected).sum(axis=1)
+        assert cosines.min() > 0.999
+        assert (vectors_of(rows)[4] * vectors_of(usual)[4]).sum() < 0.999
 
 
 def test_texts_that_are_too_long_can_be_errors(bulk: Bulk, tmp_path: Path) -> None:

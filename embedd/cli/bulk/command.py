@@ -41,7 +41,10 @@ def shard(text: str) -> tuple[int, int]:
 @click.option("--chunk", type=click.IntRange(1), help="Cut texts into chunks of so many tokens.")
 @click.option("--overlap", type=click.IntRange(0), default=0, help="Tokens that chunks share.")
 @click.option(
-    "--too-long", type=click.Choice(["cut", "error"]), default="cut", help="Too long texts."
+    "--too-long",
+    type=click.Choice(["cut", "start", "middle", "error"]),
+    default="cut",
+    help="Too long texts lose their end, start or middle, or fail.",
 )
 @click.option("--dimensions", type=click.IntRange(1), help="Length of the vectors.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", help="Type of the numbers.")
@@ -116,7 +119,8 @@ def bulk(
     wanted = Wanted(
         model=model,
         input_type=None if input_type == "none" else input_type,
-        cut=too_long == "cut",
+        cut=too_long != "error",
+        truncate=too_long if too_long in {"start", "middle"} else "end",
         chunk=chunk,
         overlap=overlap,
         dimensions=dimensions,

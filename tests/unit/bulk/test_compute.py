@@ -75,6 +75,12 @@ async def test_a_request_yields_to_others_and_is_not_cached() -> None:
     assert request.prompt.name == "document"
 
 
+@pytest.mark.parametrize("part", ["start", "middle", "end"])
+async def test_the_part_of_a_text_that_is_removed_is_that_which_is_wanted(part: str) -> None:
+    request, _ = await ask(Wanted(model="m", truncate=part))
+    assert request.truncate is Truncate(part)
+
+
 async def test_options_become_the_request() -> None:
     wanted = Wanted(model="m", input_type=None, cut=False, chunk=8, overlap=2)
     request, _ = await ask(wanted)

@@ -57,7 +57,7 @@ def test_a_file_becomes_a_file(embedd: Run, server: FakeServer, texts: Path) -> 
     assert result.out == ""
     [body] = [one for _, path, one in server.asked[-1:] if path == "/v1/embeddings"]
     assert (body["encoding_format"], body["input_type"]) == ("base64", "document")
-    assert body["truncate"] is True
+    assert body["truncate"] == "end"
 
 
 def test_an_output_without_rows_is_not_shown_how_to_be_read(
