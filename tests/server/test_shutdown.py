@@ -59,8 +59,8 @@ async def listen(served: Served, grace: float) -> Listening:
 
 @pytest.fixture
 async def listening(served: Served, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Listening]:
-    """A server with a long grace, which is not waited for where clients make no progress."""
-    monkeypatch.setattr(listener, "STALL", 0.1)
+    """A server with a long grace, also for clients that make no progress."""
+    monkeypatch.setattr(listener, "STALL", 600.0)
     server = await listen(served, grace=600.0)
     yield server
     await server.stop.aclose()
@@ -122,8 +122,9 @@ async def test_a_body_that_goes_on_after_the_signal_is_a_request(listening: List
 
 
 async def test_idle_clients_half_heads_half_bodies_and_slow_readers_are_not_waited_for(
-    listening: Listening,
+    listening: Listening, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(listener, "STALL", 0.1)
     idle, half_head, half_body, slow = (listening.client() for _ in range(4))
     # First: on a busy machine its answer takes longer than a head may take.
     await slow.post(LARGE)

@@ -231,11 +231,11 @@ def test_search_ranks_lines_and_a_reranker_ranks_them_again(
 def test_a_file_can_be_dropped(server: Server, open_page: OpenPage) -> None:
     page = open_page(server.url + "/ui#search")
     go(page, "Search")
-    page.evaluate(
-        """() => {
+    page.locator("textarea").evaluate(
+        """(area) => {
             const data = new DataTransfer();
             data.items.add(new File(["one\\ntwo\\n\\nthree"], "lines.txt"));
-            document.querySelector("textarea").dispatchEvent(
+            area.dispatchEvent(
                 new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
         }"""
     )
