@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from embedd.server.ui.live import Sample
 from tests.ui.conftest import Server, read_metric
@@ -347,6 +347,35 @@ def test_data_asks_for_the_key_and_the_page_keeps_it_for_the_tab(
     expect(page.get_by_role("rowheader", name="all-minilm:latest")).to_be_visible()
     assert "open-sesame" not in page.content()
     assert page.evaluate("Object.keys(localStorage).length") == 0
+
+
+def test_a_late_answer_to_another_key_does_not_ask_for_one(
+    start: Callable[..., Server], open_page: OpenPage
+) -> None:
+    server = start(EMBEDD_API_KEY="open-sesame")
+    page = open_page(server.url + "/ui", expect="401")
+    late: list[Route] = []
+
+    def hold(route: Route) -> None:
+        if route.request.headers.get("authorization") == "Bearer wrong":
+            late.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/api/ps", hold)
+    field = page.get_by_label(re.compile("The server asks for a key"))
+    for key, answer in {"wrong": "none was sent", "open-sesame": "API key. It"}.items():
+        expect(page.get_by_role("alert")).to_contain_text(answer)
+        field.fill(key)
+        page.get_by_role("button", name="Use this key").click()
+    expect(page.get_by_role("rowheader", name="all-minilm:latest")).to_be_visible()
+    expect(field).to_have_count(0)
+    [route] = late
+    with page.expect_response(lambda response: response.status == 401) as refusal:
+        route.continue_()
+    refusal.value.finished()
+    page.evaluate("new Promise((go) => setTimeout(go))")
+    expect(field).to_have_count(0)
 
 
 def test_managing_is_offered_to_keys_that_may(

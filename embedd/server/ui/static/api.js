@@ -27,10 +27,11 @@ export const onMissingKey = (callback) => {
 };
 
 async function send(path, { method = "POST", body, signal } = {}) {
+  const [key, adminKey] = [readKey(), readAdminKey()];
   const headers = {};
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  if (readKey()) headers.Authorization = `Bearer ${readKey()}`;
-  if (readAdminKey()) headers["X-Api-Key"] = readAdminKey(); // the server looks at both
+  if (key) headers.Authorization = `Bearer ${key}`;
+  if (adminKey) headers["X-Api-Key"] = adminKey; // the server looks at both
   let answer;
   try {
     answer = await fetch(new URL(path, BASE), {
@@ -45,7 +46,8 @@ async function send(path, { method = "POST", body, signal } = {}) {
   }
   if (answer.ok) return answer;
   const message = await readError(answer);
-  if (answer.status === 401 || answer.status === 403) askForKey?.(message, answer.status);
+  const isCurrent = key === readKey() && adminKey === readAdminKey();
+  if (isCurrent && (answer.status === 401 || answer.status === 403)) askForKey?.(message, answer.status);
   throw new ApiError(message, answer.status);
 }
 
