@@ -1,21 +1,47 @@
 """What is said of an output: how it is read elsewhere, its size, where its errors are."""
 
+import glob
 import shlex
 from collections.abc import Sequence
+from typing import Final
 
 from embedd.bulk.columns import ROW, VECTOR, Selection
 from embedd.bulk.ending import errors_path, ids_path
 from embedd.bulk.parts import Output
 from embedd.bulk.remote import RemotePath, Target
 
+OF_DUCKDB: Final = ("DuckDB:", "nearest:", "pgvector:")
+
 
 def describe_reading(
     target: Target, output: Output, selection: Selection, *, width: int, dtype: str
 ) -> list[str]:
     """Return lines of Python, SQL and shell that read the output; each works as it is."""
-    place = str(target)
     if isinstance(target, RemotePath) and output in (Output.NPY, Output.ARROW):
         return []  # their readers take files
+    place = str(target)
+    if place.startswith("~"):
+        place = f"./{place}"  # else it is a user's home
+    # Names may have what patterns have. What reads a folder as a whole must skip `errors.jsonl`.
+    pattern = glob.escape(place)
+    if output is Output.FOLDER:
+        pattern = f"{pattern.rstrip('/')}/*.parquet"
+    lines = _describe(target, output, selection, place, pattern, width=width, dtype=dtype)
+    if "\\" in place and set(pattern) & set("*?["):  # in its patterns that is a separator
+        lines = [line for line in lines if not line.startswith(OF_DUCKDB)]
+    return lines
+
+
+def _describe(
+    target: Target,
+    output: Output,
+    selection: Selection,
+    place: str,
+    pattern: str,
+    *,
+    width: int,
+    dtype: str,
+) -> list[str]:
     if output is Output.NPY:
         return [
             f"numpy:   import numpy as np; vectors = np.load({place!r}, mmap_mode='r')",
@@ -23,24 +49,23 @@ def describe_reading(
         ]
     if output is Output.JSONL:
         return [
-            f"DuckDB:  FROM {place!r}",
+            f"DuckDB:  FROM {_to_sql(pattern)}",
             f"pandas:  import pandas as pd; df = pd.read_json({place!r}, lines=True)",
-            f"polars:  import polars as pl; df = pl.read_ndjson({place!r})",
+            f"polars:  import polars as pl; df = pl.read_ndjson({pattern!r})",
         ]
     if output is Output.ARROW:
         return [
             f"pyarrow: import pyarrow as pa; table = pa.ipc.open_file({place!r}).read_all()",
-            f"polars:  import polars as pl; df = pl.read_ipc({place!r})",
+            f"polars:  import polars as pl; df = pl.read_ipc({pattern!r})",
             f"pandas:  import pandas as pd; df = pd.read_feather({place!r})",
         ]
-    # What reads a folder as a whole must skip `errors.jsonl`.
-    files = f"{place.rstrip('/')}/*.parquet" if output is Output.FOLDER else place
-    return _parquet(files, place, selection.id or ROW, width=width, dtype=dtype)
+    return _parquet(pattern, place, selection.id or ROW, width=width, dtype=dtype)
 
 
 def _parquet(files: str, place: str, key: str, *, width: int, dtype: str) -> list[str]:
+    """Lines for a table: *files* is its pattern, *place* the path of it, or of its folder."""
     lines = [
-        f"DuckDB:  FROM {files!r}",
+        f"DuckDB:  FROM {_to_sql(files)}",
         f"polars:  import polars as pl; df = pl.read_parquet({files!r})",
         (
             "pandas:  import pyarrow.dataset as ds; df = "
@@ -60,7 +85,7 @@ def _parquet(files: str, place: str, key: str, *, width: int, dtype: str) -> lis
     return [
         *lines,
         (
-            f"nearest: FROM {files!r} SELECT {column} ORDER BY array_cosine_similarity("
+            f"nearest: FROM {_to_sql(files)} SELECT {column} ORDER BY array_cosine_similarity("
             f"{VECTOR}::{number}, $query::{number}) DESC LIMIT 10  -- DuckDB"
         ),
         (
@@ -105,3 +130,7 @@ def measure_output(target: Target, names: Sequence[Target] = ()) -> int:
 
 def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
+
+
+def _to_sql(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -163,7 +163,7 @@ def write_part(path: Path, part: Part, *, as_parquet: bool) -> None:
             writer.write_table(table, row_group_size=rows)
     else:
         table = _decode(table)
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        with pa.OSFile(_name(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table, max_chunksize=GROUP_ROWS)
     _release()
 
@@ -187,12 +187,12 @@ def join_parts(path: Path, parts: Iterable[Path], *, as_parquet: bool) -> None:
     with contextlib.ExitStack() as stack:
         writer = None
         for part in parts:
-            with _open_table(str(part), as_parquet=as_parquet) as table:
+            with _open_table(_name(part), as_parquet=as_parquet) as table:
                 if writer is None:
                     writer = stack.enter_context(
                         _open_parquet_writer(path, table.schema)
                         if as_parquet
-                        else pa.ipc.new_file(str(path), table.schema)
+                        else pa.ipc.new_file(_name(path), table.schema)
                     )
                 rows = _fit_rows(table.schema, BATCH_ROWS, BATCH_BYTES)
                 for batch in table.read(None, rows):
@@ -208,7 +208,7 @@ def join_ids(path: Path, parts: Iterable[bytes]) -> None:
             table = pq.read_table(pa.BufferReader(part))
             if writer is None:
                 writer = stack.enter_context(
-                    pq.ParquetWriter(path, table.schema, compression="zstd")
+                    pq.ParquetWriter(_name(path), table.schema, compression="zstd")
                 )
             writer.write_table(table)
             _release()
@@ -237,13 +237,18 @@ def to_list_array(vectors: Numbers, is_null: npt.NDArray[np.bool_] | None = None
     return pa.FixedSizeListArray.from_arrays(numbers, vectors.shape[1], mask=mask)
 
 
+def _name(path: Path) -> str:
+    """Return *path* as Arrow takes it for the same file: it takes ``~`` for a home."""
+    return str(path.absolute())
+
+
 def _open_parquet_writer(path: Path, schema: Table) -> Any:
     """Byte stream split and zstd without a dictionary: smallest for float32, and quick to read."""
     is_float32 = schema.field(VECTOR).type.value_type == pa.float32()
     leaf = f"{VECTOR}.list.element"
     others = [field.name for field in schema if field.name != VECTOR]
     return pq.ParquetWriter(
-        path,
+        _name(path),
         schema,
         compression="zstd",
         use_dictionary=others or False,

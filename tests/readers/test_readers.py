@@ -27,13 +27,17 @@ Write = Callable[..., Written]
 
 TABLES = ["DuckDB", "polars", "pandas"]
 PARQUET = [*TABLES, "numpy", "nearest", "LanceDB", "Qdrant", "pgvector"]
-PRINTED = {
-    "books": PARQUET,
-    "books.parquet": PARQUET,
-    "books.jsonl": TABLES,
-    "books.arrow": ["pyarrow", "polars", "pandas"],
-    "books.npy": ["numpy", "ids"],
+HARD = """[b]o*o?k's "x" """  # what patterns, SQL and Python read as something else
+BY_ENDING = {
+    "": PARQUET,
+    ".parquet": PARQUET,
+    ".jsonl": TABLES,
+    ".arrow": ["pyarrow", "polars", "pandas"],
+    ".npy": ["numpy", "ids"],
 }
+NAMES = ["books", HARD]
+PRINTED = {name + ending: printed for name in NAMES for ending, printed in BY_ENDING.items()}
+WHOLE = [name + ending for name in NAMES for ending in ("", ".parquet")]
 
 
 def run_python(code: str) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def test_vectors_in_float16_are_read_too(write: Write, library: str) -> None:
     np.testing.assert_allclose(sort(ids, vectors, written), written.vectors, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["books", "books.parquet", "books.npy"])
+@pytest.mark.parametrize("name", [*WHOLE, *(f"{name}.npy" for name in NAMES)])
 def test_numpy_has_the_vectors_in_the_order_of_the_rows(write: Write, name: str) -> None:
     written = write(name)
     found = run_python(written.lines["numpy"])["vectors"]
@@ -110,7 +114,7 @@ def test_an_array_has_its_ids_beside_it(write: Write) -> None:
     assert pq.read_table(path)["isbn"].to_pylist() == written.ids
 
 
-@pytest.mark.parametrize("name", ["books", "books.parquet"])
+@pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_duckdb_finds_what_is_nearest(write: Write, name: str, dtype: str) -> None:
     written = write(name, "--dtype", dtype)
@@ -120,7 +124,7 @@ def test_duckdb_finds_what_is_nearest(write: Write, name: str, dtype: str) -> No
     assert found[0][0] == written.ids[42]
 
 
-@pytest.mark.parametrize("name", ["books", "books.parquet"])
+@pytest.mark.parametrize("name", WHOLE)
 def test_lancedb_has_a_table_that_finds_what_is_nearest(
     write: Write, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,7 +153,7 @@ def check_qdrant(client: QdrantClient, collection: str, written: Written) -> Non
     assert nearest.score == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["books", "books.parquet"])
+@pytest.mark.parametrize("name", WHOLE)
 def test_qdrant_has_a_collection_that_finds_what_is_nearest(
     write: Write, name: str, qdrant: QdrantClient
 ) -> None:
@@ -168,7 +172,7 @@ def check_postgres(postgres: dict[str, str], table: str, key: str, written: Writ
         assert db.execute(nearest.format(**names), query).fetchone() == (written.ids[42],)
 
 
-@pytest.mark.parametrize("name", ["books", "books.parquet"])
+@pytest.mark.parametrize("name", WHOLE)
 def test_postgresql_has_a_table_that_finds_what_is_nearest(
     write: Write, name: str, postgres: dict[str, str]
 ) -> None:
