@@ -2,7 +2,8 @@
 
 ``speed`` embeds the same short texts with the engine alone, with ``--local`` and with
 ``--server``, one after the other in every round; only ratios count. ``memory`` computes nothing:
-it reads, plans and writes, with made-up vectors, and prints the peak of the process.
+it reads, plans and writes, with made-up vectors, and prints the peak of the process. ``plan`` does
+so for the plan of a large text file alone.
 """
 
 import argparse
@@ -28,9 +29,10 @@ from benchmarks.texts import make_ingest
 from embedd.bulk.commit import FolderSink
 from embedd.bulk.compute import Pool, Wanted
 from embedd.bulk.ending import finish_job
+from embedd.bulk.folder import Folder
 from embedd.bulk.job import Model, Options
 from embedd.bulk.opening import folder_of, open_job
-from embedd.bulk.parts import choose_output
+from embedd.bulk.parts import Output, choose_output
 from embedd.bulk.progress import Progress
 from embedd.bulk.runner import ErrorBudget, UnitsWithRows, read_units, run_units
 from embedd.bulk.sources import find_paths
@@ -144,6 +146,30 @@ async def measure_memory(rows: int, out: str, width: int) -> str:
     )
 
 
+def measure_plan(size: int) -> str:
+    """Plan a text file of *size* bytes, and read its last units."""
+    with tempfile.TemporaryDirectory() as name:
+        source, target = Path(name) / "a.txt", Path(name) / "out"
+        line = b"The quick brown fox jumps over the lazy dog. " * 3
+        block = b"".join(b"%08d %b\n" % (row, line[: 40 + row % 90]) for row in range(20_000))
+        with source.open("wb") as file:
+            while file.tell() < size:
+                file.write(block)
+        wanted = Options(wanted=Wanted(model="nothing"), output=Output.FOLDER)
+        model = Model(digest="0" * 12, prefix="", width=384)
+        before, start = _peak(), time.perf_counter()
+        with Folder(target).lock():
+            job = open_job(Folder(target), target, wanted, model, find_paths([str(source)]))
+        units = job.units()
+        seconds = time.perf_counter() - start
+        last = sum(len(rows.texts) for _, rows in read_units(job, units[-2:]))
+        rows = sum(unit.range.rows for unit in units)
+        return (
+            f"{source.stat().st_size} bytes, {rows} rows in {len(units)} units, {last} of them in "
+            f"the last two: {seconds:.1f} s, peak {before:.0f} MiB before, {_peak():.0f} MiB after"
+        )
+
+
 def watch(work: UnitsWithRows, peaks: list[float]) -> UnitsWithRows:
     """Yield what *work* yields, and note the peak of the process before each unit."""
     for one in work:
@@ -160,16 +186,19 @@ def _peak() -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bulk", description=__doc__)
-    parser.add_argument("what", choices=["speed", "memory"])
+    parser.add_argument("what", choices=["speed", "memory", "plan"])
     parser.add_argument("--rows", type=int, help="default: 200,000 for speed, 1,000,000 for memory")
     parser.add_argument("--model", default="all-minilm", help="model of the catalogue")
     parser.add_argument("--engine", default="openvino", choices=["llama", "openvino"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--width", type=int, default=384, help="numbers of a vector, of memory")
+    parser.add_argument("--bytes", type=int, default=2 << 30, help="of the text file, of plan")
     parser.add_argument("--output", default="out", help="of memory: out, x.npy, x.jsonl …")
     options = parser.parse_args()
     options.rows = options.rows or (200_000 if options.what == "speed" else 1_000_000)
-    if options.what == "speed":
+    if options.what == "plan":
+        print(measure_plan(options.bytes))
+    elif options.what == "speed":
         print(asyncio.run(measure_speed(options)))
     else:
         print(asyncio.run(measure_memory(options.rows, options.output, options.width)))

@@ -17,7 +17,8 @@ from tests.faults.figures import Figures
 from tests.faults.process import Home, Server, repeat, wait_until
 from tests.faults.small_units import ROWS
 
-RANGES = 8
+LINES = 8 * ROWS
+MOST = 50_000  # lines that a file may have
 FAKE = "tests.faults.fake_embedd"
 URL = "/v1/embeddings"
 FORM = (
@@ -26,15 +27,15 @@ FORM = (
 )
 
 
-def make_requests() -> bytes:
-    """Requests, one of which fails."""
-    bodies: list[Any] = [{"model": "tiny", "input": f"text {n}"} for n in range(RANGES * ROWS - 1)]
+def make_requests(lines: int = LINES) -> bytes:
+    """Requests, the last of which fails."""
+    bodies: list[Any] = [{"model": "tiny", "input": f"text {n}"} for n in range(lines - 1)]
     bodies.append({"model": "tiny", "input": "text", "dimensions": 10**6})
-    lines = [
+    requests = [
         {"custom_id": str(number), "method": "POST", "url": URL, "body": body}
         for number, body in enumerate(bodies)
     ]
-    return b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+    return b"".join(msgspec.json.encode(request) + b"\n" for request in requests)
 
 
 def without_ids(data: bytes) -> list[Any]:
@@ -63,7 +64,7 @@ def test_a_command_that_is_killed_goes_on_where_it_was(
     log = home.folder / "command.log"
     assert start_command(home, source, expected).wait(100) == 3, log.read_text()
     answers = without_ids(expected.read_bytes())
-    assert [one["custom_id"] for one in answers] == [str(n) for n in range(RANGES * ROWS)]
+    assert [one["custom_id"] for one in answers] == [str(n) for n in range(LINES)]
     same = 0
     kills: list[int] = []
     rounds = scale.choose(short=1, full=30)
@@ -131,7 +132,8 @@ class Client:
     def finish(self, batch: str) -> tuple[list[Any], list[Any]]:
         """Return the answers and the errors of a batch."""
         shown = self.wait_for(batch, sys.maxsize)
-        assert shown["request_counts"]["total"] == RANGES * ROWS
+        counts = shown["request_counts"]
+        assert counts["total"] == counts["completed"] + counts["failed"]
         contents = [
             self.get(f"/v1/files/{shown[name]}/content").body
             for name in ("output_file_id", "error_file_id")
@@ -149,7 +151,7 @@ def test_a_batch_goes_on_when_its_server_was_killed(
     try:
         expected = client.finish(client.start_batch(content))
         names = [one["custom_id"] for one in expected[0]]
-        assert names == [str(number) for number in range(RANGES * ROWS - 1)]
+        assert names == [str(number) for number in range(LINES - 1)]
         assert [one["response"]["status_code"] for one in expected[1]] == [400]
         same = 0
         kills: list[int] = []
@@ -157,7 +159,7 @@ def test_a_batch_goes_on_when_its_server_was_killed(
         for number in repeat(rounds, kills):
             batch = client.start_batch(content)
             for share in sorted(random.Random(number).sample(range(1, 9), 2)):
-                shown = client.wait_for(batch, RANGES * ROWS * share // 10)
+                shown = client.wait_for(batch, LINES * share // 10)
                 kills.append(shown["status"] == "in_progress")
                 client.server.kill()
                 client.server = home.start()
@@ -166,3 +168,28 @@ def test_a_batch_goes_on_when_its_server_was_killed(
         client.server.kill()
     figures.at_least("kills", sum(kills), 1)
     figures.at_least("results equal to the undisturbed ones", same, number + 1)
+
+
+def test_a_batch_of_the_most_lines_is_answered_in_order_and_once(
+    home: Home, scale: Scale, figures: Figures
+) -> None:
+    lines = scale.choose(short=3_000, full=MOST)
+    client = Client(home.start())
+    kills: list[int] = []
+    peaks: list[float] = []
+    try:
+        batch = client.start_batch(make_requests(lines))
+        for tenths in (2, 5, 8):
+            shown = client.wait_for(batch, lines * tenths // 10)
+            kills.append(shown["status"] == "in_progress")
+            peaks.append(client.server.peak)
+            client.server.kill()
+            client.server = home.start()
+        answers, errors = client.finish(batch)
+        peaks.append(client.server.peak)
+    finally:
+        client.server.kill()
+    assert [one["custom_id"] for one in answers] == [str(number) for number in range(lines - 1)]
+    assert [one["custom_id"] for one in errors] == [str(lines - 1)]
+    figures.at_least("kills", sum(kills), 1)
+    figures.at_most("server", max(peaks), 200, "MiB")

@@ -228,6 +228,16 @@ def test_memory_does_not_grow_with_the_rows(scale: Scale, figures: Figures, out:
     figures.at_most("its growth after the second unit", growth, 60, "MiB")
 
 
+def test_the_plan_of_a_large_file_takes_no_memory(scale: Scale, figures: Figures) -> None:
+    size = scale.choose(short=64 << 20, full=2 << 30)
+    command = [sys.executable, "-m", "benchmarks.bulk", "plan", "--bytes", str(size)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"peak (\d+) MiB before, (\d+) MiB after", said)
+    assert found, said
+    figures.at_most("peak of the process", int(found[2]), 120, "MiB")
+    figures.at_most("of which the plan takes", int(found[2]) - int(found[1]), 32, "MiB")
+
+
 def test_two_shards_work_side_by_side(home: Home) -> None:
     source = home.folder / "rows.jsonl"
     write_rows(source)
