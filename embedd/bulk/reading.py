@@ -29,6 +29,7 @@ class Rows:
     Args:
         numbers: Over all inputs, ascending.
         lines: Numbers of lines in the file; None where there are none.
+        files: Of rows that have one each; None: all are of *file*.
         kept: The columns that are carried along, as long as *texts*.
         id: The name of the one that has the ids of rows; None: their numbers are.
         failures: Rows that cannot be read; they are in none of the others.
@@ -39,8 +40,13 @@ class Rows:
     lines: Sequence[int] | None = None
     texts: Sequence[str]
     kept: Mapping[str, Values]
+    files: Sequence[str] | None = None
     id: str | None = None
     failures: Sequence[Failure] = field(default_factory=list)
+
+    def file_of(self, row: int) -> str:
+        """Return the file of the row of this index."""
+        return self.file if self.files is None else self.files[row]
 
     def id_of(self, row: int) -> Any:
         """Return the id of the row of this index; None if rows have none of their own."""
@@ -173,11 +179,10 @@ class DocumentReader:
         """See `Reader`."""
         files = self._source.files[unit.range.start :][: unit.range.rows]
         records = (
-            Record(row=number, line=0, values=_read_document(file.path))
+            Record(row=number, line=0, values=_read_document(file.path), file=file.path)
             for number, file in enumerate(files)
         )
-        folder = files[0].path.rpartition("/")[0]
-        return collect(records, unit, folder, self._selection, typed=False)
+        return collect(records, unit, files[0].path, self._selection, typed=False)
 
     def close(self) -> None:
         """See `Reader`; nothing is open."""
@@ -189,6 +194,7 @@ def collect(
     """Return the rows that *records* give, and the failures among them."""
     numbers: list[int] = []
     lines: list[int] = []
+    files: list[str] = []
     texts: list[str] = []
     kept: dict[str, list[Any]] = {column.name: [] for column in selection.keep}
     failures: list[Failure] = []
@@ -202,11 +208,13 @@ def collect(
             fault = find_misfit(values, selection.keep)
         if fault is not None or isinstance(values, Fault):
             own = None if isinstance(values, Fault) else values.get(selection.id or "")
-            line = record.line or None
-            failures.append(Failure(file=file, row=number, line=line, id=own, error=str(fault)))
+            line, place = record.line or None, record.file or file
+            failures.append(Failure(file=place, row=number, line=line, id=own, error=str(fault)))
             continue
         numbers.append(number)
         lines.append(record.line)
+        if record.file is not None:
+            files.append(record.file)
         texts.append(text)
         for name, column in kept.items():
             column.append(values.get(name))
@@ -217,6 +225,7 @@ def collect(
         lines=lines if has_lines else None,
         texts=texts,
         kept=kept,
+        files=files or None,
         id=selection.id,
         failures=failures,
     )

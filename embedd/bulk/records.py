@@ -18,11 +18,13 @@ class Record(NamedTuple):
         row: Its number in the unit.
         line: Number of its first line in the file, from 1; 0 in formats without lines.
         values: By the names of its columns, or why there are none.
+        file: Where each row has one of its own.
     """
 
     row: int
     line: int
     values: Mapping[str, Any] | Fault
+    file: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,3 +46,8 @@ class Failure:
     error: str
     tokens: int | None = None
     limit: int | None = None
+
+    def __str__(self) -> str:
+        """Where the row is and why it failed, for people."""
+        place = f"row {self.row} of all inputs" if self.line is None else f"line {self.line}"
+        return f"{self.file}, {place}: {self.error}"

@@ -44,7 +44,7 @@ class ErrorBudget:
     count: int = 0
 
     def add(self, failed: int, example: str) -> None:
-        """Count rows that failed.
+        """Count rows that failed, of which *example* names one with its file and fault.
 
         Raises:
             ErrorBudgetError: They are more than allowed.
@@ -166,7 +166,7 @@ async def run_unit(
 
     embedded = await embed_rows(rows, pool, report, empty=empty)
     if embedded.failures:
-        budget.add(len(embedded.failures), embedded.failures[0].error)
+        budget.add(len(embedded.failures), str(embedded.failures[0]))
     columns = output_columns(job.selection, chunked=wanted.chunk is not None)
     record = PartRecord(
         counts=Counts(

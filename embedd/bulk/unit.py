@@ -235,7 +235,7 @@ def _assemble(rows: Rows, own: Sequence[int], work: _Work, empty: Numbers) -> Em
 
 def _fail(rows: Rows, row: int, error: EmbeddError) -> Failure:
     return Failure(
-        file=rows.file,
+        file=rows.file_of(row),
         row=rows.numbers[row],
         line=rows.lines[row] if rows.lines else None,
         id=rows.id_of(row),

@@ -65,7 +65,7 @@ class Outcome:
     """What a part came to, or why there is none.
 
     Args:
-        example: The error of one of its rows.
+        example: One of its rows that failed, with its file and fault.
         fault: Empty, or why the part as a whole failed.
     """
 
@@ -125,7 +125,7 @@ class UnitWorker:
             record = await self._run(part, fingerprint)
         except (EmbeddError, OSError) as error:
             return Outcome(part=part, host=self._host, fault=str(error))
-        example = record.failures[0].error if record.failures else ""
+        example = str(record.failures[0]) if record.failures else ""
         return Outcome(part=part, host=self._host, counts=record.counts, example=example)
 
     async def close(self) -> None:

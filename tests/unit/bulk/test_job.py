@@ -367,6 +367,42 @@ def test_documents_are_rows(tmp_path: Path) -> None:
     assert rows[0]["text"] == "# a.md\n\ntext"
 
 
+def test_a_document_that_fails_is_named_itself(tmp_path: Path) -> None:
+    """It may be one that cannot be read, or one that cannot be embedded."""
+    folder = tmp_path / "docs" / "deep"
+    folder.mkdir(parents=True)
+    (folder.parent / "a.md").write_text("good")
+    (folder.parent / "b.md").write_bytes(b"\xff")
+    (folder / "c.md").write_text("also good")
+    (folder / "d.md").write_text(BAD)
+    run_job([folder.parent], tmp_path / "o.jsonl", id="file")
+    errors = read_lines(tmp_path / "o.jsonl.errors.jsonl")
+    found = [(one["file"], one["row"], one["error"]) for one in errors]
+    assert found == [
+        (str(folder.parent / "b.md"), 1, "not UTF-8: invalid start byte at byte 0"),
+        (str(folder / "d.md"), 3, "the text is bad"),
+    ]
+
+
+def test_the_error_that_stops_a_job_names_the_file_the_line_and_the_fault(tmp_path: Path) -> None:
+    good, source = tmp_path / "a.txt", tmp_path / "b.txt"
+    good.write_text("x\n")
+    source.write_text(f"x\n{BAD}\n")
+    with pytest.raises(ErrorBudgetError) as caught:
+        run_job([good, source], tmp_path / "o.jsonl", budget=ErrorBudget(most=0))
+    assert str(caught.value) == (
+        "rows that failed: 1, allowed: 0 (--errors, --max-errors); one is: "
+        f"{source}, line 2: the text is bad"
+    )
+
+
+def test_the_error_that_stops_a_job_names_a_row_where_there_are_no_lines(tmp_path: Path) -> None:
+    for name, text in (("a.md", "x"), ("b.md", BAD)):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ErrorBudgetError, match=rf"{tmp_path}/b\.md, row 1 of all inputs: the text"):
+        run_job([tmp_path], tmp_path / "o.jsonl", budget=ErrorBudget(most=0))
+
+
 def test_an_output_that_another_shard_completes_is_left_to_it(tmp_path: Path) -> None:
     source = tmp_path / "a.txt"
     source.write_text("a\nb\n")

@@ -69,7 +69,7 @@ def test_documents_of_a_store_are_rows(bucket: Path) -> None:
     run_job(["s3://bucket/*.md"], out)
     assert [row["text"] for row in read_lines(out)] == ["# one"]
     [error] = read_lines(bucket.parent / "o.jsonl.errors.jsonl")
-    assert error["file"] == "s3://bucket"
+    assert error["file"] == "s3://bucket/b.md"
 
 
 def test_a_changed_input_is_refused_by_name(bucket: Path) -> None:

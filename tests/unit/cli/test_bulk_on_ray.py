@@ -154,7 +154,7 @@ def test_shards_of_a_job_may_be_of_a_cluster(do: Do, texts: Path) -> None:
 
 def test_rows_that_fail_are_in_the_list_of_errors(do: Do, texts: Path) -> None:
     texts.write_bytes(b"one\n\xff\nthree\n")
-    with pytest.raises(ErrorBudgetError, match="UTF-8"):
+    with pytest.raises(ErrorBudgetError, match=rf"{texts}, line 2: not UTF-8"):
         do(most_errors=0)
     assert do() == 3
     assert "UTF-8" in texts.with_name("o.jsonl.errors.jsonl").read_text()
