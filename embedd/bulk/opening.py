@@ -133,9 +133,14 @@ def clear(folder: JobFolder, target: Target, output: Output) -> None:
 
 
 def choose_units(job: Job, done: set[int], shard: tuple[int, int] = (1, 1)) -> list[Unit]:
-    """Return the units that are left for shard I of N, which has every Nth from the Ith on."""
+    """Return the units that are left for shard I of N."""
+    return [u for u in job.units() if is_of_shard(u.part, shard) and u.part not in done]
+
+
+def is_of_shard(part: int, shard: tuple[int, int]) -> bool:
+    """Whether shard I of N has a *part*: it has every Nth from the Ith on."""
     index, of = shard
-    return [unit for unit in job.units() if unit.part % of == index - 1 and unit.part not in done]
+    return part % of == index - 1
 
 
 def _companions(target: Target, output: Output) -> list[Target]:

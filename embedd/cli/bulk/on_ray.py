@@ -126,8 +126,12 @@ def _make_run(work: Work, dispatcher: Dispatcher, folder: JobFolder) -> Run:
     fingerprint = fingerprint_of(folder.read(JOB) or b"")
     sizes = {unit.part: unit.range.size for unit in work.units or ()}
 
+    total = Counts()
+
     def report(outcome: Outcome) -> None:
+        nonlocal total
         counts = outcome.counts
+        total += counts
         rows = counts.rows + counts.errors
         work.progress.add(rows, counts.tokens, counts.cut, counts.errors, sizes[outcome.part])
         work.progress.finish_part()
@@ -138,7 +142,7 @@ def _make_run(work: Work, dispatcher: Dispatcher, folder: JobFolder) -> Run:
         await dispatcher.run(list(sizes), fingerprint, report, stop)
         if work.progress.is_complete:
             await wait_for_parts(folder, work.job.options.output, sizes)
-        return Counts()
+        return total
 
     return run
 

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Final, TypeAlias
 
 import click
@@ -27,7 +27,14 @@ from embedd.bulk.estimate import estimate
 from embedd.bulk.finished import Finished, check_apart, check_same, read_finished
 from embedd.bulk.folder import JobFolder
 from embedd.bulk.job import Job, Model, Options, check_columns, choose_selection, fit_limits, plan
-from embedd.bulk.opening import begin_stream, choose_units, clear, folder_of, open_job
+from embedd.bulk.opening import (
+    begin_stream,
+    choose_units,
+    clear,
+    folder_of,
+    is_of_shard,
+    open_job,
+)
 from embedd.bulk.parts import Output, is_typed
 from embedd.bulk.progress import Progress
 from embedd.bulk.remote import Target, make_target
@@ -93,6 +100,7 @@ class Work:
     Args:
         read: The units that are left, with their rows.
         units: The same; None where they become known only while stdin is read.
+        before: What the parts of this shard that are complete came to.
     """
 
     job: Job
@@ -100,6 +108,7 @@ class Work:
     units: Sequence[Unit] | None
     progress: Progress
     budget: ErrorBudget
+    before: Counts = field(default_factory=Counts)
 
 
 async def run(request: Request, settings: Settings) -> int:
@@ -126,7 +135,8 @@ async def run(request: Request, settings: Settings) -> int:
                 if request.dry_run:
                     click.echo(describe_estimate(await estimate(work.job, work.units or (), pool)))
                     return 0
-                return await _do(request, work, _make_run(work, pool, stream, stdin))
+                done = await _do(request, work, _make_run(work, pool, stream, stdin))
+                return INTERRUPTED if done is None else _report_stream(work, done)
             index, of = request.shard
             folder = folder_of(request.target, output, f"{index}-of-{of}", notify=say)
             async with hold_lock(folder):
@@ -211,8 +221,8 @@ async def complete(
         numbers = [unit.part for unit in work.job.units()]
         total = await asyncio.to_thread(count_parts, folder, numbers)
         return _report(request, work.job, total, seconds=None)
-    status = await _do(request, work, make_run(work))
-    return status or await _finish(request, work, folder)
+    done = await _do(request, work, make_run(work))
+    return INTERRUPTED if done is None else await _finish(request, work, folder, done)
 
 
 def _check(request: Request) -> None:
@@ -288,7 +298,10 @@ def _open_work(
         job = open_job(folder, request.target, options, model, paths)
         done = complete_parts(folder, job)
     units = choose_units(job, done, request.shard)
-    before = Counts() if folder is None else count_parts(folder, done)
+    own = {part for part in done if is_of_shard(part, request.shard)}
+    before = Counts() if folder is None else count_parts(folder, own)
+    others = Counts() if folder is None else count_parts(folder, done - own)
+    of_all = before + others
     return Work(
         job=job,
         read=read_units(job, units),
@@ -297,10 +310,11 @@ def _open_work(
             rows=sum(unit.range.rows for unit in units),
             size=sum(unit.range.size for unit in units),
             parts=len(units),
-            done_rows=before.rows + before.errors,
+            done_rows=of_all.rows + of_all.errors,
             done_parts=len(done),
         ),
-        budget=ErrorBudget(most=request.most_errors, count=before.errors),
+        budget=ErrorBudget(most=request.most_errors, count=of_all.errors),
+        before=before,
     )
 
 
@@ -326,8 +340,11 @@ def _make_run(work: Work, pool: Pool, sink: Sink, stdin: Stdin) -> Run:
     return run_here
 
 
-async def _do(request: Request, work: Work, run_work: Run) -> int:
-    """Run the units that are left, and show how far they are; return the exit status so far."""
+async def _do(request: Request, work: Work, run_work: Run) -> Counts | None:
+    """Run the units that are left, and show how far they are; return what they came to.
+
+    None: they were interrupted.
+    """
     done: Counts | None = None
     with listen_to_interrupts() as stop, open_display(request.progress, work.progress):
         try:
@@ -342,22 +359,25 @@ async def _do(request: Request, work: Work, run_work: Run) -> int:
     if done is None or not work.progress.is_complete:
         again = CONTINUE if work.units is not None else "stdin cannot be continued: --restart"
         click.echo(f"interrupted: {again}", err=True)
-        return INTERRUPTED
-    if request.options.output is Output.STDOUT:
-        seconds = work.progress.snapshot().seconds
-        click.echo(describe_totals(done, seconds=seconds, size=None), err=True)
-        return WITH_ERRORS if done.errors else 0
-    return 0
+        return None
+    return done
 
 
-async def _finish(request: Request, work: Work, folder: JobFolder) -> int:
+def _report_stream(work: Work, done: Counts) -> int:
+    """Say what an output on stdout came to, and return the exit status."""
+    seconds = work.progress.snapshot().seconds
+    click.echo(describe_totals(done, seconds=seconds, size=None), err=True)
+    return WITH_ERRORS if done.errors else 0
+
+
+async def _finish(request: Request, work: Work, folder: JobFolder, done: Counts) -> int:
     """Complete the output, say what it came to, and return the exit status."""
     job = work.job
     units = range(work.progress.parts) if work.units is None else [u.part for u in job.units()]
     total = await asyncio.to_thread(finish_job, folder, request.target, job, units)
     if total is None:
-        click.echo("this shard is done; the output is completed by another shard", err=True)
-        return 0
+        seconds = work.progress.snapshot().seconds
+        return _report_shard(request, work.before + done, seconds=seconds)
     return _report(request, job, total, seconds=work.progress.snapshot().seconds)
 
 
@@ -380,6 +400,17 @@ def _report(request: Request, job: Job, total: Counts, *, seconds: float | None)
     if not total.errors:
         return 0
     click.echo(f"rows without a vector: {describe_errors(target, output)}", err=True)
+    return WITH_ERRORS
+
+
+def _report_shard(request: Request, total: Counts, *, seconds: float) -> int:
+    """Say what a shard came to that is not the last one, and return the exit status."""
+    said = describe_totals(total, seconds=seconds, size=None)
+    click.echo(f"this shard is done: {said}; the output is completed by another shard", err=True)
+    if not total.errors:
+        return 0
+    place = describe_errors(request.target, request.options.output)
+    click.echo(f"rows without a vector: {place}, once the output is complete", err=True)
     return WITH_ERRORS
 
 

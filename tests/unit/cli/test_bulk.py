@@ -398,6 +398,31 @@ def test_an_interrupt_with_nothing_left_lets_the_job_end_as_it_would(
     del server
 
 
+def test_each_shard_says_what_it_came_to_and_whether_its_rows_failed(
+    embedd: Run, server: FakeServer, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del server
+    monkeypatch.setattr("embedd.bulk.opening.Limits", lambda: SMALL)
+    texts.write_text("one\nbad\nthree\n" + "four\nfive\nsix\n" + "seven\nbad\nbad\n")
+    out = texts.with_name("o.jsonl")
+    errors = texts.with_name("o.jsonl.errors.jsonl")
+    arguments = ["bulk", "all-minilm", str(texts), "-o", str(out), "--shard"]
+    for _ in range(2):  # again with nothing left
+        first = embedd(*arguments, "1/3")
+        assert first.status == 3
+        assert "this shard is done: 2 rows, 8 tokens, 0 texts cut, 1 error, " in first.err
+        assert f"rows without a vector: {errors}, once the output is complete" in first.err
+    second = embedd(*arguments, "2/3")
+    assert second.status == 0
+    assert "this shard is done: 3 rows, 11 tokens, 0 texts cut, 0 errors, " in second.err
+    assert "rows without a vector" not in second.err
+    assert not errors.exists()
+    last = embedd(*arguments, "3/3")
+    assert last.status == 3
+    assert "\n6 rows, 24 tokens, 0 texts cut, 3 errors, " in last.err
+    assert [one["line"] for one in rows_of(errors.read_bytes())] == [2, 8, 9]
+
+
 def test_a_job_in_use_is_refused(embedd: Run, server: FakeServer, texts: Path) -> None:
     del server
     from embedd.bulk.folder import Folder

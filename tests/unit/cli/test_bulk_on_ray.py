@@ -152,6 +152,15 @@ def test_shards_of_a_job_may_be_of_a_cluster(do: Do, texts: Path) -> None:
     assert len(texts.with_name("o.jsonl").read_bytes().splitlines()) == 9
 
 
+def test_a_shard_of_a_cluster_whose_rows_failed_has_the_status_3(
+    do: Do, texts: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    texts.write_bytes(b"one\n\xff\nthree\nfour\n")
+    assert do(shard=(1, 2)) == 3
+    assert "this shard is done: 1 row, " in capfd.readouterr().err
+    assert do(shard=(2, 2)) == 3
+
+
 def test_rows_that_fail_are_in_the_list_of_errors(do: Do, texts: Path) -> None:
     texts.write_bytes(b"one\n\xff\nthree\n")
     with pytest.raises(ErrorBudgetError, match=rf"{texts}, line 2: not UTF-8"):
