@@ -13,7 +13,7 @@ from typing import BinaryIO, Final, Protocol
 import msgspec
 
 from embedd.bulk.compute import MixedBackendsError
-from embedd.bulk.folder import RECORDS, JobFolder, hash_file
+from embedd.bulk.folder import RECORDS, JobFolder, hash_file, naming
 from embedd.bulk.job import Job, decode_job
 from embedd.bulk.parts import SUFFIXES, Output, Part, render_json, write_part
 from embedd.bulk.records import Failure
@@ -156,8 +156,9 @@ class StreamSink:
             self._turn.notify_all()
 
     def _write(self, part: Part, record: PartRecord) -> None:
-        self._out.writelines(render_json(part))
-        self._out.flush()
+        with naming("stdout"):
+            self._out.writelines(render_json(part))
+            self._out.flush()
         self._errors.writelines(render_failures(record.failures))
         self._errors.flush()
 

@@ -22,7 +22,7 @@ from embedd.bulk.commit import (
 )
 from embedd.bulk.compute import numpy_type
 from embedd.bulk.finished import encode_finished, finished_path
-from embedd.bulk.folder import JobFolder
+from embedd.bulk.folder import JobFolder, naming
 from embedd.bulk.job import Job
 from embedd.bulk.parts import (
     ROWS_MEMBER,
@@ -192,9 +192,10 @@ def _replace(path: Target, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with naming(path):
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """The folder of a job on a file system: files that appear whole, and a lock."""
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # Names of what a job puts beside its records.
 OWN: Final = re.compile(r"(part-\d{6,}|results|empty|_SUCCESS|\.tmp-.*)(\.[a-z]+)?")
 RECORDS: Final = "_embedd"  # what is known of the job and its parts
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,6 +166,10 @@ class Folder:
     def create(self, name: str, data: bytes) -> bool:
         """See `JobFolder`."""
         temporary = self._write(name, lambda path: path.write_bytes(data))
+        with naming(self.root / name):
+            return self._link(temporary, name)
+
+    def _link(self, temporary: Path, name: str) -> bool:
         try:
             os.link(temporary, self.root / name)
         except FileExistsError:
@@ -175,8 +181,10 @@ class Folder:
 
     def add(self, name: str, write: Callable[[Path], object]) -> None:
         """See `JobFolder`."""
-        self._write(name, write).replace(self.root / name)
-        _flush_folder((self.root / name).parent)
+        temporary = self._write(name, write)
+        with naming(self.root / name):
+            temporary.replace(self.root / name)
+            _flush_folder((self.root / name).parent)
 
     def remove(self, name: str) -> None:
         """See `JobFolder`."""
@@ -198,12 +206,12 @@ class Folder:
         path = self.root / RECORDS / f"lock-{self.shard}"
         made = [folder for folder in path.parents if not folder.exists()]
         is_new = not path.exists()
-        with self._open_lock(path) as file:
-            file.truncate(0)
-            holder = Holder(host=socket.gethostname(), pid=os.getpid(), time=int(time.time()))
-            file.write(msgspec.json.encode(holder).decode())
-            file.flush()
+        with naming(path):
+            opened = self._open_lock(path)
+        with opened as file:
             self._remove_temporary()
+            with suppress(OSError):  # a disk that is full: the lock is held without a name in it
+                _write_holder(file.fileno())
             try:
                 yield
             except BaseException:
@@ -258,13 +266,39 @@ class Folder:
         # Threads of this process may write the same name at the same time.
         temporary = place.with_name(f".tmp-{self.shard}-{secrets.token_hex(8)}-{place.name}")
         try:
-            write(temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            with naming(place):
+                write(temporary)
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         return temporary
+
+
+@contextmanager
+def naming(place: object) -> Iterator[None]:
+    """Let an error of the system that names no file name *place*, which is written.
+
+    Raises:
+        UnavailableError: It cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise UnavailableError(
+                f"the disk is full, {place} cannot be written: make room there"
+            ) from error
+        if error.filename is None:
+            raise UnavailableError(f"{place} cannot be written: {error}") from error
+        raise
+
+
+def _write_holder(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    holder = Holder(host=socket.gethostname(), pid=os.getpid(), time=int(time.time()))
+    os.write(descriptor, msgspec.json.encode(holder))
 
 
 def hash_file(path: Path) -> str:

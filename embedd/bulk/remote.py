@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
+from embedd.bulk.folder import FULL, naming
 from embedd.bulk.stores import Place, is_remote, open_place, without_query
 from embedd.errors import InvalidInputError, UnavailableError
 
@@ -109,7 +110,8 @@ class RemotePath:
 
         with tempfile.TemporaryDirectory(prefix="embedd-") as folder:
             path = Path(folder) / self.name
-            write(path)
+            with naming(path):
+                write(path)
             if size := path.stat().st_size:
                 with pa.memory_map(str(path)) as file:
                     self._put(file.read_buffer(), size)
@@ -124,7 +126,8 @@ class RemotePath:
             with place.system.open_input_file(place.path) as file:
                 file.download(str(path))
 
-        self._ask("read", copy)
+        with naming(path):
+            self._ask("read", copy)
 
     def unlink(self, *, missing_ok: bool = False) -> None:
         """Delete the file."""
@@ -166,6 +169,8 @@ class RemotePath:
             except FileNotFoundError:
                 raise
             except OSError as error:
+                if error.errno in FULL:  # this machine's disk
+                    raise
                 if isinstance(error, PermissionError) or _REFUSED.search(str(error)):
                     raise self._refuse(verb, error) from error
                 if delay is None:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from embedd.bulk.columns import ARROW, BOOL, FLOAT, INT, JSON, STRING, VECTOR, Column, Selection
 from embedd.bulk.compute import Numbers
+from embedd.bulk.folder import naming
 from embedd.bulk.parts import Part
 from embedd.bulk.reading import Rows
 from embedd.bulk.records import Failure, Fault
@@ -389,7 +390,7 @@ def _open_table(path: str, *, as_parquet: bool) -> Iterator[Any]:
 def _unpack(path: str) -> Iterator[str]:
     """A decompressed copy: tables are read from their end."""
     with tempfile.NamedTemporaryFile(prefix="embedd-") as file:
-        with open_stream(path) as stream:
+        with open_stream(path) as stream, naming(file.name):
             shutil.copyfileobj(stream, file, 1 << 20)
-        file.flush()
+            file.flush()
         yield file.name

@@ -16,7 +16,7 @@ import pytest
 
 from tests.faults.conftest import Scale
 from tests.faults.figures import Figures
-from tests.faults.process import Home, repeat, wait_until
+from tests.faults.process import Home, mounted, repeat, wait_until
 from tests.faults.small_units import ROWS
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +78,10 @@ class Job:
         assert process.wait(100) == 3, self._log.read_text()  # one row has no text
         return self.out.read_bytes()
 
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
     def count_parts(self) -> int:
         return len(list(Path(f"{self.out}.parts").glob("part-*")))
 
@@ -120,6 +124,30 @@ def test_a_command_that_is_killed_goes_on_where_it_was(
         same += job.finish() == expected
     figures.at_least("kills", sum(kills), 1)
     figures.at_least("outputs equal to the undisturbed one", same, number + 1)
+
+
+def test_a_command_goes_on_where_its_disk_was_full(home: Home, figures: Figures) -> None:
+    source = home.folder / "rows.jsonl"
+    write_rows(source)
+    expected = Job(home, source, home.folder / "expected.jsonl", "--local").finish()
+    disk = home.folder / "disk"
+    disk.mkdir()
+    size = len(expected)
+    full = []
+    with mounted(disk, "-o", f"size={size // 2}"):
+        job = Job(home, source, disk / "o.jsonl", "--local")
+        # Half of the parts, then all but not the whole beside them, then everything.
+        for room in (None, size * 7 // 4, size * 3):
+            if room is not None:
+                subprocess.run(["mount", "-o", f"remount,size={room}", str(disk)], check=True)
+            status = job.start().wait(100)
+            full.append((status, "the disk is full" in job.log, job.count_parts()))
+            left = [one.name for one in disk.rglob(".tmp-*")]
+            assert left == []
+        assert job.out.read_bytes() == expected
+    assert [(status, said) for status, said, _ in full] == [(1, True), (1, True), (3, False)]
+    assert 0 < full[0][2] < full[1][2] == PARTS
+    figures.note("parts before the disk was full", full[0][2])
 
 
 def test_a_job_outlives_its_worker(home: Home, scale: Scale, figures: Figures) -> None:

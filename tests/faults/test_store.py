@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from embedd.store.disk import TEMPORARY_PREFIX
 from tests.faults.client import ask
 from tests.faults.conftest import Scale
 from tests.faults.figures import Figures
-from tests.faults.process import START, Home
+from tests.faults.process import START, Home, mounted
 from tests.loopback_hub import open_hub
 from tests.tiny_models import write_tiny_bert
 
@@ -88,18 +86,6 @@ async def test_a_kill_while_the_store_changes_loses_nothing_and_leaves_nothing(
     figures.at_most("stores that verify complains about", broken, 0)
     figures.note("temporary files after kills", young)
     figures.at_most("those after the next start", len(left), 0)
-
-
-@contextmanager
-def mounted(folder: Path, *options: str) -> Iterator[None]:
-    """A file system in memory on *folder*; the test is skipped where that is not allowed."""
-    command = ["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, check=False).returncode != 0:
-        pytest.skip("needs the right to mount a file system")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 async def test_a_full_disk_is_an_error_of_the_change_alone(home: Home, figures: Figures) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from embedd.bulk.answering import Answer, Answered, answer_in_order, answer_patiently
 from embedd.bulk.finished import check_apart, check_replaceable, finished_path
-from embedd.bulk.folder import RECORDS, Folder
+from embedd.bulk.folder import RECORDS, Folder, naming
 from embedd.bulk.progress import Progress
 from embedd.bulk.requests import (
     NumberedLine,
@@ -289,7 +289,8 @@ class _Work:
     @contextmanager
     def _open_results(self) -> Iterator[BinaryIO]:
         """Yield the results, without what was written after the record."""
-        with (self._folder.root / RESULTS).open("ab") as file:
+        path = self._folder.root / RESULTS
+        with naming(path), path.open("ab") as file:
             file.truncate(self.record.size)
             yield file
 

@@ -350,8 +350,7 @@ async def _do(request: Request, work: Work, run_work: Run) -> Counts | None:
         try:
             done = await run_work(stop)
         except EmbeddError:
-            if work.units is not None and request.options.output is not Output.STDOUT:
-                click.echo(f"Finished parts are kept: {CONTINUE}.", err=True)
+            _say_what_is_kept(request, work)
             raise
         except asyncio.CancelledError:
             if not stop.is_set():
@@ -374,11 +373,21 @@ async def _finish(request: Request, work: Work, folder: JobFolder, done: Counts)
     """Complete the output, say what it came to, and return the exit status."""
     job = work.job
     units = range(work.progress.parts) if work.units is None else [u.part for u in job.units()]
-    total = await asyncio.to_thread(finish_job, folder, request.target, job, units)
+    try:
+        total = await asyncio.to_thread(finish_job, folder, request.target, job, units)
+    except EmbeddError:
+        _say_what_is_kept(request, work)
+        raise
     if total is None:
         seconds = work.progress.snapshot().seconds
         return _report_shard(request, work.before + done, seconds=seconds)
     return _report(request, job, total, seconds=work.progress.snapshot().seconds)
+
+
+def _say_what_is_kept(request: Request, work: Work) -> None:
+    """Say, above an error, whether the same command goes on after it."""
+    if work.units is not None and request.options.output is not Output.STDOUT:
+        click.echo(f"Finished parts are kept: {CONTINUE}.", err=True)
 
 
 def _report(request: Request, job: Job, total: Counts, *, seconds: float | None) -> int:

@@ -1,5 +1,6 @@
 """``embedd bulk`` against a small server: options, what is shown, exit statuses."""
 
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from embedd import cli
+from embedd.bulk import ending
 from embedd.bulk.units import Limits
 from embedd.cli.bulk import running
 from tests.unit.cli.conftest import Run
@@ -103,6 +105,32 @@ def test_rows_that_fail_can_stop_the_job(
     assert result.status == 1
     assert "rows that failed: 1, allowed: 0 (--errors" in result.err
     assert running.CONTINUE in result.err
+
+
+@pytest.mark.parametrize(("source", "kept"), [("a.txt", True), ("-", False)])
+def test_a_disk_without_room_for_the_whole_output_says_how_it_goes_on(
+    embedd: Run,
+    in_folder: Path,
+    texts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    source: str,
+    kept: bool,
+) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    arguments = ["bulk", "all-minilm", source, "-o", "o.jsonl", "--format", "txt"]
+    with monkeypatch.context() as patched:
+        patched.setattr(ending, "_concatenate", fill)
+        result = embedd(*arguments, stdin=texts.read_bytes())
+    assert result.status == 1
+    assert "the disk is full, o.jsonl cannot be written" in result.err
+    assert (running.CONTINUE in result.err) == kept
+    assert (in_folder / "o.jsonl.parts" / "part-000000.jsonl").exists()
+    if kept:
+        assert embedd(*arguments).status == 0
+        assert len(rows_of((in_folder / "o.jsonl").read_bytes())) == 3
 
 
 def test_stdin_becomes_stdout_and_failures_are_on_stderr(embedd: Run, server: FakeServer) -> None:

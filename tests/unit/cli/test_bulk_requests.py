@@ -1,5 +1,6 @@
 """``embedd bulk --format openai-batch``: files of requests and of their answers."""
 
+import errno
 import json
 import os
 import signal
@@ -100,6 +101,23 @@ def test_the_same_command_goes_on_after_a_crash(
     assert [one["custom_id"] for one in results(source)] == [str(number) for number in range(8)]
     asked = [body["input"][0] for _, path, body in server.asked[before:] if path == URL]
     assert sorted(asked) == [f"text {number}" for number in range(3, 8)]
+
+
+def test_results_that_do_not_fit_on_the_disk_are_named_and_the_same_command_goes_on(
+    embedd: Run, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "_flush", fill)
+        full = run(embedd, source)
+    assert full.status == 1
+    place = source.with_name("out.jsonl.parts") / "results.jsonl"
+    assert f"the disk is full, {place} cannot be written: make room there" in full.err
+    assert "run the same command to continue" in full.err
+    assert run(embedd, source).status == 0
+    assert [one["custom_id"] for one in results(source)] == [str(number) for number in range(8)]
 
 
 def test_another_input_is_refused_with_the_difference(
