@@ -106,6 +106,15 @@ def parse_model_name(text: str) -> ModelName:
     return _parse_remembered(text) if len(text) <= _REMEMBERED else _parse(text)
 
 
+def is_same_model(one: str, other: str) -> bool:
+    """Whether two names mean the same model.
+
+    Raises:
+        InvalidModelNameError: One is not a valid name.
+    """
+    return one == other or parse_model_name(one).key == parse_model_name(other).key
+
+
 def _parse(text: str) -> ModelName:
     bare = text.strip()
     rest, tag = _split_tag(_strip_local(_shorten_address(bare)))

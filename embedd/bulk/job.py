@@ -14,6 +14,7 @@ from embedd.bulk.reading import find_columns, scan
 from embedd.bulk.sources import File, Source
 from embedd.bulk.units import Limits, Range, Unit
 from embedd.errors import InvalidInputError
+from embedd.names import is_same_model
 
 VERSION: Final = 1
 VECTOR_BYTES: Final = 24 << 20  # of a unit; two units are most of what a job keeps in memory
@@ -178,6 +179,9 @@ def choose_selection(options: Options, columns: Sequence[Column], *, size: int) 
 
 def find_difference(job: Job, options: Options, model: Model) -> str | None:
     """Return what differs between *job* and the command that would go on with it, or None."""
+    known = job.options.wanted.model
+    if is_same_model(known, options.wanted.model):
+        options = replace(options, wanted=replace(options.wanted, model=known))
     pairs: list[tuple[str, object, object]] = [
         (f"the model's {field.name}", getattr(job.model, field.name), getattr(model, field.name))
         for field in fields(Model)

@@ -35,6 +35,7 @@ from embedd.cli.connection import connect
 from embedd.client import Client
 from embedd.config import Settings, parse_host
 from embedd.errors import EmbeddError, InvalidInputError, UnavailableError, UnsupportedError
+from embedd.names import is_same_model
 from embedd.runtime import open_runtime
 from embedd.server.dialects.base import Policy
 from embedd.server.dialects.batches.answer import BatchAnswer
@@ -207,7 +208,7 @@ def _open_record(folder: Folder, model: str, source: Path) -> Record:
 def _check_same(place: Path, old: Record, new: Record) -> None:
     for name in ("model", "input", "input_size", "input_time"):
         before, now = getattr(old, name), getattr(new, name)
-        if before != now:
+        if before != now and not (name == "model" and is_same_model(before, now)):
             raise InvalidInputError(
                 f"{place} was begun with another {name.replace('_', ' ')}, {before}, "
                 f"not {now}: --restart begins anew"

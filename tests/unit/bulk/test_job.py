@@ -264,6 +264,20 @@ def test_another_job_is_refused_with_the_difference(
     assert difference in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("before", "now"), [("fake", "FAKE:latest"), ("library/fake:latest", "fake")]
+)
+def test_names_of_the_same_model_go_on_with_a_job(tmp_path: Path, before: str, now: str) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text("a\nb\n")
+    target = tmp_path / "out.jsonl"
+    run_job([source], target, wanted=Wanted(model=before), stop=lambda event: event.set())
+    with pytest.raises(InvalidInputError, match=rf"model was '{before}' and is 'fake:v2'"):
+        run_job([source], target, wanted=Wanted(model="fake:v2"))
+    assert run_job([source], target, wanted=Wanted(model=now)) is not None
+    assert len(read_lines(target)) == 2
+
+
 def test_a_changed_or_missing_input_is_refused_by_name(tmp_path: Path) -> None:
     first, second = tmp_path / "a.txt", tmp_path / "b.txt"
     first.write_text("a\n")

@@ -141,6 +141,21 @@ def test_another_input_is_refused_with_the_difference(
     assert len(results(source)) == 1
 
 
+def test_names_of_the_same_model_go_on_with_a_job(
+    embedd: Run, server: FakeServer, source: Path
+) -> None:
+    server.models.add("all-minilm:latest")
+    out = str(source.with_name("out.jsonl"))
+    options = (str(source), "-o", out, "--format", "openai-batch")
+    assert embedd("bulk", "all-minilm", *options).status == 0
+    again = embedd("bulk", "all-minilm:latest", *options)
+    assert again.status == 0, again.err
+    assert "nothing left to do" in again.err
+    refused = embedd("bulk", "all-minilm:v2", *options)
+    assert refused.status == 1
+    assert "another model, all-minilm, not all-minilm:v2" in refused.err
+
+
 def test_an_output_that_exists_is_not_overwritten(embedd: Run, source: Path) -> None:
     source.with_name("out.jsonl").write_text("mine")
     for more in ([], ["--restart"]):
