@@ -145,8 +145,6 @@ class LineReader:
             records: Iterable[Record] = [Record(row=0, line=unit.range.line, values=fault)]
         else:
             data = self._cursor.read(unit.range.start, size)
-            if len(data) < size:
-                raise InvalidInputError(f"{self._source.path} ends early: it has changed")
             records = takewhile(
                 lambda one: one.row < unit.range.rows, self._parse(data, unit.range.line)
             )

@@ -1,6 +1,7 @@
 """Files of requests, one on each line, and of their answers, as OpenAI's Batch API has them.
 
 The lines are cut into the ranges of `units`; a range is done once its answers are on the disk.
+Files are decompressed on the way, as their endings say; uploads have none.
 """
 
 import secrets
@@ -16,6 +17,7 @@ import numpy as np
 from msgspec import Struct
 
 from embedd.bulk.lines import BOM, scan_lines
+from embedd.bulk.streams import open_stream
 from embedd.bulk.units import Limits, Range
 
 EMBEDDINGS: Final = "/v1/embeddings"
@@ -107,7 +109,7 @@ class _LineRefusedError(Exception):
 
 def find_endpoint(path: Path, *, max_body: int) -> str:
     """Return the endpoint of the first line of a file; that of embeddings if it names none."""
-    with path.open("rb") as file:
+    with open_stream(str(path)) as file:
         for _, line in _numbered(file, max_body):
             try:
                 url = _decode(line).url
@@ -126,7 +128,7 @@ def check_requests(path: Path, endpoint: str, *, max_body: int) -> Checked:
     """
     faults: list[LineFault] = []
     digests, numbers = array("Q"), array("Q")
-    with path.open("rb") as file:
+    with open_stream(str(path)) as file:
         for number, line in _numbered(file, max_body):
             if len(digests) == MOST_REQUESTS:
                 message = f"the file has more than {MOST_REQUESTS} requests: split it"
@@ -212,7 +214,7 @@ def _find_repeated(digests: "array[int]", numbers: "array[int]") -> Iterator[Lin
 
 def plan_requests(path: Path, *, start: int = 0) -> Iterator[Range]:
     """Yield the ranges of a file from the byte *start* on, where one of them begins."""
-    with path.open("rb") as file:
+    with open_stream(str(path)) as file:
         for found in scan_lines(file, RANGES):
             if found.start >= start:
                 yield found
@@ -220,9 +222,13 @@ def plan_requests(path: Path, *, start: int = 0) -> Iterator[Range]:
 
 def read_requests(path: Path, lines: Range) -> list[NumberedLine]:
     """Return the requests of a range of a file that was checked."""
-    with path.open("rb") as file:
+    with open_stream(str(path)) as file:
         file.seek(lines.start)
-        data = file.read(lines.end - lines.start)
+        return parse_requests(file.read(lines.end - lines.start), lines)
+
+
+def parse_requests(data: bytes, lines: Range) -> list[NumberedLine]:
+    """Return the requests in *data*, which is that of a range of a file that was checked."""
     found = []
     for number, line in enumerate(data.split(b"\n"), start=lines.line):
         text = line.removeprefix(BOM) if number == 1 else line

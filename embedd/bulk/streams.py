@@ -98,13 +98,19 @@ class Cursor:
         self._position = 0
 
     def read(self, start: int, size: int) -> bytes:
-        """Return *size* bytes from *start*, both counted in decompressed bytes."""
+        """Return *size* bytes from *start*, both counted in decompressed bytes.
+
+        Raises:
+            InvalidInputError: The file has not as many.
+        """
         if self._stream is None or self._position > start:
             self.close()
             self._stream, self._position = open_stream(self._path), 0
         self._skip(self._stream, start - self._position)
         data = self._stream.read(size)
         self._position = start + len(data)
+        if len(data) < size:
+            raise InvalidInputError(f"{self._path} ends early: it has changed")
         return data
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ import itertools
 import math
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn
@@ -21,12 +21,13 @@ from embedd.bulk.requests import (
     NumberedLine,
     check_requests,
     find_endpoint,
+    parse_requests,
     plan_requests,
-    read_requests,
     render_answer,
 )
 from embedd.bulk.sources import read_file_facts
 from embedd.bulk.stores import is_remote
+from embedd.bulk.streams import Cursor
 from embedd.bulk.units import Range
 from embedd.cli.bulk.display import open_display
 from embedd.cli.bulk.running import CONTINUE, INTERRUPTED, WITH_ERRORS, listen_to_interrupts
@@ -228,6 +229,7 @@ class _Work:
         self.record = record
         self._model = msgspec.Raw(msgspec.json.encode(model))
         self._source = source
+        self._cursor = Cursor(str(source))
         self._folder = folder
         self._answer = answer
 
@@ -241,7 +243,8 @@ class _Work:
             parts=len(ranges),
             done_rows=self.record.answered,
         )
-        with listen_to_interrupts() as stop, open_display(display, progress):
+        shown = open_display(display, progress)
+        with closing(self._cursor), listen_to_interrupts() as stop, shown:
             try:
                 for one in ranges:
                     if stop.is_set():
@@ -257,7 +260,7 @@ class _Work:
         return True
 
     async def _run_range(self, lines: Range, progress: Progress) -> None:
-        requests = await asyncio.to_thread(read_requests, self._source, lines)
+        requests = await asyncio.to_thread(self._read, lines)
         done = self.record
         with self._open_results() as file:
 
@@ -281,6 +284,10 @@ class _Work:
         encoded = msgspec.json.encode(self.record)
         await asyncio.to_thread(self._folder.replace, RECORD, encoded)
         progress.finish_part()
+
+    def _read(self, lines: Range) -> list[NumberedLine]:
+        data = self._cursor.read(lines.start, lines.end - lines.start)
+        return parse_requests(data, lines)
 
     async def _answer_line(self, line: NumberedLine) -> tuple[str, Answered]:
         body = msgspec.json.encode({**line.request.body, "model": self._model})

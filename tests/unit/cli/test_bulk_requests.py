@@ -1,9 +1,12 @@
 """``embedd bulk --format openai-batch``: files of requests and of their answers."""
 
 import errno
+import gzip
 import json
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +23,11 @@ from embedd.server.dialects.base import Policy
 from embedd.server.http.bodies import BodyLimits
 from tests.unit.cli.conftest import Run
 from tests.unit.cli.fake_server import FakeServer
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 URL = "/v1/embeddings"
 
@@ -120,18 +128,70 @@ def test_results_that_do_not_fit_on_the_disk_are_named_and_the_same_command_goes
     assert [one["custom_id"] for one in results(source)] == [str(number) for number in range(8)]
 
 
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_a_compressed_file_of_requests_is_read_and_gone_on_with(
+    embedd: Run,
+    server: FakeServer,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
+) -> None:
+    packed = source.with_name(f"in.jsonl{ending}")
+    compress = gzip.compress if ending == ".gz" else zstd.compress
+    packed.write_bytes(compress(source.read_bytes()))
+    parse = requests.parse_requests
+
+    def crash(data: bytes, lines: Range) -> list[NumberedLine]:
+        if lines.start:
+            raise ServiceError("crash")
+        return parse(data, lines)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "parse_requests", crash)
+        assert run(embedd, packed).status == 1
+    before = len(server.asked)
+    result = run(embedd, packed)
+    assert result.status == 0, result.err
+    assert [one["custom_id"] for one in results(source)] == [str(number) for number in range(8)]
+    asked = [body["input"][0] for _, path, body in server.asked[before:] if path == URL]
+    assert sorted(asked) == [f"text {number}" for number in range(3, 8)]
+
+
+def test_a_damaged_compressed_file_of_requests_is_named(embedd: Run, source: Path) -> None:
+    packed = source.with_name("in.jsonl.gz")
+    packed.write_bytes(gzip.compress(source.read_bytes())[:-9])
+    result = run(embedd, packed)
+    assert result.status == 1
+    assert f"{packed} is damaged: " in result.err
+
+
+def test_a_file_of_requests_that_loses_lines_ends_the_command(
+    embedd: Run, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = requests.plan_requests
+
+    def cut(path: Path, *, start: int) -> Iterator[Range]:
+        yield from list(plan(path, start=start))
+        path.write_bytes(path.read_bytes()[:-9])
+
+    monkeypatch.setattr(command, "plan_requests", cut)
+    result = run(embedd, source)
+    assert result.status == 1
+    assert f"{source} ends early: it has changed" in result.err
+
+
 def test_another_input_is_refused_with_the_difference(
     embedd: Run, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = requests.read_requests
+    parse = requests.parse_requests
 
-    def crash(path: Path, lines: Range) -> list[NumberedLine]:
+    def crash(data: bytes, lines: Range) -> list[NumberedLine]:
         if lines.start:
             raise ServiceError("crash")
-        return read(path, lines)
+        return parse(data, lines)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "read_requests", crash)
+        patch.setattr(command, "parse_requests", crash)
         assert run(embedd, source).status == 1
     write(source, [line("a", "x")])
     refused = run(embedd, source)
@@ -251,14 +311,14 @@ async def test_a_busy_server_is_asked_again_later(server: FakeServer) -> None:
 def test_an_interrupted_command_goes_on_later(
     embedd: Run, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = requests.read_requests
+    parse = requests.parse_requests
 
-    def interrupt(path: Path, lines: Range) -> list[NumberedLine]:
+    def interrupt(data: bytes, lines: Range) -> list[NumberedLine]:
         os.kill(os.getpid(), signal.SIGINT)
-        return read(path, lines)
+        return parse(data, lines)
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "read_requests", interrupt)
+        patch.setattr(command, "parse_requests", interrupt)
         result = run(embedd, source)
     assert result.status == 130
     assert "interrupted: run the same command to continue" in result.err
