@@ -285,6 +285,8 @@ def naming(place: object) -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # who reads it needs no more
+        raise
     except OSError as error:
         if error.errno in FULL:
             raise UnavailableError(

@@ -1,6 +1,9 @@
 """``embedd bulk`` with the real default model: in this process, and through a server."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -103,6 +106,26 @@ def test_a_server_and_this_process_give_the_vectors_of_the_api(bulk: Bulk, url: 
         assert [row["text"] for row in rows] == TEXTS
         cosines = (vectors_of(rows) * np.array(expected)).sum(axis=1)
         assert cosines.min() > 1 - tolerance.batched
+
+
+def test_a_reader_that_needs_no_more_rows_ends_the_command_without_a_word(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    command = [sys.executable, "-m", "embedd", "bulk", "all-minilm", str(tmp_path / "a.txt")]
+    command += ["-o", "-", "--local", "--progress", "none"]
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout
+    process.stdout.close()
+    _, said = process.communicate()
+    assert process.returncode == 1
+    assert b"Error" not in said
+    assert b"Traceback" not in said
 
 
 @pytest.mark.parametrize("place", ["server", "local"])
