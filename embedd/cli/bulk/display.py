@@ -57,6 +57,17 @@ def describe(one: Snapshot) -> str:
     )
 
 
+def describe_computer(model: str, served_by: str, places: str) -> str:
+    """Return what computes, in words.
+
+    Args:
+        served_by: As ``X-Embedd-Model`` says it.
+        places: Where.
+    """
+    digest, *facts = served_by.split(";")
+    return f"computed by {model} ({digest}), {', '.join(facts)}; {places}"
+
+
 def describe_totals(total: Counts, *, seconds: float | None, size: int | None) -> str:
     """Return the totals of an output in a line.
 

@@ -13,6 +13,7 @@ from embedd.bulk.folder import JobFolder
 from embedd.bulk.opening import folder_of
 from embedd.bulk.parts import Output
 from embedd.bulk.sources import STDIN, Format, find_paths
+from embedd.cli.bulk.display import describe_computer
 from embedd.cli.bulk.running import Request, Run, Work, complete, hold_lock, say
 from embedd.errors import ExtraMissingError, InvalidInputError, ServiceError, UnavailableError
 from embedd.ray.dispatch import Dispatcher
@@ -101,7 +102,7 @@ async def _run(request: Request, dispatcher: Dispatcher, folder: JobFolder, plac
         model, served_by = await dispatcher.open()
     finally:
         notice.cancel()
-    click.echo(f"{served_by} (Ray; nodes: {place})", err=True)
+    say(describe_computer(request.options.wanted.model, served_by, f"Ray, nodes: {place}"))
     return await complete(request, model, folder, lambda work: _make_run(work, dispatcher, folder))
 
 

@@ -47,7 +47,12 @@ from embedd.bulk.summary import (
     measure_output,
 )
 from embedd.bulk.units import Limits, Unit
-from embedd.cli.bulk.display import describe_estimate, describe_totals, open_display
+from embedd.cli.bulk.display import (
+    describe_computer,
+    describe_estimate,
+    describe_totals,
+    open_display,
+)
 from embedd.cli.bulk.servers import choose_addresses
 from embedd.cli.connection import connect
 from embedd.computers import open_computers
@@ -126,7 +131,8 @@ async def run(request: Request, settings: Settings) -> int:
         connect=connect,
         mixed=request.mixed,
     ) as computers:
-        click.echo(f"{computers.served_by} ({', '.join(computers.places)})", err=True)
+        places = ", ".join(computers.places)
+        say(describe_computer(request.options.wanted.model, computers.served_by, places))
         with _open_stdin() as stdin:
             if output is Output.STDOUT or request.dry_run:
                 pool = Pool(computers.computes, served_by=computers.served_by, mixed=request.mixed)

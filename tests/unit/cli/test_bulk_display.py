@@ -149,3 +149,11 @@ def test_a_display_that_repeats_ends_with_its_block() -> None:
         while len(counts) < 3:
             time.sleep(0.001)
     assert set(threading.enumerate()) <= before
+
+
+def test_what_computes_is_said_in_words() -> None:
+    served_by = "bb4c37437d28;engine=openvino;backend=openvino-bf16;tokenizer=model"
+    assert display.describe_computer("all-minilm", served_by, "this process") == (
+        "computed by all-minilm (bb4c37437d28), engine=openvino, backend=openvino-bf16, "
+        "tokenizer=model; this process"
+    )

@@ -78,7 +78,7 @@ def test_the_output_is_that_of_one_machine(
     )  # fmt: skip
     assert result.status == 0
     assert do() == 0
-    assert "Ray; nodes: 2, cores of a worker: 2" in capfd.readouterr().err
+    assert "Ray, nodes: 2, cores of a worker: 2" in capfd.readouterr().err
     assert texts.with_name("o.jsonl").read_bytes() == texts.with_name("one.jsonl").read_bytes()
     assert not list(texts.parent.glob("*.parts"))
 
