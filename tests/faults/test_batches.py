@@ -18,7 +18,7 @@ from tests.faults.process import Home, Server, repeat, wait_until
 from tests.faults.small_units import ROWS
 
 LINES = 8 * ROWS
-MOST = 50_000  # lines that a file may have
+MOST = 50_000  # lines that OpenAI takes in a file
 FAKE = "tests.faults.fake_embedd"
 URL = "/v1/embeddings"
 FORM = (
@@ -170,7 +170,7 @@ def test_a_batch_goes_on_when_its_server_was_killed(
     figures.at_least("results equal to the undisturbed ones", same, number + 1)
 
 
-def test_a_batch_of_the_most_lines_is_answered_in_order_and_once(
+def test_a_batch_as_long_as_openai_takes_is_answered_in_order_and_once(
     home: Home, scale: Scale, figures: Figures
 ) -> None:
     lines = scale.choose(short=3_000, full=MOST)
