@@ -78,11 +78,10 @@ def _finish(folder: JobFolder, target: Target, job: Job, numbers: Sequence[int])
         errors.unlink(missing_ok=True)
     if output is not Output.FOLDER:
         _join(folder, target, job, numbers, total)
-        if job.planned:  # a stream cannot be read again, so nothing is the same job
-            _replace(
-                finished_path(target),
-                lambda path: path.write_bytes(encode_finished(target, job, total)),
-            )
+        _replace(
+            finished_path(target),
+            lambda path: path.write_bytes(encode_finished(target, job, total)),
+        )
     folder.replace(SUCCESS, msgspec.json.encode(total))
     if output is not Output.FOLDER:
         folder.remove(JOB)  # first: a shard that comes now sees that nothing is left to do

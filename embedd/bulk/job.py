@@ -203,6 +203,8 @@ def find_difference(job: Job, options: Options, model: Model) -> str | None:
 
 def find_new(job: Job, sources: Iterable[Source]) -> tuple[list[str], str | None]:
     """Return the paths that *job* has not, and what differs in those that it has, or None."""
+    if not job.planned:
+        return [], "its rows are those of stdin"
     now = {file.path: file for source in sources for file in source.files}
     known = {file.path for one in job.planned for file in one.source.files}
     for one in job.planned:

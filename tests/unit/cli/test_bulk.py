@@ -161,7 +161,7 @@ def test_stdin_goes_through_parts_into_a_file(
     rows = rows_of(out.read_bytes())
     assert [str(row["n"]) for row in rows] == ["1", "2"]
     assert rows[1]["embedding"] == list(struct.unpack("<3f", pack_vector("b2")))
-    assert list(tmp_path.iterdir()) == [out]
+    assert sorted(tmp_path.iterdir()) == [out, tmp_path / "o.jsonl.job.json"]
 
 
 def test_stdin_is_cut_into_units_and_ends_at_a_limit(

@@ -187,6 +187,37 @@ def test_a_restart_replaces_what_a_job_made_beside_its_output(
     assert set(read_tree(tmp_path)) == before - {f"{out}.errors.jsonl"}
 
 
+@pytest.mark.parametrize("out", ["o.jsonl", "out"])
+@pytest.mark.parametrize("source", ["a.txt", "-"])
+def test_an_output_of_stdin_is_replaced_by_a_restart_and_by_nothing_else(
+    embedd: Run,
+    server: FakeServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    out: str,
+    source: str,
+) -> None:
+    del server
+    if out == "out":
+        pytest.importorskip("pyarrow")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("c\n")
+    arguments = ["bulk", "all-minilm", source, "-o", out, "--format", "txt"]
+    first = embedd("bulk", "all-minilm", "-", *arguments[3:], stdin=TEXTS.encode())
+    assert first.status == 0
+    before = read_tree(tmp_path)
+    again = embedd(*arguments, stdin=b"c\n")
+    assert again.status == 1
+    assert "--restart" in again.err
+    assert "stdin" in again.err or "exists" in again.err
+    assert read_tree(tmp_path) == before
+    assert embedd(*arguments, "--restart", stdin=b"c\n").status == 0
+    assert set(read_tree(tmp_path)) == set(before)
+    assert read_tree(tmp_path) != before
+    assert "1 row," in embedd("bulk", "all-minilm", "a.txt", *arguments[3:], "--restart").err
+
+
 def test_stdin_again_says_that_it_cannot_be_continued(
     embedd: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
