@@ -62,7 +62,8 @@ class PartRecord:
     """What is known of a part besides its rows.
 
     Args:
-        served_by: What computed it, as ``X-Embedd-Model`` says it.
+        served_by: What computed it, as ``X-Embedd-Model`` says it; several backends, which
+            only a job that allows it has, with `BETWEEN` between them.
         bytes: Of the file.
         sha256: Of the file.
         unit: What the part is of, see `identify`.

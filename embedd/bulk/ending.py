@@ -3,7 +3,7 @@
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,7 @@ from embedd.bulk.commit import (
 from embedd.bulk.compute import numpy_type
 from embedd.bulk.finished import encode_finished, finished_path
 from embedd.bulk.folder import JobFolder, naming
-from embedd.bulk.job import Job
+from embedd.bulk.job import BETWEEN, Job, describe_vectors
 from embedd.bulk.parts import (
     ROWS_MEMBER,
     VECTORS_MEMBER,
@@ -112,8 +112,10 @@ def _join(
     names = [part_name(number, output) for number in numbers] or [_write_empty(folder, job)]
     if output is Output.JSONL:
         _replace(target, lambda path: _concatenate(path, folder.fetch(names)))
-    elif output is Output.NPY:
-        _replace(ids_path(target), lambda path: _join_rows(path, folder.fetch(names)))
+        return
+    facts = describe_vectors(job, _find_backends(folder, numbers))
+    if output is Output.NPY:
+        _replace(ids_path(target), lambda path: _join_rows(path, folder.fetch(names), facts))
         _replace(
             target,
             lambda path: _join_vectors(path, folder.fetch(names), job, total.vectors),
@@ -124,8 +126,19 @@ def _join(
         as_parquet = output is Output.PARQUET
         _replace(
             target,
-            lambda path: tables.join_parts(path, folder.fetch(names), as_parquet=as_parquet),
+            lambda path: tables.join_parts(path, folder.fetch(names), facts, as_parquet=as_parquet),
         )
+
+
+def _find_backends(folder: JobFolder, numbers: Iterable[int]) -> str:
+    """Return what computed the parts of these numbers, as a part says it."""
+    found = {
+        one
+        for record in read_records(folder, numbers)
+        if record is not None and record.counts.vectors
+        for one in record.served_by.split(BETWEEN)
+    }
+    return BETWEEN.join(sorted(found))
 
 
 def _write_empty(folder: JobFolder, job: Job) -> str:
@@ -166,11 +179,11 @@ def _join_vectors(path: Path, parts: Iterable[Path], job: Job, count: int) -> No
             raise ServiceError(f"the parts have {file.tell()} bytes and not {expected}")
 
 
-def _join_rows(path: Path, parts: Iterable[Path]) -> None:
+def _join_rows(path: Path, parts: Iterable[Path], facts: Mapping[str, str]) -> None:
     if has_arrow():
         from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
 
-        tables.join_ids(path, _open_rows(parts))
+        tables.join_ids(path, _open_rows(parts), facts)
         return
     with path.open("wb") as file:
         for rows in _open_rows(parts):

@@ -14,7 +14,7 @@ import numpy as np
 
 from embedd.bulk.columns import INT, ROW, Column
 from embedd.bulk.compute import TOKENS_PER_CHARACTER, Numbers, Pool, numpy_type
-from embedd.bulk.job import Job
+from embedd.bulk.job import Job, describe_vectors
 from embedd.bulk.parts import (
     Output,
     Part,
@@ -24,7 +24,6 @@ from embedd.bulk.parts import (
     write_part,
 )
 from embedd.bulk.reading import Rows, open_reader
-from embedd.bulk.runner import describe
 from embedd.bulk.unit import Embedded, choose_error, embed_rows
 from embedd.bulk.units import Unit
 
@@ -260,7 +259,7 @@ def _measure(job: Job, pairs: Sequence[tuple[_Sample, Embedded]], served_by: str
         columns=columns,
         values={column.name: [] for column in columns},
         vectors=np.zeros((0, job.model.width), numpy_type(job.options.wanted.dtype)),
-        facts=describe(job, served_by),
+        facts=describe_vectors(job, served_by),
     )
     return _Bytes(vector=of_vectors / max(1, count), others=others, file=_measure_file(job, empty))
 
@@ -333,6 +332,7 @@ def _measure_file(job: Job, part: Part) -> int:
             from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
 
             # A file that is joined from parts has smaller row groups.
-            tables.join_parts(joined := Path(folder) / "joined", [path], as_parquet=True)
+            joined = Path(folder) / "joined"
+            tables.join_parts(joined, [path], part.facts, as_parquet=True)
             path = joined
         return path.stat().st_size

@@ -1,6 +1,6 @@
 """The record of a job: what decides its vectors and its parts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from typing import Final
@@ -19,6 +19,7 @@ from embedd.names import is_same_model
 VERSION: Final = 1
 VECTOR_BYTES: Final = 24 << 20  # of a unit; two units are most of what a job keeps in memory
 TOKEN_BYTES: Final = 3  # of text for each token, at least about
+BETWEEN: Final = ", "  # the backends that computed the vectors of one file
 LARGE: Final = 1 << 30  # bytes of inputs from which on columns are carried along only if named
 
 
@@ -222,6 +223,27 @@ def _compare(before: File, now: File | None) -> str | None:
         if getattr(before, field.name) != getattr(now, field.name):
             return f"the input {before.path} has changed ({field.name})"
     return None
+
+
+def describe_vectors(job: Job, served_by: str) -> Mapping[str, str]:
+    """Return what made the vectors of *job*: the facts that a file of them carries.
+
+    Args:
+        served_by: Of one backend, or of several with `BETWEEN` between them.
+    """
+    wanted, width = job.options.wanted, job.model.width
+    facts = {
+        "model": wanted.model,
+        "served_by": served_by,
+        "prefix": job.model.prefix,
+        "dimensions": str(8 * width if wanted.dtype == "ubinary" else width),
+        "numbers": str(width),
+        "dtype": wanted.dtype,
+        "normalize": job.model.normalize,
+    }
+    if wanted.chunk is not None:
+        facts["chunk"] = f"{wanted.chunk} tokens, overlap {wanted.overlap}"
+    return facts
 
 
 def _show(value: object) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,7 +12,7 @@ import numpy as np
 
 from embedd.bulk.commit import Counts, PartRecord, Sink, identify
 from embedd.bulk.compute import Pool, numpy_type
-from embedd.bulk.job import Job
+from embedd.bulk.job import BETWEEN, Job, describe_vectors
 from embedd.bulk.parts import is_typed, make_part, output_columns
 from embedd.bulk.progress import Progress
 from embedd.bulk.reading import Rows, open_reader
@@ -168,6 +168,7 @@ async def run_unit(
     if embedded.failures:
         budget.add(len(embedded.failures), str(embedded.failures[0]))
     columns = output_columns(job.selection, chunked=wanted.chunk is not None)
+    served_by = BETWEEN.join(embedded.served_by) or pool.served_by
     record = PartRecord(
         counts=Counts(
             rows=len(rows.texts) + len(rows.failures) - len(embedded.failures),
@@ -177,29 +178,12 @@ async def run_unit(
             cut=embedded.cut,
         ),
         seconds=round(time.perf_counter() - start, 3),
-        served_by=pool.served_by,
+        served_by=served_by,
         unit=identify(job, unit) if job.planned else "",
         failures=tuple(embedded.failures),
     )
-    part = await asyncio.to_thread(
-        make_part, rows, embedded, columns, describe(job, pool.served_by)
-    )
+    facts = describe_vectors(job, served_by)
+    part = await asyncio.to_thread(make_part, rows, embedded, columns, facts)
     await sink.commit(unit, part, record)
     progress.finish_part()
     return record
-
-
-def describe(job: Job, served_by: str) -> Mapping[str, str]:
-    """Return what made the vectors: the facts that a file of them carries."""
-    wanted = job.options.wanted
-    facts = {
-        "model": wanted.model,
-        "served_by": served_by,
-        "prefix": job.model.prefix,
-        "numbers": str(job.model.width),
-        "dtype": wanted.dtype,
-        "normalize": job.model.normalize,
-    }
-    if wanted.chunk is not None:
-        facts["chunk"] = f"{wanted.chunk} tokens, overlap {wanted.overlap}"
-    return facts

@@ -4,7 +4,7 @@ import base64
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, TypeAlias
 
@@ -155,9 +155,7 @@ def write_part(path: Path, part: Part, *, as_parquet: bool) -> None:
     """Write *part* as a table, its vectors as ``fixed_size_list``."""
     columns = _to_arrays(part)
     columns[VECTOR] = to_list_array(part.vectors)
-    table = pa.table(columns).replace_schema_metadata(
-        {f"embedd.{k}": v for k, v in part.facts.items()}
-    )
+    table = pa.table(columns).replace_schema_metadata(_to_metadata(part.facts))
     if as_parquet:
         rows = _fit_rows(table.schema, GROUP_ROWS, GROUP_BYTES)
         with _open_parquet_writer(path, table.schema) as writer:
@@ -180,20 +178,32 @@ def _decode(table: Table) -> Table:
 
 def write_ids(file: IO[bytes], part: Part) -> None:
     """Write the columns of *part* but for the vectors as Parquet."""
-    pq.write_table(pa.table(_to_arrays(part)), file, compression="zstd")
+    table = pa.table(_to_arrays(part)).replace_schema_metadata(_to_metadata(part.facts))
+    pq.write_table(table, file, compression="zstd")
 
 
-def join_parts(path: Path, parts: Iterable[Path], *, as_parquet: bool) -> None:
-    """Write one table with the rows of *parts*, some rows in memory at a time."""
+def _to_metadata(facts: Mapping[str, str]) -> dict[str, str]:
+    return {f"embedd.{key}": fact for key, fact in facts.items()}
+
+
+def join_parts(
+    path: Path, parts: Iterable[Path], facts: Mapping[str, str], *, as_parquet: bool
+) -> None:
+    """Write one table with the rows of *parts*, some rows in memory at a time.
+
+    Args:
+        facts: What made the vectors of all.
+    """
     with contextlib.ExitStack() as stack:
         writer = None
         for part in parts:
             with _open_table(_name(part), as_parquet=as_parquet) as table:
                 if writer is None:
+                    schema = table.schema.with_metadata(_to_metadata(facts))
                     writer = stack.enter_context(
-                        _open_parquet_writer(path, table.schema)
+                        _open_parquet_writer(path, schema)
                         if as_parquet
-                        else pa.ipc.new_file(_name(path), table.schema)
+                        else pa.ipc.new_file(_name(path), schema)
                     )
                 rows = _fit_rows(table.schema, BATCH_ROWS, BATCH_BYTES)
                 for batch in table.read(None, rows):
@@ -201,15 +211,20 @@ def join_parts(path: Path, parts: Iterable[Path], *, as_parquet: bool) -> None:
             _release()
 
 
-def join_ids(path: Path, parts: Iterable[bytes]) -> None:
-    """Write one Parquet file with the rows of *parts*, which are Parquet files."""
+def join_ids(path: Path, parts: Iterable[bytes], facts: Mapping[str, str]) -> None:
+    """Write one Parquet file with the rows of *parts*, which are Parquet files.
+
+    Args:
+        facts: What made the vectors of all.
+    """
     with contextlib.ExitStack() as stack:
         writer = None
         for part in parts:
             table = pq.read_table(pa.BufferReader(part))
             if writer is None:
+                schema = table.schema.with_metadata(_to_metadata(facts))
                 writer = stack.enter_context(
-                    pq.ParquetWriter(_name(path), table.schema, compression="zstd")
+                    pq.ParquetWriter(_name(path), schema, compression="zstd")
                 )
             writer.write_table(table)
             _release()

@@ -43,6 +43,7 @@ class Embedded:
         failures: Rows without a vector, in order.
         tokens: That were computed.
         cut: Texts that were cut.
+        served_by: What computed them, each as `Arrays.served_by`, sorted; empty without vectors.
     """
 
     rows: npt.NDArray[np.intp]
@@ -51,6 +52,7 @@ class Embedded:
     failures: Sequence[Failure]
     tokens: int
     cut: int
+    served_by: Sequence[str] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,6 +64,7 @@ class _Work:
         vectors: Those of the chunks of each text.
         chunks: Where they are.
         errors: Texts that failed.
+        served_by: What computed vectors.
     """
 
     texts: Sequence[str]
@@ -69,6 +72,7 @@ class _Work:
     vectors: dict[int, Numbers] = field(default_factory=dict)
     chunks: dict[int, Sequence[ChunkPlace]] = field(default_factory=dict)
     errors: dict[int, EmbeddError] = field(default_factory=dict)
+    served_by: set[str] = field(default_factory=set)
     tokens: int = 0
     cut: int = 0
 
@@ -190,6 +194,7 @@ def _divide(
 
 
 def _store(work: _Work, group: Sequence[int], computed: Arrays) -> None:
+    work.served_by.add(computed.served_by)
     if computed.chunks is None:
         work.matrix[list(group)] = computed.vectors
         return
@@ -230,6 +235,7 @@ def _assemble(rows: Rows, own: Sequence[int], work: _Work, empty: Numbers) -> Em
         failures=sorted([*rows.failures, *failures], key=lambda one: one.row),
         tokens=work.tokens,
         cut=work.cut,
+        served_by=sorted(work.served_by - {""}),
     )
 
 

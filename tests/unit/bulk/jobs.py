@@ -82,6 +82,7 @@ def run_job(
     stop: Callable[[asyncio.Event], None] = lambda _event: None,
     wanted: Wanted | None = None,
     form: Format | None = None,
+    mixed: bool = False,
     budget: ErrorBudget | None = None,
     **options: Any,
 ) -> Counts | None:
@@ -105,8 +106,8 @@ def run_job(
             await run_units(
                 job,
                 read_units(job, units),
-                pool=Pool([compute or FakeCompute()]),
-                sink=FolderSink(folder, output),
+                pool=Pool([compute or FakeCompute()], mixed=mixed),
+                sink=FolderSink(folder, output, mixed=mixed),
                 progress=Progress(rows=None, size=None, parts=None),
                 budget=budget or ErrorBudget(),
                 stop=event,

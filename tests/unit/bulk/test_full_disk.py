@@ -1,18 +1,19 @@
 """A disk that is full ends a job with the path, keeps what is finished, and leaves no debris."""
 
 import errno
+import io
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
+import numpy as np
 import pytest
 
-from embedd.bulk.commit import StreamSink
+from embedd.bulk.commit import Counts, PartRecord, StreamSink
 from embedd.bulk.folder import Folder
 from embedd.bulk.parts import Part
-from embedd.bulk.records import Failure
 from embedd.bulk.remote import RemotePath
 from embedd.bulk.sources import has_arrow
 from embedd.bulk.units import Limits
@@ -159,9 +160,9 @@ def test_stdout_on_a_full_disk_is_named() -> None:
         def writelines(self, _: Sequence[bytes]) -> None:
             raise FULL
 
-    sink = StreamSink(Full(), Full())  # type: ignore[arg-type]
+    sink = StreamSink(cast("BinaryIO", Full()), io.BytesIO())
     with pytest.raises(UnavailableError, match="the disk is full, stdout cannot be written"):
         sink._write(
-            Part(columns=(), values={}, vectors=None, facts={}),  # type: ignore[arg-type]
-            type("Record", (), {"failures": [Failure(file="a", row=1, error="x")]})(),
+            Part(columns=(), values={}, vectors=np.zeros((0, 1), np.float32), facts={}),
+            PartRecord(counts=Counts(), seconds=0.0, served_by=""),
         )

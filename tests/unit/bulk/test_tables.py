@@ -3,7 +3,8 @@
 # ruff: noqa: E402 - where pyarrow is not installed the module ends before it is imported
 import datetime as dt
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from embedd.bulk.compute import Wanted
 from embedd.bulk.parts import Part
 from embedd.bulk.units import Limits
 from embedd.errors import InvalidInputError
+from embedd.types import Arrays
 from tests.unit.bulk.jobs import (
     BAD,
     SERVED_BY,
+    WIDTH,
     FakeCompute,
     read_lines,
     run_job,
@@ -130,6 +133,61 @@ def test_a_part_says_what_made_it_and_its_vectors_are_plain_arrow(tmp_path: Path
     assert leaf.compression == "ZSTD"
 
 
+def facts_of(path: Path) -> dict[str, str]:
+    """What a table says of its vectors."""
+    if path.suffix == ".arrow":
+        metadata = pa.ipc.open_file(str(path)).schema.metadata
+    else:
+        metadata = pq.read_schema(path).metadata
+    facts = {key.decode(): one.decode() for key, one in metadata.items()}
+    return {key: one for key, one in facts.items() if key.startswith("embedd.")}
+
+
+FILES = {"o.parquet": "o.parquet", "o.arrow": "o.arrow", "o.npy": "o.ids.parquet"}
+
+
+@pytest.mark.parametrize("out", ["out", *FILES])
+def test_a_table_says_all_that_made_its_vectors(tmp_path: Path, out: str) -> None:
+    source = write_lines(tmp_path / "a.jsonl", ROWS)
+    run_job([source], tmp_path / out, limits=SMALL)
+    expected = {
+        "embedd.model": "fake",
+        "embedd.served_by": SERVED_BY,
+        "embedd.prefix": "",
+        "embedd.dimensions": "4",
+        "embedd.numbers": "4",
+        "embedd.dtype": "float32",
+        "embedd.normalize": "l2",
+    }
+    files = [tmp_path / FILES[out]] if out in FILES else sorted((tmp_path / out).glob("*.parquet"))
+    assert len(files) == (1 if out in FILES else 3)
+    assert [facts_of(one) for one in files] == [expected] * len(files)
+
+
+@pytest.mark.parametrize("out", FILES)
+def test_a_file_names_every_backend_of_its_parts(tmp_path: Path, out: str) -> None:
+    source = write_lines(tmp_path / "a.jsonl", ROWS)
+    other = "0123456789ab;engine=other"
+    run_job([source], tmp_path / out, limits=SMALL, shard=(1, 2), mixed=True)
+    compute = FakeCompute(served_by=other)
+    run_job([source], tmp_path / out, compute, limits=SMALL, shard=(2, 2), mixed=True)
+    assert facts_of(tmp_path / FILES[out])["embedd.served_by"] == f"{SERVED_BY}, {other}"
+
+
+def test_vectors_of_bits_have_more_dimensions_than_numbers(tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "a.jsonl", ROWS[:1])
+    wanted = Wanted(model="fake", dtype="ubinary")
+    compute = FakeCompute()
+
+    async def bits(texts: Sequence[str]) -> Arrays:
+        computed = await compute(texts)
+        return replace(computed, vectors=np.zeros((len(texts), WIDTH), np.uint8))
+
+    run_job([source], tmp_path / "o.parquet", bits, wanted=wanted)
+    facts = facts_of(tmp_path / "o.parquet")
+    assert (facts["embedd.dimensions"], facts["embedd.numbers"]) == ("32", "4")
+
+
 def test_row_groups_have_ten_thousand_rows(tmp_path: Path) -> None:
     source = write_lines(tmp_path / "a.jsonl", [{"text": str(n)} for n in range(12_000)])
     run_job([source], tmp_path / "out")
@@ -143,7 +201,7 @@ def test_row_groups_have_ten_thousand_rows(tmp_path: Path) -> None:
 def test_row_groups_of_long_vectors_have_fewer_rows(tmp_path: Path) -> None:
     part = Part(columns=[], values={}, vectors=np.zeros((3000, 4096), np.float32), facts={})
     tables.write_part(tmp_path / "a.parquet", part, as_parquet=True)
-    tables.join_parts(tmp_path / "b.parquet", [tmp_path / "a.parquet"], as_parquet=True)
+    tables.join_parts(tmp_path / "b.parquet", [tmp_path / "a.parquet"], {}, as_parquet=True)
     for name, most in {"a.parquet": 16 << 20, "b.parquet": 8 << 20}.items():
         metadata = pq.ParquetFile(tmp_path / name).metadata
         rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]

@@ -103,6 +103,15 @@ async def test_a_request_that_is_too_large_is_divided() -> None:
     assert not found.failures
 
 
+async def test_vectors_of_a_unit_are_of_each_backend_that_computed_them() -> None:
+    rows = make_rows(*(f"{number} {'x' * 100_000}" for number in range(4)))  # a request each
+    computes = [FakeCompute(served_by="b"), FakeCompute(served_by="a")]
+    done = await embed_rows(
+        rows, Pool(computes, mixed=True), lambda *_: None, empty=np.zeros((0, 4), np.float32)
+    )
+    assert done.served_by == ["a", "b"]
+
+
 async def test_what_is_done_is_reported_once() -> None:
     done: list[tuple[int, int, int, int, float]] = []
     rows = make_rows("a", "bad", "a", "ccc")
