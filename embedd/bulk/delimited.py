@@ -22,10 +22,14 @@ BYTES: Final = "latin-1"
 def read_header(stream: BinaryIO, delimiter: str) -> tuple[list[str], int, int]:
     """Return the names of the columns, and byte and number of the line after them.
 
+    An empty stream has none.
+
     Raises:
-        InvalidInputError: The header is missing, is not UTF-8, or has a name twice.
+        InvalidInputError: The header is not valid, is not UTF-8, or has a name twice.
     """
-    fields, lines = next(_parse(_read_lines(stream), delimiter), (Fault("the file is empty"), []))
+    fields, lines = next(_parse(_read_lines(stream), delimiter), ([], []))
+    if not lines:
+        return [], 0, 1
     if isinstance(fields, Fault):
         raise InvalidInputError(f"the table has no header: {fields}")
     if fields:

@@ -10,7 +10,7 @@ import msgspec
 from embedd.bulk.columns import ALL, CHUNK, NONE, Column, Selection, select
 from embedd.bulk.compute import Wanted, numpy_type
 from embedd.bulk.parts import Output
-from embedd.bulk.reading import find_columns, scan
+from embedd.bulk.reading import find_columns, has_rows, scan
 from embedd.bulk.sources import File, Source
 from embedd.bulk.units import Limits, Range, Unit
 from embedd.errors import InvalidInputError
@@ -125,8 +125,7 @@ def plan(
     Raises:
         InvalidInputError: An input cannot be read, or has not the columns that are needed.
     """
-    size = sum(one.size for one in sources)
-    selection = choose_selection(options, find_columns(sources[0]), size=size)
+    selection = _select(options, sources)
     return Job(
         options=options,
         model=model,
@@ -143,8 +142,7 @@ def check_columns(options: Options, sources: Sequence[Source]) -> None:
     Raises:
         InvalidInputError: One has not.
     """
-    size = sum(one.size for one in sources)
-    selection = choose_selection(options, find_columns(sources[0]), size=size)
+    selection = _select(options, sources)
     for source in sources:
         _check_columns(source, selection)
 
@@ -158,7 +156,7 @@ def extend(job: Job, sources: Sequence[Source], limits: Limits) -> Job:
 
 
 def choose_selection(options: Options, columns: Sequence[Column], *, size: int) -> Selection:
-    """Return which of the *columns* of the first input are what.
+    """Return which of the *columns* of the inputs are what.
 
     Args:
         size: Bytes of all inputs.
@@ -214,6 +212,21 @@ def find_new(job: Job, sources: Iterable[Source]) -> tuple[list[str], str | None
             if difference is not None:
                 return [], difference
     return [path for path in now if path not in known], None
+
+
+def _select(options: Options, sources: Sequence[Source]) -> Selection:
+    """Return which columns are what: those of the first source that has rows with some."""
+    size = sum(one.size for one in sources)
+    for source in sources:
+        columns = find_columns(source)
+        # Without rows it may have other types: those of an empty frame of pandas are null.
+        if columns and has_rows(source):
+            return choose_selection(options, columns, size=size)
+    columns = find_columns(sources[0])
+    if columns:
+        return choose_selection(options, columns, size=size)
+    what = "no row that is a JSON object" if has_rows(sources[0]) else "no rows"
+    raise InvalidInputError(f"{sources[0].path} has {what}: its columns are not known")
 
 
 def _compare(before: File, now: File | None) -> str | None:
@@ -279,7 +292,7 @@ def _check_columns(source: Source, selection: Selection) -> None:
         return
     names = [column.name for column in find_columns(source)]
     missing = [name for name in selection.columns if name not in names]
-    if missing:
+    if missing and has_rows(source):
         raise InvalidInputError(
             f"{source.path} has no column {missing[0]!r}: its columns are {', '.join(names)}"
         )

@@ -112,6 +112,24 @@ def find_columns(source: Source) -> list[Column]:
     return tables.find_columns(source)
 
 
+def has_rows(source: Source) -> bool:
+    """Whether *source* has rows, valid or not.
+
+    Raises:
+        InvalidInputError: It cannot be read.
+    """
+    if source.format is Format.MD:
+        return True
+    if source.format in LINE_FORMATS:
+        with open_stream(source.path) as stream:
+            if source.format in DELIMITERS:
+                read_header(stream, DELIMITERS[source.format])
+            return bool(stream.read(1))
+    from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
+
+    return tables.has_rows(source)
+
+
 def open_reader(source: Source, selection: Selection, *, typed: bool) -> Reader:
     """Return a reader of *source*.
 

@@ -101,16 +101,29 @@ def find_paths(names: Sequence[str], form: Format | None = None) -> list[tuple[s
         matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - `Path.glob` takes no absolute pattern
         before = len(found)
         for path in matches:
+            check_not_pipe(path, f"pipe it into the command and give {STDIN} as the input, or ")
             known = Path(path).resolve()
             if known.is_dir():
                 found |= dict(_list_folder(known))
-            else:
+            elif known.is_file():
                 found[str(known)] = _choose_format(known, form)
         if not matches or (
             len(found) == before and not any(Path(one).is_file() for one in matches)
         ):
             raise InvalidInputError(f"no input: {name} is not a file, or a folder or glob of them")
     return list(found.items())
+
+
+def check_not_pipe(path: str | Path, way_out: str = "") -> None:
+    """Check that *path* is not a pipe, such as that of the shell's ``<(…)``.
+
+    Raises:
+        InvalidInputError: It is one; the message ends with *way_out* and that a file can be read.
+    """
+    if Path(path).is_fifo():
+        raise InvalidInputError(
+            f"{path} is a pipe, which can be read only once: {way_out}write it to a file first"
+        )
 
 
 def _find_remote(name: str, form: Format | None) -> Iterator[tuple[str, Format]]:

@@ -58,6 +58,12 @@ def find_columns(source: Source) -> list[Column]:
         return [_describe(field) for field in table.schema]
 
 
+def has_rows(source: Source) -> bool:
+    """Whether a table has rows."""
+    with _open(source) as table:
+        return bool(table.rows)
+
+
 def scan(source: Source, limits: Limits, texts: Sequence[str]) -> Iterator[Range]:
     """Cut a table into ranges of equal numbers of rows, by the mean size of its *texts*."""
     with _open(source) as table:

@@ -1,6 +1,7 @@
 """Whole jobs without the optional library: every row once, in order, whatever interrupts them."""
 
 import asyncio
+import gzip
 import os
 import random
 import tempfile
@@ -21,6 +22,7 @@ from embedd.bulk.folder import Folder, FolderLockedError
 from embedd.bulk.job import Model, decode_job, fit_limits
 from embedd.bulk.parts import choose_output
 from embedd.bulk.runner import ErrorBudget, ErrorBudgetError
+from embedd.bulk.sources import Format
 from embedd.bulk.units import Limits
 from embedd.errors import ExtraMissingError, InvalidInputError
 from tests.unit.bulk.jobs import (
@@ -446,3 +448,68 @@ def test_each_row_has_the_vector_of_its_own_text(tmp_path: Path) -> None:
     rows = read_lines(tmp_path / "o.jsonl")
     vectors = np.array([row["embedding"] for row in rows], np.float32)
     np.testing.assert_array_equal(vectors, to_vectors(texts))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"[1]\nbroken\n"])
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz"])
+def test_the_columns_are_those_of_the_first_json_lines_that_have_some(
+    tmp_path: Path, content: bytes, ending: str
+) -> None:
+    empty = tmp_path / f"a{ending}"
+    empty.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
+    source = write_lines(tmp_path / "b.jsonl", [{"title": "x", "n": 1}])
+    run_job([empty, source], tmp_path / "o.jsonl")
+    [row] = read_lines(tmp_path / "o.jsonl")
+    assert (row["title"], row["n"]) == ("x", 1)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.csv", ""), ("a.csv", "x,y\n"), ("a.txt", "")])
+def test_an_input_without_rows_changes_nothing_wherever_it_stands(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    empty, source = tmp_path / name, tmp_path / "b.csv"
+    empty.write_text(content)
+    source.write_text("text,n\none,1\n")
+    for number, inputs in enumerate(([empty, source], [source, empty])):
+        run_job(inputs, tmp_path / f"{number}.jsonl")
+        [row] = read_lines(tmp_path / f"{number}.jsonl")
+        assert (row["text"], row["n"]) == ("one", "1")
+
+
+def test_inputs_without_rows_and_columns_are_refused_by_name(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.csv"):
+        (tmp_path / name).touch()
+        with pytest.raises(InvalidInputError, match=rf"{name} has no rows: its columns are not"):
+            run_job([tmp_path / name], tmp_path / "o.jsonl", text="text")
+    broken = tmp_path / "c.jsonl"
+    broken.write_text("[1]\n")
+    with pytest.raises(InvalidInputError, match=r"c\.jsonl has no row that is a JSON object"):
+        run_job([broken], tmp_path / "o.jsonl")
+
+
+def test_a_table_that_has_only_a_header_is_an_output_without_rows(tmp_path: Path) -> None:
+    source = tmp_path / "a.csv"
+    source.write_text("text,n\n")
+    total = run_job([source], tmp_path / "o.jsonl")
+    assert total is not None
+    assert total.rows == 0
+    assert (tmp_path / "o.jsonl").read_bytes() == b""
+
+
+def test_a_pipe_is_refused_with_what_to_use_instead(tmp_path: Path) -> None:
+    fifo = tmp_path / "a.txt"
+    os.mkfifo(fifo)
+    reader, writer = os.pipe()
+    with os.fdopen(reader), os.fdopen(writer, "w"):
+        for name in (str(fifo), f"/dev/fd/{reader}"):  # of a process substitution
+            with pytest.raises(InvalidInputError) as caught:
+                run_job([name], tmp_path / "o.jsonl", form=Format.TXT)
+            assert str(caught.value) == (
+                f"{name} is a pipe, which can be read only once: pipe it into the command and give "
+                "- as the input, or write it to a file first"
+            )
+
+
+def test_a_device_is_not_an_input(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="no input: /dev/null is not a file, or a folder"):
+        run_job(["/dev/null"], tmp_path / "o.jsonl", form=Format.TXT)

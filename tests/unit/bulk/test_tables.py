@@ -360,3 +360,21 @@ def test_units_of_a_table_have_fewer_rows_where_texts_are_long(tmp_path: Path) -
     run_job([tmp_path / "a.parquet"], tmp_path / "out", compute, limits=Limits(bytes=10_000))
     assert len(list((tmp_path / "out").glob("part-*"))) in range(4, 7)
     assert [row["text"] for row in read_output(tmp_path / "out")] == texts
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_a_table_without_rows_changes_nothing_wherever_it_stands(tmp_path: Path, name: str) -> None:
+    """An empty frame of pandas has columns of the type null."""
+    empty, source = tmp_path / name, tmp_path / "b.parquet"
+    nothing = pa.table({"text": pa.array([], pa.null()), "n": pa.array([], pa.null())})
+    if name == "a.parquet":
+        pq.write_table(nothing, empty)
+    else:
+        with pa.OSFile(str(empty), "wb") as file, pa.ipc.new_file(file, nothing.schema) as writer:
+            writer.write_table(nothing)
+    pq.write_table(pa.table({"text": ["one"], "n": [1]}), source)
+    for number, inputs in enumerate(([empty, source], [source, empty])):
+        run_job(inputs, tmp_path / f"{number}.parquet")
+        table = pq.read_table(tmp_path / f"{number}.parquet")
+        assert table.schema.field("n").type == pa.int64()
+        assert table.drop_columns("embedding").to_pylist() == [{"row": 0, "text": "one", "n": 1}]

@@ -345,3 +345,11 @@ def test_a_runtime_without_room_ends_the_command_and_a_bad_request_does_not() ->
         answer.refuse(OverloadedError("busy"))
     refused = answer.refuse(InvalidInputError("no", field="input"))
     assert (refused.status, json.loads(refused.body)["error"]["param"]) == (400, "input")
+
+
+def test_requests_are_not_read_from_a_pipe(embedd: Run, source: Path) -> None:
+    fifo = source.with_name("fifo.jsonl")
+    os.mkfifo(fifo)
+    refused = run(embedd, fifo)
+    assert refused.status == 1
+    assert f"{fifo} is a pipe, which can be read only once: write it to a file first" in refused.err
