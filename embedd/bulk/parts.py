@@ -44,6 +44,12 @@ SUFFIXES: Final = {
     Output.ARROW: ".arrow",
     Output.STDOUT: ".jsonl",
 }
+# Endings of files that are not written, and that no folder has by chance.
+OTHER_FILES: Final = frozenset(
+    {"csv", "tsv", "txt", "md", "json", "ndjson", "feather", "ipc", "pq", "orc", "avro", "lance"}
+    | {"npz", "pt", "safetensors", "pkl", "pickle", "h5", "hdf5", "db", "sqlite", "duckdb", "xlsx"}
+    | {"gz", "zst", "bz2", "xz", "zip", "tar"}
+)
 WITHOUT_EXTRA: Final = (Output.NPY, Output.JSONL, Output.STDOUT)
 
 
@@ -64,7 +70,7 @@ class Part:
 
 
 def choose_output(name: str) -> Output:
-    """Return what the output *name* is, by its ending.
+    """Return what the output *name* is, by its ending; with a slash behind it, a folder.
 
     Raises:
         InvalidInputError: It is a file of unknown format.
@@ -72,6 +78,8 @@ def choose_output(name: str) -> Output:
     """
     if name == "-":
         return Output.STDOUT
+    if not name:
+        raise InvalidInputError("the output has no name: name a folder or a file with -o")
     if is_remote(name):
         name = without_query(name)
         if not has_arrow():
@@ -80,14 +88,14 @@ def choose_output(name: str) -> Output:
         raise InvalidInputError(
             f"{name} is not a path, nor a URI that begins with {', '.join(SCHEMES)}"
         )
-    suffix = Path(name).suffix.lower().removeprefix(".")
-    by_suffix = {Output.PARQUET, Output.NPY, Output.JSONL, Output.ARROW}
-    output = Output(suffix) if suffix in by_suffix and not name.endswith("/") else Output.FOLDER
-    if output is Output.FOLDER and suffix in {"csv", "tsv", "txt", "md", "json", "feather", "gz"}:
+    suffix = "" if name.endswith("/") else Path(name).suffix.lower().removeprefix(".")
+    if suffix in OTHER_FILES:
         raise InvalidInputError(
-            f"no output can be a .{suffix}: name a folder, or a file that ends in .parquet, .npy, "
-            ".jsonl or .arrow"
+            f"no output can be a .{suffix}: name a file that ends in .parquet, .npy, .jsonl or "
+            f".arrow, or a folder; with a slash, {name}/ is one"
         )
+    by_suffix = {Output.PARQUET, Output.NPY, Output.JSONL, Output.ARROW}
+    output = Output(suffix) if suffix in by_suffix else Output.FOLDER
     if output not in WITHOUT_EXTRA and not has_arrow():
         raise ExtraMissingError(f"the output {name}", "bulk")
     return output

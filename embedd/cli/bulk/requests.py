@@ -159,6 +159,10 @@ def _find_places(job: RequestsJob) -> tuple[Path, Path]:
             raise InvalidInputError(
                 f"requests are read and answered on this machine, and {name} is of a store: copy it"
             )
+    if not job.out.lower().endswith(".jsonl"):
+        raise InvalidInputError(
+            f"answers are lines of JSON: name a file that ends in .jsonl, not {job.out!r}"
+        )
     source, target = Path(job.inputs[0]), Path(job.out)
     check_not_pipe(source)
     check_apart([str(source)], target, is_folder=False)

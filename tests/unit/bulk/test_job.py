@@ -20,7 +20,7 @@ from embedd.bulk.compute import MixedBackendsError, Wanted
 from embedd.bulk.ending import finish_job
 from embedd.bulk.folder import Folder, FolderLockedError
 from embedd.bulk.job import Model, decode_job, fit_limits
-from embedd.bulk.parts import choose_output
+from embedd.bulk.parts import Output, choose_output
 from embedd.bulk.runner import ErrorBudget, ErrorBudgetError
 from embedd.bulk.sources import Format
 from embedd.bulk.units import Limits
@@ -160,6 +160,12 @@ def test_a_table_needs_the_optional_library(
         run_job([source], tmp_path / "out")
     with pytest.raises(ExtraMissingError, match=r"s3://bucket/o\.jsonl"):
         choose_output("s3://bucket/o.jsonl?scheme=http")
+
+
+@pytest.mark.parametrize("name", ["o.npz/", "o.jsonl/", "corpus.v2", "s.e.books"])
+def test_a_slash_or_an_ending_of_no_file_is_a_folder(name: str) -> None:
+    pytest.importorskip("pyarrow")
+    assert choose_output(name) is Output.FOLDER
 
 
 def test_rows_that_cannot_be_read_or_embedded_are_listed_and_the_others_computed(

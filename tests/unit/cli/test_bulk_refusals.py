@@ -53,15 +53,21 @@ def empty_folder(folder: Path) -> None:
 
 
 def read_tree(folder: Path) -> dict[str, bytes | None]:
-    """All files with their content, and all folders."""
+    """All files with their content, and all folders; locks have the time in them."""
     return {
         str(one.relative_to(folder)): one.read_bytes() if one.is_file() else None
         for one in folder.rglob("*")
+        if not one.name.startswith("lock-")
     }
 
 
 REFUSALS: list[tuple[Callable[[Path], None], list[str], str]] = [
     (nothing, ["a.txt", "-o", "x.csv"], "no output can be a .csv"),
+    (nothing, ["a.txt", "-o", "x.jsonl.zst"], "no output can be a .zst"),
+    (nothing, ["a.txt", "-o", "x.jsonl.gz"], "no output can be a .gz"),
+    (nothing, ["a.txt", "-o", "x.NDJSON"], "no output can be a .ndjson"),
+    (nothing, ["a.txt", "-o", "x.npz"], "ends in .parquet, .npy, .jsonl or .arrow, or a folder"),
+    (nothing, ["a.txt", "-o", ""], "the output has no name"),
     (nothing, ["a.txt", "-o", "-", "--shard", "1/2"], "stdout is not shared"),
     (nothing, ["-", "-o", "o.jsonl"], "add --format"),
     (nothing, ["-", "a.txt", "-o", "o.jsonl", "--format", "txt"], "beside others"),

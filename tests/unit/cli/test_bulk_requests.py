@@ -271,6 +271,17 @@ def test_options_of_rows_have_no_meaning_for_requests(
     assert f"{option[0]} has no meaning" in result.err
 
 
+@pytest.mark.parametrize("name", ["r.parquet", "r", "r.json", "r.jsonl/", "r.jsonl.gz", ""])
+def test_answers_go_into_a_file_whose_name_says_that_they_are_json_lines(
+    embedd: Run, source: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(source.parent)
+    result = embedd("bulk", "m", source.name, "-o", name, "--format", "openai-batch")
+    assert result.status == 1
+    assert f"name a file that ends in .jsonl, not {name!r}" in result.err
+    assert list(source.parent.iterdir()) == [source]
+
+
 def test_requests_come_from_one_file(embedd: Run, source: Path) -> None:
     result = run(embedd, source, str(source))
     assert result.status == 1
