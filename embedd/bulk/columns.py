@@ -1,5 +1,6 @@
 """Which columns of the inputs are the text, which the id, and which are carried along."""
 
+import csv
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,8 @@ def select(
     Args:
         text: A column, or a template with columns in braces; None is the column ``text``, else
             the only one with texts.
-        keep: ``all``, ``none``, or names with commas between them.
+        keep: ``all``, ``none``, or names with commas between them; one that has a comma is in
+            double quotes, as in CSV.
         reserved: Names of columns that the output has besides.
 
     Raises:
@@ -106,7 +108,7 @@ def select(
     if keep == ALL:
         wanted += by_name
     elif keep != NONE:
-        wanted += [name.strip() for name in keep.split(",") if name.strip()]
+        wanted += _split_names(keep, by_name)
     for name in [*(one.column for one in pieces if one.column is not None), *wanted]:
         if name not in by_name:
             raise _unknown(name, by_name)
@@ -154,7 +156,7 @@ def _choose_text(columns: Sequence[Column]) -> str:
     if len(texts) == 1:
         return texts[0]
     raise InvalidInputError(
-        f"which column is the text? Name it with --text: the columns are {', '.join(names)}"
+        f"which column is the text? Name it with --text: the columns are {_show_names(names)}"
     )
 
 
@@ -172,8 +174,29 @@ def _parse_template(text: str, columns: Mapping[str, Column]) -> tuple[Piece, ..
     return tuple(Piece(literal=literal, column=name) for literal, name, _, _ in parsed)
 
 
+def _split_names(keep: str, columns: Mapping[str, Column]) -> list[str]:
+    """Return the names in *keep*; quotes are part of them if columns have such names."""
+    names = [name.strip() for name in keep.split(",") if name.strip()]
+    if '"' in keep and not all(name in columns for name in names):
+        try:
+            [fields] = csv.reader([keep], skipinitialspace=True)
+        except csv.Error as error:
+            raise InvalidInputError(f"--keep {keep!r} is not valid: {error}") from error
+        names = [name if name in columns else name.strip() for name in fields if name.strip()]
+    return names
+
+
 def _unknown(name: str, columns: Iterable[str]) -> InvalidInputError:
-    return InvalidInputError(f"no column {name!r}: the columns are {', '.join(columns)}")
+    return InvalidInputError(f"no column {name!r}: the columns are {_show_names(columns)}")
+
+
+def _show_names(columns: Iterable[str]) -> str:
+    """Return names with commas between them, as *keep* of `select` has them."""
+    return ", ".join(_quote(name) if {",", '"'} & set(name) else name for name in columns)
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _join_types(before: str | None, value: object) -> str:

@@ -34,7 +34,11 @@ def shard(text: str) -> tuple[int, int]:
 @click.option("-o", "--output", "out", required=True, help="Folder, file, or - for stdout.")
 @click.option("--text", help="Column of the text, or a template such as '{title} {body}'.")
 @click.option("--id", "id_", help="Column that names rows; default: their number.")
-@click.option("--keep", metavar="all|none|A,B", help="Columns that are carried along.")
+@click.option(
+    "--keep",
+    metavar="all|none|A,B",
+    help="Columns that are carried along; a name with a comma is in double quotes.",
+)
 @click.option(
     "--input-type", type=click.Choice(INPUT_TYPES), default="document", help="Use of the texts."
 )

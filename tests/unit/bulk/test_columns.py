@@ -91,3 +91,38 @@ def test_a_value_of_another_type_does_not_fit(value: object) -> None:
     found = find_misfit({"a": value}, columns("a", kind="int64"))
     assert found is not None
     assert "'a'" in found
+
+
+NAMES = ("text", "last, first", "age", 'the "best"', "all", " padded", '"a"', "a")
+
+
+@pytest.mark.parametrize(
+    ("keep", "names"),
+    [
+        ("age, text", ["age", "text"]),
+        ("age,text,", ["age", "text"]),
+        ('"last, first"', ["last, first"]),
+        ('age, "last, first",text', ["age", "last, first", "text"]),
+        ('"the ""best""","last, first"', ['the "best"', "last, first"]),
+        ('the "best"', ['the "best"']),
+        ('"a"', ['"a"']),  # what is a column without reading quotes is that one
+        ('"all"', ["all"]),
+        ('" padded",age', [" padded", "age"]),
+        ('"age" ,text', ["age", "text"]),
+    ],
+)
+def test_names_of_kept_columns_may_have_commas_in_quotes(keep: str, names: list[str]) -> None:
+    columns = [Column(name=name, type="string") for name in NAMES]
+    found = select(columns, text="text", id_=None, keep=keep)
+    assert [column.name for column in found.keep] == names
+
+
+def test_an_unknown_name_is_refused_with_names_as_they_can_be_written() -> None:
+    columns = [Column(name=name, type="string") for name in ("last, first", 'a "b"', "age")]
+    with pytest.raises(InvalidInputError) as caught:
+        select(columns, text="age", id_=None, keep="last, first")
+    assert str(caught.value) == (
+        'no column \'last\': the columns are "last, first", "a ""b""", age'
+    )
+    with pytest.raises(InvalidInputError, match=r"--keep .* is not valid: new-line character"):
+        select(columns, text="age", id_=None, keep='age\nage,"last, first"')
