@@ -105,10 +105,7 @@ def bulk(
     from embedd.bulk.parts import choose_output
     from embedd.cli.bulk.running import Request, run
 
-    if local and servers:
-        raise click.UsageError("--local and --server exclude each other")
-    if ray is not None and (local or dry_run):
-        raise click.UsageError("--ray excludes --local and --dry-run")
+    _check_pairs(click.get_current_context())
     settings = load_settings()
     if threads is not None:
         settings = replace(settings, threads=threads)
@@ -116,10 +113,15 @@ def bulk(
         _check_requests_only(click.get_current_context())
         from embedd.cli.bulk.requests import RequestsJob, run_requests
 
-        job = RequestsJob(model=model, inputs=inputs, out=out, restart=restart, progress=progress)
+        job = RequestsJob(
+            model=model,
+            inputs=inputs,
+            out=out,
+            restart=restart,
+            progress=progress,
+            threads=threads,
+        )
         return asyncio.run(run_requests(job, settings, servers=servers, local=local))
-    if overlap and chunk is None:
-        raise click.UsageError("--overlap needs --chunk")
     wanted = Wanted(
         model=model,
         input_type=None if input_type == "none" else input_type,
@@ -145,12 +147,45 @@ def bulk(
         most_errors=0 if errors == "stop" else max_errors,
         progress=progress,
         dry_run=dry_run,
+        threads=threads,
     )
     if ray is not None:
         from embedd.cli.bulk.on_ray import run_on_ray
 
         return asyncio.run(run_on_ray(request, ray, threads))
     return asyncio.run(run(request, settings))
+
+
+def _check_pairs(context: click.Context) -> None:
+    """Raise `click.UsageError` if one of the options has no effect beside another."""
+    value = context.params
+    given = {
+        name
+        for name in value
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT and value[name]
+    }
+    if {"local", "servers"} <= given:
+        raise click.UsageError("--local and --server exclude each other")
+    if "ray" in given and given & {"local", "dry_run"}:
+        raise click.UsageError("--ray excludes --local and --dry-run")
+    if "overlap" in given and "chunk" not in given:
+        raise click.UsageError("--overlap needs --chunk")
+    if "overlap" in given and value["overlap"] >= value["chunk"]:
+        raise click.UsageError(
+            f"--overlap is {value['overlap']}, it must be less than --chunk, which is "
+            f"{value['chunk']}"
+        )
+    if {"chunk", "too_long"} <= given:
+        raise click.UsageError("--too-long has no effect with --chunk, after which no text is")
+    if value["errors"] == "stop" and value["max_errors"]:
+        raise click.UsageError(
+            f"--errors stop allows no row to fail, --max-errors {value['max_errors']} some: leave "
+            "one of them out"
+        )
+    if {"threads", "servers"} <= given and "ray" not in given:
+        raise click.UsageError("--threads has no effect with --server, whose cores are its own")
+    if value["out"] == "-" and "restart" in given:
+        raise click.UsageError("--restart has no effect with -o -: stdout is always begun anew")
 
 
 def _check_requests_only(context: click.Context) -> None:

@@ -14,7 +14,7 @@ from embedd.bulk.opening import folder_of
 from embedd.bulk.parts import Output
 from embedd.bulk.sources import STDIN, Format, find_paths
 from embedd.cli.bulk.display import describe_computer
-from embedd.cli.bulk.running import Request, Run, Work, complete, hold_lock, say
+from embedd.cli.bulk.running import Request, Run, Work, check_format, complete, hold_lock, say
 from embedd.errors import ExtraMissingError, InvalidInputError, ServiceError, UnavailableError
 from embedd.ray.dispatch import Dispatcher
 from embedd.ray.probe import open_probe
@@ -55,7 +55,9 @@ async def run_on_cluster(request: Request, cluster: "Cluster", threads: int | No
     if not nodes:
         click.echo(f"no node has {cores} cores: waiting for one to join the cluster", err=True)
     form = None if request.form is None else Format(request.form)
-    inputs = [path for path, _ in await asyncio.to_thread(find_paths, request.inputs, form)]
+    found = await asyncio.to_thread(find_paths, request.inputs, form)
+    check_format(request.form, [form for _, form in found])
+    inputs = [path for path, _ in found]
     check_apart(inputs, request.target, is_folder=request.options.output is Output.FOLDER)
     index, of = request.shard
     target, output = request.target.absolute(), request.options.output

@@ -31,10 +31,10 @@ from embedd.bulk.streams import Cursor
 from embedd.bulk.units import Range
 from embedd.cli.bulk.display import open_display
 from embedd.cli.bulk.running import CONTINUE, INTERRUPTED, WITH_ERRORS, listen_to_interrupts
-from embedd.cli.bulk.servers import answers
+from embedd.cli.bulk.servers import choose_addresses
 from embedd.cli.connection import connect
 from embedd.client import Client
-from embedd.config import Settings, parse_host
+from embedd.config import Settings
 from embedd.errors import EmbeddError, InvalidInputError, UnavailableError, UnsupportedError
 from embedd.names import is_same_model
 from embedd.runtime import open_runtime
@@ -56,6 +56,7 @@ class RequestsJob:
     Args:
         model: Computes all requests, whatever model they name.
         progress: ``auto``, ``json`` or ``none``.
+        threads: Cores of a runtime of this process; None: those of its settings.
     """
 
     model: str
@@ -63,6 +64,7 @@ class RequestsJob:
     out: str
     restart: bool
     progress: str
+    threads: int | None = None
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,7 +111,9 @@ async def run_requests(
             finished_path(target).unlink(missing_ok=True)
         total = await asyncio.to_thread(_check, source, settings.max_body)
         record = _open_record(folder, job.model, source)
-        async with _open_answer(settings, servers=servers, local=local) as answer:
+        async with _open_answer(
+            settings, servers=servers, local=local, threads=job.threads
+        ) as answer:
             work = _Work(job.model, source, folder, answer, record)
             if not await work.run(job.progress, total):
                 click.echo(f"interrupted: {CONTINUE}", err=True)
@@ -349,12 +353,10 @@ async def _choose_model(name: str | None, _: str) -> str:
 
 @asynccontextmanager
 async def _open_answer(
-    settings: Settings, *, servers: Sequence[str], local: bool
+    settings: Settings, *, servers: Sequence[str], local: bool, threads: int | None
 ) -> AsyncIterator[Answer]:
     """Yield the servers that are named, the one that answers, or a runtime of our own."""
-    addresses = [parse_host(url) for url in servers]
-    if not addresses and not local and answers(settings.host):
-        addresses = [settings.host]
+    addresses = choose_addresses(settings, servers, local=local, threads=threads)
     async with AsyncExitStack() as stack:
         if addresses:
             clients = [await stack.enter_async_context(connect(one)) for one in addresses]

@@ -4,7 +4,7 @@ import asyncio
 import io
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, TypeAlias
@@ -77,6 +77,7 @@ class Request:
         mixed: Whether vectors may be of several backends.
         most_errors: Rows that may fail; None: any number.
         progress: ``auto``, ``json`` or ``none``.
+        threads: Cores of a runtime of this process; None: those of its settings.
     """
 
     inputs: Sequence[str]
@@ -91,6 +92,7 @@ class Request:
     most_errors: int | None
     progress: str
     dry_run: bool
+    threads: int | None = None
 
     @property
     def target(self) -> Target:
@@ -127,7 +129,7 @@ async def run(request: Request, settings: Settings) -> int:
     async with open_computers(
         settings,
         request.options.wanted,
-        choose_addresses(settings, request.servers, local=request.local),
+        choose_addresses(settings, request.servers, local=request.local, threads=request.threads),
         connect=connect,
         mixed=request.mixed,
     ) as computers:
@@ -237,6 +239,7 @@ def _check(request: Request) -> None:
         raise InvalidInputError("shards need a folder or a file: stdout is not shared")
     if STDIN not in request.inputs:
         paths = find_paths(request.inputs, _format_of(request))
+        check_format(request.form, [form for _, form in paths])
         if request.options.output is not Output.STDOUT:
             is_folder = request.options.output is Output.FOLDER
             check_apart([name for name, _ in paths], request.target, is_folder=is_folder)
@@ -247,6 +250,19 @@ def _check(request: Request) -> None:
         raise InvalidInputError("stdin has no ending that names its format: add --format")
     if request.shard != (1, 1) or request.dry_run:
         raise InvalidInputError("stdin is read once: --shard and --dry-run need files")
+
+
+def check_format(named: str | None, found: Collection[Format]) -> None:
+    """Check that the format that was *named* is that of an input, of those that were *found*.
+
+    Raises:
+        InvalidInputError: The endings of all inputs name others.
+    """
+    if named is not None and named not in found:
+        raise InvalidInputError(
+            f"--format {named} has no effect: it is of inputs whose ending names none, and all "
+            f"have one ({', '.join(sorted(set(found)))}). Leave it out, or rename the inputs"
+        )
 
 
 def _find_finished(request: Request, model: Model, folder: JobFolder) -> Finished | None:

@@ -226,6 +226,59 @@ def test_options_that_exclude_each_other_are_wrong_usage(
     assert embedd("bulk", "all-minilm", str(texts), "-o", "-", *options).status == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--chunk", "9", "--too-long", "error"], "--too-long has no effect with --chunk"),
+        (["--chunk", "9", "--too-long", "cut"], "--too-long has no effect with --chunk"),
+        (["--chunk", "9", "--overlap", "9"], "--overlap is 9, it must be less than --chunk"),
+        (["--errors", "stop", "--max-errors", "5"], "--errors stop allows no row to fail, --max-e"),
+        (["--server", "x", "--threads", "2"], "--threads has no effect with --server"),
+        (["-o", "-", "--restart"], "--restart has no effect with -o -"),
+    ],
+)
+def test_an_option_without_effect_is_wrong_usage(
+    embedd: Run, in_folder: Path, texts: Path, options: list[str], message: str
+) -> None:
+    result = embedd("bulk", "all-minilm", str(texts), "-o", "o.jsonl", *options)
+    assert result.status == 2
+    assert message in result.err
+    assert list(in_folder.iterdir()) == [texts]
+
+
+@pytest.mark.parametrize("options", [["--errors", "stop", "--max-errors", "0"], ["--overlap", "0"]])
+def test_options_that_say_the_same_are_no_fault(
+    embedd: Run, in_folder: Path, texts: Path, options: list[str]
+) -> None:
+    assert embedd("bulk", "all-minilm", str(texts), "-o", "o.jsonl", *options).status == 0
+    assert (in_folder / "o.jsonl").exists()
+
+
+@pytest.mark.parametrize("form", [[], ["--format", "openai-batch"]])
+def test_threads_are_refused_where_a_server_answers(
+    embedd: Run, server: FakeServer, in_folder: Path, texts: Path, form: list[str]
+) -> None:
+    line = {"custom_id": "1", "method": "POST", "url": "/v1/embeddings", "body": {"input": "a"}}
+    if form:
+        texts.write_text(json.dumps(line))
+    result = embedd("bulk", "all-minilm", "a.txt", "-o", "o.jsonl", "--threads", "1", *form)
+    assert result.status == 1
+    assert f"--threads has no effect: the server at {server.url} computes" in result.err
+    assert not (in_folder / "o.jsonl").exists()
+
+
+def test_a_format_that_no_input_has_is_refused(embedd: Run, in_folder: Path, texts: Path) -> None:
+    arguments = ["bulk", "all-minilm", "a.txt", "-o", "o.jsonl", "--format"]
+    result = embedd(*arguments, "csv")
+    assert result.status == 1
+    assert "--format csv has no effect: it is of inputs whose ending names none" in result.err
+    assert list(in_folder.iterdir()) == [texts]
+    (in_folder / "b.log").write_text("a,text\n1,one\n")
+    assert embedd(*arguments, "txt").status == 0
+    arguments[arguments.index("o.jsonl")] = "p.jsonl"
+    assert embedd(*arguments, "csv", "--keep", "none", "b.log").status == 0
+
+
 def test_an_unknown_model_is_known_before_anything_is_written(
     embedd: Run, server: FakeServer, texts: Path
 ) -> None:
