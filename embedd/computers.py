@@ -2,15 +2,16 @@
 
 import json
 import math
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from embedd.bulk.compute import Compute, MixedBackendsError, Wanted, make_local_compute
 from embedd.bulk.job import Model
 from embedd.config import Address, Settings
-from embedd.errors import UnsupportedError
+from embedd.errors import InvalidInputError, RequestError, UnsupportedError
 from embedd.types import Arrays, Priority
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 Connect: TypeAlias = "Callable[[Address], AbstractAsyncContextManager[Client]]"
 
 PROBE = "The quick brown fox jumps over the lazy dog."
+# Of a request; an answer of a server has the limit nowhere else.
+_CHUNK_TOO_LONG: Final = re.compile(r"chunk\.tokens is \d+, it must be between 1 and (\d+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +86,32 @@ async def _open_local(stack: AsyncExitStack, settings: Settings, wanted: Wanted)
     compute = make_local_compute(runtime.embedder, wanted)
     prefixes = {"query": parameters.query_prefix, "document": parameters.document_prefix}
     prefix = prefixes.get(wanted.input_type or "", "")
-    return _to_computers(compute, await compute([PROBE]), prefix, "this process")
+    return _to_computers(compute, await _probe(compute, wanted), prefix, "this process")
 
 
 async def _open_server(client: "Client", wanted: Wanted, url: str) -> Computers:
     compute = make_server_compute(client, wanted)
-    probe = await compute([PROBE])
+    probe = await _probe(compute, wanted)
     return _to_computers(compute, probe, await _find_prefix(client, wanted), url)
+
+
+async def _probe(compute: Compute, wanted: Wanted) -> Arrays:
+    """Return a vector of a short text.
+
+    Raises:
+        InvalidInputError: Chunks are longer than what the model takes.
+        EmbeddError: As what computes raises it.
+    """
+    try:
+        return await compute([PROBE])
+    except RequestError as error:
+        found = _CHUNK_TOO_LONG.match(str(error))
+        if found is None:
+            raise
+        raise InvalidInputError(
+            f"--chunk is {wanted.chunk}, the model takes {found[1]} tokens at most: choose fewer, "
+            "or leave --chunk out for one vector of each text"
+        ) from error
 
 
 def make_server_compute(client: "Client", wanted: Wanted) -> Compute:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from embedd.bulk.commit import Counts, PartRecord, Sink, identify
-from embedd.bulk.compute import Pool, numpy_type
+from embedd.bulk.compute import Pool, Wanted, numpy_type
 from embedd.bulk.job import BETWEEN, Job, describe_vectors
 from embedd.bulk.parts import is_typed, make_part, output_columns
 from embedd.bulk.progress import Progress
@@ -164,7 +164,7 @@ async def run_unit(
         progress.add(done, tokens, cut, failed, share * unit.range.size)
         progress.waits = pool.waits
 
-    embedded = await embed_rows(rows, pool, report, empty=empty)
+    embedded = await embed_rows(rows, pool, report, empty=empty, advice=_advise(wanted))
     if embedded.failures:
         budget.add(len(embedded.failures), str(embedded.failures[0]))
     columns = output_columns(job.selection, chunked=wanted.chunk is not None)
@@ -187,3 +187,10 @@ async def run_unit(
     await sink.commit(unit, part, record)
     progress.finish_part()
     return record
+
+
+def _advise(wanted: Wanted) -> str:
+    """Return what to do about a text that is too long, by the options of the command."""
+    if wanted.cut:  # and still too long: the prompt takes all tokens
+        return "shorten the model's prompt, or leave it out with --input-type none"
+    return "shorten it, or use --too-long cut, or --chunk"

@@ -2,6 +2,7 @@
 
 import asyncio
 import mmap
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -25,6 +26,14 @@ from embedd.types import Arrays, ChunkPlace
 
 # Errors that are not one text's.
 OF_ALL: Final = (ModelNotFoundError, InvalidModelNameError, UnauthorizedError, UnsupportedError)
+# What a request says of one of its texts; its number there means nothing in a file.
+_TOO_LONG: Final = re.compile(r"has \d+ tokens, the limit is \d+")
+_IN_A_FILE: Final = (
+    (re.compile(r" \(input \d+\)"), ""),
+    (re.compile(r"\(input \d+, "), "("),
+    (re.compile(r"\binput \d+\b|^input\b"), "the text"),
+    (re.compile(r"\bchunk\.overlap\b"), "--overlap"),
+)
 # Called with what was done since the last call: rows, tokens, texts cut, rows failed, and the
 # share of all characters of the unit.
 Report: TypeAlias = Callable[[int, int, int, int, float], None]
@@ -65,10 +74,12 @@ class _Work:
         chunks: Where they are.
         errors: Texts that failed.
         served_by: What computed vectors.
+        advice: What to do about a text that is too long.
     """
 
     texts: Sequence[str]
     matrix: Numbers
+    advice: str
     vectors: dict[int, Numbers] = field(default_factory=dict)
     chunks: dict[int, Sequence[ChunkPlace]] = field(default_factory=dict)
     errors: dict[int, EmbeddError] = field(default_factory=dict)
@@ -77,11 +88,14 @@ class _Work:
     cut: int = 0
 
 
-async def embed_rows(rows: Rows, pool: Pool, report: Report, *, empty: Numbers) -> Embedded:
+async def embed_rows(
+    rows: Rows, pool: Pool, report: Report, *, empty: Numbers, advice: str = "shorten it"
+) -> Embedded:
     """Return a vector for each of *rows*, or for each of its chunks, or why it has none.
 
     Args:
         empty: Vectors for no rows, shape (0, numbers).
+        advice: What to do about a text that is too long, in the words of the caller's options.
 
     Raises:
         EmbeddError: The cause is not in a row.
@@ -90,7 +104,7 @@ async def embed_rows(rows: Rows, pool: Pool, report: Report, *, empty: Numbers) 
     own = [numbers.setdefault(text, len(numbers)) for text in rows.texts]
     counts = np.bincount(own, minlength=len(numbers)) if own else np.zeros(0, np.intp)
     # One array for all answers: two units of it are most of what a job keeps in memory.
-    work = _Work(texts=list(numbers), matrix=_allocate(len(numbers), empty))
+    work = _Work(texts=list(numbers), matrix=_allocate(len(numbers), empty), advice=advice)
     whole = sum(map(len, work.texts)) + len(work.texts)
 
     def done(indices: Sequence[int], computed: Arrays | None) -> None:
@@ -211,7 +225,7 @@ def _assemble(rows: Rows, own: Sequence[int], work: _Work, empty: Numbers) -> Em
     """Put the vectors of texts into the order of rows."""
     good = [row for row, index in enumerate(own) if index not in work.errors]
     failures = [
-        _fail(rows, row, work.errors[index])
+        _fail(rows, row, work.errors[index], work.advice)
         for row, index in enumerate(own)
         if index in work.errors
     ]
@@ -239,13 +253,23 @@ def _assemble(rows: Rows, own: Sequence[int], work: _Work, empty: Numbers) -> Em
     )
 
 
-def _fail(rows: Rows, row: int, error: EmbeddError) -> Failure:
+def _fail(rows: Rows, row: int, error: EmbeddError, advice: str) -> Failure:
     return Failure(
         file=rows.file_of(row),
         row=rows.numbers[row],
         line=rows.lines[row] if rows.lines else None,
         id=rows.id_of(row),
-        error=str(error),
+        error=_describe(error, advice),
         tokens=error.tokens,
         limit=error.limit,
     )
+
+
+def _describe(error: EmbeddError, advice: str) -> str:
+    """Return the words of the *error* of a request's text for a row of a file."""
+    if found := _TOO_LONG.search(str(error)):
+        return f"the text {found[0]}: {advice}"
+    text = str(error)
+    for of_request, of_file in _IN_A_FILE:
+        text = of_request.sub(of_file, text)
+    return text

@@ -132,7 +132,13 @@ class Embed:
     async def _embed(self, texts: Sequence[str]) -> Embedded:
         rows = Rows(file="", numbers=range(len(texts)), texts=texts, kept={})
         empty = np.zeros((0, self._width), numpy_type(self._dtype))
-        return await embed_rows(rows, self._pool, lambda *_: None, empty=empty)
+        return await embed_rows(
+            rows,
+            self._pool,
+            lambda *_: None,
+            empty=empty,
+            advice="shorten it, or let it be cut with truncate=True",
+        )
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()

@@ -181,8 +181,12 @@ def test_a_text_that_is_too_long_can_lose_another_part_than_its_end(
         assert (vectors_of(rows)[4] * vectors_of(usual)[4]).sum() < 0.999
 
 
-def test_texts_that_are_too_long_can_be_errors(bulk: Bulk, tmp_path: Path) -> None:
-    status, rows = bulk("--local", "--too-long", "error")
+@pytest.mark.parametrize("place", ["local", "server"])
+def test_texts_that_are_too_long_can_be_errors(
+    bulk: Bulk, url: str, tmp_path: Path, place: str
+) -> None:
+    where = ["--local"] if place == "local" else ["--server", url]
+    status, rows = bulk(*where, "--too-long", "error")
     assert status == 3
     assert [row["row"] for row in rows] == [0, 1, 2, 3, 5]
     [error] = [
@@ -191,6 +195,19 @@ def test_texts_that_are_too_long_can_be_errors(bulk: Bulk, tmp_path: Path) -> No
     ]
     assert (error["row"], error["line"], error["limit"]) == (4, 5, 256)
     assert error["tokens"] > 600
+    assert error["error"] == (
+        f"the text has {error['tokens']} tokens, the limit is 256: shorten it, or use "
+        "--too-long cut, or --chunk"
+    )
+
+
+@pytest.mark.parametrize("place", ["local", "server"])
+def test_chunks_that_the_model_does_not_take_are_refused_in_words_of_the_command(
+    bulk: Bulk, url: str, capfd: pytest.CaptureFixture[str], place: str
+) -> None:
+    where = ["--local"] if place == "local" else ["--server", url]
+    assert bulk(*where, "--chunk", "300") == (1, [])
+    assert "--chunk is 300, the model takes 256 tokens at most" in capfd.readouterr().err
 
 
 def test_dimensions_that_the_model_has_not_are_refused_at_once(

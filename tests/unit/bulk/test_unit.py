@@ -87,6 +87,41 @@ async def test_an_engine_that_fails_at_a_text_costs_that_text_alone() -> None:
     assert found.failures[0].error == "computing failed"
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "input 1 has 9 tokens, the limit is 8: shorten it, allow truncation or raise num_ctx",
+            "the text has 9 tokens, the limit is 8: use another option",
+        ),
+        (
+            "the input length exceeds the context length: input[1] has 9 tokens, the limit is 8",
+            "the text has 9 tokens, the limit is 8: use another option",
+        ),
+        ("computing failed (input 1)", "computing failed"),
+        ("NaN (input 1, characters 3 to 9)", "NaN (characters 3 to 9)"),
+        ("input has no tokens", "the text has no tokens"),
+        (
+            "chunk.overlap is 4, and a chunk of input 1 has at most 3 tokens: choose a smaller one",
+            "--overlap is 4, and a chunk of the text has at most 3 tokens: choose a smaller one",
+        ),
+    ],
+)
+async def test_an_error_of_a_row_has_no_words_of_a_request(said: str, expected: str) -> None:
+    def fail(texts: Sequence[str]) -> None:
+        if "b" in texts:
+            raise InvalidInputError(said, index=list(texts).index("b"))
+
+    found = await embed_rows(
+        make_rows("a", "b"),
+        Pool([FakeCompute(before=fail)]),
+        lambda *_: None,
+        empty=np.zeros((0, 4), np.float32),
+        advice="use another option",
+    )
+    assert [one.error for one in found.failures] == [expected]
+
+
 async def test_a_request_that_is_too_large_is_divided() -> None:
     def fail(texts: Sequence[str]) -> None:
         if len(texts) > 3:
