@@ -282,6 +282,48 @@ async def test_a_batch_that_is_not_valid_names_the_field(
     assert (reply.status, reply.json["error"]["param"]) == (400, param)
 
 
+@pytest.mark.parametrize(
+    ("left_out", "expected"),
+    [
+        ("endpoint", "endpoint is missing: it must be /v1/embeddings or /v1/rerank"),
+        ("completion_window", "completion_window is missing: it must be 24h"),
+        ("input_file_id", "input_file_id is missing: it must be the id of a file that was "),
+        ("seconds", "output_expires_after.seconds is missing: it must be 3600 to 2592000"),
+        ("anchor", "output_expires_after.anchor is missing: it must be created_at"),
+    ],
+)
+async def test_a_field_that_a_batch_lacks_is_called_missing(
+    served: Served, left_out: str, expected: str
+) -> None:
+    keep = {"anchor": "created_at", "seconds": 3600}
+    keep.pop(left_out, None)
+    body = {
+        "input_file_id": "file-1",
+        "endpoint": EMBEDDINGS,
+        "completion_window": "24h",
+        "output_expires_after": keep,
+    }
+    body.pop(left_out, None)
+    reply = await served.send("POST", "/v1/batches", json=body)
+    assert reply.status == 400
+    assert reply.json["error"]["message"].startswith(expected)
+
+
+async def test_a_field_that_an_upload_lacks_is_called_missing(served: Served) -> None:
+    for present, expected in (
+        ({"other": "x"}, "purpose is missing: it must be batch"),
+        ({"purpose": "batch"}, "file is missing: it must be the file of requests"),
+        (
+            {"purpose": "batch", "expires_after[anchor]": "created_at"},
+            "expires_after.seconds is missing: it must be 3600 to 2592000",
+        ),
+    ):
+        form = aiohttp.FormData(present, default_to_multipart=True)
+        reply = await served.send("POST", "/v1/files", data=form)
+        assert reply.status == 400
+        assert reply.json["error"]["message"].startswith(expected)
+
+
 async def test_an_upload_needs_a_purpose_and_a_file(served: Served, tmp_path: Path) -> None:
     assert (await upload(served, b"x", purpose="assistants")).json["error"]["param"] == "purpose"
     form = aiohttp.FormData({"purpose": "batch"}, default_to_multipart=True)

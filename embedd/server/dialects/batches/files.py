@@ -98,6 +98,23 @@ def to_file_reply(file: StoredFile) -> FileReply:
     )
 
 
+def make_refusal(
+    name: str, expected: str, value: object, *, field: str | None = None
+) -> InvalidInputError:
+    """Return the error of a field that is missing, or has a *value* that is not *expected*.
+
+    Args:
+        field: Where the error says it is; None: *name*.
+    """
+    text = "" if value is None else str(value)
+    message = (
+        f"{name} must be {expected}, got {text[:40]!r}"
+        if text
+        else f"{name} is missing: it must be {expected}"
+    )
+    return InvalidInputError(message, field=field or name)
+
+
 def parse_keep(anchor: str | None, seconds: object, *, anchored: str, name: str) -> int:
     """Return for how long a file is kept: as long as is asked for, and at most `KEPT`.
 
@@ -107,13 +124,11 @@ def parse_keep(anchor: str | None, seconds: object, *, anchored: str, name: str)
     if anchor is None and seconds is None:
         return KEPT
     if anchor != anchored:
-        raise InvalidInputError(f"{name}.anchor must be {anchored}", field=name)
-    text = str(seconds)
+        raise make_refusal(f"{name}.anchor", anchored, anchor, field=name)
+    text = "" if seconds is None else str(seconds)
     is_number = text.isascii() and text.isdecimal() and len(text) < 10
     if not is_number or not LEAST_KEPT <= int(text) <= MOST_KEPT:
-        raise InvalidInputError(
-            f"{name}.seconds must be {LEAST_KEPT} to {MOST_KEPT}, got {text[:40]!r}", field=name
-        )
+        raise make_refusal(f"{name}.seconds", f"{LEAST_KEPT} to {MOST_KEPT}", text, field=name)
     return min(int(text), KEPT)
 
 
@@ -123,9 +138,7 @@ async def upload(request: web.Request) -> web.StreamResponse:
     async with _receive(request, shelf, owner) as form:
         purpose = form.text("purpose")
         if purpose != Purpose.BATCH:
-            raise InvalidInputError(
-                f"purpose must be {Purpose.BATCH}, got {purpose[:40]!r}", field="purpose"
-            )
+            raise make_refusal("purpose", Purpose.BATCH, purpose)
         keep = parse_keep(
             form.text("expires_after[anchor]") or None,
             form.text("expires_after[seconds]") or None,
@@ -134,7 +147,7 @@ async def upload(request: web.Request) -> web.StreamResponse:
         )
         incoming = form.upload
         if incoming is None:
-            raise InvalidInputError("the form has no field named file", field="file")
+            raise make_refusal("file", "the file of requests, a field of the form", None)
         await in_thread(request.app[POOLS].uploads, incoming.seal)
         file = make_file(
             incoming.path.name,

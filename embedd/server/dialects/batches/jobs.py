@@ -12,7 +12,7 @@ from embedd.server.batches.records import DAY, FINAL, Batch, Done, Purpose, Stat
 from embedd.server.batches.runner import Runner
 from embedd.server.batches.shelf import make_id
 from embedd.server.dialects.base import BODIES
-from embedd.server.dialects.batches.files import open_shelf, parse_keep
+from embedd.server.dialects.batches.files import make_refusal, open_shelf, parse_keep
 from embedd.server.dialects.batches.paging import take_page
 from embedd.server.http.bodies import decode_plainly
 from embedd.server.http.json_out import json_response
@@ -147,17 +147,11 @@ async def create_batch(request: web.Request) -> web.StreamResponse:
     async with request.app[BODIES].read(request) as data:
         body = await request.app[BODIES].decode(data, lambda: decode_plainly(data, BatchBody))
     if body.endpoint not in ENDPOINTS:
-        found = repr(body.endpoint)[:80]
-        raise InvalidInputError(
-            f"endpoint must be {' or '.join(ENDPOINTS)}, got {found}", field="endpoint"
-        )
+        raise make_refusal("endpoint", " or ".join(ENDPOINTS), body.endpoint)
     if body.completion_window != WINDOW:
-        raise InvalidInputError(
-            f"completion_window must be {WINDOW}, got {str(body.completion_window)[:40]!r}",
-            field="completion_window",
-        )
+        raise make_refusal("completion_window", WINDOW, body.completion_window)
     if not body.input_file_id:
-        raise InvalidInputError("input_file_id is missing", field="input_file_id")
+        raise make_refusal("input_file_id", "the id of a file that was uploaded", None)
     asked = body.output_expires_after or {}
     keep = parse_keep(
         asked.get("anchor"),
