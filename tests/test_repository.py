@@ -139,6 +139,19 @@ def catalogue_row(recipe: AnyRecipe) -> str:
     return f"| `{recipe.name}` | {recipe.description} | {tags} | {recipe.license} |"
 
 
+def test_the_table_of_bulk_has_every_option_of_the_command() -> None:
+    from embedd.cli.bulk.command import bulk
+
+    options = {
+        next((one for one in parameter.opts if len(one) == 2), parameter.opts[0])
+        for parameter in bulk.params
+        if parameter.param_type_name == "option"
+    }
+    rows = re.findall(r"^\| (`-.*?) \| .* \|$", read(DOCS / "bulk.md"), re.MULTILINE)
+    documented = {found for row in rows for found in re.findall(r"`(--?[a-z-]+)", row)}
+    assert documented == options
+
+
 def test_the_table_of_short_names_is_the_catalogue() -> None:
     section = read(DOCS / "models.md").split("\n## Short names\n")[1].split("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("| `")]
