@@ -14,6 +14,7 @@ TEXT: Final = "text"
 VECTOR: Final = "embedding"
 CHUNK: Final = ("chunk", "start", "end")
 ALL, NONE = "all", "none"
+SEPARATORS: Final = set(",;|\t")  # that are seldom part of a name
 
 # Types of columns. Others, which only tables have, are `ARROW` and a serialised schema.
 BOOL, INT, FLOAT, STRING, JSON = "bool", "int64", "float64", "string", "json"
@@ -152,6 +153,11 @@ def _choose_text(columns: Sequence[Column]) -> str:
     names = [column.name for column in columns]
     if TEXT in names:
         return TEXT
+    if len(names) == 1 and SEPARATORS & set(names[0]):
+        raise InvalidInputError(
+            f"the only column is {names[0]!r}: if that is its name, give it to --text; else convert"
+            " the file, a csv has commas between its fields and a tsv tabs"
+        )
     texts = [column.name for column in columns if column.type == STRING]
     if len(texts) == 1:
         return texts[0]

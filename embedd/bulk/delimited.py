@@ -35,8 +35,10 @@ def read_header(stream: BinaryIO, delimiter: str) -> tuple[list[str], int, int]:
     if fields:
         fields[0] = fields[0].removeprefix(BOM.decode(BYTES)).strip('"')
     names = [_to_text(field) for field in fields]
-    if not names or any(isinstance(name, Fault) for name in names):
-        raise InvalidInputError("the header has no names in UTF-8")
+    if not names:
+        raise InvalidInputError("the header has no names: the first line is empty")
+    if fault := next((name for name in names if isinstance(name, Fault)), None):
+        raise InvalidInputError(f"the header is {fault}: convert the file to UTF-8")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InvalidInputError(f"two columns are {twice!r}: give each a name of its own")
     return [str(name) for name in names], sum(map(len, lines)), 1 + len(lines)
@@ -150,7 +152,10 @@ class _Records:
             except StopIteration:
                 return
             except csv.Error as error:
-                self.faulty = Fault(f"the record is not valid: {error}"), self._taken
+                what = str(error)
+                if what.startswith("new-line character"):
+                    what = "it has a carriage return outside quotes, and no newline behind that"
+                self.faulty = Fault(f"the record is not valid: {what}"), self._taken
                 return
             if self._is_end:  # only within quotes a reader asks for more than a line
                 self.faulty = Fault("the record is not valid: a quote is not closed"), self._taken

@@ -10,7 +10,7 @@ import msgspec
 from embedd.bulk.columns import ALL, CHUNK, NONE, Column, Selection, select
 from embedd.bulk.compute import Wanted, numpy_type
 from embedd.bulk.parts import Output
-from embedd.bulk.reading import find_columns, has_rows, scan
+from embedd.bulk.reading import check_head, find_columns, has_rows, scan
 from embedd.bulk.sources import File, Source
 from embedd.bulk.units import Limits, Range, Unit
 from embedd.errors import InvalidInputError
@@ -225,8 +225,12 @@ def _select(options: Options, sources: Sequence[Source]) -> Selection:
     columns = find_columns(sources[0])
     if columns:
         return choose_selection(options, columns, size=size)
-    what = "no row that is a JSON object" if has_rows(sources[0]) else "no rows"
-    raise InvalidInputError(f"{sources[0].path} has {what}: its columns are not known")
+    if not has_rows(sources[0]):
+        raise InvalidInputError(f"{sources[0].path} has no rows: its columns are not known")
+    raise InvalidInputError(
+        f"{sources[0].path} has no line that is a JSON object: write each object on a line of its "
+        "own, as jq -c '.[]' does with an array"
+    )
 
 
 def _compare(before: File, now: File | None) -> str | None:
@@ -289,6 +293,7 @@ def _shorten(one: Range, rows: int) -> Range:
 def _check_columns(source: Source, selection: Selection) -> None:
     """Check that *source* has all columns; in JSON lines each row is checked where it is read."""
     if source.format.value == "jsonl":
+        check_head(source)
         return
     names = [column.name for column in find_columns(source)]
     missing = [name for name in selection.columns if name not in names]

@@ -112,8 +112,10 @@ def _split(data: bytes, *, is_first: bool) -> list[bytes]:
 def _parse_object(text: bytes) -> dict[str, Any] | Fault:
     try:
         return _decode_object(text)
-    except msgspec.ValidationError:
-        return Fault("the line is not a JSON object")
+    except msgspec.ValidationError as error:
+        if not text.lstrip().startswith(b"{"):
+            return Fault("the line is not a JSON object")
+        return Fault(f"the line is not valid JSON: {str(error).partition(' - at ')[0]}")
     except msgspec.DecodeError as error:
         return Fault(f"the line is not valid JSON: {error}")
     except UnicodeDecodeError as error:

@@ -10,7 +10,7 @@ from embedd.bulk.delimited import DELIMITERS, read_delimited, read_header, scan_
 from embedd.bulk.lines import read_json_lines, read_text_lines, scan_lines
 from embedd.bulk.records import Failure, Fault, Record
 from embedd.bulk.sources import LINE_FORMATS, Format, Source, has_arrow
-from embedd.bulk.streams import Cursor, open_stream
+from embedd.bulk.streams import HEAD, Cursor, check_text, open_stream
 from embedd.bulk.units import MOST_BYTES, Limits, Range, Unit
 from embedd.errors import ExtraMissingError, InvalidInputError
 
@@ -89,6 +89,7 @@ def find_columns(source: Source) -> list[Column]:
     """
     if source.format is Format.MD:
         return [Column(name=TEXT, type=STRING), Column(name=FILE, type=STRING)]
+    check_head(source)
     if source.format is Format.TXT:
         return [Column(name=TEXT, type=STRING)]
     if source.format is Format.JSONL:
@@ -110,6 +111,17 @@ def find_columns(source: Source) -> list[Column]:
     from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
 
     return tables.find_columns(source)
+
+
+def check_head(source: Source) -> None:
+    """Check that a file of a text format begins like a text.
+
+    Raises:
+        InvalidInputError: It does not.
+    """
+    if source.format in LINE_FORMATS:
+        with open_stream(source.path) as stream:
+            check_text(stream.read(HEAD), source.path)
 
 
 def has_rows(source: Source) -> bool:
@@ -142,7 +154,7 @@ def open_reader(source: Source, selection: Selection, *, typed: bool) -> Reader:
         return LineReader(source, selection, typed=typed)
     from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
 
-    return tables.TableReader(source, selection)
+    return tables.TableReader(source, selection, typed=typed)
 
 
 class LineReader:

@@ -98,7 +98,9 @@ def find_paths(names: Sequence[str], form: Format | None = None) -> list[tuple[s
             raise InvalidInputError(
                 f"{name} is not a path, nor a URI that begins with {', '.join(SCHEMES)}"
             )
-        matches = [name] if Path(name).exists() else sorted(glob.glob(name, recursive=True))  # noqa: PTH207 - `Path.glob` takes no absolute pattern
+        if not name:
+            raise InvalidInputError("the name of an input is empty: is a variable not set?")
+        matches = [name] if Path(name).exists() else _expand(name)
         before = len(found)
         for path in matches:
             check_not_pipe(path, f"pipe it into the command and give {STDIN} as the input, or ")
@@ -111,7 +113,27 @@ def find_paths(names: Sequence[str], form: Format | None = None) -> list[tuple[s
             len(found) == before and not any(Path(one).is_file() for one in matches)
         ):
             raise InvalidInputError(f"no input: {name} is not a file, or a folder or glob of them")
+    for path in found:
+        check_name(path)
     return list(found.items())
+
+
+def _expand(pattern: str) -> list[str]:
+    """Return what matches a glob, sorted, without links that lead nowhere."""
+    names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - `Path.glob` takes no absolute pattern
+    return [name for name in names if Path(name).exists()]
+
+
+def check_name(path: str) -> None:
+    """Check that *path* can be written into the record of a job.
+
+    Raises:
+        InvalidInputError: It is not UTF-8.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InvalidInputError(f"the name {path!a} is not UTF-8: rename it") from None
 
 
 def check_not_pipe(path: str | Path, way_out: str = "") -> None:

@@ -13,6 +13,7 @@ from embedd.bulk.lines import read_json_lines, read_text_lines
 from embedd.bulk.reading import SAMPLE_ROWS, Rows, collect
 from embedd.bulk.records import Fault, Record
 from embedd.bulk.sources import LINE_FORMATS, Format
+from embedd.bulk.streams import check_text
 from embedd.bulk.units import Limits, Range, Unit
 from embedd.errors import InvalidInputError
 
@@ -89,6 +90,7 @@ class StreamUnits:
         first = next(self._pieces, None)
         if first is None:
             raise InvalidInputError("stdin has no rows")
+        check_text(first[1], NAME)
         self._first: tuple[Range, bytes] | None = first
         self._rows = 0
 

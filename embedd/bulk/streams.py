@@ -21,6 +21,15 @@ else:
     from backports import zstd
 
 COMPRESSIONS: Final = (".gz", ".zst")
+_UTF_16: Final = "UTF-16, and not UTF-8: convert it, for example with iconv -f UTF-16 -t UTF-8"
+_NOT_TEXT: Final = {
+    b"\xff\xfe": _UTF_16,
+    b"\xfe\xff": _UTF_16,
+    b"\x1f\x8b": "compressed (gzip): give its name the ending .gz, or decompress it",
+    b"\x28\xb5\x2f\xfd": "compressed (zstd): give its name the ending .zst, or decompress it",
+    b"PK\x03\x04": "a ZIP archive: unpack it",
+}
+HEAD: Final = max(map(len, _NOT_TEXT))  # bytes by which they are known
 
 
 def split_compression(name: str) -> tuple[str, str]:
@@ -40,6 +49,17 @@ def open_stream(path: str) -> BinaryIO:
     if ending == ".zst":
         return _decompress(zstd.ZstdFile(raw), raw, path)
     return raw
+
+
+def check_text(head: bytes, name: str) -> None:
+    """Check that what begins with the bytes *head* may be a text.
+
+    Raises:
+        InvalidInputError: It is of another kind, such as UTF-16 or a compressed file.
+    """
+    for begin, what in _NOT_TEXT.items():
+        if head.startswith(begin):
+            raise InvalidInputError(f"{name} is {what}")
 
 
 def open_file(path: str) -> BinaryIO:

@@ -79,8 +79,9 @@ def scan(source: Source, limits: Limits, texts: Sequence[str]) -> Iterator[Range
 class TableReader:
     """Reads ranges of rows of a table; quickest in order."""
 
-    def __init__(self, source: Source, selection: Selection) -> None:
+    def __init__(self, source: Source, selection: Selection, *, typed: bool) -> None:
         self._source = source
+        self._typed = typed
         self._selection = selection
         self._stack = contextlib.ExitStack()
         self._batches: Iterator[Table] | None = None
@@ -129,9 +130,26 @@ class TableReader:
         except (pa.ArrowInvalid, OSError) as error:
             raise InvalidInputError(f"{self._source.path} is damaged: {error}") from error
 
+    def _convert(self, values: Array, column: Column) -> Array:
+        """Return *values* of the type that the output has, if it has types.
+
+        Raises:
+            InvalidInputError: They have none of that type.
+        """
+        target = _parse_type(column.type) if self._typed else _without_views(values.type)
+        if values.type == target:
+            return values
+        try:
+            return values.cast(target)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InvalidInputError(
+                f"{self._source.path} has column {column.name!r} as {values.type} and not {target},"
+                f" as an input before it ({error}): leave it out with --keep"
+            ) from error
+
     def _collect(self, unit: Unit, table: Table) -> Rows:
         columns = {name: _to_values(table[name]) for name in self._selection.text_columns}
-        kept = {column.name: table[column.name] for column in self._selection.keep}
+        kept = {one.name: self._convert(table[one.name], one) for one in self._selection.keep}
         texts: list[str] = []
         good: list[int] = []
         failures: list[Failure] = []
@@ -155,6 +173,13 @@ class TableReader:
             id=own,
             failures=failures,
         )
+
+
+def _without_views(kind: Any) -> Any:
+    """Return the type of the same values that all of Arrow's functions know."""
+    if pa.types.is_string_view(kind):
+        return pa.string()
+    return pa.binary() if pa.types.is_binary_view(kind) else kind
 
 
 def write_part(path: Path, part: Part, *, as_parquet: bool) -> None:
@@ -285,13 +310,7 @@ def _to_arrays(part: Part) -> dict[str, Array]:
 def _to_array(values: Any, column: Column) -> Array:
     target = _parse_type(column.type)
     if isinstance(values, pa.Array | pa.ChunkedArray):
-        try:
-            array = values if values.type == target else values.cast(target)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise InvalidInputError(
-                f"inputs have column {column.name!r} in several types: {error}"
-            ) from error
-        return array
+        return values  # of the type already, which `TableReader` has seen to
     if column.type == JSON:
         values = [None if one is None else msgspec.json.encode(one).decode() for one in values]
     return pa.array(values, target)
@@ -305,6 +324,7 @@ def _parse_type(kind: str) -> Any:
 
 
 def _describe(field: Any) -> Column:
+    field = field.with_type(_without_views(field.type))
     if pa.types.is_large_string(field.type):
         return Column(name=field.name, type=STRING)
     for kind, simple in _TYPES.items():

@@ -25,7 +25,7 @@ from embedd.bulk.requests import (
     plan_requests,
     render_answer,
 )
-from embedd.bulk.sources import check_not_pipe, read_file_facts
+from embedd.bulk.sources import check_name, check_not_pipe, read_file_facts
 from embedd.bulk.stores import is_remote
 from embedd.bulk.streams import Cursor
 from embedd.bulk.units import Range
@@ -169,6 +169,7 @@ def _find_places(job: RequestsJob) -> tuple[Path, Path]:
         )
     source, target = Path(job.inputs[0]), Path(job.out)
     check_not_pipe(source)
+    check_name(str(source))
     check_apart([str(source)], target, is_folder=False)
     return source, target
 

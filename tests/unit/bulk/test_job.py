@@ -489,7 +489,9 @@ def test_inputs_without_rows_and_columns_are_refused_by_name(tmp_path: Path) -> 
             run_job([tmp_path / name], tmp_path / "o.jsonl", text="text")
     broken = tmp_path / "c.jsonl"
     broken.write_text("[1]\n")
-    with pytest.raises(InvalidInputError, match=r"c\.jsonl has no row that is a JSON object"):
+    with pytest.raises(
+        InvalidInputError, match=r"c\.jsonl has no line that is a JSON object: .* jq -c '\.\[\]'"
+    ):
         run_job([broken], tmp_path / "o.jsonl")
 
 
@@ -519,3 +521,73 @@ def test_a_pipe_is_refused_with_what_to_use_instead(tmp_path: Path) -> None:
 def test_a_device_is_not_an_input(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="no input: /dev/null is not a file, or a folder"):
         run_job(["/dev/null"], tmp_path / "o.jsonl", form=Format.TXT)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.jsonl"])
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        ('{"text":"a"}\n'.encode("utf-16"), "UTF-16, and not UTF-8: convert it"),
+        (gzip.compress(b'{"text":"a"}\n'), r"compressed \(gzip\): give its name the ending \.gz"),
+        (b"\x28\xb5\x2f\xfd ...", r"compressed \(zstd\): give its name the ending \.zst"),
+        (b"PK\x03\x04 ...", "a ZIP archive: unpack it"),
+    ],
+)
+def test_what_is_no_text_is_refused_before_anything_is_computed(
+    tmp_path: Path, name: str, data: bytes, what: str
+) -> None:
+    (tmp_path / "0.txt").write_text("a\n")
+    (tmp_path / name).write_bytes(data)
+    for inputs in (["0.txt", name], [name]):
+        compute = FakeCompute()
+        with pytest.raises(InvalidInputError, match=rf"{name} is {what}"):
+            run_job([tmp_path / one for one in inputs], tmp_path / "o.jsonl", compute)
+        assert not compute.requests
+
+
+def test_a_link_to_itself_and_an_empty_name_are_no_inputs(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.txt"
+    loop.symlink_to(loop)
+    for name in (loop, tmp_path / "*.txt"):
+        with pytest.raises(InvalidInputError, match=r"no input: .*\.txt is not a file"):
+            run_job([name], tmp_path / "o.jsonl")
+    with pytest.raises(InvalidInputError, match="the name of an input is empty"):
+        run_job([""], tmp_path / "o.jsonl")
+
+
+def test_a_name_that_is_not_utf8_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    with open(os.fsencode(tmp_path) + b"/in/bad\xff.txt", "wb") as file:  # noqa: PTH123 - of bytes
+        file.write(b"a\n")
+    for name in (tmp_path / "in", tmp_path / "in" / "*.txt"):
+        with pytest.raises(InvalidInputError, match=r"bad\\udcff\.txt' is not UTF-8: rename it"):
+            run_job([name], tmp_path / "o.jsonl")
+
+
+@pytest.mark.parametrize(("name", "header"), [("a.csv", "text;n"), ("a.tsv", "text,n")])
+def test_a_table_with_another_delimiter_is_not_taken_for_one_column(
+    tmp_path: Path, name: str, header: str
+) -> None:
+    source = tmp_path / name
+    source.write_text(f"{header}\nx;1\n")
+    with pytest.raises(InvalidInputError, match=f"the only column is '{header}': if that is"):
+        run_job([source], tmp_path / "o.jsonl")
+    assert run_job([source], tmp_path / "o.jsonl", text=header) is not None
+
+
+def test_faults_of_json_lines_and_of_line_ends_are_said_as_they_are(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"text":"a","n":1e999}\n[1]\n{"text":"b"}\n')
+    run_job([source], tmp_path / "o.jsonl")
+    errors = [one["error"] for one in read_lines(tmp_path / "o.jsonl.errors.jsonl")]
+    assert errors == [
+        "the line is not valid JSON: Number out of range",
+        "the line is not a JSON object",
+    ]
+    table = tmp_path / "a.csv"
+    table.write_bytes(b"text,n\rone,1\r")
+    with pytest.raises(InvalidInputError, match=r"a\.csv: .* has a carriage return outside quotes"):
+        run_job([table], tmp_path / "p.jsonl")
+    table.write_bytes("naïve,text\nà,b\n".encode("latin-1"))
+    with pytest.raises(InvalidInputError, match=r"the header is not UTF-8: .*: convert the file"):
+        run_job([table], tmp_path / "p.jsonl")

@@ -479,6 +479,14 @@ def test_an_interrupt_with_nothing_left_lets_the_job_end_as_it_would(
     del server
 
 
+def test_stdin_that_is_no_text_is_refused(embedd: Run, server: FakeServer) -> None:
+    data = "one\ntwo\n".encode("utf-16")
+    result = embedd("bulk", "all-minilm", "-", "--format", "txt", "-o", "-", stdin=data)
+    assert result.status == 1
+    assert "stdin is UTF-16, and not UTF-8" in result.err
+    assert requests_of(server) == []
+
+
 def test_each_shard_says_what_it_came_to_and_whether_its_rows_failed(
     embedd: Run, server: FakeServer, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -364,3 +364,11 @@ def test_requests_are_not_read_from_a_pipe(embedd: Run, source: Path) -> None:
     refused = run(embedd, fifo)
     assert refused.status == 1
     assert f"{fifo} is a pipe, which can be read only once: write it to a file first" in refused.err
+
+
+def test_a_file_of_requests_whose_name_is_not_utf8_is_refused_by_name(
+    embedd: Run, source: Path
+) -> None:
+    refused = run(embedd, source.with_name("bad\udcff.jsonl"))
+    assert refused.status == 1
+    assert r"bad\udcff.jsonl' is not UTF-8: rename it" in refused.err
