@@ -48,13 +48,35 @@ def check_replaceable(target: Target) -> None:
         )
 
 
+def check_outside(names: Sequence[str], target: Target) -> None:
+    """Check that *target* is in none of the folders among the *names* of inputs.
+
+    Raises:
+        InvalidInputError: It is: the next command would find its parts there.
+    """
+    for name in names:
+        if isinstance(target, RemotePath) or is_remote(name):
+            is_in = str(target).startswith(f"{without_query(name).rstrip('/')}/")
+        else:
+            is_in = Path(name).is_dir() and target.resolve().is_relative_to(Path(name).resolve())
+        if is_in:
+            raise InvalidInputError(
+                f"the output {target} is in the folder of inputs {name}: choose another -o"
+            )
+
+
 def check_apart(inputs: Sequence[str], target: Target, *, is_folder: bool) -> None:
-    """Check that no input is the output, or in it if that *is_folder*.
+    """Check that no input is the output, or in it if that *is_folder*, or in its parts.
 
     Raises:
         InvalidInputError: One is.
     """
+    parts = target.with_name(f"{target.name}.parts")
     for name in inputs:
+        if not is_folder and _is_in(name, parts):
+            raise InvalidInputError(
+                f"{name} is of the output's own parts: give inputs that leave {parts} out"
+            )
         if _is_same(name, target) or (is_folder and _is_in(name, target)):
             raise InvalidInputError(
                 f"{name} is an input, and would be thrown away with the output {target}: choose "

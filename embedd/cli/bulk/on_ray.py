@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from embedd.bulk.commit import JOB, Counts, finished_parts
-from embedd.bulk.finished import check_apart
+from embedd.bulk.finished import check_apart, check_outside
 from embedd.bulk.folder import JobFolder
 from embedd.bulk.opening import folder_of
 from embedd.bulk.parts import Output
@@ -59,6 +59,7 @@ async def run_on_cluster(request: Request, cluster: "Cluster", threads: int | No
     check_format(request.form, [form for _, form in found])
     inputs = [path for path, _ in found]
     check_apart(inputs, request.target, is_folder=request.options.output is Output.FOLDER)
+    check_outside(request.inputs, request.target)
     index, of = request.shard
     target, output = request.target.absolute(), request.options.output
     folder = folder_of(target, output, f"{index}-of-{of}", notify=say)

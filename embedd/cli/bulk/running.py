@@ -24,7 +24,13 @@ from embedd.bulk.commit import (
 from embedd.bulk.compute import Pool
 from embedd.bulk.ending import count_parts, finish_job, ids_path
 from embedd.bulk.estimate import estimate
-from embedd.bulk.finished import Finished, check_apart, check_same, read_finished
+from embedd.bulk.finished import (
+    Finished,
+    check_apart,
+    check_outside,
+    check_same,
+    read_finished,
+)
 from embedd.bulk.folder import JobFolder
 from embedd.bulk.job import Job, Model, Options, check_columns, choose_selection, fit_limits, plan
 from embedd.bulk.opening import (
@@ -243,6 +249,7 @@ def _check(request: Request) -> None:
         if request.options.output is not Output.STDOUT:
             is_folder = request.options.output is Output.FOLDER
             check_apart([name for name, _ in paths], request.target, is_folder=is_folder)
+            check_outside(request.inputs, request.target)
         return
     if len(request.inputs) > 1:
         raise InvalidInputError("- is stdin, and cannot be an input beside others")

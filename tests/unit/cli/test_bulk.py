@@ -563,6 +563,36 @@ def test_an_input_is_never_the_output(
     assert source.read_text() == '{"text":"x"}\n'
 
 
+@pytest.mark.parametrize("name", ["in/o.jsonl", "in/deep/out"])
+def test_an_output_is_never_in_a_folder_of_inputs(
+    embedd: Run, server: FakeServer, in_folder: Path, name: str
+) -> None:
+    """The next command would find its parts there as further inputs."""
+    (in_folder / "in").mkdir()
+    (in_folder / "in" / "a.txt").write_text("a\n")
+    refused = embedd("bulk", "all-minilm", "in", "-o", name)
+    assert refused.status == 1
+    assert f"the output {name} is in the folder of inputs in: choose another -o" in refused.err
+    assert requests_of(server) == []
+    assert embedd("bulk", "all-minilm", "in/*.txt", "-o", "in/o.jsonl").status == 0
+
+
+def test_parts_of_the_output_are_never_its_inputs(
+    embedd: Run, server: FakeServer, in_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del server
+    monkeypatch.setattr("embedd.bulk.opening.Limits", lambda: SMALL)
+    (in_folder / "a.jsonl").write_text('{"text":"a"}\n' * 3 + '{"text":"bad"}\n')
+    arguments = ["bulk", "all-minilm", "**/*.jsonl", "-o", "o.jsonl"]
+    assert embedd(*arguments, "--errors", "stop", "--shard", "1/2").status == 0
+    assert embedd(*arguments, "--errors", "stop", "--shard", "2/2").status == 1
+    refused = embedd(*arguments)
+    assert refused.status == 1
+    assert (
+        "o.jsonl.parts/part-000000.jsonl is of the output's own parts: give inputs" in refused.err
+    )
+
+
 def test_an_input_is_never_in_the_folder_of_the_output(
     embedd: Run, server: FakeServer, tmp_path: Path
 ) -> None:
