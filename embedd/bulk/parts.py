@@ -202,4 +202,8 @@ def take_values(values: Values, rows: Sequence[int]) -> Values:
 
 
 def _to_list(values: Values) -> Sequence[Any]:
-    return values.to_pylist() if hasattr(values, "to_pylist") else values
+    if hasattr(values, "to_pylist"):  # an array of Arrow
+        from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
+
+        return tables.to_list(values)
+    return values

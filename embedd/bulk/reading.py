@@ -50,7 +50,14 @@ class Rows:
 
     def id_of(self, row: int) -> Any:
         """Return the id of the row of this index; None if rows have none of their own."""
-        return None if self.id is None else self.kept[self.id][row]
+        if self.id is None:
+            return None
+        values = self.kept[self.id]
+        if hasattr(values, "take"):  # an array of Arrow
+            from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
+
+            return tables.to_plain(values, row)
+        return values[row]
 
 
 class Reader(Protocol):

@@ -4,7 +4,7 @@ import base64
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, TypeAlias
 
@@ -41,6 +41,7 @@ _TYPES: Final = {
     STRING: pa.string(),
     JSON: pa.string(),
 }
+_VIEWS: Final = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
 def find_columns(source: Source) -> list[Column]:
@@ -136,7 +137,8 @@ class TableReader:
         Raises:
             InvalidInputError: They have none of that type.
         """
-        target = _parse_type(column.type) if self._typed else _without_views(values.type)
+        values = _replace_views(values)
+        target = _parse_type(column.type) if self._typed else values.type
         if values.type == target:
             return values
         try:
@@ -157,7 +159,7 @@ class TableReader:
         for row, values in enumerate(zip(*columns.values(), strict=True)):
             text = self._selection.make_text(dict(zip(names, values, strict=True)))
             if isinstance(text, Fault):
-                key = None if own is None else _to_plain(kept[own][row].as_py())
+                key = None if own is None else to_plain(kept[own], row)
                 number = unit.first_row + row
                 failures.append(Failure(file=file, row=number, id=key, error=str(text)))
             else:
@@ -177,9 +179,9 @@ class TableReader:
 
 def _without_views(kind: Any) -> Any:
     """Return the type of the same values that all of Arrow's functions know."""
-    if pa.types.is_string_view(kind):
-        return pa.string()
-    return pa.binary() if pa.types.is_binary_view(kind) else kind
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, _without_views(kind.value_type), kind.ordered)
+    return _replace_leaves(kind, lambda leaf: _VIEWS.get(leaf, leaf))
 
 
 def write_part(path: Path, part: Part, *, as_parquet: bool) -> None:
@@ -334,6 +336,55 @@ def _describe(field: Any) -> Column:
     return Column(name=field.name, type=ARROW + base64.b64encode(schema).decode())
 
 
+def _replace_views(values: Array) -> Array:
+    """Return a column without views of strings, as polars writes them: Arrow takes no rows then."""
+    kind, plain = values.type, _without_views(values.type)
+    if plain == kind:
+        return values
+    if pa.types.is_dictionary(kind):
+        pieces = [
+            pa.DictionaryArray.from_arrays(
+                one.indices, one.dictionary.cast(plain.value_type), ordered=kind.ordered
+            )
+            for one in values.chunks
+        ]
+        return pa.chunked_array(pieces, plain)
+    return values.cast(plain)
+
+
+def to_list(values: Array) -> list[Any]:
+    """Return an array as Python's values, which have times to the microsecond."""
+    plain = _replace_leaves(values.type, _to_microseconds)
+    found: list[Any] = (
+        values if plain == values.type else values.cast(plain, safe=False)
+    ).to_pylist()
+    return found
+
+
+def _to_microseconds(kind: Any) -> Any:
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
+    known = {pa.duration("ns"): pa.duration("us"), pa.time64("ns"): pa.time64("us")}
+    return known.get(kind, kind)
+
+
+def _replace_leaves(kind: Any, change: Callable[[Any], Any]) -> Any:
+    """Return the type *kind* with *change* of each type that has none in it."""
+
+    def of(field: Any) -> Any:
+        return field.with_type(_replace_leaves(field.type, change))
+
+    if pa.types.is_list(kind):
+        return pa.list_(of(kind.value_field))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(of(kind.value_field))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(of(kind.value_field), kind.list_size)
+    if pa.types.is_struct(kind):
+        return pa.struct([of(kind.field(number)) for number in range(kind.num_fields)])
+    return change(kind)
+
+
 def take(values: Array, rows: Sequence[int]) -> Array:
     """Return the *rows* of an array, which may be none: Arrow gives an empty list no type."""
     return values.take(pa.array(rows, pa.int64()))
@@ -344,8 +395,9 @@ def _to_values(column: Array) -> list[Any]:
     return values
 
 
-def _to_plain(value: object) -> object:
-    """An id as JSON can have it."""
+def to_plain(values: Array, row: int) -> object:
+    """Return the value of a *row*, an id, as JSON can have it."""
+    [value] = to_list(values.slice(row, 1))
     plain: object = msgspec.to_builtins(value, builtin_types=(), enc_hook=str)
     return plain
 
@@ -414,7 +466,7 @@ def _open(source: Source) -> Iterator[Any]:
             opened = stack.enter_context(
                 _open_table(path, as_parquet=source.format is Format.PARQUET)
             )
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise InvalidInputError(
                 f"{source.path} is not valid {source.format}: {error}"
             ) from error

@@ -256,6 +256,69 @@ def test_types_of_a_table_are_kept(tmp_path: Path) -> None:
     assert (total.rows, total.errors) == (2, 1)
 
 
+def test_columns_as_polars_writes_them_are_carried_along(tmp_path: Path) -> None:
+    """Views of strings, also in lists, structures and dictionaries."""
+    view = pa.string_view()
+    dictionary = pa.DictionaryArray.from_arrays(
+        pa.array([0, 1, 0], pa.uint32()), pa.array(["u", "v"], view)
+    )
+    table = pa.table(
+        {
+            "text": pa.array(["a", None, "b"], view),
+            "bytes": pa.array([b"x", b"y", b"z"], pa.binary_view()),
+            "list": pa.array([["p"], ["q"], None], pa.large_list(view)),
+            "pair": pa.array([["p", "r"]] * 3, pa.list_(view, 2)),
+            "plain": pa.array([["p"]] * 3, pa.list_(view)),
+            "struct": pa.array([{"k": "v"}] * 3, pa.struct([("k", view)])),
+            "category": dictionary,
+        }
+    )
+    with pa.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    for out in OUTPUTS:
+        run_job([tmp_path / "a.arrow"], tmp_path / out)
+        first, second = read_output(tmp_path / out)
+        assert (first["text"], first["list"], first["pair"]) == ("a", ["p"], ["p", "r"])
+        assert (second["text"], second["list"], second["category"]) == ("b", None, "u")
+        assert second["struct"] == {"k": "v"}
+
+
+def test_times_in_nanoseconds_become_microseconds_in_json(tmp_path: Path) -> None:
+    kinds = {"at": pa.timestamp("ns", "UTC"), "for": pa.duration("ns"), "on": pa.time64("ns")}
+    table = pa.table(
+        {"text": ["a", None], **{name: pa.array([1501, 1], kind) for name, kind in kinds.items()}}
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    run_job([tmp_path / "a.parquet"], tmp_path / "o.jsonl", id="at")
+    [row] = read_lines(tmp_path / "o.jsonl")
+    assert (row["at"], row["on"]) == ("1970-01-01T00:00:00.000001Z", "00:00:00.000001")
+    [error] = read_lines(tmp_path / "o.jsonl.errors.jsonl")
+    assert error["id"] == "1970-01-01T00:00:00Z"
+    run_job([tmp_path / "a.parquet"], tmp_path / "o.parquet")
+    assert pq.read_table(tmp_path / "o.parquet")["at"].cast(pa.int64()).to_pylist() == [1501]
+
+
+def test_a_table_of_types_that_arrow_does_not_know_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise pa.ArrowNotImplementedError("Integers with more than 64 bits not implemented")
+
+    (tmp_path / "a.arrow").write_bytes(b"ARROW1")
+    monkeypatch.setattr(pa.ipc, "open_file", refuse)
+    with pytest.raises(InvalidInputError, match=r"a\.arrow is not valid arrow: Integers with more"):
+        run_job([tmp_path / "a.arrow"], tmp_path / "o.jsonl")
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.string(), pa.timestamp("ns")])
+def test_the_id_of_a_row_that_fails_is_plain(tmp_path: Path, kind: Any) -> None:
+    ids = pa.array([1, 2], pa.int64()).cast(kind)
+    pq.write_table(pa.table({"text": [BAD, "a"], "id": ids}), tmp_path / "a.parquet")
+    run_job([tmp_path / "a.parquet"], tmp_path / "o.jsonl", id="id")
+    [error] = read_lines(tmp_path / "o.jsonl.errors.jsonl")
+    assert error["id"] in (1, "1", "1970-01-01T00:00:00")
+
+
 @pytest.mark.parametrize("texts", [[None, None], [BAD, f"{BAD} again"]])
 @pytest.mark.parametrize("out", OUTPUTS)
 def test_a_unit_in_which_every_row_fails_has_no_rows(
