@@ -44,6 +44,7 @@ NO_SERVER = "could not connect to embedd server at {}, run 'embedd serve' to sta
 
 # Types of vectors that the server makes; others are made of float32 here.
 _QUANTIZED: Mapping[str, str] = {"int8": "i1", "ubinary": "u1"}
+_DTYPES = ("float32", "float16", *_QUANTIZED)
 # Connecting has a limit; an answer has none, for computing and pulling take any time.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
 _ERRORS: Mapping[int, type[EmbeddError]] = {
@@ -191,7 +192,7 @@ class Client:
     async def embed(
         self,
         model: str,
-        inputs: Sequence[str],
+        inputs: str | Sequence[str],
         *,
         truncate: bool | str | None = None,
         chunk: api.ChunkField = None,
@@ -203,14 +204,16 @@ class Client:
         """Return a vector for each input, in order, or for each of its chunks.
 
         Args:
+            inputs: Texts, or a single one.
             chunk: ``tokens``, ``overlap`` and ``pool`` as in the body of ``/api/embed``; None
                 embeds inputs as wholes.
             keep_alive: Seconds, ``math.inf`` for ever.
             store: Whether vectors may come from the server's cache and go to it.
         """
+        texts = _to_list(inputs)
         body = api.EmbedBody(
             model=model,
-            input=list(inputs),
+            input=texts,
             truncate=truncate,
             chunk=chunk,
             dimensions=dimensions,
@@ -221,7 +224,7 @@ class Client:
         reply = await self._request(
             "POST", "/api/embed", api.EmbedReply, body, model=model, headers=headers
         )
-        expected = len(inputs)
+        expected = len(texts)
         if chunk is not None:
             if reply.chunks is UNSET:
                 raise ServiceError("the server ignores the field chunk: it needs a newer embedd")
@@ -230,10 +233,10 @@ class Client:
             raise ServiceError(f"{len(reply.embeddings)} vectors came for {expected} inputs")
         return reply
 
-    async def embed_as_openai(self, model: str, inputs: Sequence[str]) -> list[list[float]]:
+    async def embed_as_openai(self, model: str, inputs: str | Sequence[str]) -> list[list[float]]:
         """Return a vector for each input, in order, from any server with OpenAI's route."""
         # Both services take these fields, and send lists of numbers by default.
-        body = api.EmbedBody(model=model, input=list(inputs))
+        body = api.EmbedBody(model=model, input=_to_list(inputs))
         reply = await self._request(
             "POST", "/v1/embeddings", api.OpenAIEmbedReply, body, model=model
         )
@@ -242,7 +245,7 @@ class Client:
     async def embed_arrays(
         self,
         model: str,
-        inputs: Sequence[str],
+        inputs: str | Sequence[str],
         *,
         truncate: bool | str | None = None,
         chunk: api.ChunkField = None,
@@ -258,12 +261,19 @@ class Client:
         ``EMBEDD_MAX_INPUTS`` says; `embed_many` has no such limit.
 
         Args:
+            inputs: Texts, or a single one.
             dtype: ``float32``, ``float16`` (rounded here), ``int8`` or ``ubinary``.
             priority: ``bulk`` yields to all other requests.
+
+        Raises:
+            InvalidInputError: *dtype* is another one.
         """
+        if dtype not in _DTYPES:
+            raise InvalidInputError(f"dtype is {dtype!r}: it must be one of {', '.join(_DTYPES)}")
+        texts = _to_list(inputs)
         body = api.ArraysBody(
             model=model,
-            input=list(inputs),
+            input=texts,
             encoding_format="base64",
             truncate=truncate,
             chunk=chunk,
@@ -281,7 +291,7 @@ class Client:
                 response.headers.get(name, "") for name in ("X-Embedd-Truncated", "X-Embedd-Model")
             )
         chunks = None if chunk is None or chunk.get("pool") else reply.chunks
-        expected = len(inputs) if chunks is None else len(chunks)
+        expected = len(texts) if chunks is None else len(chunks)
         if len(reply.data) != expected:
             raise ServiceError(f"{len(reply.data)} vectors came for {expected} inputs")
         data = b"".join(one.embedding for one in sorted(reply.data, key=lambda one: one.index))
@@ -498,8 +508,14 @@ class Client:
             raise UnavailableError(f"lost {self._address.url}: {error or 'no answer'}") from error
 
 
-async def _iterate(texts: Iterable[str] | AsyncIterable[str]) -> AsyncIterator[str]:
-    if isinstance(texts, AsyncIterable):
+def _to_list(texts: str | Iterable[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+async def _iterate(texts: str | Iterable[str] | AsyncIterable[str]) -> AsyncIterator[str]:
+    if isinstance(texts, str):
+        yield texts
+    elif isinstance(texts, AsyncIterable):
         async for text in texts:
             yield text
     else:

@@ -132,6 +132,7 @@ class Pool:
         served_by: What computed the parts so far, as `Arrays.served_by`; empty: the first
             answer decides.
         mixed: Whether other backends may go on with the job.
+        notify: Called with what to say when a server is away, once until it answers.
         sleep: Waits for seconds.
         clock: Present time in seconds.
     """
@@ -143,6 +144,7 @@ class Pool:
         served_by: str = "",
         mixed: bool = False,
         in_flight: int = IN_FLIGHT,
+        notify: Callable[[str], None] = lambda _: None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -150,6 +152,7 @@ class Pool:
         self.size = len(computes)
         self.waits = 0  # for servers that were busy or away
         self._mixed = mixed
+        self._notify = notify
         self._sleep = sleep
         self._clock = clock
         self._away_since: float | None = None
@@ -203,6 +206,8 @@ class Pool:
         if isinstance(error, OverloadedError):
             return float(error.retry_after)
         delay = self._delays[compute]
+        if delay == FIRST_DELAY:
+            self._notify(f"{error}; trying again, for {PATIENCE:.0f} s if no server answers")
         self._delays[compute] = min(2 * delay, LAST_DELAY)
         return delay
 

@@ -56,7 +56,7 @@ class Progress:
         self._start = clock()
         self.rows = self.tokens = self.cut = self.failed = self.parts = 0
         self.size = 0.0
-        self.waits = 0
+        self.count_waits: Callable[[], int] = lambda: 0  # for servers, so far
         self._has_ended = False
 
     @property
@@ -94,7 +94,7 @@ class Progress:
             parts=self.parts + self._done_parts,
             of_parts=None if self._all_parts is None else self._all_parts + self._done_parts,
             seconds=round(seconds, 3),
-            waits=self.waits,
+            waits=self.count_waits(),
         )
 
     def _estimate_left(self, seconds: float) -> float | None:

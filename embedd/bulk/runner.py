@@ -87,6 +87,7 @@ async def run_units(
     Raises:
         EmbeddError: A unit failed, as a whole; those in work are given up.
     """
+    progress.count_waits = lambda: pool.waits
     room = asyncio.Semaphore(UNITS_IN_WORK * pool.size)
     total = Counts()
     is_read = False
@@ -162,7 +163,6 @@ async def run_unit(
 
     def report(done: int, tokens: int, cut: int, failed: int, share: float) -> None:
         progress.add(done, tokens, cut, failed, share * unit.range.size)
-        progress.waits = pool.waits
 
     embedded = await embed_rows(rows, pool, report, empty=empty, advice=_advise(wanted))
     if embedded.failures:

@@ -385,6 +385,21 @@ async def test_half_precision_is_rounded_here_and_bytes_come_as_they_are(
     assert asked == [None, "ubinary"]
 
 
+async def test_a_text_alone_has_one_vector(client: Client, server: FakeServer) -> None:
+    assert len((await client.embed("all-minilm", "abc")).embeddings) == 1
+    assert len(await client.embed_as_openai("all-minilm", "abc")) == 1
+    assert len((await client.embed_arrays("all-minilm", "abc")).vectors) == 1
+    [answer] = [one async for one in client.embed_many("all-minilm", "abc")]
+    assert len(answer.vectors) == 1
+    assert [body["input"] for _, _, body in server.asked] == [["abc"]] * 4
+
+
+async def test_an_unknown_type_of_numbers_is_refused(client: Client, server: FakeServer) -> None:
+    with pytest.raises(InvalidInputError, match="dtype is 'foo': it must be one of float32, "):
+        await client.embed_arrays("all-minilm", ["a"], dtype="foo")
+    assert not server.asked
+
+
 async def test_an_error_of_openais_routes_has_its_facts(client: Client) -> None:
     with pytest.raises(InvalidInputError, match="a bad text") as caught:
         await client.embed_arrays("all-minilm", ["a", "bad"])

@@ -61,7 +61,7 @@ from embedd.cli.bulk.display import (
 )
 from embedd.cli.bulk.servers import choose_addresses
 from embedd.cli.connection import connect
-from embedd.computers import open_computers
+from embedd.computers import Computers, open_computers
 from embedd.config import Settings
 from embedd.errors import EmbeddError, InvalidInputError
 
@@ -143,7 +143,7 @@ async def run(request: Request, settings: Settings) -> int:
         say(describe_computer(request.options.wanted.model, computers.served_by, places))
         with _open_stdin() as stdin:
             if output is Output.STDOUT or request.dry_run:
-                pool = Pool(computers.computes, served_by=computers.served_by, mixed=request.mixed)
+                pool = _make_pool(request, computers, computers.served_by)
                 work = await asyncio.to_thread(_open_work, request, computers.model, None, stdin)
                 stream = StreamSink(sys.stdout.buffer, sys.stderr.buffer)
                 if request.dry_run:
@@ -157,11 +157,15 @@ async def run(request: Request, settings: Settings) -> int:
 
                 def make_run(work: Work) -> Run:
                     backend = read_backend(folder) or computers.served_by
-                    pool = Pool(computers.computes, served_by=backend, mixed=request.mixed)
+                    pool = _make_pool(request, computers, backend)
                     sink = FolderSink(folder, output, mixed=request.mixed)
                     return _make_run(work, pool, sink, stdin)
 
                 return await complete(request, computers.model, folder, make_run, stdin)
+
+
+def _make_pool(request: Request, computers: Computers, served_by: str) -> Pool:
+    return Pool(computers.computes, served_by=served_by, mixed=request.mixed, notify=say)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

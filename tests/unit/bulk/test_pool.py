@@ -81,6 +81,17 @@ async def test_another_server_takes_over_at_once() -> None:
     assert sum(len(one.requests) for one in (lost, there)) == 23
 
 
+async def test_a_server_that_is_away_is_named_once_until_it_answers() -> None:
+    timer = Timer()
+    said: list[str] = []
+    lost = [UnavailableError("lost"), UnavailableError("lost")]
+    compute = fail_with(*lost, OverloadedError("busy", retry_after=1))
+    pool = Pool([compute], notify=said.append, sleep=timer.sleep, clock=lambda: timer.now)
+    await asyncio.gather(pool.compute(["a"]), pool.compute(["b"]))
+    assert said == ["lost; trying again, for 120 s if no server answers"]
+    assert pool.waits == 3
+
+
 async def test_each_server_has_two_requests_at_a_time() -> None:
     running = [0, 0]
     most = [0, 0]

@@ -49,3 +49,26 @@ async def test_a_job_that_is_cancelled_again_and_again_ends_with_its_reading() -
     with pytest.raises(asyncio.CancelledError):
         await running
     assert ended.is_set()
+
+
+async def test_waits_for_servers_are_shown_while_nothing_is_computed() -> None:
+    pool = Pool([FakeCompute()])
+    progress = Progress(rows=None, size=None, parts=None)
+    nothing = cast("Any", None)
+
+    def read() -> Generator[tuple[Unit, Rows], None, None]:
+        pool.waits += 1
+        assert progress.snapshot().waits == 1
+        return
+        yield
+
+    await run_units(
+        nothing,
+        read(),
+        pool=pool,
+        sink=nothing,
+        progress=progress,
+        budget=ErrorBudget(),
+        stop=asyncio.Event(),
+    )
+    assert progress.snapshot().waits == 1

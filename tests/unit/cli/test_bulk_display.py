@@ -59,7 +59,7 @@ def test_a_line_has_rows_speed_time_left_cut_failed_and_waits() -> None:
     hand = Hand()
     progress = make_progress(hand)
     progress.add(1000, 40_000, 3, 1, 10.0)
-    progress.waits = 2
+    progress.count_waits = lambda: 2
     hand.now += 4
     assert display.describe(progress.snapshot()) == (
         "1,500 of 1,500 rows, 10,000 tokens/s, 2:13:16 left, 3 cut, 1 failed, 2 waits for a server"
