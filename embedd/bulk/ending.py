@@ -1,6 +1,7 @@
 """The end of a job: errors in one file, parts joined to one file where the output is one."""
 
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -202,6 +203,10 @@ def _replace(path: Target, write: Callable[[Path], object]) -> None:
         path.fill(write)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    left = re.compile(rf"\.tmp-\d+-{re.escape(path.name)}")  # by a command that was killed
+    for one in path.parent.iterdir():
+        if left.fullmatch(one.name):
+            one.unlink(missing_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         with naming(path):

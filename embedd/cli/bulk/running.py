@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import BinaryIO, Final, TypeAlias
 
 import click
@@ -245,14 +246,19 @@ async def complete(
 
 def _check(request: Request) -> None:
     """Raise `InvalidInputError` if options exclude each other, or an input is the output."""
+    target, is_folder = request.target, request.options.output is Output.FOLDER
+    if is_folder and isinstance(target, Path) and target.exists() and not target.is_dir():
+        raise InvalidInputError(
+            f"{target} is a file, and this output is a folder: choose another -o, or a file that "
+            "ends in .parquet, .npy, .jsonl or .arrow"
+        )
     if request.options.output is Output.STDOUT and request.shard != (1, 1):
         raise InvalidInputError("shards need a folder or a file: stdout is not shared")
     if STDIN not in request.inputs:
         paths = find_paths(request.inputs, _format_of(request))
         check_format(request.form, [form for _, form in paths])
         if request.options.output is not Output.STDOUT:
-            is_folder = request.options.output is Output.FOLDER
-            check_apart([name for name, _ in paths], request.target, is_folder=is_folder)
+            check_apart([name for name, _ in paths], target, is_folder=is_folder)
             check_outside(request.inputs, request.target)
         return
     if len(request.inputs) > 1:

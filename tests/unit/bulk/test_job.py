@@ -148,6 +148,20 @@ def test_without_the_optional_library_the_ids_are_json_lines(
     assert np.load(tmp_path / "v.npy").shape == (2, 4)
 
 
+def test_what_a_command_left_that_was_killed_while_it_put_parts_together_is_removed(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text("a\n")
+    others = [".tmp-12-b-o.jsonl", ".tmp-x-o.jsonl"]
+    for name in (".tmp-12-o.jsonl", *others):
+        (tmp_path / name).write_text("half")
+    run_job([source], tmp_path / "o.jsonl")
+    assert sorted(one.name for one in tmp_path.iterdir()) == sorted(
+        [*others, "a.txt", "o.jsonl", "o.jsonl.job.json"]
+    )
+
+
 def test_a_table_needs_the_optional_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

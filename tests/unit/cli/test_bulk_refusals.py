@@ -68,6 +68,8 @@ REFUSALS: list[tuple[Callable[[Path], None], list[str], str]] = [
     (nothing, ["a.txt", "-o", "x.NDJSON"], "no output can be a .ndjson"),
     (nothing, ["a.txt", "-o", "x.npz"], "ends in .parquet, .npy, .jsonl or .arrow, or a folder"),
     (nothing, ["a.txt", "-o", ""], "the output has no name"),
+    (nothing, ["a.txt", "-o", "b"], "b is a file, and this output is a folder"),
+    (nothing, ["-", "-o", "b", "--format", "txt"], "b is a file, and this output is a folder"),
     (nothing, ["a.txt", "-o", "-", "--shard", "1/2"], "stdout is not shared"),
     (nothing, ["-", "-o", "o.jsonl"], "add --format"),
     (nothing, ["-", "a.txt", "-o", "o.jsonl", "--format", "txt"], "beside others"),
@@ -115,7 +117,8 @@ def test_a_command_that_is_refused_leaves_the_disk_as_it_was(
     message: str,
 ) -> None:
     del server
-    if {"out", "o.npy"} & set(arguments):
+    (tmp_path / "b").write_text("precious")
+    if {"out", "o.npy", "b"} & set(arguments):
         pytest.importorskip("pyarrow")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text(TEXTS)
