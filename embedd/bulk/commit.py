@@ -180,23 +180,26 @@ def finished_parts(folder: JobFolder, output: Output) -> set[int]:
 def complete_parts(folder: JobFolder, job: Job) -> set[int]:
     """Return the numbers of the parts of *job* that are complete.
 
-    In a store a name alone does not say so: an upload may have been cut, or be of a command that
-    had another job. The part must be of its unit, and as large as its record says.
+    Each is as large as its record says: a copy of the folder may have been cut. In a store an
+    upload may have been, or be of a command that had another job: there it is of its unit too.
     """
     output = job.options.output
     found = finished_parts(folder, output)
-    if folder.is_exclusive or not found:
+    if not found:
         return found
     sizes = folder.sizes()
-    units = dict(enumerate(identify_all(job)))
+    units = {} if folder.is_exclusive else dict(enumerate(identify_all(job)))
+
+    def is_whole(number: int, record: PartRecord | None) -> bool:
+        return (
+            record is not None
+            and record.bytes == sizes.get(part_name(number, output))
+            and (folder.is_exclusive or record.unit == units.get(number, ""))  # a stream has none
+        )
+
     numbers = sorted(found)
-    return {
-        number
-        for number, record in zip(numbers, read_records(folder, numbers), strict=True)
-        if record is not None
-        and record.bytes == sizes.get(part_name(number, output))
-        and record.unit == units.get(number, "")  # that of a stream has none
-    }
+    records = read_records(folder, numbers)
+    return {n for n, record in zip(numbers, records, strict=True) if is_whole(n, record)}
 
 
 def identify(job: Job, unit: Unit) -> str:

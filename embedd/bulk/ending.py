@@ -17,6 +17,7 @@ from embedd.bulk.commit import (
     SUCCESS,
     Counts,
     complete_parts,
+    finished_parts,
     part_name,
     read_records,
     render_failures,
@@ -64,7 +65,13 @@ def finish_job(
             if job.options.output is not Output.FOLDER:  # which may have files of the user's
                 folder.remove_folder("")
             return None
-        if set(numbers) <= complete_parts(folder, job):
+        # What is on a disk was whole when this command began, or has been made since.
+        done = (
+            finished_parts(folder, job.options.output)
+            if folder.is_exclusive
+            else complete_parts(folder, job)
+        )
+        if set(numbers) <= done:
             return _finish(folder, target, job, numbers)
     return None
 

@@ -141,8 +141,12 @@ class Folder:
             return set()
 
     def sizes(self, folder: str = "") -> dict[str, int]:
-        """See `JobFolder`."""
-        return {name: (self.root / folder / name).stat().st_size for name in self.list(folder)}
+        """See `JobFolder`; files that other shards rename meanwhile are missing."""
+        found = {}
+        for name in self.list(folder):
+            with suppress(FileNotFoundError):
+                found[name] = (self.root / folder / name).stat().st_size
+        return found
 
     def read(self, name: str) -> bytes | None:
         """See `JobFolder`."""

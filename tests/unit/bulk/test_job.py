@@ -64,7 +64,12 @@ def test_each_line_becomes_a_row_in_order(tmp_path: Path) -> None:
 
 @settings(max_examples=15)  # each is several jobs with their files
 @given(
-    st.lists(st.lists(st.text(st.characters(codec="utf-8"), max_size=9), max_size=12), max_size=4),
+    st.lists(
+        st.lists(
+            st.text(st.characters(codec="utf-8", exclude_characters=BAD), max_size=9), max_size=12
+        ),
+        max_size=4,
+    ),
     st.integers(1, 5),
     st.integers(8, 40),
     st.integers(0, 6),
@@ -605,3 +610,32 @@ def test_faults_of_json_lines_and_of_line_ends_are_said_as_they_are(tmp_path: Pa
     table.write_bytes("naïve,text\nà,b\n".encode("latin-1"))
     with pytest.raises(InvalidInputError, match=r"the header is not UTF-8: .*: convert the file"):
         run_job([table], tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize("damage", ["cut", "without a record", "damaged record"])
+def test_a_part_that_is_not_as_its_record_says_is_computed_again(
+    tmp_path: Path, damage: str
+) -> None:
+    source = tmp_path / "a.txt"
+    source.write_text("1\n2\n3\n" + f"{BAD}\n5\n6\n" + f"{BAD}\n")
+    target = tmp_path / "o.jsonl"
+    with pytest.raises(ErrorBudgetError):
+        run_job([source], target, limits=SMALL, budget=ErrorBudget(most=1))
+    parts = tmp_path / "o.jsonl.parts"
+    assert [one.name for one in sorted(parts.glob("part-*"))] == [
+        "part-000000.jsonl",
+        "part-000001.jsonl",
+    ]
+    part, record = parts / "part-000001.jsonl", parts / "_embedd" / "part-000001.json"
+    if damage == "cut":
+        part.write_bytes(part.read_bytes()[:9])
+    elif damage == "without a record":
+        record.unlink()
+    else:
+        record.write_bytes(b"{")
+    compute = FakeCompute()
+    total = run_job([source], target, compute, limits=SMALL)
+    assert sorted({text for request in compute.requests for text in request}) == ["5", "6", BAD]
+    assert total is not None
+    assert (total.rows, total.errors) == (5, 2)
+    assert [row["row"] for row in read_lines(target)] == [0, 1, 2, 4, 5]
