@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from embedd.bulk.job import BETWEEN, Job, describe_vectors
 from embedd.bulk.parts import is_typed, make_part, output_columns
 from embedd.bulk.progress import Progress
 from embedd.bulk.reading import Rows, open_reader
+from embedd.bulk.records import Failure
 from embedd.bulk.stdin import ReadingStoppedError
 from embedd.bulk.unit import choose_error, embed_rows
 from embedd.bulk.units import Unit
@@ -25,6 +26,9 @@ from embedd.errors import ServiceError
 UnitsWithRows: TypeAlias = Generator[tuple[Unit, Rows], None, None]
 
 UNITS_IN_WORK = 2  # for each server: one is computed while another is read or written
+
+
+NAMED: Final = 5  # rows that failed, in the error that stops a job
 
 
 class ErrorBudgetError(ServiceError):
@@ -43,8 +47,8 @@ class ErrorBudget:
     most: int | None = None
     count: int = 0
 
-    def add(self, failed: int, example: str) -> None:
-        """Count rows that failed, of which *example* names one with its file and fault.
+    def add(self, failed: int, examples: Sequence[str]) -> None:
+        """Count rows that failed, of which *examples* name some with their files and faults.
 
         Raises:
             ErrorBudgetError: They are more than allowed.
@@ -52,9 +56,15 @@ class ErrorBudget:
         self.count += failed
         if self.most is not None and self.count > self.most:
             raise ErrorBudgetError(
-                f"rows that failed: {self.count}, allowed: {self.most} (--errors, --max-errors); "
-                f"one is: {example}"
+                f"rows that failed: {self.count}, allowed: {self.most} (--errors, --max-errors): "
+                "allow more, or mend the rows and begin anew with --restart:\n  "
+                + "\n  ".join(examples)
             )
+
+
+def name_some(failures: Sequence[Failure]) -> list[str]:
+    """Return the first of *failures* in words."""
+    return [str(one) for one in failures[:NAMED]]
 
 
 def read_units(job: Job, units: Iterable[Unit]) -> UnitsWithRows:
@@ -166,7 +176,7 @@ async def run_unit(
 
     embedded = await embed_rows(rows, pool, report, empty=empty, advice=_advise(wanted))
     if embedded.failures:
-        budget.add(len(embedded.failures), str(embedded.failures[0]))
+        budget.add(len(embedded.failures), name_some(embedded.failures))
     columns = output_columns(job.selection, chunked=wanted.chunk is not None)
     served_by = BETWEEN.join(embedded.served_by) or pool.served_by
     record = PartRecord(

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 
@@ -15,7 +16,7 @@ from embedd.bulk.opening import open_folder
 from embedd.bulk.parts import Output, Part, is_typed
 from embedd.bulk.progress import Progress
 from embedd.bulk.reading import Reader, Rows, open_reader
-from embedd.bulk.runner import ErrorBudget, run_unit
+from embedd.bulk.runner import ErrorBudget, name_some, run_unit
 from embedd.bulk.units import Unit
 from embedd.computers import Connect, open_computers
 from embedd.config import Settings, parse_host, read_settings
@@ -65,14 +66,14 @@ class Outcome:
     """What a part came to, or why there is none.
 
     Args:
-        example: One of its rows that failed, with its file and fault.
+        examples: Some of its rows that failed, with their files and faults.
         fault: Empty, or why the part as a whole failed.
     """
 
     part: int
     host: str
     counts: Counts = field(default_factory=Counts)
-    example: str = ""
+    examples: Sequence[str] = ()
     fault: str = ""
 
 
@@ -125,8 +126,8 @@ class UnitWorker:
             record = await self._run(part, fingerprint)
         except (EmbeddError, OSError) as error:
             return Outcome(part=part, host=self._host, fault=str(error))
-        example = str(record.failures[0]) if record.failures else ""
-        return Outcome(part=part, host=self._host, counts=record.counts, example=example)
+        examples = name_some(record.failures)
+        return Outcome(part=part, host=self._host, counts=record.counts, examples=examples)
 
     async def close(self) -> None:
         """End what computes."""

@@ -40,7 +40,11 @@ def shard(text: str) -> tuple[int, int]:
     help="Columns that are carried along; a name with a comma is in double quotes.",
 )
 @click.option(
-    "--input-type", type=click.Choice(INPUT_TYPES), default="document", help="Use of the texts."
+    "--input-type",
+    type=click.Choice(INPUT_TYPES),
+    default="document",
+    show_default=True,
+    help="What the texts are, which decides the model's prefix.",
 )
 @click.option("--chunk", type=click.IntRange(1), help="Cut texts into chunks of so many tokens.")
 @click.option("--overlap", type=click.IntRange(0), default=0, help="Tokens that chunks share.")
@@ -52,17 +56,35 @@ def shard(text: str) -> tuple[int, int]:
 )
 @click.option("--dimensions", type=click.IntRange(1), help="Length of the vectors.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", help="Type of the numbers.")
-@click.option("--limit", type=click.IntRange(1), help="Most rows.")
+@click.option("--limit", type=click.IntRange(1), help="Take so many rows, the first ones.")
 @click.option("--shard", "part", type=shard, default="1/1", help="Do the Ith of N shares: I/N.")
-@click.option("--format", "form", type=click.Choice(FORMATS), help="Of inputs of unknown ending.")
-@click.option("--threads", type=click.IntRange(1), help="Cores of a runtime.")
-@click.option("--errors", type=click.Choice(["skip", "stop"]), default="skip", help="Bad rows.")
-@click.option("--max-errors", type=click.IntRange(0), help="Stop when more rows fail.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), help="Of inputs whose names do not say it."
+)
+@click.option("--threads", type=click.IntRange(1), help="Cores that compute in this process.")
+@click.option(
+    "--errors",
+    type=click.Choice(["skip", "stop"]),
+    default="skip",
+    show_default=True,
+    help="Go on after rows that fail, or stop.",
+)
+@click.option("--max-errors", type=click.IntRange(0), help="Stop when more rows than these fail.")
 @click.option("--restart", is_flag=True, help="Throw away what is there, and begin anew.")
 @click.option(
-    "--progress", type=click.Choice(["auto", "json", "none"]), default="auto", help="On stderr."
+    "--progress",
+    type=click.Choice(["auto", "json", "none"]),
+    default="auto",
+    show_default=True,
+    help="A bar or text, JSON lines, or nothing, on stderr.",
 )
-@click.option("--server", "servers", metavar="URL", multiple=True, help="Server; several share.")
+@click.option(
+    "--server",
+    "servers",
+    metavar="URL",
+    multiple=True,
+    help="Server that computes; given again, several share the work.",
+)
 @click.option("--local", is_flag=True, help="Compute in this process, without a server.")
 @click.option("--ray", metavar="ADDRESS|auto", help="Compute on the nodes of a Ray cluster.")
 @click.option("--mixed-backends", "mixed", is_flag=True, help="Allow vectors of several backends.")

@@ -140,7 +140,7 @@ def _make_run(work: Work, dispatcher: Dispatcher, folder: JobFolder) -> Run:
         work.progress.add(rows, counts.tokens, counts.cut, counts.errors, sizes[outcome.part])
         work.progress.finish_part()
         if counts.errors:
-            work.budget.add(counts.errors, outcome.example)
+            work.budget.add(counts.errors, outcome.examples)
 
     async def run(stop: asyncio.Event) -> Counts:
         await dispatcher.run(list(sizes), fingerprint, report, stop)

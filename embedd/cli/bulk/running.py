@@ -45,7 +45,7 @@ from embedd.bulk.opening import (
 from embedd.bulk.parts import Output, is_typed
 from embedd.bulk.progress import Progress
 from embedd.bulk.remote import Target, make_target
-from embedd.bulk.runner import ErrorBudget, UnitsWithRows, read_units, run_units
+from embedd.bulk.runner import ErrorBudget, ErrorBudgetError, UnitsWithRows, read_units, run_units
 from embedd.bulk.sources import STDIN, Format, find_paths, make_sources
 from embedd.bulk.stdin import Interruptible, StreamUnits
 from embedd.bulk.summary import (
@@ -388,6 +388,8 @@ async def _do(request: Request, work: Work, run_work: Run) -> Counts | None:
     with listen_to_interrupts() as stop, open_display(request.progress, work.progress):
         try:
             done = await run_work(stop)
+        except ErrorBudgetError:
+            raise  # the same command would end there again
         except EmbeddError:
             _say_what_is_kept(request, work)
             raise
@@ -395,10 +397,18 @@ async def _do(request: Request, work: Work, run_work: Run) -> Counts | None:
             if not stop.is_set():
                 raise
     if done is None or not work.progress.is_complete:
-        again = CONTINUE if work.units is not None else "stdin cannot be continued: --restart"
-        click.echo(f"interrupted: {again}", err=True)
+        click.echo(f"interrupted: {_describe_rest(request, work)}", err=True)
         return None
     return done
+
+
+def _describe_rest(request: Request, work: Work) -> str:
+    if work.units is None:
+        return "stdin cannot be continued: --restart"
+    if request.options.output is Output.STDOUT:
+        return "what was written to stdout cannot be continued"
+    now = work.progress.snapshot()
+    return f"{now.parts} of {now.of_parts} parts are kept, {CONTINUE}"
 
 
 def _report_stream(work: Work, done: Counts) -> int:

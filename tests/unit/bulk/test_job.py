@@ -432,8 +432,8 @@ def test_the_error_that_stops_a_job_names_the_file_the_line_and_the_fault(tmp_pa
     with pytest.raises(ErrorBudgetError) as caught:
         run_job([good, source], tmp_path / "o.jsonl", budget=ErrorBudget(most=0))
     assert str(caught.value) == (
-        "rows that failed: 1, allowed: 0 (--errors, --max-errors); one is: "
-        f"{source}, line 2: the text is bad"
+        "rows that failed: 1, allowed: 0 (--errors, --max-errors): allow more, or mend the rows "
+        f"and begin anew with --restart:\n  {source}, line 2: the text is bad"
     )
 
 

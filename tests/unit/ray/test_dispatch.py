@@ -220,7 +220,7 @@ def test_parts_in_work_are_finished_when_the_job_is_to_stop() -> None:
 def test_too_many_errors_end_the_job() -> None:
     budget = ErrorBudget(most=2)
     with pytest.raises(ErrorBudgetError):
-        dispatch(FakeWorkers(), report=lambda _: budget.add(1, "bad"))
+        dispatch(FakeWorkers(), report=lambda _: budget.add(1, ["bad"]))
 
 
 async def test_a_cancelled_job_ends_its_workers() -> None:

@@ -99,7 +99,7 @@ async def test_rows_that_fail_are_counted_with_an_example(make: Make, folder: Fo
     outcome = await worker.run(0, fingerprint)
     await worker.close()
     assert (outcome.counts.rows, outcome.counts.errors) == (1, 1)
-    assert "UTF-8" in outcome.example
+    assert "UTF-8" in outcome.examples[0]
 
 
 async def test_a_server_that_fails_is_a_fault_in_its_words(
