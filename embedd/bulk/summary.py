@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Final
 
-from embedd.bulk.columns import ROW, VECTOR, Selection
+from embedd.bulk.columns import CHUNK, ROW, VECTOR, Selection
 from embedd.bulk.ending import errors_path, ids_path
 from embedd.bulk.parts import Output
 from embedd.bulk.remote import RemotePath, Target
@@ -14,9 +14,19 @@ OF_DUCKDB: Final = ("DuckDB:", "nearest:", "pgvector:")
 
 
 def describe_reading(
-    target: Target, output: Output, selection: Selection, *, width: int, dtype: str
+    target: Target,
+    output: Output,
+    selection: Selection,
+    *,
+    width: int,
+    dtype: str,
+    chunked: bool = False,
 ) -> list[str]:
-    """Return lines of Python, SQL and shell that read the output; each works as it is."""
+    """Return lines of Python, SQL and shell that read the output; each works as it is.
+
+    Args:
+        chunked: Whether rows are chunks, which a row's id alone does not name.
+    """
     if isinstance(target, RemotePath) and output in (Output.NPY, Output.ARROW):
         return []  # their readers take files
     place = str(target)
@@ -26,7 +36,8 @@ def describe_reading(
     pattern = glob.escape(place)
     if output is Output.FOLDER:
         pattern = f"{pattern.rstrip('/')}/*.parquet"
-    lines = _describe(target, output, selection, place, pattern, width=width, dtype=dtype)
+    names = [selection.id or ROW, *(CHUNK if chunked else ())]
+    lines = _describe(target, output, names, place, pattern, width=width, dtype=dtype)
     if "\\" in place and set(pattern) & set("*?["):  # in its patterns that is a separator
         lines = [line for line in lines if not line.startswith(OF_DUCKDB)]
     return lines
@@ -35,7 +46,7 @@ def describe_reading(
 def _describe(
     target: Target,
     output: Output,
-    selection: Selection,
+    names: Sequence[str],
     place: str,
     pattern: str,
     *,
@@ -59,11 +70,15 @@ def _describe(
             f"polars:  import polars as pl; df = pl.read_ipc({pattern!r})",
             f"pandas:  import pandas as pd; df = pd.read_feather({place!r})",
         ]
-    return _parquet(pattern, place, selection.id or ROW, width=width, dtype=dtype)
+    return _parquet(pattern, place, names, width=width, dtype=dtype)
 
 
-def _parquet(files: str, place: str, key: str, *, width: int, dtype: str) -> list[str]:
-    """Lines for a table: *files* is its pattern, *place* the path of it, or of its folder."""
+def _parquet(files: str, place: str, names: Sequence[str], *, width: int, dtype: str) -> list[str]:
+    """Lines for a table: *files* is its pattern, *place* the path of it, or of its folder.
+
+    Args:
+        names: The columns that say which text a vector is of, the id first.
+    """
     lines = [
         f"DuckDB:  FROM {_to_sql(files)}",
         f"polars:  import polars as pl; df = pl.read_parquet({files!r})",
@@ -80,12 +95,13 @@ def _parquet(files: str, place: str, key: str, *, width: int, dtype: str) -> lis
     if dtype not in ("float32", "float16"):
         return lines
     number = f"FLOAT[{width}]"
-    column = _quote(key)
-    rows = f"FROM {_quote(files)} SELECT {column}, {VECTOR}"
+    columns = ", ".join(map(_quote, names))
+    rows = f"FROM {_quote(files)} SELECT {columns}, {VECTOR}"
+    typed = "".join(f"{_quote(name)} bigint, " for name in names[1:])
     return [
         *lines,
         (
-            f"nearest: FROM {_to_sql(files)} SELECT {column} ORDER BY array_cosine_similarity("
+            f"nearest: FROM {_to_sql(files)} SELECT {columns} ORDER BY array_cosine_similarity("
             f"{VECTOR}::{number}, $query::{number}) DESC LIMIT 10  -- DuckDB"
         ),
         (
@@ -104,7 +120,7 @@ def _parquet(files: str, place: str, key: str, *, width: int, dtype: str) -> lis
             "pgvector: duckdb -csv -noheader -c "
             f"{shlex.quote(rows)} | "
             "psql -v ON_ERROR_STOP=1 -c 'CREATE EXTENSION IF NOT EXISTS vector' "
-            f"-c 'CREATE TABLE vectors (id text, embedding vector({width}))' "
+            f"-c 'CREATE TABLE vectors (id text, {typed}embedding vector({width}))' "
             "-c 'COPY vectors FROM STDIN (FORMAT csv)'"
         ),
     ]

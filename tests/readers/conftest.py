@@ -51,6 +51,15 @@ class Written:
     vectors: Matrix
 
 
+def run_bulk(
+    environment: dict[str, str], source: Path, target: Path, *options: str
+) -> tuple[int, dict[str, str]]:
+    """Return the exit status of the command, and the lines that it prints to read the output."""
+    command = [EMBEDD, "bulk", MODEL, source, "-o", target, "--local", "--id", "isbn", *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, dict(LINE.findall(done.stderr))
+
+
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Where the command finds the default model."""
@@ -89,12 +98,8 @@ def write(
         key = (name, *options)
         if key not in written:
             target = tmp_path_factory.mktemp("out") / name
-            command = [EMBEDD, "bulk", MODEL, source, "-o", target, "--local", "--id", "isbn"]
-            done = subprocess.run(
-                [*command, *options], env=environment, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == WITH_ERRORS, done.stderr
-            lines = dict(LINE.findall(done.stderr))
+            status, lines = run_bulk(environment, source, target, *options)
+            assert status == WITH_ERRORS
             written[key] = Written(target=target, lines=lines, **expected)
         return written[key]
 

@@ -452,7 +452,12 @@ def _report(request: Request, job: Job, total: Counts, *, seconds: float | None)
     click.echo(describe_totals(total, seconds=seconds, size=size), err=True)
     if total.rows and seconds is not None and request.progress != "none":
         for line in describe_reading(
-            target, output, job.selection, width=job.model.width, dtype=options.wanted.dtype
+            target,
+            output,
+            job.selection,
+            width=job.model.width,
+            dtype=options.wanted.dtype,
+            chunked=options.wanted.chunk is not None,
         ):
             click.echo(f"  {line}", err=True)
     if not total.errors:

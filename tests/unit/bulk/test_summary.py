@@ -126,3 +126,13 @@ def test_vectors_of_bytes_have_no_cosine_in_a_database() -> None:
         kinds[dtype] = [line.partition(":")[0] for line in lines]
     assert "nearest" in kinds["float32"]
     assert "nearest" not in kinds["ubinary"]
+
+
+def test_lines_that_choose_columns_choose_those_that_tell_chunks_apart() -> None:
+    lines = describe_reading(
+        Path("x"), Output.FOLDER, SELECTION, width=8, dtype="float32", chunked=True
+    )
+    by_tool = dict(line.split(":", 1) for line in lines)
+    assert 'SELECT "key", "chunk", "start", "end" ORDER BY' in by_tool["nearest"]
+    assert 'SELECT "key", "chunk", "start", "end", embedding' in by_tool["pgvector"]
+    assert '(id text, "chunk" bigint, "start" bigint, "end" bigint, ' in by_tool["pgvector"]
