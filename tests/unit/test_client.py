@@ -448,7 +448,7 @@ async def test_many_texts_wait_for_a_busy_server_and_end_at_an_error(
         slept.append(seconds)
         server.refusals.clear()
 
-    monkeypatch.setattr("embedd.client.asyncio.sleep", sleep)
+    monkeypatch.setattr("embedd.client.client.asyncio.sleep", sleep)
     busy = web.json_response({"error": "busy"}, status=503, headers={"Retry-After": "3"})
     server.refusals["/v1/embeddings"] = busy
     [answer] = [one async for one in client.embed_many("all-minilm", ["a"])]

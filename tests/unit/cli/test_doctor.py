@@ -131,7 +131,7 @@ def test_a_port_of_another_program_is_one_line(embedd: Run, monkeypatch: Patch) 
         other.bind(("127.0.0.1", 0))
         other.listen()
         monkeypatch.setenv("EMBEDD_HOST", f"127.0.0.1:{other.getsockname()[1]}")
-        monkeypatch.setattr("embedd.client.IDENTITY_SECONDS", 0.1)
+        monkeypatch.setattr("embedd.client.client.IDENTITY_SECONDS", 0.1)
         monkeypatch.setattr("embedd.server.serve.PROBE_TIMEOUT", 0.1)
         assert states(embedd) == {"port": "fail"}
 

@@ -12,7 +12,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
@@ -22,20 +22,15 @@ import numpy as np
 from msgspec import UNSET
 
 from embedd import ollama_api as api
+from embedd.client.replies import check, count_cut, decode, is_ours, split_lines
 from embedd.config import Address, parse_host
 from embedd.errors import (
     EmbeddError,
-    ForbiddenError,
     InvalidInputError,
-    ModelNotFoundError,
     OverloadedError,
     PullError,
-    RequestError,
     ServiceError,
-    TooLargeError,
-    UnauthorizedError,
     UnavailableError,
-    UnsupportedError,
 )
 from embedd.types import Arrays, Priority
 
@@ -47,13 +42,6 @@ _QUANTIZED: Mapping[str, str] = {"int8": "i1", "ubinary": "u1"}
 _DTYPES = ("float32", "float16", *_QUANTIZED)
 # Connecting has a limit; an answer has none, for computing and pulling take any time.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
-_ERRORS: Mapping[int, type[EmbeddError]] = {
-    400: InvalidInputError,
-    401: UnauthorizedError,
-    403: ForbiddenError,
-    413: TooLargeError,
-    501: UnsupportedError,
-}
 
 
 class _Fault(msgspec.Struct):
@@ -66,7 +54,6 @@ class _HealthReply(msgspec.Struct):
 
 IDENTITY_SECONDS = 10.0  # for an answer that needs no work
 _IDENTITY = 1 << 16  # bytes of an answer in which a server is recognised
-_LONGEST_TEXT = 200  # characters of a plain text that is printed as an error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,8 +161,8 @@ class Client:
         """
         async with self._exchange("GET", "/ready" if ready else "/health") as response:
             if response.status == 503:
-                raise OverloadedError(_decode(await response.read(), _HealthReply).error.message)
-            await _check(response, "")
+                raise OverloadedError(decode(await response.read(), _HealthReply).error.message)
+            await check(response, "")
 
     async def version(self) -> str:
         """The version of Ollama whose API the server speaks."""
@@ -285,8 +272,8 @@ class Client:
         if not store:
             headers["Cache-Control"] = "no-store"
         async with self._exchange("POST", "/v1/embeddings", body, headers) as response:
-            await _check(response, model)
-            reply = _decode(await response.read(), api.ArraysReply)
+            await check(response, model)
+            reply = decode(await response.read(), api.ArraysReply)
             cut, served_by = (
                 response.headers.get(name, "") for name in ("X-Embedd-Truncated", "X-Embedd-Model")
             )
@@ -300,7 +287,7 @@ class Client:
         return Arrays(
             vectors=vectors.astype(np.float16) if dtype == "float16" else vectors,
             tokens=reply.usage.prompt_tokens,
-            cut=_count_cut(cut),
+            cut=count_cut(cut),
             chunks=chunks,
             served_by=served_by,
         )
@@ -314,8 +301,8 @@ class Client:
         headers = {"X-Embedd-Priority": "bulk", "Cache-Control": "no-store"}
         headers["Content-Type"] = "application/json"
         async with self._exchange("POST", path, body, headers) as response:
-            if response.status in {401, 403, 429, 503} or not _is_ours(response):
-                await _check(response, "")
+            if response.status in {401, 403, 429, 503} or not is_ours(response):
+                await check(response, "")
             request_id = response.headers.get("X-Request-Id", "")
             return response.status, request_id, await response.read()
 
@@ -373,11 +360,11 @@ class Client:
             ServiceError: The server reports a failure, or ends the answer early.
         """
         async with self._exchange("POST", "/api/generate", body) as response:
-            await _check(response, body.model or "")
+            await check(response, body.model or "")
             error, is_done = None, False
             # To the end, after which the server knows that its answer has arrived.
-            async for text in _split_lines(response):
-                line = _decode(text, api.GenerateReply)
+            async for text in split_lines(response):
+                line = decode(text, api.GenerateReply)
                 if isinstance(line.error, str):
                     error = ServiceError(line.error)
                 elif not is_done:
@@ -400,13 +387,13 @@ class Client:
         """Give the model *source* the second name *destination*."""
         body = api.CopyBody(source=source, destination=destination)
         async with self._exchange("POST", "/api/copy", body) as response:
-            await _check(response, source)
+            await check(response, source)
 
     async def delete(self, name: str) -> None:
         """Delete *name* from the server's store."""
         body = api.DeleteBody(model=name)
         async with self._exchange("DELETE", "/api/delete", body) as response:
-            await _check(response, name)
+            await check(response, name)
 
     async def has_blob(self, digest: str) -> bool:
         """Whether the server has the blob *digest*."""
@@ -416,7 +403,7 @@ class Client:
     async def add_blob(self, digest: str, pieces: AsyncIterable[bytes]) -> None:
         """Upload the blob *digest*, for `create`."""
         async with self._exchange("POST", f"/api/blobs/{digest}", pieces) as response:
-            await _check(response, digest)
+            await check(response, digest)
 
     async def pull(
         self, name: str, *, insecure: bool = False
@@ -447,11 +434,11 @@ class Client:
         self, path: str, body: msgspec.Struct, model: str, failure: type[EmbeddError]
     ) -> AsyncGenerator[api.ProgressLine, None]:
         async with self._exchange("POST", path, body) as response:
-            await _check(response, model)
+            await check(response, model)
             error, is_done = None, False
             # To the end, after which the server knows that its answer has arrived.
             async for text in response.content:
-                line = _decode(text, api.ProgressLine)
+                line = decode(text, api.ProgressLine)
                 if line.error is not None:
                     error = failure(line.error)
                 elif not is_done:
@@ -472,8 +459,8 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> T:
         async with self._exchange(method, path, body, headers) as response:
-            await _check(response, model)
-            return _decode(await response.read(), reply)
+            await check(response, model)
+            return decode(await response.read(), reply)
 
     @asynccontextmanager
     async def _exchange(
@@ -534,83 +521,3 @@ async def _take_batches(
             batch = []
     if batch:
         yield batch
-
-
-def _count_cut(header: str) -> int:
-    """How many inputs were cut, from ``X-Embedd-Truncated``: ``count=3; …``, or their indices."""
-    first = header.partition(";")[0]
-    if first.startswith("count="):
-        return int(first.removeprefix("count="))
-    return len(header.split(",")) if header else 0
-
-
-async def _split_lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """The lines of an answer, which may be longer than aiohttp's own reader accepts."""
-    pieces: list[bytes] = []
-    async for chunk in response.content.iter_any():
-        *ends, rest = chunk.split(b"\n")
-        for end in ends:
-            yield b"".join([*pieces, end])
-            pieces.clear()
-        pieces.append(rest)
-    if any(pieces):
-        yield b"".join(pieces)
-
-
-async def _check(response: aiohttp.ClientResponse, model: str) -> None:
-    """Raise the error that the server answered, if any; *model* is the one in the request."""
-    if response.status < 400:
-        return
-    is_ours, body = _is_ours(response), await response.read()
-    reply = _decode_error(body) if is_ours else _describe_status(response, body)
-    if response.status == 404 and is_ours:
-        raise _not_found(model, reply.error)
-    if response.status in {429, 503}:
-        raise OverloadedError(reply.error, retry_after=_retry_after(response))
-    if response.status in {502, 504} and not is_ours:  # of a proxy
-        raise UnavailableError(reply.error)
-    kind = _ERRORS.get(response.status, RequestError if response.status < 500 else ServiceError)
-    raise kind(reply.error, index=reply.index, tokens=reply.tokens, limit=reply.limit)
-
-
-def _is_ours(response: aiohttp.ClientResponse) -> bool:
-    return response.content_type == "application/json"
-
-
-def _describe_status(response: aiohttp.ClientResponse, body: bytes) -> api.ErrorReply:
-    """An error that is not embedd's: its line of plain text, or its status; never a page."""
-    text = body[: 4 * _LONGEST_TEXT].decode(errors="replace").strip()
-    is_line = response.content_type == "text/plain" and text.isprintable()
-    if is_line and 0 < len(text) <= _LONGEST_TEXT:
-        return api.ErrorReply(error=text)
-    what = f"{response.url.origin()} answered {response.status} {response.reason}"
-    return api.ErrorReply(error=f"{what}: is it an embedd server?")
-
-
-def _decode_error(body: bytes) -> api.ErrorReply:
-    """The error of Ollama's routes, or of OpenAI's, where its facts are in an object."""
-    with suppress(msgspec.MsgspecError):
-        fault = msgspec.json.decode(body, type=api.OpenAIErrorReply).error
-        return api.ErrorReply(
-            error=fault.message, index=fault.index, tokens=fault.tokens, limit=fault.limit
-        )
-    return _decode(body, api.ErrorReply)
-
-
-def _not_found(model: str, text: str) -> ModelNotFoundError:
-    """The error of any route, each of which has its own text; what may be meant ends all."""
-    _, _, rest = text.partition("not found")
-    hint = rest.removeprefix(", try pulling it first").removeprefix(": ")
-    return ModelNotFoundError(model, text, hint=hint)
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> int:
-    text = response.headers.get("Retry-After", "")
-    return max(1, int(text)) if text.isdecimal() else 1
-
-
-def _decode(data: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
-        raise ServiceError(f"the server's reply is not understood: {error}") from error
