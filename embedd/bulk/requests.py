@@ -93,7 +93,8 @@ class Checked:
 
     Args:
         requests: How many.
-        faults: Why it is not accepted, at most `MOST_FAULTS`; empty if it is.
+        faults: Why it is not accepted, at most `MOST_FAULTS`, in the order of lines; empty if it
+            is.
     """
 
     requests: int
@@ -148,6 +149,7 @@ def check_requests(path: Path, endpoint: str, *, max_body: int) -> Checked:
     if not faults and not digests:
         faults.append(LineFault(code="empty_file", message="the file has no requests"))
     faults += _find_repeated(digests, numbers)
+    faults.sort(key=lambda one: one.line or 0)
     return Checked(requests=len(digests), faults=tuple(faults[:MOST_FAULTS]))
 
 

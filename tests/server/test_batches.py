@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import stat
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -123,14 +124,13 @@ async def test_nothing_is_computed_if_a_line_is_not_valid(served: Served) -> Non
     file = (await upload(served, content)).json["id"]
     batch = await wait_for(served, (await create(served, file)).json["id"])
     assert batch["status"] == "failed"
-    faults = {(one["line"], one["code"]) for one in batch["errors"]["data"]}
-    assert faults == {
+    assert [(one["line"], one["code"]) for one in batch["errors"]["data"]] == [
         (2, "duplicate_custom_id"),
         (3, "invalid_method"),
         (4, "invalid_url"),
         (5, "invalid_request"),
         (7, "invalid_json_line"),
-    }
+    ]
     assert batch["output_file_id"] is None
     assert served.loads.names == []
 
@@ -248,6 +248,33 @@ async def test_texts_lie_in_private_files_of_random_names(served: Served, tmp_pa
     assert content.headers["X-Content-Type-Options"] == "nosniff"
     assert content.headers["Content-Disposition"].startswith("attachment; filename=")
     assert ".." not in content.headers["Content-Disposition"]
+
+
+async def test_lists_begin_with_what_is_newest_also_of_one_second_and_after_a_restart(
+    open_server: OpenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = int(time.time())
+    monkeypatch.setattr(Shelf, "now", second)
+    served: Served = await open_server()
+    files = [(await upload(served, b"x")).json["id"] for _ in range(8)]
+    batches = [(await create(served, file)).json["id"] for file in files]
+    for id_ in batches:
+        await wait_for(served, id_)
+
+    async def check(served: Served) -> None:
+        for path, newest in (("files", files[::-1]), ("batches", batches[::-1])):
+            listed = (await served.send("GET", f"/v1/{path}")).json["data"]
+            assert {one["created_at"] for one in listed} == {second}
+            assert [one["id"] for one in listed] == newest
+            listed = (await served.send("GET", f"/v1/{path}?order=asc")).json["data"]
+            assert [one["id"] for one in listed] == newest[::-1]
+
+    await check(served)
+    await served.client.close()
+    served = await open_server()
+    await check(served)
+    file = (await upload(served, b"x")).json["id"]
+    assert (await served.send("GET", "/v1/files")).json["data"][0]["id"] == file
 
 
 async def test_lists_come_in_pages(served: Served) -> None:

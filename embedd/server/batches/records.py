@@ -41,6 +41,7 @@ class StoredFile(Struct, frozen=True, kw_only=True):
         owner: Digest of the key that sent it, empty where access is unrestricted.
         name: As the client called it; never a path here.
         size: Bytes.
+        number: Of the order in which records were made, within a second too.
     """
 
     id: str
@@ -50,6 +51,7 @@ class StoredFile(Struct, frozen=True, kw_only=True):
     size: int
     created: int
     expires: int
+    number: int = 0
 
 
 class Done(Struct, frozen=True, kw_only=True):
@@ -79,6 +81,7 @@ class Batch(Struct, frozen=True, kw_only=True):
         removed: When the record and its files are deleted; None while it is not final.
         done: What is committed.
         faults: Why it failed.
+        number: As in `StoredFile`.
     """
 
     id: str
@@ -101,3 +104,9 @@ class Batch(Struct, frozen=True, kw_only=True):
     faults: tuple[LineFault, ...] = ()
     total: int = 0
     done: Done = Done()
+    number: int = 0
+
+
+def by_age(record: StoredFile | Batch) -> tuple[int, int]:
+    """Key that sorts records in the order in which they were made."""
+    return record.created, record.number

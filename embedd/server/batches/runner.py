@@ -23,7 +23,7 @@ from embedd.bulk.requests import (
 )
 from embedd.bulk.units import Range
 from embedd.errors import ShuttingDownError, TooLargeError
-from embedd.server.batches.records import FINAL, Batch, Purpose, Status
+from embedd.server.batches.records import FINAL, Batch, Purpose, Status, by_age
 from embedd.server.batches.shelf import Shelf, make_file, make_id, open_private, results_of
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class Runner:
     def _choose(self) -> list[Batch]:
         """Return the batches to begin: the oldest of owners of whom none is in work."""
         oldest: dict[str, Batch] = {}
-        for batch in sorted(self._shelf.batches.values(), key=lambda one: one.created):
+        for batch in sorted(self._shelf.batches.values(), key=by_age):
             if batch.status not in FINAL and batch.owner not in self._running:
                 oldest.setdefault(batch.owner, batch)
         return list(oldest.values())[: MOST_OWNERS - len(self._running)]

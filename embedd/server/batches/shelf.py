@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
@@ -97,6 +98,7 @@ class Shelf:
         self.files: dict[str, StoredFile] = {}
         self.batches: dict[str, Batch] = {}
         self.progress: dict[str, Done] = {}  # of batches in work: what is not committed too
+        self._numbers = count(1)  # of records
         self._folder = Folder(root)
         self._writing = asyncio.Lock()
         self._clock = clock
@@ -172,6 +174,7 @@ class Shelf:
 
     async def add_file(self, file: StoredFile) -> None:
         """Keep a file whose content is in its place and counted."""
+        file = msgspec.structs.replace(file, number=next(self._numbers))
         self.quota.count(file.owner, OVERHEAD)
         self.files[file.id] = file
         await self._follow(lambda: self._write(FILES, file))
@@ -212,6 +215,7 @@ class Shelf:
         """
         if batch.id not in self.batches:
             self.quota.add(batch.owner, OVERHEAD)
+            batch = msgspec.structs.replace(batch, number=next(self._numbers))
         self.batches[batch.id] = batch
         await self._follow(lambda: self._write(BATCHES, self.batches[batch.id]))
         return self.batches[batch.id]
@@ -262,6 +266,8 @@ class Shelf:
                     self._folder.remove(f"{folder}/{name}")
         self.files = self._read_records(FILES, StoredFile)
         self.batches = self._read_records(BATCHES, Batch)
+        records: list[StoredFile | Batch] = [*self.files.values(), *self.batches.values()]
+        self._numbers = count(1 + max((one.number for one in records), default=0))
         for batch in self.batches.values():
             self.quota.count(batch.owner, OVERHEAD)
         for file in self.files.values():

@@ -71,6 +71,13 @@ def test_a_fault_names_its_line_and_field(
     assert faults(tmp_path / "in", content) == expected
 
 
+def test_faults_are_in_the_order_of_the_lines(tmp_path: Path) -> None:
+    content = line("a") + line("a") + b"{\n" + line("a") + line("b", method="X")
+    assert [number for number, *_ in faults(tmp_path / "in", content)] == [2, 3, 4, 5]
+    repeated, broken = line("a") * 61, b"{\n" * 60
+    assert [n for n, *_ in faults(tmp_path / "in", repeated + broken)] == list(range(2, 102))
+
+
 def test_a_line_may_be_as_long_as_a_body(tmp_path: Path) -> None:
     short = line("a", pad="").rstrip(b"\n")
     fits = line("a", pad="x" * (MAX_BODY - len(short)))

@@ -6,7 +6,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from embedd.errors import InvalidInputError
-from embedd.server.batches.records import Batch, StoredFile
+from embedd.server.batches.records import Batch, StoredFile, by_age
 
 R = TypeVar("R", StoredFile, Batch)
 
@@ -17,8 +17,7 @@ def take_page(
     """Return the records of the page that the query asks for, and whether there are more.
 
     Args:
-        records: In the order of their ids' first use; the latest come first unless the query
-            has ``order=asc``.
+        records: The latest come first unless the query has ``order=asc``.
         limit: Records of a page by default.
         most: Records of a page at most.
 
@@ -28,7 +27,7 @@ def take_page(
     order = request.query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise InvalidInputError(f"order must be asc or desc, got {order[:40]!r}", field="order")
-    ordered = sorted(records, key=lambda one: (one.created, one.id), reverse=order == "desc")
+    ordered = sorted(records, key=by_age, reverse=order == "desc")
     text = request.query.get("limit", str(limit))
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and 1 <= int(text) <= most):
         raise InvalidInputError(f"limit must be 1 to {most}, got {text[:40]!r}", field="limit")

@@ -113,7 +113,11 @@ def _to_inputs(value: object) -> Sequence[str | ClientIds]:
     if isinstance(value, np.ndarray):
         return [to_ids(value, 0, place="input[{}]")]
     if value is None or value == []:
-        raise EmptyInputError("invalid input", field=FIELD)
+        found = "is missing or null" if value is None else "is an empty array"
+        raise EmptyInputError(
+            f"invalid input: {FIELD} {found}: send a text, or an array of at least one",
+            field=FIELD,
+        )
     if not isinstance(value, list):
         raise InvalidInputError("invalid input type", field=FIELD)
     if {*map(type, value)} == {str}:

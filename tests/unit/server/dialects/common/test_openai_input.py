@@ -68,10 +68,13 @@ def test_a_text_is_an_input_even_if_it_is_empty(text: str) -> None:
     assert parse(text) == parse([text]) == parse([{"text": text}]) == [text]
 
 
-@pytest.mark.parametrize("value", [None, []])
-def test_null_and_the_empty_list_have_no_inputs(value: object) -> None:
-    with pytest.raises(EmptyInputError, match=r"^invalid input$"):
+@pytest.mark.parametrize(
+    ("value", "found"), [(None, "input is missing or null"), ([], "input is an empty array")]
+)
+def test_null_and_the_empty_list_have_no_inputs(value: object, found: str) -> None:
+    with pytest.raises(EmptyInputError) as caught:
         parse(value)
+    assert str(caught.value) == f"invalid input: {found}: send a text, or an array of at least one"
 
 
 @pytest.mark.parametrize(
