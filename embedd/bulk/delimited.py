@@ -9,7 +9,7 @@ from typing import BinaryIO, Final
 import numpy as np
 
 from embedd.bulk.lines import BOM, Cutter
-from embedd.bulk.records import Fault, Record
+from embedd.bulk.records import Fault, Record, not_utf8
 from embedd.bulk.units import MOST_BYTES, Limits, Range
 from embedd.errors import InvalidInputError
 
@@ -38,7 +38,7 @@ def read_header(stream: BinaryIO, delimiter: str) -> tuple[list[str], int, int]:
     if not names:
         raise InvalidInputError("the header has no names: the first line is empty")
     if fault := next((name for name in names if isinstance(name, Fault)), None):
-        raise InvalidInputError(f"the header is {fault}: convert the file to UTF-8")
+        raise InvalidInputError(f"the header is {fault}")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InvalidInputError(f"two columns are {twice!r}: give each a name of its own")
     return [str(name) for name in names], sum(map(len, lines)), 1 + len(lines)
@@ -89,7 +89,8 @@ def _to_values(fields: list[str] | Fault, names: Sequence[str]) -> "dict[str, st
     if isinstance(fields, Fault):
         return fields
     if len(fields) != len(names):
-        return Fault(f"the record has {len(fields)} fields, and the header {len(names)}")
+        noun = "field" if len(fields) == 1 else "fields"
+        return Fault(f"the record has {len(fields)} {noun}, and the header {len(names)}")
     values: dict[str, str] = {}
     for name, field in zip(names, fields, strict=True):
         text = _to_text(field)
@@ -105,7 +106,7 @@ def _to_text(field: str) -> str | Fault:
     try:
         return field.encode(BYTES).decode()
     except UnicodeDecodeError as error:
-        return Fault(f"not UTF-8: {error.reason} at byte {error.start}")
+        return not_utf8(error)
 
 
 def _parse(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 OWN: Final = re.compile(r"(part-\d{6,}|results|empty|_SUCCESS|\.tmp-.*)(\.[a-z]+)?")
 RECORDS: Final = "_embedd"  # what is known of the job and its parts
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+WAY_OUT: Final = "wait until it has ended, or stop it"  # of another process with the lock
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -237,7 +238,7 @@ class Folder:
                 with file:
                     file.seek(0)
                     owner = _describe_holder(file.read())
-                raise FolderLockedError(f"{self.root} is in use by {owner}") from error
+                raise FolderLockedError(f"{self.root} is in use by {owner}: {WAY_OUT}") from error
             with suppress(FileNotFoundError):
                 if os.path.samestat(path.stat(), os.fstat(file.fileno())):
                     return file

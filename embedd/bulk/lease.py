@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
-from embedd.bulk.folder import FolderLockedError
+from embedd.bulk.folder import WAY_OUT, FolderLockedError
 from embedd.bulk.remote import RemotePath
 from embedd.errors import EmbeddError
 
@@ -122,7 +122,7 @@ class Lease:
             if now is None:
                 return
             if now != before:
-                raise FolderLockedError(f"{self._subject} is in use by {now}")
+                raise FolderLockedError(f"{self._subject} is in use by {now}: {WAY_OUT}")
 
     def _keep(self) -> None:
         """Write it again and again until the end, or until another process has it."""

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from embedd.bulk.records import Fault, Record
+from embedd.bulk.records import Fault, Record, not_utf8
 from embedd.bulk.units import Limits, Range
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
@@ -89,7 +89,7 @@ def read_text_lines(data: bytes, *, line: int) -> Iterator[Record]:
         try:
             yield Record(row=number, line=line + number, values={TEXT: text.decode()})
         except UnicodeDecodeError as error:
-            yield Record(row=number, line=line + number, values=_not_utf8(error))
+            yield Record(row=number, line=line + number, values=not_utf8(error))
 
 
 def read_json_lines(data: bytes, *, line: int) -> Iterator[Record]:
@@ -119,10 +119,6 @@ def _parse_object(text: bytes) -> dict[str, Any] | Fault:
     except msgspec.DecodeError as error:
         return Fault(f"the line is not valid JSON: {error}")
     except UnicodeDecodeError as error:
-        return _not_utf8(error)
+        return not_utf8(error)
     except RecursionError:
         return Fault("the line is not valid JSON: it is nested too deeply")
-
-
-def _not_utf8(error: UnicodeDecodeError) -> Fault:
-    return Fault(f"not UTF-8: {error.reason} at byte {error.start}")

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from embedd.bulk.columns import STRING, TEXT, Column, Selection, find_misfit, infer_columns
 from embedd.bulk.delimited import DELIMITERS, read_delimited, read_header, scan_delimited
 from embedd.bulk.lines import read_json_lines, read_text_lines, scan_lines
-from embedd.bulk.records import Failure, Fault, Record
+from embedd.bulk.records import Failure, Fault, Record, not_utf8
 from embedd.bulk.sources import LINE_FORMATS, Format, Source, has_arrow
 from embedd.bulk.streams import HEAD, Cursor, check_text, open_stream
 from embedd.bulk.units import MOST_BYTES, Limits, Range, Unit
@@ -274,7 +274,7 @@ def _read_document(path: str) -> Mapping[str, Any] | Fault:
     try:
         return {TEXT: data.decode("utf-8-sig"), FILE: path}
     except UnicodeDecodeError as error:
-        return Fault(f"not UTF-8: {error.reason} at byte {error.start}")
+        return not_utf8(error)
 
 
 def _scan_stream(source: Source, limits: Limits) -> Iterable[Range]:

@@ -11,6 +11,14 @@ class Fault(str):
     __slots__ = ()
 
 
+def not_utf8(error: UnicodeDecodeError) -> Fault:
+    """Return the fault of a text that is of another encoding."""
+    return Fault(
+        f"not UTF-8: {error.reason} at byte {error.start}: convert the file, if it is Latin-1 "
+        "with iconv -f latin1 -t utf8"
+    )
+
+
 class Record(NamedTuple):
     """A row of a text format.
 

@@ -98,7 +98,10 @@ class _Content(io.RawIOBase):
         try:
             yield
         except (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError) as error:
-            raise InvalidInputError(f"{self._path} is damaged: {error}") from error
+            raise InvalidInputError(
+                f"{self._path} is damaged: {error}, after {self._stream.tell():,} bytes of its "
+                "content: replace it by a whole one"
+            ) from error
 
     def close(self) -> None:
         super().close()

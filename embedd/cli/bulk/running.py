@@ -32,7 +32,7 @@ from embedd.bulk.finished import (
     check_same,
     read_finished,
 )
-from embedd.bulk.folder import JobFolder
+from embedd.bulk.folder import FolderLockedError, JobFolder
 from embedd.bulk.job import Job, Model, Options, check_columns, choose_selection, fit_limits, plan
 from embedd.bulk.opening import (
     begin_stream,
@@ -207,6 +207,9 @@ async def hold_lock(folder: JobFolder) -> AsyncIterator[None]:
         if taking.exception() is None:
             await asyncio.to_thread(lock.__exit__, None, None, None)
         raise
+    except FolderLockedError as error:
+        others = "-o" if folder.shard == "1-of-1" else "-o or --shard"
+        raise FolderLockedError(f"{error}, or choose another {others}") from error
     try:
         yield
     except BaseException as error:

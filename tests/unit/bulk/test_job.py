@@ -36,6 +36,7 @@ from tests.unit.bulk.jobs import (
 )
 
 SMALL = Limits(rows=3, bytes=64)
+LATIN_1 = "iconv -f latin1 -t utf8"
 
 
 class Killed(BaseException):
@@ -227,6 +228,7 @@ def test_rows_that_cannot_be_read_or_embedded_are_listed_and_the_others_computed
         "the text is null (column text)",
         "the text is bad",
     ]
+    assert errors[3]["error"].endswith(": convert the file, if it is Latin-1 with " + LATIN_1)
     assert (errors[-1]["tokens"], errors[-1]["limit"]) == (9, 8)
     assert total is not None
     assert (total.rows, total.errors) == (2, 7)
@@ -420,7 +422,12 @@ def test_a_document_that_fails_is_named_itself(tmp_path: Path) -> None:
     errors = read_lines(tmp_path / "o.jsonl.errors.jsonl")
     found = [(one["file"], one["row"], one["error"]) for one in errors]
     assert found == [
-        (str(folder.parent / "b.md"), 1, "not UTF-8: invalid start byte at byte 0"),
+        (
+            str(folder.parent / "b.md"),
+            1,
+            "not UTF-8: invalid start byte at byte 0: convert the file, if it is Latin-1 with "
+            + LATIN_1,
+        ),
         (str(folder / "d.md"), 3, "the text is bad"),
     ]
 
@@ -608,7 +615,9 @@ def test_faults_of_json_lines_and_of_line_ends_are_said_as_they_are(tmp_path: Pa
     with pytest.raises(InvalidInputError, match=r"a\.csv: .* has a carriage return outside quotes"):
         run_job([table], tmp_path / "p.jsonl")
     table.write_bytes("naïve,text\nà,b\n".encode("latin-1"))
-    with pytest.raises(InvalidInputError, match=r"the header is not UTF-8: .*: convert the file"):
+    with pytest.raises(
+        InvalidInputError, match=r"the header is not UTF-8: .*: convert .*" + LATIN_1
+    ):
         run_job([table], tmp_path / "p.jsonl")
 
 

@@ -166,8 +166,10 @@ def test_what_is_not_an_object_in_utf8_is_a_fault_of_its_line(line: bytes) -> No
 def test_a_record_with_too_few_fields_is_a_fault() -> None:
     first, second = read_delimited(b"a\nb,c\n", ["one", "two"], ",", line=2)
     assert isinstance(first.values, Fault)
-    assert "1 fields, and the header 2" in first.values
+    assert first.values == "the record has 1 field, and the header 2"
     assert second.values == {"one": "b", "two": "c"}
+    [longer] = read_delimited(b"a,b,c\n", ["one", "two"], ",", line=2)
+    assert longer.values == "the record has 3 fields, and the header 2"
 
 
 def test_a_field_that_is_not_utf8_is_a_fault_that_names_its_column() -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,20 @@ def test_a_damaged_compressed_file_is_named(tmp_path: Path, ending: str, damage:
     path.write_bytes(DAMAGES[damage](data))
     with pytest.raises(InvalidInputError, match=rf"a\.txt{ending} is damaged"):
         run_job([path], tmp_path / "o.jsonl")
+
+
+def test_a_compressed_file_that_is_cut_says_how_much_of_it_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    data = gzip.compress(LINES)
+    path.write_bytes(data[: len(data) // 2])
+    readable = zlib.decompressobj(wbits=31).decompress(data[: len(data) // 2])
+    assert 0 < len(readable) < len(LINES)
+    with open_stream(str(path)) as stream, pytest.raises(InvalidInputError) as caught:
+        while stream.read(1000):
+            pass
+    assert str(caught.value).endswith(
+        f" after {len(readable):,} bytes of its content: replace it by a whole one"
+    )
 
 
 def test_a_file_that_loses_lines_while_it_is_read_ends_the_job(tmp_path: Path) -> None:

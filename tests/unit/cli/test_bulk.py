@@ -519,10 +519,14 @@ def test_a_job_in_use_is_refused(embedd: Run, server: FakeServer, texts: Path) -
     del server
     from embedd.bulk.folder import Folder
 
-    with Folder(texts.with_name("o.jsonl.parts")).lock():
-        result = embedd("bulk", "all-minilm", str(texts), "-o", str(texts.with_name("o.jsonl")))
-    assert result.status == 1
-    assert f"is in use by process {os.getpid()} on " in result.err
+    command = ["bulk", "all-minilm", str(texts), "-o", str(texts.with_name("o.jsonl"))]
+    for shard, options in (("1-of-1", ()), ("2-of-3", ("--shard", "2/3"))):
+        with Folder(texts.with_name("o.jsonl.parts"), shard).lock():
+            result = embedd(*command, *options)
+        assert result.status == 1
+        assert f"is in use by process {os.getpid()} on " in result.err
+        other = "another -o or --shard" if options else "another -o"
+        assert f": wait until it has ended, or stop it, or choose {other}\n" in result.err
 
 
 def test_a_file_that_no_job_made_is_never_overwritten(
