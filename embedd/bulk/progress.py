@@ -34,7 +34,8 @@ class Progress:
     """Counts rows, tokens and bytes of one run.
 
     Args:
-        rows: Of all units of this run; None if that is not known.
+        rows: Of all units of this run, with lines that turn out to have no content; None if
+            that is not known.
         size: Bytes of text of the same.
         parts: How many units they are.
         done_rows: Rows of parts that were finished before.
@@ -75,6 +76,11 @@ class Progress:
         self.tokens += tokens
         self.cut += cut
         self.failed += failed
+
+    def skip(self, rows: int) -> None:
+        """Take *rows* from those that are to do: they were lines without content."""
+        if self._all_rows is not None:
+            self._all_rows -= rows
 
     def finish_part(self) -> None:
         """Count a part."""

@@ -174,6 +174,7 @@ async def run_unit(
     def report(done: int, tokens: int, cut: int, failed: int, share: float) -> None:
         progress.add(done, tokens, cut, failed, share * unit.range.size)
 
+    progress.skip(unit.range.rows - len(rows.texts) - len(rows.failures))
     embedded = await embed_rows(rows, pool, report, empty=empty, advice=_advise(wanted))
     if embedded.failures:
         budget.add(len(embedded.failures), name_some(embedded.failures))

@@ -128,7 +128,7 @@ def _choose_cores(nodes: Sequence["Node"]) -> int:
 def _make_run(work: Work, dispatcher: Dispatcher, folder: JobFolder) -> Run:
     """Return what does *work* on the workers of *dispatcher*."""
     fingerprint = fingerprint_of(folder.read(JOB) or b"")
-    sizes = {unit.part: unit.range.size for unit in work.units or ()}
+    ranges = {unit.part: unit.range for unit in work.units or ()}
 
     total = Counts()
 
@@ -137,15 +137,17 @@ def _make_run(work: Work, dispatcher: Dispatcher, folder: JobFolder) -> Run:
         counts = outcome.counts
         total += counts
         rows = counts.rows + counts.errors
-        work.progress.add(rows, counts.tokens, counts.cut, counts.errors, sizes[outcome.part])
+        planned = ranges[outcome.part]
+        work.progress.skip(planned.rows - rows)
+        work.progress.add(rows, counts.tokens, counts.cut, counts.errors, planned.size)
         work.progress.finish_part()
         if counts.errors:
             work.budget.add(counts.errors, outcome.examples)
 
     async def run(stop: asyncio.Event) -> Counts:
-        await dispatcher.run(list(sizes), fingerprint, report, stop)
+        await dispatcher.run(list(ranges), fingerprint, report, stop)
         if work.progress.is_complete:
-            await wait_for_parts(folder, work.job.options.output, sizes)
+            await wait_for_parts(folder, work.job.options.output, ranges)
         return total
 
     return run

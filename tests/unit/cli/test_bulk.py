@@ -367,6 +367,21 @@ def test_progress_can_be_lines_of_json(embedd: Run, server: FakeServer, texts: P
     assert shown["eta_seconds"] == 0
 
 
+def test_lines_without_content_are_no_rows_also_where_progress_is_shown(
+    embedd: Run, server: FakeServer, tmp_path: Path
+) -> None:
+    """They take numbers, so that a row is found by its number."""
+    del server
+    source, out = tmp_path / "a.jsonl", tmp_path / "o.jsonl"
+    source.write_text('\n{"text": "a"}\n \n\n{"text": "b"}\n{"text": null}\n\n')
+    result = embedd("bulk", "all-minilm", str(source), "-o", str(out), "--progress", "json")
+    *_, line = [line for line in result.err.splitlines() if line.startswith("{")]
+    shown = json.loads(line)
+    assert (shown["rows"], shown["of"]) == (3, 3)
+    assert "\n2 rows, " in result.err
+    assert [row["row"] for row in rows_of(out.read_bytes())] == [1, 4]
+
+
 def test_without_progress_only_the_totals_are_shown(
     embedd: Run, server: FakeServer, texts: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """``embedd bulk --ray`` on a cluster that is this process, and what is refused without one."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -167,6 +168,17 @@ def test_rows_that_fail_are_in_the_list_of_errors(do: Do, texts: Path) -> None:
         do(most_errors=0)
     assert do() == 3
     assert "UTF-8" in texts.with_name("o.jsonl.errors.jsonl").read_text()
+
+
+def test_lines_without_content_are_not_shown_as_rows(
+    do: Do, texts: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = texts.with_name("a.jsonl")
+    source.write_text('\n{"text": "a"}\n\n{"text": "b"}\n')
+    assert do(inputs=[str(source)], progress="json") == 0
+    *_, line = [line for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    shown = json.loads(line)
+    assert (shown["rows"], shown["of"]) == (2, 2)
 
 
 def test_a_part_that_fails_ends_the_command_and_those_that_are_done_stay(
