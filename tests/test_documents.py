@@ -61,7 +61,7 @@ def check_command(name: str, *words: str) -> None:
             for variable in variables:
                 assert re.search(rf"^{variable.split('=')[0]} \?=", MAKEFILE, re.MULTILINE)
         case "pip", ("install", package):
-            assert package in {f"embedd-server[{extra}]" for extra in EXTRAS}
+            assert package in {f".[{extra}]" for extra in EXTRAS}  # of a clone
         case (("cat" | "zcat"), (_,)):
             pass
         case _:

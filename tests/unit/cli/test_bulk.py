@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import struct
 from pathlib import Path
@@ -360,11 +361,14 @@ def test_progress_can_be_lines_of_json(embedd: Run, server: FakeServer, texts: P
     del server
     out = str(texts.with_name("o.jsonl"))
     result = embedd("bulk", "all-minilm", str(texts), "-o", out, "--progress", "json")
-    *_, line = [line for line in result.err.splitlines() if line.startswith("{")]
+    *_, line = [line for line in result.err.splitlines() if line.startswith('{"rows":')]
     shown = json.loads(line)
     assert (shown["rows"], shown["of"], shown["tokens"], shown["failed"]) == (3, 3, 11, 0)
     assert (shown["parts"], shown["of_parts"]) == (1, 1)
     assert shown["eta_seconds"] == 0
+    documents = (Path(__file__).parents[3] / "docs" / "bulk.md").read_text()
+    table = documents.partition("| field |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", table)) == set(shown)
 
 
 def test_lines_without_content_are_no_rows_also_where_progress_is_shown(
