@@ -5,7 +5,8 @@ of the output that has its final name only once it is complete:
 
 - `sources` finds the inputs, and `job.plan` cuts them into units: a function of inputs and options.
 - `reading` reads the rows of a unit from a file of any format (`lines`, `delimited`,
-  `documents`, `tables`), and `columns` says which columns are text, id, and carried along.
+  `documents`, `tables`), and `columns` says which columns are text, id, and carried along;
+  `union` joins those of several inputs.
 - `compute` has the interface to what computes, `Compute`, and the `Pool` that shares the requests
   among servers, waits for them and tries again; `unit` embeds the rows of a unit with it.
 - `parts` writes the part of a unit, `folder` puts it into place, `ending` joins the parts.

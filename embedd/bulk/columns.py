@@ -3,7 +3,7 @@
 import csv
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from embedd.bulk.records import Fault
@@ -16,8 +16,9 @@ CHUNK: Final = ("chunk", "start", "end")
 ALL, NONE = "all", "none"
 SEPARATORS: Final = set(",;|\t")  # that are seldom part of a name
 
-# Types of columns. Others, which only tables have, are `ARROW` and a serialised schema.
-BOOL, INT, FLOAT, STRING, JSON = "bool", "int64", "float64", "string", "json"
+# Types of columns. Others, which only tables have, are `ARROW` and a serialised schema. `NULL` is
+# that of columns without a value so far; an output has `JSON` for it.
+BOOL, INT, FLOAT, STRING, JSON, NULL = "bool", "int64", "float64", "string", "json", "null"
 ARROW: Final = "arrow:"
 _SIMPLE: Final = {bool: BOOL, int: INT, float: FLOAT, str: STRING}
 
@@ -104,7 +105,7 @@ def select(
         InvalidInputError: A column does not exist, is ambiguous, or has a reserved name.
     """
     by_name = {column.name: column for column in columns}
-    pieces = _parse_template(_choose_text(columns) if text is None else text, by_name)
+    pieces = _parse_template(choose_text(columns) if text is None else text, by_name)
     wanted = [] if id_ is None else [id_]
     if keep == ALL:
         wanted += by_name
@@ -120,36 +121,62 @@ def select(
             f"the output has a column {both[0]!r} of its own: name others with --keep"
             + (f", or --id {ROW}" if both[0] == ROW else "")
         )
-    return Selection(text=pieces, id=id_, keep=tuple(by_name[name] for name in names))
+    kept = (by_name[name] for name in names)
+    return Selection(
+        text=pieces,
+        id=id_,
+        keep=tuple(replace(one, type=JSON) if one.type == NULL else one for one in kept),
+    )
 
 
 def infer_columns(rows: Iterable[Mapping[str, Any]]) -> list[Column]:
-    """Return the columns of *rows* of JSON, each of a type that holds all of its values."""
+    """Return the columns of *rows* of JSON, each of a type that holds all of its values.
+
+    One without values is `NULL`.
+    """
     types: dict[str, str] = {}
     for row in rows:
         for name, value in row.items():
             before = types.get(name)
             types[name] = _join_types(before, value)
-    return [Column(name=name, type=kind or JSON) for name, kind in types.items()]
+    return [Column(name=name, type=kind or NULL) for name, kind in types.items()]
 
 
 def find_misfit(values: Mapping[str, Any], columns: Iterable[Column]) -> Fault | None:
-    """Return why a row cannot be carried along in columns of these types, or None if it can."""
+    """Return why a row cannot be carried along in columns of these types, or None if it can.
+
+    Texts hold every value, as JSON if it is not a text.
+    """
     for column in columns:
         value = values.get(column.name)
-        if value is None or column.type == JSON or column.type.startswith(ARROW):
+        if value is None or column.type in (JSON, STRING):
             continue
         kind = _SIMPLE.get(type(value), JSON)
+        if column.type.startswith(ARROW):
+            from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
+
+            if tables.holds(column.type, value):
+                continue
+            return _misfit(column.name, kind, tables.show_type(column.type))
         fits = kind == column.type or (kind == INT and column.type == FLOAT)
         if not fits or (kind == INT and not -(1 << 63) <= value < 1 << 63):
-            return Fault(
-                f"column {column.name!r} is {kind} here and {column.type} before: leave it out "
-                "with --keep"
-            )
+            return _misfit(column.name, kind, column.type)
     return None
 
 
-def _choose_text(columns: Sequence[Column]) -> str:
+def _misfit(name: str, kind: str, before: str) -> Fault:
+    return Fault(
+        f"column {name!r} is {kind} here and {before} before: leave it out with --keep, or write "
+        ".jsonl, which has no types"
+    )
+
+
+def choose_text(columns: Sequence[Column]) -> str:
+    """Return the column of the text where no option names it.
+
+    Raises:
+        InvalidInputError: Several may be it, or none.
+    """
     names = [column.name for column in columns]
     if TEXT in names:
         return TEXT

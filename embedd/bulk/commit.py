@@ -16,6 +16,7 @@ from embedd.bulk.compute import MixedBackendsError
 from embedd.bulk.folder import RECORDS, JobFolder, hash_file, naming
 from embedd.bulk.job import Job, decode_job
 from embedd.bulk.parts import SUFFIXES, Output, Part, render_json, write_part
+from embedd.bulk.reading import MOST_NAMES
 from embedd.bulk.records import Failure
 from embedd.bulk.units import Unit
 from embedd.errors import ServiceError
@@ -39,6 +40,8 @@ class Counts:
         errors: Rows without one.
         tokens: That were computed.
         cut: Texts that were cut.
+        left_out: Some of the fields that rows have and the output has not, though it has all that
+            were known when the job began.
     """
 
     rows: int = 0
@@ -46,6 +49,7 @@ class Counts:
     errors: int = 0
     tokens: int = 0
     cut: int = 0
+    left_out: tuple[str, ...] = ()
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(
@@ -54,6 +58,7 @@ class Counts:
             errors=self.errors + other.errors,
             tokens=self.tokens + other.tokens,
             cut=self.cut + other.cut,
+            left_out=tuple(dict.fromkeys([*self.left_out, *other.left_out]))[:MOST_NAMES],
         )
 
 

@@ -14,6 +14,8 @@ from embedd.bulk.units import MOST_BYTES, Limits, Range
 from embedd.errors import InvalidInputError
 
 DELIMITERS: Final = {"csv": ",", "tsv": "\t"}
+# Other delimiters that files have, such as those of a spreadsheet whose numbers have commas.
+OTHERS: Final = {",": ";\t"}
 STEP: Final = 1000  # records that are counted at a time
 # Each byte is a character: records are found before it is known whether they are UTF-8.
 BYTES: Final = "latin-1"
@@ -27,13 +29,48 @@ def read_header(stream: BinaryIO, delimiter: str) -> tuple[list[str], int, int]:
     Raises:
         InvalidInputError: The header is not valid, is not UTF-8, or has a name twice.
     """
-    fields, lines = next(_parse(_read_lines(stream), delimiter), ([], []))
-    if not lines:
-        return [], 0, 1
+    lines, size = _read_header_lines(stream, delimiter)
+    return _to_names(lines, delimiter), size, 1 + len(lines)
+
+
+def read_first_header(stream: BinaryIO, delimiter: str) -> tuple[list[str], str, int]:
+    """Return the names of the columns, the delimiter, and the number of the line after them.
+
+    The delimiter is one of `OTHERS` if the header is one field with *delimiter* and several with
+    that one; the rest is as in `read_header`.
+    """
+    lines, _ = _read_header_lines(stream, delimiter)
+    delimiter = _choose_delimiter(lines, delimiter)
+    return _to_names(lines, delimiter), delimiter, 1 + len(lines)
+
+
+def _read_header_lines(stream: BinaryIO, delimiter: str) -> tuple[Sequence[bytes], int]:
+    """Return the lines of the header without a byte order mark, and their bytes with it."""
+    lines = _read_lines(stream)
+    first = next(lines, b"")
+    text = first.removeprefix(BOM)
+    _, header = next(_parse(chain([text] if first else [], lines), delimiter), ([], []))
+    return header, len(first) - len(text) + sum(map(len, header))
+
+
+def _choose_delimiter(header: Sequence[bytes], delimiter: str) -> str:
+    def count(one: str) -> int:
+        fields, _ = next(_parse(header, one), ([], []))
+        return 0 if isinstance(fields, Fault) else len(fields)
+
+    if count(delimiter) != 1:
+        return delimiter
+    found: str = max([delimiter, *OTHERS.get(delimiter, "")], key=count)
+    return found
+
+
+def _to_names(header: Sequence[bytes], delimiter: str) -> list[str]:
+    """Return the names of the columns in the lines of the *header*; no lines have none."""
+    fields, _ = next(_parse(header, delimiter), ([], []))
+    if not header:
+        return []
     if isinstance(fields, Fault):
         raise InvalidInputError(f"the table has no header: {fields}")
-    if fields:
-        fields[0] = fields[0].removeprefix(BOM.decode(BYTES)).strip('"')
     names = [_to_text(field) for field in fields]
     if not names:
         raise InvalidInputError("the header has no names: the first line is empty")
@@ -41,7 +78,7 @@ def read_header(stream: BinaryIO, delimiter: str) -> tuple[list[str], int, int]:
         raise InvalidInputError(f"the header is {fault}")
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InvalidInputError(f"two columns are {twice!r}: give each a name of its own")
-    return [str(name) for name in names], sum(map(len, lines)), 1 + len(lines)
+    return [str(name) for name in names]
 
 
 def scan_delimited(stream: BinaryIO, limits: Limits, delimiter: str) -> Iterator[Range]:

@@ -7,11 +7,12 @@ from typing import Final
 
 import msgspec
 
-from embedd.bulk.columns import ALL, CHUNK, NONE, Column, Selection, select
+from embedd.bulk.columns import ALL, CHUNK, NONE, Column, Selection, choose_text, select
 from embedd.bulk.compute import Wanted, numpy_type
-from embedd.bulk.parts import Output
-from embedd.bulk.reading import check_head, find_columns, has_rows, scan
-from embedd.bulk.sources import File, Source
+from embedd.bulk.parts import Output, is_typed
+from embedd.bulk.reading import Head, check_head, read_head, scan
+from embedd.bulk.sources import File, Format, Source
+from embedd.bulk.union import join_columns
 from embedd.bulk.units import Limits, Range, Unit
 from embedd.errors import InvalidInputError
 from embedd.names import is_same_model
@@ -76,6 +77,12 @@ class Job:
     selection: Selection
     planned: tuple[Planned, ...]
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether all columns are carried along that were known when the job began."""
+        kept = (one.name for one in self.selection.keep)
+        return self.options.keep in (None, ALL) and any(one != self.selection.id for one in kept)
+
     def encode(self) -> bytes:
         """Return the job as JSON."""
         return msgspec.json.format(msgspec.json.encode(self), indent=1)
@@ -125,13 +132,14 @@ def plan(
     Raises:
         InvalidInputError: An input cannot be read, or has not the columns that are needed.
     """
-    selection = _select(options, sources)
+    heads = read_heads(options, sources)
+    selection = _select(options, heads)
     return Job(
         options=options,
         model=model,
         selection=selection,
         planned=_plan_sources(
-            options, sources, selection, fit_limits(limits, options.wanted, model), rows=0
+            options, heads, selection, fit_limits(limits, options.wanted, model), rows=0
         ),
     )
 
@@ -142,38 +150,83 @@ def check_columns(options: Options, sources: Sequence[Source]) -> None:
     Raises:
         InvalidInputError: One has not.
     """
-    selection = _select(options, sources)
+    heads = read_heads(options, sources)
+    selection = _select(options, heads)
+    for head in heads:
+        _check_columns(head, options, selection)
+
+
+def read_heads(options: Options, sources: Sequence[Source]) -> list[Head]:
+    """Return what is known of *sources* without reading them, equal columns of several once.
+
+    Where no columns are carried along those of JSON lines are not searched but in the first.
+
+    Raises:
+        InvalidInputError: One cannot be read.
+    """
+    keep = _choose_keep(options, sum(one.size for one in sources))
+    heads: list[Head] = []
+    known: dict[tuple[Column, ...], tuple[Column, ...]] = {}
     for source in sources:
-        _check_columns(source, selection)
+        if keep == NONE and source.format is Format.JSONL and any(known):
+            check_head(source)
+            heads.append(Head(source=source, columns=(), has_rows=True))
+            continue
+        head = read_head(source)
+        columns = known.setdefault(head.columns, head.columns) if head.has_rows else head.columns
+        heads.append(replace(head, columns=columns))
+    return heads
 
 
-def extend(job: Job, sources: Sequence[Source], limits: Limits) -> Job:
-    """Return *job* with the units of further *sources* behind its own."""
+def find_left_out(job: Job, heads: Iterable[Head]) -> list[str]:
+    """Return the columns of further inputs that *job* does not carry along with all others."""
+    if not job.keeps_all:
+        return []
+    known = set(job.selection.columns)
+    names = (one.name for head in heads if head.has_rows for one in head.columns)
+    return [name for name in dict.fromkeys(names) if name not in known]
+
+
+def extend(job: Job, heads: Sequence[Head], limits: Limits) -> Job:
+    """Return *job* with the units of further inputs behind its own."""
     rows = sum(one.rows for each in job.planned for one in each.ranges)
     limits = fit_limits(limits, job.options.wanted, job.model)
-    more = _plan_sources(job.options, sources, job.selection, limits, rows=rows)
+    more = _plan_sources(job.options, heads, job.selection, limits, rows=rows)
     return replace(job, planned=(*job.planned, *more))
 
 
-def choose_selection(options: Options, columns: Sequence[Column], *, size: int) -> Selection:
+def choose_selection(
+    options: Options,
+    columns: Sequence[Column],
+    *,
+    size: int,
+    first: Sequence[Column] | None = None,
+) -> Selection:
     """Return which of the *columns* of the inputs are what.
 
     Args:
         size: Bytes of all inputs.
+        first: The columns of the first input, of which one is the text if no option names it;
+            None: it has all.
 
     Raises:
         InvalidInputError: A column is missing or ambiguous.
     """
-    keep = options.keep
-    if keep is None:
-        keep = NONE if size > LARGE else ALL
     return select(
         columns,
-        text=options.text,
+        text=choose_text(columns if first is None else first)
+        if options.text is None
+        else options.text,
         id_=options.id,
-        keep=keep,
+        keep=_choose_keep(options, size),
         reserved=() if options.wanted.chunk is None else CHUNK,
     )
+
+
+def _choose_keep(options: Options, size: int) -> str:
+    if options.keep is not None:
+        return options.keep
+    return NONE if size > LARGE else ALL
 
 
 def find_difference(job: Job, options: Options, model: Model) -> str | None:
@@ -214,21 +267,28 @@ def find_new(job: Job, sources: Iterable[Source]) -> tuple[list[str], str | None
     return [path for path in now if path not in known], None
 
 
-def _select(options: Options, sources: Sequence[Source]) -> Selection:
-    """Return which columns are what: those of the first source that has rows with some."""
-    size = sum(one.size for one in sources)
-    for source in sources:
-        columns = find_columns(source)
-        # Without rows it may have other types: those of an empty frame of pandas are null.
-        if columns and has_rows(source):
-            return choose_selection(options, columns, size=size)
-    columns = find_columns(sources[0])
-    if columns:
-        return choose_selection(options, columns, size=size)
-    if not has_rows(sources[0]):
-        raise InvalidInputError(f"{sources[0].path} has no rows: its columns are not known")
-    raise InvalidInputError(
-        f"{sources[0].path} has no line that is a JSON object: write each object on a line of its "
+def _select(options: Options, heads: Sequence[Head]) -> Selection:
+    """Return which columns of all inputs together are what."""
+    # Without rows it may have other types: those of an empty frame of pandas are null.
+    full = [head for head in heads if head.columns and head.has_rows]
+    if not full and heads[0].columns:
+        full = [heads[0]]
+    if not full:
+        raise _no_columns(heads[0])
+    union = join_columns(full)
+    size = sum(one.source.size for one in heads)
+    selection = choose_selection(options, union.columns, size=size, first=full[0].columns)
+    for column in selection.keep if is_typed(options.output) else ():
+        if column.name in union.conflicts:
+            raise InvalidInputError(union.conflicts[column.name])
+    return selection
+
+
+def _no_columns(head: Head) -> InvalidInputError:
+    if not head.has_rows:
+        return InvalidInputError(f"{head.source.path} has no rows: its columns are not known")
+    return InvalidInputError(
+        f"{head.source.path} has no line that is a JSON object: write each object on a line of its "
         "own, as jq -c '.[]' does with an array"
     )
 
@@ -270,19 +330,19 @@ def _show(value: object) -> str:
 
 
 def _plan_sources(
-    options: Options, sources: Sequence[Source], selection: Selection, limits: Limits, *, rows: int
+    options: Options, heads: Sequence[Head], selection: Selection, limits: Limits, *, rows: int
 ) -> tuple[Planned, ...]:
     planned = []
-    for source in sources:
-        _check_columns(source, selection)
+    for head in heads:
+        _check_columns(head, options, selection)
         ranges: list[Range] = []
-        for one in scan(source, limits, selection.text_columns):
+        for one in scan(head.source, limits, selection.text_columns):
             left = one.rows if options.limit is None else options.limit - rows
             if left <= 0:
                 break
             ranges.append(one if one.rows <= left else _shorten(one, left))
             rows += ranges[-1].rows
-        planned.append(Planned(source=source, ranges=tuple(ranges)))
+        planned.append(Planned(source=head.source, ranges=tuple(ranges)))
     return tuple(planned)
 
 
@@ -290,14 +350,20 @@ def _shorten(one: Range, rows: int) -> Range:
     return replace(one, rows=rows, size=one.size * rows // one.rows)
 
 
-def _check_columns(source: Source, selection: Selection) -> None:
-    """Check that *source* has all columns; in JSON lines each row is checked where it is read."""
-    if source.format.value == "jsonl":
-        check_head(source)
+def _check_columns(head: Head, options: Options, selection: Selection) -> None:
+    """Check that an input has the columns that are needed; rows of JSON lines are checked later.
+
+    Those that are carried along because all are may be missing.
+    """
+    if head.source.format is Format.JSONL or not head.has_rows:
         return
-    names = [column.name for column in find_columns(source)]
-    missing = [name for name in selection.columns if name not in names]
-    if missing and has_rows(source):
-        raise InvalidInputError(
-            f"{source.path} has no column {missing[0]!r}: its columns are {', '.join(names)}"
-        )
+    texts, names = selection.text_columns, [column.name for column in head.columns]
+    own = [] if selection.id is None else [selection.id]
+    needed = [*texts, *own] if options.keep in (None, ALL) else selection.columns
+    for name in needed:
+        if name not in names:
+            option = "--text" if name in texts else "--id" if name in own else "--keep"
+            raise InvalidInputError(
+                f"{head.source.path} has no column {name!r}: its columns are {', '.join(names)}. "
+                f"Name with {option} what all inputs have, or give this one to a command of its own"
+            )

@@ -13,8 +13,10 @@ from embedd.bulk.job import (
     decode_job,
     extend,
     find_difference,
+    find_left_out,
     find_new,
     plan,
+    read_heads,
 )
 from embedd.bulk.parts import Output
 from embedd.bulk.remote import RemotePath, Target
@@ -57,10 +59,14 @@ def open_job(
     paths: Sequence[tuple[str, Format]],
     *,
     limits: Limits | None = None,
+    notify: Callable[[str], object] = lambda _text: None,
 ) -> Job:
     """Return the job of *folder*, begun now if it is a new one; further inputs come behind.
 
     The folder must be locked.
+
+    Args:
+        notify: Called with a text when further inputs have columns that the output has not.
 
     Raises:
         InvalidInputError: The folder has the parts of another job; the message says what differs.
@@ -84,8 +90,13 @@ def open_job(
             "another -o keeps it"
         )
     if new:
-        added = make_sources([one for one in paths if one[0] in set(new)])
+        added = read_heads(job.options, make_sources([one for one in paths if one[0] in set(new)]))
         job = extend(job, added, limits)
+        if left_out := find_left_out(job, added):
+            notify(
+                f"left out of the inputs that were added: {', '.join(left_out)}; the columns of "
+                "the output are those of its first inputs, and --restart begins anew with all"
+            )
         folder.remove(SUCCESS)
         folder.replace(JOB, job.encode())
     return job

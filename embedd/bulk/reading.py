@@ -1,12 +1,18 @@
 """The rows of a unit, of any format: texts, numbers, and the columns that are carried along."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, takewhile
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, BinaryIO, Final, Protocol, TypeAlias
 
 from embedd.bulk.columns import STRING, TEXT, Column, Selection, find_misfit, infer_columns
-from embedd.bulk.delimited import DELIMITERS, read_delimited, read_header, scan_delimited
+from embedd.bulk.delimited import (
+    DELIMITERS,
+    read_delimited,
+    read_first_header,
+    read_header,
+    scan_delimited,
+)
 from embedd.bulk.lines import read_json_lines, read_text_lines, scan_lines
 from embedd.bulk.records import Failure, Fault, Record, not_utf8
 from embedd.bulk.sources import LINE_FORMATS, Format, Source, has_arrow
@@ -16,7 +22,9 @@ from embedd.errors import ExtraMissingError, InvalidInputError
 
 SAMPLE_ROWS: Final = 1000  # of JSON lines, of which the columns are known
 SAMPLE_BYTES: Final = 8 << 20
+SAMPLE_BLOCK: Final = 1 << 18
 FILE: Final = "file"  # a column of documents
+MOST_NAMES: Final = 20  # of fields that are left out
 
 # Values of a column: Python's, or an array of Arrow where the input is one.
 Values: TypeAlias = Sequence[Any]
@@ -33,6 +41,7 @@ class Rows:
         kept: The columns that are carried along, as long as *texts*.
         id: The name of the one that has the ids of rows; None: their numbers are.
         failures: Rows that cannot be read; they are in none of the others.
+        left_out: Some of the fields that rows have and the output has not.
     """
 
     file: str
@@ -43,6 +52,7 @@ class Rows:
     files: Sequence[str] | None = None
     id: str | None = None
     failures: Sequence[Failure] = field(default_factory=list)
+    left_out: Sequence[str] = ()
 
     def file_of(self, row: int) -> str:
         """Return the file of the row of this index."""
@@ -87,37 +97,74 @@ def scan(source: Source, limits: Limits, texts: Sequence[str]) -> Iterable[Range
     return tables.scan(source, limits, texts)
 
 
-def find_columns(source: Source) -> list[Column]:
-    """Return the columns of *source*; those of JSON lines are found in its first rows.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What is known of a source without reading it.
+
+    Args:
+        source: With its delimiter, if that is not the one of its format.
+        columns: Those of JSON lines are found in the first rows.
+        has_rows: Whether there are any, valid or not.
+    """
+
+    source: Source
+    columns: tuple[Column, ...]
+    has_rows: bool
+
+
+def read_head(source: Source) -> Head:
+    """Return what the beginning of *source* says, or the end where the format has that there.
 
     Raises:
         InvalidInputError: It cannot be read.
         ExtraMissingError: What reads it is not installed.
     """
     if source.format is Format.MD:
-        return [Column(name=TEXT, type=STRING), Column(name=FILE, type=STRING)]
-    check_head(source)
-    if source.format is Format.TXT:
-        return [Column(name=TEXT, type=STRING)]
-    if source.format is Format.JSONL:
+        columns = (Column(name=TEXT, type=STRING), Column(name=FILE, type=STRING))
+        return Head(source=source, columns=columns, has_rows=True)
+    if source.format in LINE_FORMATS:
         with open_stream(source.path) as stream:
-            data = stream.read(SAMPLE_BYTES)
-        if len(data) == SAMPLE_BYTES:
-            data = data[: data.rfind(b"\n") + 1] or data
-        records = islice(read_json_lines(data, line=1), SAMPLE_ROWS)
-        return infer_columns(one.values for one in records if not isinstance(one.values, Fault))
-    if source.format in DELIMITERS:
-        try:
-            with open_stream(source.path) as stream:
-                names, _, _ = read_header(stream, DELIMITERS[source.format])
-        except InvalidInputError as error:
-            raise InvalidInputError(f"{source.path}: {error}") from error
-        return [Column(name=name, type=STRING) for name in names]
+            check_text(stream.read(HEAD), source.path)
+            stream.seek(0)
+            return _read_text_head(source, stream)
     if not has_arrow():
         raise ExtraMissingError(f"the input {source.path}", "bulk")
     from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
 
-    return tables.find_columns(source)
+    found, has_rows = tables.read_head(source)
+    return Head(source=source, columns=tuple(found), has_rows=has_rows)
+
+
+def _read_text_head(source: Source, stream: BinaryIO) -> Head:
+    if source.format is Format.JSONL:
+        data = _read_sample(stream)
+        records = islice(read_json_lines(data, line=1), SAMPLE_ROWS)
+        found = infer_columns(one.values for one in records if not isinstance(one.values, Fault))
+        return Head(source=source, columns=tuple(found), has_rows=bool(data))
+    if source.format is Format.TXT:
+        columns = (Column(name=TEXT, type=STRING),)
+        return Head(source=source, columns=columns, has_rows=bool(stream.read(1)))
+    usual = DELIMITERS[source.format]
+    try:
+        names, delimiter, _ = read_first_header(stream, usual)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{source.path}: {error}") from error
+    return Head(
+        source=source if delimiter == usual else replace(source, delimiter=delimiter),
+        columns=tuple(Column(name=name, type=STRING) for name in names),
+        has_rows=bool(stream.read(1)),
+    )
+
+
+def _read_sample(stream: BinaryIO) -> bytes:
+    """Return the first lines of *stream*, some more than `SAMPLE_ROWS` if there are as many."""
+    data = b""
+    while len(data) < SAMPLE_BYTES and data.count(b"\n") < SAMPLE_ROWS:
+        block = stream.read(SAMPLE_BLOCK)
+        if not block:
+            return data
+        data += block
+    return data[: data.rfind(b"\n") + 1] or data
 
 
 def check_head(source: Source) -> None:
@@ -129,24 +176,6 @@ def check_head(source: Source) -> None:
     if source.format in LINE_FORMATS:
         with open_stream(source.path) as stream:
             check_text(stream.read(HEAD), source.path)
-
-
-def has_rows(source: Source) -> bool:
-    """Whether *source* has rows, valid or not.
-
-    Raises:
-        InvalidInputError: It cannot be read.
-    """
-    if source.format is Format.MD:
-        return True
-    if source.format in LINE_FORMATS:
-        with open_stream(source.path) as stream:
-            if source.format in DELIMITERS:
-                read_header(stream, DELIMITERS[source.format])
-            return bool(stream.read(1))
-    from embedd.bulk import tables  # noqa: PLC0415 - needs an extra
-
-    return tables.has_rows(source)
 
 
 def open_reader(source: Source, selection: Selection, *, typed: bool) -> Reader:
@@ -199,8 +228,8 @@ class LineReader:
             return read_json_lines(data, line=line)
         if not self._names:
             with open_stream(self._source.path) as stream:
-                self._names, _, _ = read_header(stream, DELIMITERS[form])
-        return read_delimited(data, self._names, DELIMITERS[form], line=line)
+                self._names, _, _ = read_header(stream, _delimiter_of(self._source))
+        return read_delimited(data, self._names, _delimiter_of(self._source), line=line)
 
 
 class DocumentReader:
@@ -233,6 +262,7 @@ def collect(
     texts: list[str] = []
     kept: dict[str, list[Any]] = {column.name: [] for column in selection.keep}
     failures: list[Failure] = []
+    known, left_out = set(selection.columns), dict[str, None]()
     for record in records:
         number, values = unit.first_row + record.row, record.values
         fault = values if isinstance(values, Fault) else None
@@ -253,6 +283,8 @@ def collect(
         texts.append(text)
         for name, column in kept.items():
             column.append(values.get(name))
+        if len(left_out) < MOST_NAMES and not known.issuperset(values):
+            left_out.update((name, None) for name in values if name not in known)
     has_lines = unit.range.line > 0
     return Rows(
         file=file,
@@ -263,6 +295,7 @@ def collect(
         files=files or None,
         id=selection.id,
         failures=failures,
+        left_out=list(left_out)[:MOST_NAMES],
     )
 
 
@@ -280,9 +313,13 @@ def _read_document(path: str) -> Mapping[str, Any] | Fault:
 def _scan_stream(source: Source, limits: Limits) -> Iterable[Range]:
     with open_stream(source.path) as stream:
         if source.format in DELIMITERS:
-            yield from scan_delimited(stream, limits, DELIMITERS[source.format])
+            yield from scan_delimited(stream, limits, _delimiter_of(source))
         else:
             yield from scan_lines(stream, limits)
+
+
+def _delimiter_of(source: Source) -> str:
+    return source.delimiter or DELIMITERS[source.format]
 
 
 def _scan_documents(source: Source, limits: Limits) -> Iterable[Range]:

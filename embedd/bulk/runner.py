@@ -187,6 +187,7 @@ async def run_unit(
             errors=len(embedded.failures),
             tokens=embedded.tokens,
             cut=embedded.cut,
+            left_out=tuple(rows.left_out) if job.keeps_all else (),
         ),
         seconds=round(time.perf_counter() - start, 3),
         served_by=served_by,

@@ -61,10 +61,15 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Rows of one kind: one file, or several documents, each of which is a row."""
+    """Rows of one kind: one file, or several documents, each of which is a row.
+
+    Args:
+        delimiter: Of the fields of a table as text; None: that of its format.
+    """
 
     format: Format
     files: tuple[File, ...]
+    delimiter: str | None = None
 
     @property
     def path(self) -> str:

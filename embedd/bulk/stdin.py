@@ -8,7 +8,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from embedd.bulk.columns import STRING, TEXT, Column, Selection, infer_columns
-from embedd.bulk.delimited import DELIMITERS, read_delimited, read_header, split_records
+from embedd.bulk.delimited import (
+    DELIMITERS,
+    read_delimited,
+    read_first_header,
+    split_records,
+)
 from embedd.bulk.lines import read_json_lines, read_text_lines
 from embedd.bulk.reading import SAMPLE_ROWS, Rows, collect
 from embedd.bulk.records import Fault, Record
@@ -83,9 +88,10 @@ class StreamUnits:
         self._form = form
         self._limits = limits
         self._names: list[str] = []
+        self._delimiter = DELIMITERS.get(form, "")
         line = 1
-        if form in DELIMITERS:
-            self._names, _, line = read_header(stream, DELIMITERS[form])
+        if self._delimiter:
+            self._names, self._delimiter, line = read_first_header(stream, self._delimiter)
         self._pieces = self._cut(stream, line)
         first = next(self._pieces, None)
         if first is None:
@@ -129,14 +135,13 @@ class StreamUnits:
             return read_text_lines(data, line=one.line)
         if self._form is Format.JSONL:
             return read_json_lines(data, line=one.line)
-        return read_delimited(data, self._names, DELIMITERS[self._form], line=one.line)
+        return read_delimited(data, self._names, self._delimiter, line=one.line)
 
     def _cut(self, stream: BinaryIO, line: int) -> Iterator[tuple[Range, bytes]]:
         """Yield ranges with their bytes; *line* is the number of the first line."""
-        delimiter = DELIMITERS.get(self._form)
         rows: list[bytes] = []
         size = lines = 0
-        for row, count in split_records(stream, delimiter):
+        for row, count in split_records(stream, self._delimiter or None):
             full = len(rows) == self._limits.rows or size + len(row) > self._limits.bytes
             if rows and full:
                 yield Range(start=0, end=size, rows=len(rows), line=line, size=size), b"".join(rows)

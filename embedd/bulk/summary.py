@@ -8,6 +8,7 @@ from typing import Final
 from embedd.bulk.columns import CHUNK, ROW, VECTOR, Selection
 from embedd.bulk.ending import errors_path, ids_path
 from embedd.bulk.parts import Output
+from embedd.bulk.reading import SAMPLE_ROWS
 from embedd.bulk.remote import RemotePath, Target
 
 OF_DUCKDB: Final = ("DuckDB:", "nearest:", "pgvector:")
@@ -129,6 +130,15 @@ def _parquet(files: str, place: str, names: Sequence[str], *, width: int, dtype:
 def describe_errors(target: Target, output: Output) -> Target:
     """Return where the rows without a vector are listed."""
     return target / "errors.jsonl" if output is Output.FOLDER else errors_path(target)
+
+
+def describe_left_out(names: Sequence[str]) -> str:
+    """Return what to say of fields of rows that are not in the output."""
+    return (
+        f"left out of some rows: {', '.join(names)}. The columns are those of the inputs that the "
+        f"job began with, of jsonl those of the first {SAMPLE_ROWS:,} rows: move a row that has "
+        "all fields there, and begin anew with --restart"
+    )
 
 
 def measure_output(target: Target, names: Sequence[Target] = ()) -> int:

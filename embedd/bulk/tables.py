@@ -14,7 +14,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedd.bulk.columns import ARROW, BOOL, FLOAT, INT, JSON, STRING, VECTOR, Column, Selection
+from embedd.bulk.columns import (
+    ARROW,
+    BOOL,
+    FLOAT,
+    INT,
+    JSON,
+    NULL,
+    STRING,
+    VECTOR,
+    Column,
+    Selection,
+)
 from embedd.bulk.compute import Numbers
 from embedd.bulk.folder import naming
 from embedd.bulk.parts import Part
@@ -40,12 +51,13 @@ _TYPES: Final = {
     FLOAT: pa.float64(),
     STRING: pa.string(),
     JSON: pa.string(),
+    NULL: pa.null(),
 }
 _VIEWS: Final = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
-def find_columns(source: Source) -> list[Column]:
-    """Return the columns of a table.
+def read_head(source: Source) -> tuple[list[Column], bool]:
+    """Return the columns of a table, and whether it has rows.
 
     Raises:
         InvalidInputError: It cannot be read.
@@ -56,13 +68,7 @@ def find_columns(source: Source) -> list[Column]:
             raise InvalidInputError(
                 f"{source.path} has two columns {twice!r}: give each a name of its own"
             )
-        return [_describe(field) for field in table.schema]
-
-
-def has_rows(source: Source) -> bool:
-    """Whether a table has rows."""
-    with _open(source) as table:
-        return bool(table.rows)
+        return [_describe(field) for field in table.schema], bool(table.rows)
 
 
 def scan(source: Source, limits: Limits, texts: Sequence[str]) -> Iterator[Range]:
@@ -108,7 +114,8 @@ class TableReader:
     def _reopen(self) -> None:
         self.close()
         table = self._stack.enter_context(_open(self._source))
-        self._batches = table.read(self._selection.columns)
+        known = set(table.schema.names)
+        self._batches = table.read([name for name in self._selection.columns if name in known])
         self._position = 0
 
     def _take(self, count: int) -> list[Table]:
@@ -131,6 +138,13 @@ class TableReader:
         except (pa.ArrowInvalid, OSError) as error:
             raise InvalidInputError(f"{self._source.path} is damaged: {error}") from error
 
+    def _keep(self, table: Table, column: Column) -> Array:
+        """Return a *column* of the output, which is null if the table lacks it."""
+        if column.name in table.schema.names:
+            return self._convert(table[column.name], column)
+        target = _parse_type(column.type) if self._typed else pa.null()
+        return pa.chunked_array([pa.nulls(table.num_rows, target)])
+
     def _convert(self, values: Array, column: Column) -> Array:
         """Return *values* of the type that the output has, if it has types.
 
@@ -141,17 +155,19 @@ class TableReader:
         target = _parse_type(column.type) if self._typed else values.type
         if values.type == target:
             return values
+        if column.type == JSON and not _is_castable(values.type, target):
+            return pa.chunked_array([_to_json([to_plain(values, n) for n in range(len(values))])])
         try:
             return values.cast(target)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise InvalidInputError(
-                f"{self._source.path} has column {column.name!r} as {values.type} and not {target},"
-                f" as an input before it ({error}): leave it out with --keep"
+                f"{self._source.path} has column {column.name!r} as {values.type}, which is not "
+                f"{target} as in the output ({error}): leave it out with --keep"
             ) from error
 
     def _collect(self, unit: Unit, table: Table) -> Rows:
         columns = {name: _to_values(table[name]) for name in self._selection.text_columns}
-        kept = {one.name: self._convert(table[one.name], one) for one in self._selection.keep}
+        kept = {one.name: self._keep(table, one) for one in self._selection.keep}
         texts: list[str] = []
         good: list[int] = []
         failures: list[Failure] = []
@@ -175,6 +191,41 @@ class TableReader:
             id=own,
             failures=failures,
         )
+
+
+def join_types(one: str, other: str) -> str | None:
+    """Return the type of a column with values of both types; None if there is none."""
+    first, second = _parse_type(one), _parse_type(other)
+    schemas = [pa.schema([("", kind)]) for kind in (first, second)]
+    targets = [pa.string()]
+    with contextlib.suppress(pa.ArrowInvalid, pa.ArrowTypeError):
+        targets.insert(0, pa.unify_schemas(schemas, promote_options="permissive").field(0).type)
+    for target in targets:
+        if _is_castable(first, target) and _is_castable(second, target):
+            return _describe(pa.field("", target)).type
+    return None
+
+
+def _is_castable(kind: Any, target: Any) -> bool:
+    try:
+        pa.nulls(0, kind).cast(target)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        return False
+    return True
+
+
+def show_type(kind: str) -> str:
+    """Return the name of a type of a column."""
+    return str(_parse_type(kind))
+
+
+def holds(kind: str, value: object) -> bool:
+    """Whether a column of this type can have *value*, which is one of JSON or CSV."""
+    try:
+        pa.array([value], _parse_type(kind))
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _without_views(kind: Any) -> Any:
@@ -314,8 +365,18 @@ def _to_array(values: Any, column: Column) -> Array:
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values  # of the type already, which `TableReader` has seen to
     if column.type == JSON:
-        values = [None if one is None else msgspec.json.encode(one).decode() for one in values]
+        return _to_json(values)
+    if column.type == STRING:
+        values = [
+            one if one is None or isinstance(one, str) else msgspec.json.encode(one).decode()
+            for one in values
+        ]
     return pa.array(values, target)
+
+
+def _to_json(values: Iterable[Any]) -> Array:
+    texts = (None if one is None else msgspec.json.encode(one).decode() for one in values)
+    return pa.array(texts, pa.string())
 
 
 def _parse_type(kind: str) -> Any:

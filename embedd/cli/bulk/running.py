@@ -50,6 +50,7 @@ from embedd.bulk.sources import STDIN, Format, find_paths, make_sources
 from embedd.bulk.stdin import Interruptible, StreamUnits
 from embedd.bulk.summary import (
     describe_errors,
+    describe_left_out,
     describe_reading,
     measure_output,
 )
@@ -337,7 +338,7 @@ def _open_work(
         if request.restart:
             check_columns(options, make_sources(paths))
             clear(folder, request.target, options.output)
-        job = open_job(folder, request.target, options, model, paths)
+        job = open_job(folder, request.target, options, model, paths, notify=say)
         done = complete_parts(folder, job)
     units = choose_units(job, done, request.shard)
     own = {part for part in done if is_of_shard(part, request.shard)}
@@ -418,6 +419,7 @@ def _report_stream(work: Work, done: Counts) -> int:
     """Say what an output on stdout came to, and return the exit status."""
     seconds = work.progress.snapshot().seconds
     click.echo(describe_totals(done, seconds=seconds, size=None), err=True)
+    _say_left_out(done)
     return WITH_ERRORS if done.errors else 0
 
 
@@ -453,6 +455,7 @@ def _report(request: Request, job: Job, total: Counts, *, seconds: float | None)
     more = [ids_path(target)] if output is Output.NPY else []
     size = measure_output(target, more)
     click.echo(describe_totals(total, seconds=seconds, size=size), err=True)
+    _say_left_out(total)
     if total.rows and seconds is not None and request.progress != "none":
         for line in describe_reading(
             target,
@@ -469,10 +472,16 @@ def _report(request: Request, job: Job, total: Counts, *, seconds: float | None)
     return WITH_ERRORS
 
 
+def _say_left_out(total: Counts) -> None:
+    if total.left_out:
+        say(describe_left_out(total.left_out))
+
+
 def _report_shard(request: Request, total: Counts, *, seconds: float) -> int:
     """Say what a shard came to that is not the last one, and return the exit status."""
     said = describe_totals(total, seconds=seconds, size=None)
     click.echo(f"this shard is done: {said}; the output is completed by another shard", err=True)
+    _say_left_out(total)
     if not total.errors:
         return 0
     place = describe_errors(request.target, request.options.output)

@@ -84,6 +84,7 @@ def run_job(
     form: Format | None = None,
     mixed: bool = False,
     budget: ErrorBudget | None = None,
+    notify: Callable[[str], object] = lambda _text: None,
     **options: Any,
 ) -> Counts | None:
     """Do a job as the command does; return what its output came to, None if parts are missing."""
@@ -99,6 +100,7 @@ def run_job(
                 model,
                 find_paths([str(one) for one in inputs], form),
                 limits=limits,
+                notify=notify,
             )
             units = choose_units(job, complete_parts(folder, job), shard)
             event = asyncio.Event()

@@ -77,7 +77,7 @@ def test_the_type_of_a_column_holds_all_values_of_the_sample() -> None:
         "a": "float64",
         "b": "bool",
         "c": "string",
-        "d": "json",
+        "d": "null",
         "e": "json",
         "f": "json",
         "g": "int64",

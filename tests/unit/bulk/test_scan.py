@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from embedd.bulk import lines
 from embedd.bulk.delimited import read_delimited, read_header, scan_delimited, split_records
 from embedd.bulk.lines import read_json_lines, read_text_lines, scan_lines
-from embedd.bulk.reading import find_columns
+from embedd.bulk.reading import read_head
 from embedd.bulk.records import Fault
 from embedd.bulk.sources import Format, find_paths, make_sources
 from embedd.bulk.units import Limits, Range
@@ -145,7 +145,7 @@ def test_an_error_of_a_header_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('"text\n')
     [source] = make_sources(find_paths([str(tmp_path / "a.csv")]))
     with pytest.raises(InvalidInputError, match=r"a\.csv: the table has no header: .* not closed"):
-        find_columns(source)
+        read_head(source)
 
 
 def test_json_lines_may_begin_with_a_byte_order_mark() -> None:

@@ -362,17 +362,12 @@ def test_a_table_that_lacks_a_column_is_refused_by_name(tmp_path: Path) -> None:
         run_job([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "out", id="key")
 
 
-def test_columns_of_different_types_are_refused(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"text": ["a"], "key": [1]}), tmp_path / "a.parquet")
-    pq.write_table(pa.table({"text": ["b"], "key": ["one"]}), tmp_path / "b.parquet")
-    with pytest.raises(InvalidInputError, match="'key'"):
-        run_job([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "out", id="key")
-
-
 def test_a_structure_in_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"], "key": [1]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": ["b"], "key": [{"x": 1}]}), tmp_path / "b.parquet")
-    with pytest.raises(InvalidInputError, match="column 'key' as struct<x: int64> and not int64"):
+    with pytest.raises(
+        InvalidInputError, match=r"column 'key' is int64 in .* and struct<x: int64> in"
+    ):
         run_job([tmp_path / "a.parquet", tmp_path / "b.parquet"], tmp_path / "out")
 
 
@@ -469,17 +464,18 @@ def test_views_of_texts_are_texts(tmp_path: Path) -> None:
             made.unlink()
 
 
-def test_a_column_of_several_types_is_known_before_its_vectors_are_computed(
+def test_a_further_input_whose_type_is_another_is_refused_before_its_vectors_are_computed(
     tmp_path: Path,
 ) -> None:
     first, second = tmp_path / "a.parquet", tmp_path / "b.parquet"
     pq.write_table(pa.table({"text": ["x"], "n": [1]}), first)
     pq.write_table(pa.table({"text": ["y"], "n": ["one"]}), second)
     compute = FakeCompute()
+    run_job([first], tmp_path / "out", compute)
     with pytest.raises(InvalidInputError) as caught:
-        run_job([first, second], tmp_path / "o.parquet", compute)
-    assert str(caught.value).startswith(f"{second} has column 'n' as string and not int64, as")
+        run_job([first, second], tmp_path / "out", compute)
+    assert str(caught.value).startswith(
+        f"{second} has column 'n' as string, which is not int64 as in the output ("
+    )
     assert str(caught.value).endswith("leave it out with --keep")
     assert ["y"] not in compute.requests
-    run_job([first, second], tmp_path / "o.jsonl")
-    assert [row["n"] for row in read_lines(tmp_path / "o.jsonl")] == [1, "one"]
