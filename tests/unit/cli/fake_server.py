@@ -221,6 +221,7 @@ def in_background(server: FakeServer) -> Iterator[FakeServer]:
         async with server.listening():
             ready.set()
             await asyncio.to_thread(done.wait)
+            await _answer_all(server.url)
 
     thread = Thread(target=lambda: asyncio.run(serve()))
     thread.start()
@@ -230,3 +231,13 @@ def in_background(server: FakeServer) -> Iterator[FakeServer]:
     finally:
         done.set()
         thread.join()
+
+
+async def _answer_all(url: str) -> None:
+    """Return when the server at *url* knows all connections that were made to it, to end them."""
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    await reader.read()
+    writer.close()
+    await writer.wait_closed()

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from embedd import cli
 from embedd.bulk import ending
+from embedd.bulk.reading import SAMPLE_ROWS
 from embedd.bulk.units import Limits
 from embedd.cli.bulk import running
 from tests.unit.cli.conftest import Run
@@ -61,6 +62,19 @@ def test_a_file_becomes_a_file(embedd: Run, server: FakeServer, texts: Path) -> 
     [body] = [one for _, path, one in server.asked[-1:] if path == "/v1/embeddings"]
     assert (body["encoding_format"], body["input_type"]) == ("base64", "document")
     assert body["truncate"] == "end"
+
+
+def test_columns_that_come_too_late_are_said(embedd: Run, in_folder: Path) -> None:
+    rows = [{"text": "a"}] * SAMPLE_ROWS + [{"text": "b", "late": 1}]
+    (in_folder / "a.jsonl").write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in rows))
+    arguments = ["bulk", "all-minilm", "a.jsonl", "-o", "out"]
+    first = embedd(*arguments)
+    assert first.status == 0, first.err
+    assert "left out of some rows: late. The columns are those" in first.err
+    (in_folder / "b.csv").write_text("text,other\nc,1\n")
+    second = embedd(*arguments, "b.csv")
+    assert second.status == 0, second.err
+    assert "left out of the inputs that were added: other; the columns" in second.err
 
 
 def test_an_output_without_rows_is_not_shown_how_to_be_read(
