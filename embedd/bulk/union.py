@@ -51,7 +51,7 @@ def join_types(one: str, other: str) -> str | None:
     """Return the type of a column with values of both types.
 
     Numbers are ``float64`` if some are, values next to ``json`` are JSON, and others of two types
-    are texts. None: there is no such type.
+    are texts. None if no type holds both.
     """
     if one == other or NULL in (one, other):
         return other if one == NULL else one

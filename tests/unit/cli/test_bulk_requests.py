@@ -47,6 +47,13 @@ def source(tmp_path: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch) 
     return path
 
 
+def crash_behind_the_first(data: bytes, lines: Range) -> list[NumberedLine]:
+    """In the place of `parse_requests`: only the first range of lines is read."""
+    if lines.start:
+        raise ServiceError("crash")
+    return requests.parse_requests(data, lines)
+
+
 def write(path: Path, lines: list[dict[str, object]]) -> None:
     path.write_text("".join(json.dumps(one) + "\n" for one in lines))
 
@@ -139,15 +146,8 @@ def test_a_compressed_file_of_requests_is_read_and_gone_on_with(
     packed = source.with_name(f"in.jsonl{ending}")
     compress = gzip.compress if ending == ".gz" else zstd.compress
     packed.write_bytes(compress(source.read_bytes()))
-    parse = requests.parse_requests
-
-    def crash(data: bytes, lines: Range) -> list[NumberedLine]:
-        if lines.start:
-            raise ServiceError("crash")
-        return parse(data, lines)
-
     with monkeypatch.context() as patch:
-        patch.setattr(command, "parse_requests", crash)
+        patch.setattr(command, "parse_requests", crash_behind_the_first)
         assert run(embedd, packed).status == 1
     before = len(server.asked)
     result = run(embedd, packed)
@@ -183,15 +183,8 @@ def test_a_file_of_requests_that_loses_lines_ends_the_command(
 def test_another_input_is_refused_with_the_difference(
     embedd: Run, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parse = requests.parse_requests
-
-    def crash(data: bytes, lines: Range) -> list[NumberedLine]:
-        if lines.start:
-            raise ServiceError("crash")
-        return parse(data, lines)
-
     with monkeypatch.context() as patch:
-        patch.setattr(command, "parse_requests", crash)
+        patch.setattr(command, "parse_requests", crash_behind_the_first)
         assert run(embedd, source).status == 1
     write(source, [line("a", "x")])
     refused = run(embedd, source)
