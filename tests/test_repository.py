@@ -5,6 +5,7 @@ import re
 import subprocess
 import tokenize
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,12 @@ BANNED = re.compile(
     r"\b(rung|ladder|whoever|nobody|somebody|anybody|everybody|bitten|deaf|lent|told|spoil\w*"
     r"|doors?|troubles?|blame\w*)\b",
     re.IGNORECASE,
+)
+# Calls whose value holds the time: a parameter of it names its test otherwise in each process of
+# pytest-xdist that starts in another second, and no test runs at all.
+CLOCKS = re.compile(
+    r"gzip\.compress\((?!.*\bmtime=)|time\.\w+\(|(datetime\.)?datetime\.(now|utcnow|today)\(",
+    re.DOTALL,
 )
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 60
@@ -243,6 +250,24 @@ def test_a_module_can_be_read_at_once(path: Path) -> None:
             if body:
                 lines = (body[-1].end_lineno or 0) - body[0].lineno + 1
                 assert lines <= MAX_FUNCTION_LINES, f"{node.name} has {lines} lines"
+
+
+def calls_at_import(node: ast.AST) -> Iterator[str]:
+    """The calls that importing a module makes, those of decorators among them."""
+    if isinstance(node, ast.Call):
+        yield ast.unparse(node)
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        children: Iterable[ast.AST] = (*node.decorator_list, node.args)
+    else:
+        children = [node.args] if isinstance(node, ast.Lambda) else ast.iter_child_nodes(node)
+    for child in children:
+        yield from calls_at_import(child)
+
+
+def test_every_process_gives_the_tests_the_same_names() -> None:
+    for path in tracked_files("tests/*.py"):
+        calls = calls_at_import(ast.parse(read(path)))
+        assert not [call for call in calls if CLOCKS.match(call)], path
 
 
 def test_no_file_names_where_packages_are_downloaded() -> None:

@@ -554,10 +554,14 @@ def test_a_device_is_not_an_input(tmp_path: Path) -> None:
     ("data", "what"),
     [
         ('{"text":"a"}\n'.encode("utf-16"), "UTF-16, and not UTF-8: convert it"),
-        (gzip.compress(b'{"text":"a"}\n'), r"compressed \(gzip\): give its name the ending \.gz"),
+        (
+            gzip.compress(b'{"text":"a"}\n', mtime=0),
+            r"compressed \(gzip\): give its name the ending \.gz",
+        ),
         (b"\x28\xb5\x2f\xfd ...", r"compressed \(zstd\): give its name the ending \.zst"),
         (b"PK\x03\x04 ...", "a ZIP archive: unpack it"),
     ],
+    ids=["UTF-16", "gzip", "zstd", "ZIP"],
 )
 def test_what_is_no_text_is_refused_before_anything_is_computed(
     tmp_path: Path, name: str, data: bytes, what: str
