@@ -5,9 +5,10 @@ that a test plans. What was asked is kept.
 """
 
 import re
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -47,6 +48,8 @@ class LoopbackStore:
     faults: list[Fault] = field(default_factory=list)
     asked: list[tuple[str, str]] = field(default_factory=list)
     uploads: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    connections: set[socket.socket] = field(default_factory=set)
+    closed: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def uri(self, key: str) -> str:
@@ -84,8 +87,20 @@ def open_store(port: int = 0) -> Iterator[LoopbackStore]:
             self.store = store
             super().__init__(*args)
 
+        def setup(self) -> None:
+            super().setup()
+            with store.lock:
+                store.connections.add(self.connection)
+                if store.closed:
+                    self.connection.shutdown(socket.SHUT_RD)
+
+        def finish(self) -> None:
+            with store.lock:
+                store.connections.discard(self.connection)
+            super().finish()
+
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    server.daemon_threads = True
+    server.daemon_threads = False  # their end is waited for
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients leave
     store.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -95,6 +110,11 @@ def open_store(port: int = 0) -> Iterator[LoopbackStore]:
     finally:
         server.shutdown()
         thread.join()
+        with store.lock:  # pyarrow keeps its connections, and each has a thread here
+            store.closed = True
+            for connection in store.connections:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
         server.server_close()
 
 
